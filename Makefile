@@ -1,0 +1,70 @@
+# Everything here can be run on a fresh Debian machine as root; `make` alone lists what there is.
+
+# Which criu: a version, fetched into $(TARGET)/criu-VERSION, or the path of one that is installed.
+CRIU_VERSION ?= 4.1.1
+CRIU         ?= $(CRIU_VERSION)
+# Where everything is built.
+TARGET       := $(or $(CARGO_TARGET_DIR),target)
+# debug builds faster and checks arithmetic; the bench is for release.
+PROFILE      := debug
+# What `make test` hands to the tests, say a part of a name.
+ARGS         :=
+
+# CI builds what Cargo.lock says, or not at all.
+locked      := $(if $(CI), --locked)
+here        := $(CURDIR)
+target_path := $(if $(filter /%,$(TARGET)),$(TARGET),$(here)/$(TARGET))
+# CRIU loads every .so of the folder it is given, so nothing else may be in it.
+plugins      = plugins$(if $(filter debug,$(PROFILE)),,-$(PROFILE))
+profile_flag = $(if $(filter debug,$(PROFILE)),, --profile $(PROFILE))
+# build.rs looks into target/criu/include by itself.
+headers      = $(if $(filter target,$(TARGET)),,CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" )
+cargo        = $(headers)cargo
+with_criu    = CRIU="$(target_path)/criu/criu" CRIU_SIGNALS_PLUGIN_DIR="$(target_path)/$(plugins)" $(cargo)
+cargo_test   = $(with_criu) test --workspace$(locked)$(profile_flag)
+test_args    = $(if $(ARGS), -- $(ARGS))
+
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help deps criu build demo test bench lint clean root
+
+help: ## this list
+	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
+
+deps: ## installs what the build and the tests need, if it is missing (Rust itself is not installed)
+	@scripts/install-deps
+
+criu: ## gets a criu with its headers, and makes target/criu a link to it
+	@scripts/use-criu "$(CRIU)" "$(TARGET)"
+
+build: deps criu ## builds all, and puts the plugin alone into target/plugins
+	$(cargo) build --workspace$(locked)$(profile_flag)
+	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(plugins)"
+
+demo: root build ## dumps and restores a small program with the plugin, and shows its signal state before and after
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin demo
+
+test: root build ## runs all tests: units, documentation, then the scenarios with a real criu (ARGS=name for some)
+	$(cargo_test) --lib --bins --examples$(test_args)
+	$(cargo_test) --doc$(test_args)
+	$(cargo_test) --test '*'$(test_args)
+
+bench: PROFILE := release
+bench: root build ## measures what the plugin adds to a dump and to a restore (release build)
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
+
+lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
+	cargo fmt --all --check
+	$(cargo) clippy --workspace --all-targets$(locked) --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps$(locked) --quiet
+	@if cargo deny --version >/dev/null 2>&1; then \
+	  echo "cargo deny check bans licenses sources"; cargo deny$(locked) --log-level warn check bans licenses sources; \
+	else echo "lint: dependencies are not checked: cargo-deny is not installed"; fi
+
+clean: ## removes all that was built and fetched
+	cargo clean --quiet
+	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-*
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'criu must run as root: sudo -E env PATH="$$PATH" make ...' >&2; exit 1; }

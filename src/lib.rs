@@ -1,0 +1,1 @@
+//! Captures the whole signal state of Linux processes, and puts it back.

@@ -1,1 +1,49 @@
 //! What the signal state of a Linux process is, and how it is written down.
+//!
+//! One module per kind of state: its type, its protobuf form and its tests side by side. Nothing here
+//! touches a process; the crate `criu-signals` takes this state and puts it back.
+//!
+//! ```
+//! use criu_signals_images::{SigNo, SigSet};
+//!
+//! let set: SigSet = [SigNo::HUP, "SIGRTMIN+2".parse()?].into_iter().collect();
+//! assert_eq!(set.to_string(), "SIGHUP,SIGRTMIN+2");
+//! # Ok::<(), criu_signals_images::ParseSigNoError>(())
+//! ```
+//!
+//! The image format is described in this crate's `README.md` and in `proto/signals.proto`.
+#![deny(unsafe_code)]
+
+mod codec;
+#[cfg(test)]
+mod testing;
+
+pub mod altstack;
+pub mod criu_core;
+pub mod diff;
+pub mod disposition;
+pub mod error;
+mod framing;
+pub mod header;
+pub mod ids;
+pub mod image;
+pub mod json;
+pub mod pending;
+pub mod process;
+pub mod siginfo;
+pub mod signo;
+pub mod sigset;
+
+pub use altstack::AltStack;
+pub use criu_core::CoreImage;
+pub use diff::{Difference, Field, Place, compare};
+pub use disposition::{Disposition, Dispositions};
+pub use error::ImageError;
+pub use header::{Arch, FORMAT_VERSION, Header};
+pub use ids::{NsIds, Pid, Tid};
+pub use image::Image;
+pub use pending::Pending;
+pub use process::{ProcessState, Rlimit, RunState, ThreadState};
+pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
+pub use signo::{DefaultAction, ParseSigNoError, SigNo};
+pub use sigset::SigSet;

@@ -1,0 +1,298 @@
+//! What a process does on each signal, `sigaction(2)`.
+
+use std::fmt;
+use std::ops::{Index, IndexMut};
+
+use crate::codec::{Codec, proto::signals as pb};
+use crate::error::FieldError;
+use crate::signo::SigNo;
+use crate::sigset::SigSet;
+
+const SIG_DFL: u64 = 0;
+const SIG_IGN: u64 = 1;
+const COUNT: usize = 64;
+
+/// The kernel's `struct sigaction`, flags and restorer as the kernel keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Disposition {
+    /// 0 is SIG_DFL, 1 is SIG_IGN, anything else an address in the process.
+    pub handler: u64,
+    /// `SA_*`, those included that only the kernel and libc use (SA_RESTORER, SA_IA32_ABI).
+    pub flags: u64,
+    /// Where the handler returns to, if SA_RESTORER is set.
+    pub restorer: u64,
+    /// Blocked while the handler runs.
+    pub mask: SigSet,
+}
+
+/// asm-generic/signal-defs.h; SA_RESTORER from asm/signal.h, the ABI bits from x86's kernel header.
+const FLAG_NAMES: &[(u64, &str)] = &[
+    (0x0000_0001, "SA_NOCLDSTOP"),
+    (0x0000_0002, "SA_NOCLDWAIT"),
+    (0x0000_0004, "SA_SIGINFO"),
+    (0x0000_0400, "SA_UNSUPPORTED"),
+    (0x0000_0800, "SA_EXPOSE_TAGBITS"),
+    (0x0100_0000, "SA_X32_ABI"),
+    (0x0200_0000, "SA_IA32_ABI"),
+    (0x0400_0000, "SA_RESTORER"),
+    (0x0800_0000, "SA_ONSTACK"),
+    (0x1000_0000, "SA_RESTART"),
+    (0x4000_0000, "SA_NODEFER"),
+    (0x8000_0000, "SA_RESETHAND"),
+];
+
+impl Disposition {
+    /// SIG_DFL with everything else 0: what a new process has.
+    pub const DEFAULT: Disposition = Disposition {
+        handler: SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: SigSet::EMPTY,
+    };
+
+    /// Size of the kernel's `struct sigaction`, as `rt_sigaction` takes it.
+    pub const KERNEL_SIZE: usize = 32;
+
+    /// Is the handler SIG_DFL, whatever the flags?
+    pub const fn is_default_handler(&self) -> bool {
+        self.handler == SIG_DFL
+    }
+
+    /// Is the handler SIG_IGN?
+    pub const fn is_ignored(&self) -> bool {
+        self.handler == SIG_IGN
+    }
+
+    /// `struct sigaction { handler, flags, restorer, mask }` of the kernel, 64-bit, little endian.
+    ///
+    /// x86_64 and aarch64 have the same four fields in the same order (asm-generic/signal.h; both define
+    /// SA_RESTORER).
+    pub fn to_kernel_bytes(&self) -> [u8; Disposition::KERNEL_SIZE] {
+        let mut bytes = [0; Disposition::KERNEL_SIZE];
+        let fields = [self.handler, self.flags, self.restorer, self.mask.bits()];
+        for (to, from) in bytes.as_chunks_mut().0.iter_mut().zip(fields) {
+            *to = from.to_le_bytes();
+        }
+        bytes
+    }
+
+    /// The reverse of [`to_kernel_bytes`](Disposition::to_kernel_bytes).
+    pub fn from_kernel_bytes(bytes: &[u8; Disposition::KERNEL_SIZE]) -> Disposition {
+        let mut fields = [0; 4];
+        for (to, from) in fields.iter_mut().zip(bytes.as_chunks().0) {
+            *to = u64::from_le_bytes(*from);
+        }
+        let [handler, flags, restorer, mask] = fields;
+        Disposition {
+            handler,
+            flags,
+            restorer,
+            mask: SigSet::from_bits(mask),
+        }
+    }
+}
+
+impl Default for Disposition {
+    fn default() -> Disposition {
+        Disposition::DEFAULT
+    }
+}
+
+impl fmt::Display for Disposition {
+    /// `default`, or `handler 0x401000 flags SA_RESTART|SA_RESTORER restorer 0x7f00 mask SIGINT`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.handler {
+            SIG_DFL => f.write_str("default")?,
+            SIG_IGN => f.write_str("ignore")?,
+            address => write!(f, "handler {address:#x}")?,
+        }
+        if self.flags != 0 {
+            f.write_str(" flags ")?;
+            write_flags(f, self.flags)?;
+        }
+        if self.restorer != 0 {
+            write!(f, " restorer {:#x}", self.restorer)?;
+        }
+        if !self.mask.is_empty() {
+            write!(f, " mask {}", self.mask)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_flags(f: &mut fmt::Formatter<'_>, flags: u64) -> fmt::Result {
+    let mut rest = flags;
+    let mut separator = "";
+    for &(flag, name) in FLAG_NAMES {
+        if rest & flag != 0 {
+            write!(f, "{separator}{name}")?;
+            separator = "|";
+            rest &= !flag;
+        }
+    }
+    if rest != 0 {
+        write!(f, "{separator}{rest:#x}")?;
+    }
+    Ok(())
+}
+
+/// The dispositions of all 64 signals: the kernel's `struct sighand_struct`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Dispositions(Box<[Disposition; COUNT]>);
+
+impl Dispositions {
+    /// Each signal with its disposition, the lowest number first.
+    pub fn iter(&self) -> impl Iterator<Item = (SigNo, &Disposition)> {
+        SigNo::all().zip(self.0.iter())
+    }
+}
+
+impl Default for Dispositions {
+    /// [`Disposition::DEFAULT`] for all.
+    fn default() -> Dispositions {
+        Dispositions(Box::new([Disposition::DEFAULT; COUNT]))
+    }
+}
+
+impl From<[Disposition; COUNT]> for Dispositions {
+    /// The first is signal 1's.
+    fn from(dispositions: [Disposition; COUNT]) -> Dispositions {
+        Dispositions(Box::new(dispositions))
+    }
+}
+
+impl Index<SigNo> for Dispositions {
+    type Output = Disposition;
+
+    fn index(&self, signo: SigNo) -> &Disposition {
+        &self.0[signo.index()]
+    }
+}
+
+impl IndexMut<SigNo> for Dispositions {
+    fn index_mut(&mut self, signo: SigNo) -> &mut Disposition {
+        &mut self.0[signo.index()]
+    }
+}
+
+// Not a `Codec`: a disposition is written together with the number it is for, and all of them as one
+// repeated field.
+impl Dispositions {
+    pub(crate) fn to_proto(&self) -> Vec<pb::Disposition> {
+        self.iter()
+            .map(|(signo, disposition)| pb::Disposition {
+                signo: signo.to_proto(),
+                handler: disposition.handler,
+                flags: disposition.flags,
+                restorer: disposition.restorer,
+                mask: disposition.mask.bits(),
+                ..pb::Disposition::default()
+            })
+            .collect()
+    }
+
+    pub(crate) fn from_proto(messages: &[pb::Disposition]) -> Result<Dispositions, FieldError> {
+        let mut dispositions = Dispositions::default();
+        let mut seen = SigSet::EMPTY;
+        for (index, message) in messages.iter().enumerate() {
+            let signo = SigNo::from_proto(&message.signo)
+                .map_err(|error| error.within_item("dispositions", index))?;
+            if seen.contains(signo) {
+                let reason = format!("{signo} occurs twice");
+                return Err(FieldError::new(
+                    format!("dispositions[{index}].signo"),
+                    reason,
+                ));
+            }
+            seen.insert(signo);
+            dispositions[signo] = Disposition {
+                handler: message.handler,
+                flags: message.flags,
+                restorer: message.restorer,
+                mask: SigSet::from_bits(message.mask),
+            };
+        }
+        if seen != SigSet::FULL {
+            let reason = format!("there is none for {}", seen.complement());
+            return Err(FieldError::new("dispositions", reason));
+        }
+        Ok(dispositions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn flags_are_libc_s() {
+        for (name, flag) in [
+            ("SA_NOCLDSTOP", libc::SA_NOCLDSTOP),
+            ("SA_NOCLDWAIT", libc::SA_NOCLDWAIT),
+            ("SA_SIGINFO", libc::SA_SIGINFO),
+            ("SA_ONSTACK", libc::SA_ONSTACK),
+            ("SA_RESTART", libc::SA_RESTART),
+            ("SA_NODEFER", libc::SA_NODEFER),
+            ("SA_RESETHAND", libc::SA_RESETHAND),
+        ] {
+            let mut disposition = Disposition::DEFAULT;
+            disposition.flags = u64::from(flag.cast_unsigned());
+            assert_eq!(disposition.to_string(), format!("default flags {name}"));
+        }
+    }
+
+    #[test]
+    fn text() {
+        let disposition = Disposition {
+            handler: 0x40_1000,
+            flags: 0x1400_0000 | 1 << 40,
+            restorer: 0x7f00,
+            mask: SigSet::from(SigNo::INT),
+        };
+        assert_eq!(
+            disposition.to_string(),
+            "handler 0x401000 flags SA_RESTORER|SA_RESTART|0x10000000000 restorer 0x7f00 mask SIGINT"
+        );
+        assert_eq!(Disposition::DEFAULT.to_string(), "default");
+        assert!(Disposition::DEFAULT.is_default_handler());
+    }
+
+    #[test]
+    fn each_signal_exactly_once() {
+        let all = Dispositions::default().to_proto();
+        assert_eq!(all.len(), 64);
+
+        let missing = Dispositions::from_proto(&all[..63]).expect_err("64 is missing");
+        assert!(
+            format!("{missing:?}").contains("SIGRTMIN+30"),
+            "{missing:?}"
+        );
+
+        let mut twice = all.clone();
+        twice[5].signo = 5;
+        let twice = Dispositions::from_proto(&twice).expect_err("5 occurs twice");
+        assert!(
+            format!("{twice:?}").contains("dispositions[5].signo"),
+            "{twice:?}"
+        );
+
+        let mut beyond = all;
+        beyond.push(pb::Disposition::new());
+        Dispositions::from_proto(&beyond).expect_err("0 is no signal");
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(dispositions in testing::dispositions()) {
+            prop_assert_eq!(Dispositions::from_proto(&dispositions.to_proto()), Ok(dispositions));
+        }
+
+        #[test]
+        fn kernel_bytes_round_trip(bytes: [u8; Disposition::KERNEL_SIZE]) {
+            prop_assert_eq!(Disposition::from_kernel_bytes(&bytes).to_kernel_bytes(), bytes);
+        }
+    }
+}

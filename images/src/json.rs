@@ -1,0 +1,213 @@
+//! An image as a JSON document, by protobuf's rules for JSON: for people and for other tools.
+//!
+//! The message is `ImageDocument` of `signals.proto`. Names are those of the proto file; 64-bit numbers are
+//! strings, bytes are base64, and what is 0 or empty is left out.
+
+use protobuf_json_mapping::{PrintOptions, parse_from_str, print_to_string_with_options};
+use serde_json::Value;
+
+use crate::codec::{Codec, proto::signals as pb, required};
+use crate::error::{FieldError, ImageError};
+use crate::header::check_version;
+use crate::image::Image;
+use crate::pending::Pending;
+use crate::process::{ProcessState, ThreadState};
+use crate::siginfo::Siginfo;
+
+/// The whole image as one document. [`from_json`] gives it back without loss.
+///
+/// [`ImageError::Invalid`] where no process can have this state.
+pub fn to_json(image: &Image) -> Result<String, ImageError> {
+    image.check()?;
+    let options = PrintOptions {
+        proto_field_name: true,
+        ..PrintOptions::default()
+    };
+    let line = print_to_string_with_options(&to_document(image), &options).map_err(unusable)?;
+    let value: Value = serde_json::from_str(&line).map_err(unusable)?;
+    serde_json::to_string_pretty(&value).map_err(unusable)
+}
+
+/// Reads such a document, with the same checks as an image file, except that a field it does not know is
+/// an error: it is a slip of the pen.
+pub fn from_json(text: &str) -> Result<Image, ImageError> {
+    // protobuf-json-mapping takes for JSON what is not (trailing bytes, octal escapes) and refuses some of
+    // what is (surrogate pairs). What serde_json has read and written again suits both.
+    let value: Value = serde_json::from_str(text).map_err(unusable)?;
+    if let Some(version) = stated_version(&value) {
+        check_version(version)?;
+    }
+    let document: pb::ImageDocument = parse_from_str(&value.to_string()).map_err(unusable)?;
+    from_document(&document)
+}
+
+fn unusable(error: impl ToString) -> ImageError {
+    ImageError::Json {
+        reason: error.to_string(),
+    }
+}
+
+/// Looked up before the rest is understood, as in an image file. `None`: it will be found to be wrong.
+fn stated_version(document: &Value) -> Option<u32> {
+    let header = document.get("header")?;
+    let version = header
+        .get("format_version")
+        .or_else(|| header.get("formatVersion"))?;
+    let version = match version {
+        Value::String(digits) => digits.parse().ok()?,
+        number => number.as_u64()?,
+    };
+    Some(u32::try_from(version).unwrap_or(u32::MAX))
+}
+
+fn to_document(image: &Image) -> pb::ImageDocument {
+    let process = &image.process;
+    pb::ImageDocument {
+        header: Some(image.header.to_proto()).into(),
+        process: Some(process.to_proto()).into(),
+        shared_queue: queue_to_proto(&process.shared),
+        threads: process
+            .threads
+            .iter()
+            .map(|thread| pb::ThreadDocument {
+                thread: Some(thread.to_proto()).into(),
+                queue: queue_to_proto(&thread.pending),
+                ..pb::ThreadDocument::default()
+            })
+            .collect(),
+        ..pb::ImageDocument::default()
+    }
+}
+
+fn from_document(document: &pb::ImageDocument) -> Result<Image, ImageError> {
+    let version = document.header.as_ref().map(|header| header.format_version);
+    check_version(version.ok_or_else(|| FieldError::missing("header"))?)?;
+    let mut process: ProcessState = required("process", &document.process)?;
+    process.shared.queue = queue_from_proto("shared_queue", &document.shared_queue)?;
+    for (index, message) in document.threads.iter().enumerate() {
+        let thread =
+            thread_from_proto(message).map_err(|error| error.within_item("threads", index))?;
+        process.threads.push(thread);
+    }
+    let image = Image {
+        header: required("header", &document.header)?,
+        process,
+    };
+    image.check()?;
+    Ok(image)
+}
+
+fn thread_from_proto(message: &pb::ThreadDocument) -> Result<ThreadState, FieldError> {
+    let mut thread: ThreadState = required("thread", &message.thread)?;
+    thread.pending.queue = queue_from_proto("queue", &message.queue)?;
+    Ok(thread)
+}
+
+fn queue_to_proto(pending: &Pending) -> Vec<pb::Siginfo> {
+    pending.queue.iter().map(Siginfo::to_proto).collect()
+}
+
+fn queue_from_proto(field: &str, queue: &[pb::Siginfo]) -> Result<Vec<Siginfo>, FieldError> {
+    queue
+        .iter()
+        .enumerate()
+        .map(|(index, signal)| {
+            Siginfo::from_proto(signal).map_err(|error| error.within_item(field, index))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn edited(from: &str, to: &str) -> Result<Image, ImageError> {
+        let text = to_json(&testing::sample_image())?;
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        from_json(&text.replacen(from, to, 1))
+    }
+
+    #[test]
+    fn a_person_can_read_and_change_it() {
+        let changed =
+            edited("\"comm\": \"sample\"", "\"comm\": \"\\ud83d\\ude00\"").expect("valid");
+        assert_eq!(changed.process.comm, "\u{1f600}");
+    }
+
+    #[test]
+    fn a_newer_version_is_told_first() {
+        for (from, to) in [
+            (
+                "\"format_version\": 1",
+                "\"format_version\": 7, \"hitherto_unknown\": [[]]",
+            ),
+            (
+                "\"format_version\": 1",
+                "\"formatVersion\": \"99999999999\"",
+            ),
+        ] {
+            match edited(from, to) {
+                Err(ImageError::NewerVersion {
+                    found,
+                    supported: 1,
+                }) => assert!(found >= 7),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        for (from, to) in [
+            ("\"format_version\": 1", "\"format_version\": 0"),
+            ("\"format_version\": 1", "\"format_version\": -1"),
+            ("\"format_version\": 1", "\"format_versoin\": 1"),
+            ("\"comm\": \"sample\"", "\"comm\": \"\\379\""),
+            ("\"stop_signal\": 20", "\"stop_signal\": 1"),
+            ("\"signo\": 64", "\"signo\": 63"),
+            ("\"ids\"", "\"nids\""),
+        ] {
+            edited(from, to).expect_err(to);
+        }
+        for text in [
+            "",
+            "{}",
+            "null",
+            "[]",
+            "{\"header\": {}}",
+            "{\"header\": null}",
+            "\"\\379\"",
+        ] {
+            from_json(text).expect_err(text);
+        }
+        let whole = to_json(&testing::sample_image()).expect("valid");
+        from_json(&format!("{whole} x")).expect_err("something follows");
+        from_json(&"[".repeat(1_000_000)).expect_err("nested too deep");
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(image in testing::image()) {
+            let text = to_json(&image);
+            prop_assert!(text.is_ok(), "{:?}", text);
+            prop_assert_eq!(from_json(&text.unwrap_or_default()).ok(), Some(image));
+        }
+
+        #[test]
+        fn any_text_is_survived(text in "\\PC*") {
+            let _ = from_json(&text);
+        }
+
+        #[test]
+        fn a_damaged_document_is_survived(image in testing::image(), at: prop::sample::Index, with: char) {
+            let text = to_json(&image).unwrap_or_default();
+            let mut chars: Vec<char> = text.chars().collect();
+            let at = at.index(chars.len());
+            chars[at] = with;
+            let _ = from_json(&chars.into_iter().collect::<String>());
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The whole of it: a process, its threads, and what they share.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::altstack::AltStack;
+use crate::codec::{Codec, limited, proto::signals as pb, required};
+use crate::disposition::Dispositions;
+use crate::error::FieldError;
+use crate::ids::{NsIds, Tid};
+use crate::pending::Pending;
+use crate::signo::SigNo;
+use crate::sigset::SigSet;
+
+/// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
+const COMM_LIMIT: usize = 64;
+
+/// Whether the process is in a group stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RunState {
+    /// It is not.
+    #[default]
+    Running,
+    /// It is, by this signal.
+    Stopped(SigNo),
+}
+
+impl fmt::Display for RunState {
+    /// `running`, `stopped by SIGTSTP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunState::Running => f.write_str("running"),
+            RunState::Stopped(signo) => write!(f, "stopped by {signo}"),
+        }
+    }
+}
+
+/// A resource limit, `getrlimit(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rlimit {
+    /// The one that counts. RLIM_INFINITY is `u64::MAX`.
+    pub soft: u64,
+    /// How far the process may raise the soft one.
+    pub hard: u64,
+}
+
+impl Rlimit {
+    /// No limit: RLIM_INFINITY.
+    pub const INFINITY: u64 = u64::MAX;
+}
+
+impl fmt::Display for Rlimit {
+    /// `soft 4096 hard unlimited`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, limit) in [("soft", self.soft), (" hard", self.hard)] {
+            match limit {
+                Rlimit::INFINITY => write!(f, "{name} unlimited")?,
+                limit => write!(f, "{name} {limit}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The signal state that belongs to one thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadState {
+    /// Its ids, in as many pid namespaces as its process's.
+    pub ids: NsIds,
+    /// The mask in force: `SigBlk` in `/proc/TID/status`.
+    pub blocked: SigSet,
+    /// What `PTRACE_GETSIGMASK` gives, where it differs: the mask that comes back when the interrupted
+    /// sigsuspend, ppoll or epoll_pwait ends (`set_restore_sigmask`).
+    pub saved_mask: Option<SigSet>,
+    /// The alternate signal stack.
+    pub altstack: AltStack,
+    /// What is pending for this thread alone.
+    pub pending: Pending,
+}
+
+impl ThreadState {
+    /// The mask that the thread has when no call is borrowing another.
+    pub fn lasting_mask(&self) -> SigSet {
+        self.saved_mask.unwrap_or(self.blocked)
+    }
+
+    /// The id as the reader sees it.
+    pub fn tid(&self) -> Tid {
+        Tid(self.ids.outermost())
+    }
+}
+
+/// The whole signal state of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessState {
+    /// The ids of the process, which are its leader's.
+    pub ids: NsIds,
+    /// Inode number of `/proc/PID/ns/pid`: tells whether a number is meant in the same namespace.
+    pub pid_ns: u64,
+    /// `/proc/PID/comm`, for people: at most 64 bytes.
+    pub comm: String,
+    /// A 32-bit task.
+    pub compat: bool,
+    /// RLIMIT_SIGPENDING.
+    pub rlimit_sigpending: Rlimit,
+    /// How many siginfos are charged to the process's uid: `SigQ` in `/proc/PID/status`.
+    pub queued: u64,
+    /// What it does on each signal.
+    pub dispositions: Dispositions,
+    /// Whether it is stopped.
+    pub run_state: RunState,
+    /// What is pending for the process as a whole.
+    pub shared: Pending,
+    /// Its threads, the leader first.
+    pub threads: Vec<ThreadState>,
+}
+
+impl Codec for RunState {
+    /// `stop_signal`: 0 while running.
+    type Message = u32;
+
+    fn to_proto(&self) -> u32 {
+        match self {
+            RunState::Running => 0,
+            RunState::Stopped(signo) => signo.to_proto(),
+        }
+    }
+
+    fn from_proto(stop_signal: &u32) -> Result<RunState, FieldError> {
+        if *stop_signal == 0 {
+            return Ok(RunState::Running);
+        }
+        let state = SigNo::from_proto(stop_signal).map(RunState::Stopped);
+        let state = state.map_err(|error| error.within("stop_signal"))?;
+        state.check()?;
+        Ok(state)
+    }
+}
+
+impl RunState {
+    fn check(self) -> Result<(), FieldError> {
+        match self {
+            RunState::Stopped(signo) if !signo.is_stop() => {
+                let reason = format!("{signo} does not stop a process");
+                Err(FieldError::new("stop_signal", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Codec for Rlimit {
+    type Message = pb::Rlimit;
+
+    fn to_proto(&self) -> pb::Rlimit {
+        pb::Rlimit {
+            soft: self.soft,
+            hard: self.hard,
+            ..pb::Rlimit::default()
+        }
+    }
+
+    fn from_proto(message: &pb::Rlimit) -> Result<Rlimit, FieldError> {
+        Ok(Rlimit {
+            soft: message.soft,
+            hard: message.hard,
+        })
+    }
+}
+
+/// Without the queue, which may be larger than an entry: it follows in `QueueChunk`s.
+impl Codec for ThreadState {
+    type Message = pb::Thread;
+
+    fn to_proto(&self) -> pb::Thread {
+        pb::Thread {
+            ids: self.ids.to_proto(),
+            blocked: self.blocked.bits(),
+            saved_mask: self.saved_mask.map(SigSet::bits),
+            altstack: Some(self.altstack.to_proto()).into(),
+            private_bits: self.pending.bits.bits(),
+            ..pb::Thread::default()
+        }
+    }
+
+    fn from_proto(message: &pb::Thread) -> Result<ThreadState, FieldError> {
+        Ok(ThreadState {
+            ids: NsIds::from_proto(&message.ids)?,
+            blocked: SigSet::from_bits(message.blocked),
+            saved_mask: message.saved_mask.map(SigSet::from_bits),
+            altstack: required("altstack", &message.altstack)?,
+            pending: Pending {
+                bits: SigSet::from_bits(message.private_bits),
+                queue: Vec::new(),
+            },
+        })
+    }
+}
+
+/// Without the threads and the queue: they follow in entries of their own.
+impl Codec for ProcessState {
+    type Message = pb::Process;
+
+    fn to_proto(&self) -> pb::Process {
+        pb::Process {
+            ids: self.ids.to_proto(),
+            pid_ns: self.pid_ns,
+            comm: self.comm.clone(),
+            compat: self.compat,
+            rlimit_sigpending: Some(self.rlimit_sigpending.to_proto()).into(),
+            queued: self.queued,
+            dispositions: self.dispositions.to_proto(),
+            stop_signal: self.run_state.to_proto(),
+            shared_bits: self.shared.bits.bits(),
+            ..pb::Process::default()
+        }
+    }
+
+    fn from_proto(message: &pb::Process) -> Result<ProcessState, FieldError> {
+        limited("comm", &message.comm, COMM_LIMIT)?;
+        Ok(ProcessState {
+            ids: NsIds::from_proto(&message.ids)?,
+            pid_ns: message.pid_ns,
+            comm: message.comm.clone(),
+            compat: message.compat,
+            rlimit_sigpending: required("rlimit_sigpending", &message.rlimit_sigpending)?,
+            queued: message.queued,
+            dispositions: Dispositions::from_proto(&message.dispositions)?,
+            run_state: RunState::from_proto(&message.stop_signal)?,
+            shared: Pending {
+                bits: SigSet::from_bits(message.shared_bits),
+                queue: Vec::new(),
+            },
+            threads: Vec::new(),
+        })
+    }
+}
+
+/// The innermost ids of the threads so far: tells a leader that is not first, and a thread that is twice.
+#[derive(Default)]
+pub(crate) struct ThreadIds(HashSet<i32>);
+
+impl ThreadIds {
+    /// May this be the next thread of that process?
+    pub(crate) fn admit(&mut self, process: &NsIds, thread: &NsIds) -> Result<(), FieldError> {
+        let refuse = |reason| Err(FieldError::new("ids", reason));
+        if thread.as_slice().len() != process.as_slice().len() {
+            return refuse(format!(
+                "{thread} is not in as many pid namespaces as its process, {process}"
+            ));
+        }
+        if self.0.is_empty() && thread.innermost() != process.innermost() {
+            return refuse(format!(
+                "the first thread, {thread}, is not the leader of process {process}"
+            ));
+        }
+        if !self.0.insert(thread.innermost()) {
+            return refuse(format!("there are two threads {thread}"));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn no_threads() -> FieldError {
+    FieldError::new("threads", "a process has one at least")
+}
+
+impl ProcessState {
+    /// The limits of `signals.proto` that the types leave open: what a reader would refuse must not be
+    /// written.
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
+        self.check_alone()
+            .map_err(|error| error.within("process"))?;
+        self.shared.check("shared_queue")?;
+        let mut ids = ThreadIds::default();
+        for (index, thread) in self.threads.iter().enumerate() {
+            ids.admit(&self.ids, &thread.ids)
+                .map_err(|error| error.within("thread"))
+                .and_then(|()| thread.pending.check("queue"))
+                .map_err(|error| error.within_item("threads", index))?;
+        }
+        if self.threads.is_empty() {
+            return Err(no_threads());
+        }
+        Ok(())
+    }
+
+    fn check_alone(&self) -> Result<(), FieldError> {
+        limited("comm", &self.comm, COMM_LIMIT)?;
+        self.run_state.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn ids<const N: usize>(ids: [i32; N]) -> NsIds {
+        NsIds::new(ids.to_vec()).expect("valid ids")
+    }
+
+    #[test]
+    fn threads_that_a_process_can_have() {
+        let process = ids([41, 1]);
+        let mut seen = ThreadIds::default();
+        seen.admit(&process, &ids([42, 2]))
+            .expect_err("the leader is first");
+        seen.admit(&process, &ids([1])).expect_err("another depth");
+        seen.admit(&process, &ids([41, 1])).expect("the leader");
+        seen.admit(&process, &ids([42, 2])).expect("another thread");
+        seen.admit(&process, &ids([43, 2])).expect_err("twice");
+    }
+
+    #[test]
+    fn only_stop_signals_stop() {
+        for signo in SigNo::all() {
+            let found = RunState::from_proto(&signo.to_proto());
+            assert_eq!(found.is_ok(), signo.is_stop(), "{signo}");
+        }
+        RunState::from_proto(&65).expect_err("no signal");
+    }
+
+    #[test]
+    fn limits() {
+        let valid = testing::sample();
+        assert_eq!(valid.check(), Ok(()));
+
+        let mut state = valid.clone();
+        state.comm = "x".repeat(COMM_LIMIT + 1);
+        state.check().expect_err("comm is too long");
+        ProcessState::from_proto(&state.to_proto()).expect_err("comm is too long");
+
+        state = valid.clone();
+        state.run_state = RunState::Stopped(SigNo::HUP);
+        state.check().expect_err("no stop signal");
+
+        state = valid.clone();
+        state.threads.clear();
+        state.check().expect_err("no thread");
+
+        state = valid.clone();
+        state.threads.swap(0, 1);
+        state.check().expect_err("the leader is not first");
+
+        state = valid.clone();
+        state.shared.bits = SigSet::EMPTY;
+        state.check().expect_err("entries without bits");
+
+        let mut message = valid.to_proto();
+        message.rlimit_sigpending = None.into();
+        ProcessState::from_proto(&message).expect_err("no limit");
+
+        let mut message = valid.threads[0].to_proto();
+        message.altstack = None.into();
+        ThreadState::from_proto(&message).expect_err("no alternate stack");
+    }
+
+    #[test]
+    fn masks() {
+        let mut thread = testing::sample().threads[0].clone();
+        thread.blocked = SigSet::FULL;
+        thread.saved_mask = None;
+        assert_eq!(thread.lasting_mask(), SigSet::FULL);
+        thread.saved_mask = Some(SigSet::EMPTY);
+        assert_eq!(thread.lasting_mask(), SigSet::EMPTY);
+    }
+
+    proptest! {
+        /// Queues and threads aside, which `image` and `json` test.
+        #[test]
+        fn round_trip(mut process in testing::process()) {
+            for thread in &mut process.threads {
+                thread.pending.queue.clear();
+                prop_assert_eq!(ThreadState::from_proto(&thread.to_proto()), Ok(thread.clone()));
+            }
+            process.shared.queue.clear();
+            process.threads.clear();
+            prop_assert_eq!(ProcessState::from_proto(&process.to_proto()), Ok(process));
+        }
+    }
+}

@@ -1,6 +1,15 @@
 //! Captures the whole signal state of Linux processes, and puts it back.
 #![deny(unsafe_code)]
 
+pub mod arch;
+pub mod capture;
 pub mod criu;
+pub mod error;
+pub mod order;
+pub mod proc;
+pub mod record;
+pub mod restore;
+pub mod state;
+pub mod tracee;
 
 pub use criu_signals_images as images;

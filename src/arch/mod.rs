@@ -1,0 +1,11 @@
+//! What depends on the architecture: registers, the code that runs inside a tracee, system call numbers.
+//! Everything else in this crate is the same everywhere. A new architecture is one file here that offers what
+//! `x86_64` offers.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("criu-signals knows x86_64 only; another architecture needs a file in src/arch/");

@@ -1,0 +1,207 @@
+//! One error for everything that touches a process: it names the phase, the pid, the tid, the operation and
+//! the errno, because that is what a person needs who reads it in somebody else's log.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use criu_signals_images::{ImageError, Pid, Tid};
+use nix::errno::Errno;
+
+/// What was being done when an operation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Stopping the threads of a process.
+    Seize,
+    /// Reading signal state.
+    Capture,
+    /// Writing or reading a `signals-PID.img`.
+    Image,
+    /// Comparing what a restore put back with what was captured.
+    Verify,
+    /// Putting state back.
+    Replay,
+    /// Letting go of a process.
+    Release,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Seize => "seize",
+            Phase::Capture => "capture",
+            Phase::Image => "image",
+            Phase::Verify => "verify",
+            Phase::Replay => "replay",
+            Phase::Release => "release",
+        })
+    }
+}
+
+/// Why an operation failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The kernel said no.
+    Os(Errno),
+    /// The task is gone: it exited or was killed under our hands.
+    Died,
+    /// This kernel, architecture or process does not offer what is needed; says what.
+    Unsupported(Cow<'static, str>),
+    /// The task did something that the protocol of ptrace(2) does not lead one to expect.
+    Unexpected(String),
+    /// A file of `/proc` could not be read or understood.
+    Proc(String),
+    /// The image.
+    Image(ImageError),
+    /// The operation went through, but reading back shows something else.
+    NotKept(String),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Os(errno) => write!(f, "{errno:?} ({})", errno.desc()),
+            Cause::Died => f.write_str("the task is gone"),
+            Cause::Unsupported(what) => f.write_str(what),
+            Cause::Unexpected(what) | Cause::Proc(what) | Cause::NotKept(what) => f.write_str(what),
+            Cause::Image(e) => e.fmt(f),
+        }
+    }
+}
+
+/// A failed operation on a process. `Display` gives
+/// `replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)`.
+#[derive(Debug)]
+pub struct Error {
+    phase: Option<Phase>,
+    pid: Option<Pid>,
+    tid: Option<Tid>,
+    operation: Cow<'static, str>,
+    cause: Cause,
+}
+
+/// What operations on a process return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An operation that failed for `cause`. Phase, pid and tid are added on the way up.
+    pub fn new(operation: impl Into<Cow<'static, str>>, cause: Cause) -> Self {
+        Error {
+            phase: None,
+            pid: None,
+            tid: None,
+            operation: operation.into(),
+            cause,
+        }
+    }
+
+    /// A system call that failed with `errno`. ESRCH from a call on a tracee means that it is gone.
+    pub fn os(operation: impl Into<Cow<'static, str>>, errno: Errno) -> Self {
+        let cause = if errno == Errno::ESRCH {
+            Cause::Died
+        } else {
+            Cause::Os(errno)
+        };
+        Error::new(operation, cause)
+    }
+
+    /// A failed read of something below `/proc`; a file that has vanished means that the task is gone.
+    pub fn proc(operation: impl Into<Cow<'static, str>>, e: &procfs::ProcError) -> Self {
+        let cause = match e {
+            procfs::ProcError::NotFound(_) => Cause::Died,
+            procfs::ProcError::PermissionDenied(_) => Cause::Os(Errno::EACCES),
+            procfs::ProcError::Io(e, _) if e.raw_os_error() == Some(libc::ESRCH) => Cause::Died,
+            other => Cause::Proc(other.to_string()),
+        };
+        Error::new(operation, cause)
+    }
+
+    /// A failed read or write of a file.
+    pub fn io(operation: impl Into<Cow<'static, str>>, e: &io::Error) -> Self {
+        match e.raw_os_error() {
+            Some(errno) => Error::os(operation, Errno::from_raw(errno)),
+            None => Error::new(operation, Cause::Unexpected(e.to_string())),
+        }
+    }
+
+    /// Says in which thread it happened, unless that is known already.
+    #[must_use]
+    pub fn in_thread(mut self, tid: Tid) -> Self {
+        self.tid.get_or_insert(tid);
+        self
+    }
+
+    /// Says during which phase and in which process it happened, unless that is known already.
+    #[must_use]
+    pub fn during(mut self, phase: Phase, pid: Pid) -> Self {
+        self.phase.get_or_insert(phase);
+        self.pid.get_or_insert(pid);
+        self
+    }
+
+    /// Why.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// Is the task gone?
+    pub fn is_died(&self) -> bool {
+        matches!(self.cause, Cause::Died)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(phase) = self.phase {
+            write!(f, "{phase}: ")?;
+        }
+        match (self.pid, self.tid) {
+            (Some(pid), Some(tid)) => write!(f, "pid {pid} tid {tid}: ")?,
+            (Some(pid), None) => write!(f, "pid {pid}: ")?,
+            (None, Some(tid)) => write!(f, "tid {tid}: ")?,
+            (None, None) => {}
+        }
+        write!(f, "{}: {}", self.operation, self.cause)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Os(errno) => Some(errno),
+            Cause::Image(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_phase_pid_tid_operation_and_errno() {
+        let e = Error::os("rt_tgsigqueueinfo(SIGRTMIN+2)", Errno::EAGAIN)
+            .in_thread(Tid(43))
+            .during(Phase::Replay, Pid(41));
+        assert_eq!(
+            e.to_string(),
+            "replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)"
+        );
+    }
+
+    #[test]
+    fn what_is_known_is_not_overwritten() {
+        let e = Error::os("PTRACE_GETREGS", Errno::ESRCH)
+            .in_thread(Tid(7))
+            .in_thread(Tid(8))
+            .during(Phase::Capture, Pid(7))
+            .during(Phase::Release, Pid(9));
+        assert!(e.is_died());
+        assert_eq!(
+            e.to_string(),
+            "capture: pid 7 tid 7: PTRACE_GETREGS: the task is gone"
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! The order in which state is put back: one table, walked from top to bottom.
+//!
+//! All threads of the process are stopped throughout. A step does nothing where what it puts back is there
+//! already, reads back what it did, and a step that fails does not keep the others from being taken: in
+//! particular the masks are always put back.
+
+use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
+
+use crate::error::{Error, Result};
+use crate::state::{
+    AlternateStack, GroupStop, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
+    SignalMask, Site, put_back,
+};
+use crate::tracee::{Injector, ptrace};
+
+/// One step of a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Every thread's mask: everything blocked.
+    BlockAll,
+    /// What the process does on each signal.
+    Dispositions,
+    /// As much RLIMIT_SIGPENDING as may be had.
+    RaiseLimit,
+    /// Each thread's private queue: what was captured, then what has arrived since.
+    PrivateQueues,
+    /// The shared queue, likewise.
+    SharedQueue,
+    /// Each thread's alternate stack.
+    AlternateStacks,
+    /// RLIMIT_SIGPENDING as captured.
+    Limit,
+    /// Each thread's mask as captured.
+    Masks,
+    /// The group stop.
+    GroupStop,
+}
+
+/// A step, and what forces its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The step.
+    pub step: Step,
+    /// Why it stands where it stands.
+    pub why: &'static str,
+    /// Where that is written.
+    pub source: &'static str,
+}
+
+/// The order.
+pub const ORDER: [Row; 9] = [
+    Row {
+        step: Step::BlockAll,
+        why: "nothing may be delivered, or dropped as ignored, while we work",
+        source: "kernel/signal.c: sig_ignored, a blocked signal is never ignored",
+    },
+    Row {
+        step: Step::Dispositions,
+        why: "setting SIG_IGN removes pending signals from every queue, blocked or not",
+        source: "kernel/signal.c: do_sigaction, flush_sigqueue_mask",
+    },
+    Row {
+        step: Step::RaiseLimit,
+        why: "an entry for which there is no room is refused, or loses its siginfo without a word",
+        source: "kernel/signal.c: __send_signal_locked",
+    },
+    Row {
+        step: Step::PrivateQueues,
+        why: "before the shared queue: taking out of that one goes through the leader's private one",
+        source: "kernel/signal.c: dequeue_signal looks at the private queue first",
+    },
+    Row {
+        step: Step::SharedQueue,
+        why: "queued by the leader: nobody else may queue si_code >= 0",
+        source: "kernel/signal.c: do_rt_sigqueueinfo",
+    },
+    Row {
+        step: Step::AlternateStacks,
+        why: "before anything can be delivered on them",
+        source: "sigaltstack(2)",
+    },
+    Row {
+        step: Step::Limit,
+        why: "after everything that queues",
+        source: "getrlimit(2), RLIMIT_SIGPENDING",
+    },
+    Row {
+        step: Step::Masks,
+        why: "from here on signals can be delivered, so all that a handler could see is in place",
+        source: "kernel/ptrace.c: ptrace_request, PTRACE_SETSIGMASK",
+    },
+    Row {
+        step: Step::GroupStop,
+        why: "entered while still traced and with nothing else unblocked, so that no handler runs first",
+        source: "kernel/signal.c: get_signal, do_signal_stop",
+    },
+];
+
+/// What is put back, and where.
+pub(crate) struct Replay<'r, 'p, Owner> {
+    pub injector: &'r mut Injector<'p, Owner>,
+    /// How the process must be afterwards.
+    pub wanted: &'r ProcessState,
+    /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
+    pub threads: &'r [(Tid, ThreadState)],
+}
+
+impl<Owner> Replay<'_, '_, Owner> {
+    /// Takes every step. Returns what failed.
+    pub fn walk(&mut self) -> Vec<Error> {
+        ORDER.iter().flat_map(|row| self.take(row.step)).collect()
+    }
+
+    fn take(&mut self, step: Step) -> Vec<Error> {
+        match step {
+            Step::BlockAll => {
+                self.each_thread(|site, _| ptrace::set_signal_mask(site.tid, SigSet::FULL))
+            }
+            Step::Dispositions => self.leader(|site, wanted| {
+                put_back::<SignalDispositions, _>(site, &wanted.dispositions).map(drop)
+            }),
+            Step::RaiseLimit => self.leader(|site, _| PendingLimit::raise(site)),
+            Step::PrivateQueues => self.each_thread(|site, wanted| {
+                put_back::<PrivateQueue, _>(site, &wanted.pending).map(drop)
+            }),
+            Step::SharedQueue => self
+                .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
+            Step::AlternateStacks => self.each_thread(|site, wanted| {
+                put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
+            }),
+            Step::Limit => self.leader(|site, wanted| {
+                put_back::<PendingLimit, _>(site, &wanted.rlimit_sigpending).map(drop)
+            }),
+            Step::Masks => self.each_thread(|site, wanted| {
+                put_back::<SignalMask, _>(site, &wanted.lasting_mask()).map(drop)
+            }),
+            Step::GroupStop => self.leader(|site, wanted| match wanted.run_state {
+                RunState::Running => Ok(()),
+                stopped @ RunState::Stopped(_) => {
+                    put_back::<GroupStop, _>(site, &stopped).map(drop)
+                }
+            }),
+        }
+    }
+
+    fn leader(
+        &mut self,
+        act: impl Fn(&mut Site<'_, '_, Owner>, &ProcessState) -> Result<()>,
+    ) -> Vec<Error> {
+        let tid = self.injector.process().leader();
+        let mut site = Site {
+            injector: &mut *self.injector,
+            tid,
+        };
+        act(&mut site, self.wanted).err().into_iter().collect()
+    }
+
+    fn each_thread(
+        &mut self,
+        act: impl Fn(&mut Site<'_, '_, Owner>, &ThreadState) -> Result<()>,
+    ) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for (tid, wanted) in self.threads {
+            let mut site = Site {
+                injector: &mut *self.injector,
+                tid: *tid,
+            };
+            errors.extend(act(&mut site, wanted).err().map(|e| e.in_thread(*tid)));
+        }
+        errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(step: Step) -> usize {
+        ORDER.iter().position(|row| row.step == step).unwrap()
+    }
+
+    #[test]
+    fn what_the_kernel_forces() {
+        let queues = [Step::PrivateQueues, Step::SharedQueue];
+        for queue in queues {
+            assert!(
+                at(Step::Dispositions) < at(queue),
+                "do_sigaction flushes ignored signals"
+            );
+            assert!(at(Step::RaiseLimit) < at(queue));
+            assert!(at(queue) < at(Step::Limit));
+            assert!(at(queue) < at(Step::Masks));
+        }
+        assert_eq!(at(Step::BlockAll), 0);
+        assert!(at(Step::AlternateStacks) < at(Step::Masks));
+        assert!(at(Step::Masks) < at(Step::GroupStop));
+    }
+
+    #[test]
+    fn each_step_once() {
+        for row in ORDER {
+            assert_eq!(
+                ORDER.iter().filter(|other| other.step == row.step).count(),
+                1
+            );
+        }
+    }
+}

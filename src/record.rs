@@ -1,0 +1,128 @@
+//! Image folders: what is recorded of a process, which processes a folder knows, and what a log says about them.
+
+use std::os::fd::BorrowedFd;
+
+use criu_signals_images::{FORMAT_VERSION, Header, Image, Pid, SigNo, Tid};
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::arch;
+use crate::capture;
+use crate::error::{Error, Result};
+use crate::proc::SignalStatus;
+use crate::restore::Report;
+use crate::tracee::StoppedProcess;
+
+/// Captures a process, as an image to be written.
+///
+/// # Errors
+/// Those of [`capture::process`].
+pub fn of<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
+    let process = capture::process(stopped)?;
+    let kernel_release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .map_err(|errno| Error::os("uname", errno))?;
+    let header = Header {
+        format_version: FORMAT_VERSION,
+        arch: arch::ARCH,
+        kernel_release,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        criu_version: None,
+    };
+    Ok(Image { header, process })
+}
+
+/// The id of process `pid` in its own pid namespace, by which its image is named.
+///
+/// # Errors
+/// If the process is gone.
+pub fn innermost(pid: Pid) -> Result<i32> {
+    Ok(SignalStatus::read(pid, Tid::from(pid))?.ids.innermost())
+}
+
+/// The processes of which the image folder holds the signal state: N of every `signals-N.img`.
+///
+/// # Errors
+/// If the folder can't be listed.
+pub fn captured_processes(dir: BorrowedFd<'_>) -> Result<Vec<i32>> {
+    numbered(dir, "signals-")
+}
+
+/// The live processes that CRIU has dumped into the folder: N of every `mm-N.img`, which a zombie has not.
+///
+/// # Errors
+/// If the folder can't be listed.
+pub fn dumped_processes(dir: BorrowedFd<'_>) -> Result<Vec<i32>> {
+    numbered(dir, "mm-")
+}
+
+fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let failed = |errno| Error::os("list the image folder", errno);
+    // Opened anew: listing moves the offset of the description that others hold.
+    let mut entries = Dir::openat(dir, ".", flags, Mode::empty()).map_err(failed)?;
+    let mut numbers = Vec::new();
+    for entry in entries.iter() {
+        let entry = entry.map_err(failed)?;
+        let number = entry.file_name().to_str().ok().and_then(|name| {
+            name.strip_prefix(prefix)?
+                .strip_suffix(".img")?
+                .parse::<i32>()
+                .ok()
+        });
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// What a capture's log line says.
+pub fn summary(pid: Pid, image: &Image, name: &str) -> String {
+    let process = &image.process;
+    let private: usize = process.threads.iter().map(|t| t.pending.queue.len()).sum();
+    let bare: usize = process.shared.bits_without_info().len()
+        + process
+            .threads
+            .iter()
+            .map(|t| t.pending.bits_without_info().len())
+            .sum::<usize>();
+    let changed = SigNo::all()
+        .filter(|&s| !process.dispositions[s].is_default_handler())
+        .count();
+    let altstacks = process
+        .threads
+        .iter()
+        .filter(|t| !t.altstack.is_disabled())
+        .count();
+    format!(
+        "pid {pid} ({}): captured into {name}: {}, threads={}, dispositions={changed}, altstacks={altstacks}, \
+         pending: shared={} private={private} without-siginfo={bare}",
+        process.comm,
+        process.run_state,
+        process.threads.len(),
+        process.shared.queue.len(),
+    )
+}
+
+/// What a check's log lines say: one for the process, one for each difference, one for each failure.
+pub fn lines(report: &Report) -> Vec<String> {
+    let pid = report.pid;
+    let mut lines = vec![format!(
+        "pid {pid}: verdict={} threads={} siginfos={} arrived-since={} differences={} failures={}",
+        report.verdict(),
+        report.threads,
+        report.siginfos,
+        report.arrived,
+        report.findings.len(),
+        report.errors.len(),
+    )];
+    lines.extend(report.findings.iter().map(|(d, done)| {
+        format!(
+            "pid {pid}: {} {}: dumped: {}; found: {}; {done}",
+            d.place, d.field, d.dumped, d.found
+        )
+    }));
+    lines.extend(report.errors.iter().map(|e| format!("pid {pid}: {e}")));
+    lines
+}

@@ -1,0 +1,271 @@
+//! After a restore: what was put back, compared with what was captured, and the rest put back.
+
+use std::fmt;
+
+use criu_signals_images::{
+    Difference, Pid, ProcessState, RunState, SigNo, ThreadState, Tid, compare,
+};
+
+use crate::capture;
+use crate::error::{Error, Phase, Result};
+use crate::order::Replay;
+use crate::state::queues::with_arrivals;
+use crate::state::{GroupStop, Site};
+use crate::tracee::{Injector, StoppedProcess};
+
+/// What to do about a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Put it back.
+    Repair,
+    /// Say so and leave it.
+    Report,
+}
+
+/// What was done about a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was put back, and reads back as captured.
+    PutBack,
+    /// Nothing, as was asked for.
+    LeftAlone,
+    /// It could not be put back.
+    NotPutBack,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Done::PutBack => "put back",
+            Done::LeftAlone => "left alone",
+            Done::NotPutBack => "NOT put back",
+        })
+    }
+}
+
+/// The outcome for one process, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is as captured; nothing was changed.
+    Verified,
+    /// Something differed and is now as captured.
+    Repaired,
+    /// Something differs and was left alone.
+    Differs,
+    /// Something differs and could not be put back, or could not be looked at.
+    Failed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Verified => "verified",
+            Verdict::Repaired => "repaired",
+            Verdict::Differs => "differs",
+            Verdict::Failed => "failed",
+        })
+    }
+}
+
+/// What was found in one process, and done.
+#[derive(Debug)]
+pub struct Report {
+    /// The process, as the reader sees it.
+    pub pid: Pid,
+    /// How many threads, and how many siginfos in all queues together, were compared.
+    pub threads: usize,
+    /// See `threads`.
+    pub siginfos: usize,
+    /// Siginfos that have been queued since the dump; they stand behind those of the dump.
+    pub arrived: usize,
+    /// Every difference, and what became of it.
+    pub findings: Vec<(Difference, Done)>,
+    /// Operations that failed.
+    pub errors: Vec<Error>,
+}
+
+impl Report {
+    /// The outcome.
+    pub fn verdict(&self) -> Verdict {
+        let any = |done| self.findings.iter().any(|(_, d)| *d == done);
+        if !self.errors.is_empty() || any(Done::NotPutBack) {
+            Verdict::Failed
+        } else if any(Done::LeftAlone) {
+            Verdict::Differs
+        } else if any(Done::PutBack) {
+            Verdict::Repaired
+        } else {
+            Verdict::Verified
+        }
+    }
+}
+
+/// Compares a restored process, which is stopped, with what was captured of it, and as `mode` says puts back
+/// what differs.
+///
+/// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
+/// because a queued stop competes with whatever else is pending.
+///
+/// # Errors
+/// If the process could not be looked at. What could not be put back is in the report.
+pub fn check<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    mode: Mode,
+) -> Result<Report> {
+    let pid = stopped.pid();
+    let look = || {
+        let mut found = capture::during(stopped, Phase::Verify)?;
+        let entered = found.run_state == dumped.run_state;
+        count_queued_stop(&mut found, dumped.run_state);
+        Ok::<_, Error>((found, entered))
+    };
+    let (found, entered) = look()?;
+    let wanted = wanted(dumped, &found);
+    let mut report = Report {
+        pid,
+        threads: dumped.threads.len(),
+        siginfos: siginfos(dumped),
+        arrived: siginfos(&wanted).saturating_sub(siginfos(dumped)),
+        findings: Vec::new(),
+        errors: Vec::new(),
+    };
+    let differences = compare(&wanted, &found);
+    if mode == Mode::Report {
+        report.findings = differences
+            .into_iter()
+            .map(|d| (d, Done::LeftAlone))
+            .collect();
+        return Ok(report);
+    }
+
+    if differences.is_empty() {
+        if !entered {
+            report
+                .errors
+                .extend(enter_stop(stopped, dumped.run_state).err());
+        }
+        return Ok(report);
+    }
+    report.errors = put_back(stopped, &wanted, &found);
+    let left = match look() {
+        Ok((found, _)) => compare(&wanted, &found),
+        Err(e) => {
+            report.errors.push(e);
+            differences.clone()
+        }
+    };
+    report.findings = differences
+        .into_iter()
+        .map(|d| {
+            let still = left
+                .iter()
+                .any(|l| l.place == d.place && l.field == d.field);
+            (
+                d,
+                if still {
+                    Done::NotPutBack
+                } else {
+                    Done::PutBack
+                },
+            )
+        })
+        .collect();
+    Ok(report)
+}
+
+fn siginfos(state: &ProcessState) -> usize {
+    state.shared.queue.len()
+        + state
+            .threads
+            .iter()
+            .map(|t| t.pending.queue.len())
+            .sum::<usize>()
+}
+
+/// CRIU restores a stop by queueing the stop signal as its last act: that entry stands for the stop.
+fn count_queued_stop(found: &mut ProcessState, dumped: RunState) {
+    let RunState::Stopped(signal) = dumped else {
+        return;
+    };
+    if found.run_state != RunState::Running || !found.shared.bits.contains(signal) {
+        return;
+    }
+    let is_stop = |signo| SigNo::new(signo) == Some(signal);
+    if let Some(at) = found
+        .shared
+        .queue
+        .iter()
+        .rposition(|info| is_stop(info.signo()))
+    {
+        found.shared.queue.remove(at);
+        if !found.shared.queue.iter().any(|info| is_stop(info.signo())) {
+            found.shared.bits.remove(signal);
+        }
+        found.run_state = dumped;
+    }
+}
+
+/// How the process must be: as captured, with what has arrived since behind it.
+fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
+    let mut wanted = dumped.clone();
+    wanted.shared = with_arrivals(&dumped.shared, &found.shared);
+    for thread in &mut wanted.threads {
+        if let Some(found) = same_thread(&found.threads, thread) {
+            thread.pending = with_arrivals(&thread.pending, &found.pending);
+        }
+    }
+    wanted
+}
+
+fn same_thread<'t>(threads: &'t [ThreadState], thread: &ThreadState) -> Option<&'t ThreadState> {
+    threads
+        .iter()
+        .find(|t| t.ids.innermost() == thread.ids.innermost())
+}
+
+fn put_back<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+) -> Vec<Error> {
+    let threads: Vec<(Tid, ThreadState)> = found
+        .threads
+        .iter()
+        .map(|t| {
+            (
+                t.tid(),
+                same_thread(&wanted.threads, t).unwrap_or(t).clone(),
+            )
+        })
+        .collect();
+    let inner = || {
+        let mut injector = Injector::new(stopped)?;
+        let errors = Replay {
+            injector: &mut injector,
+            wanted,
+            threads: &threads,
+        }
+        .walk();
+        injector.finish()?;
+        Ok(errors)
+    };
+    let errors = inner().unwrap_or_else(|e: Error| vec![e]);
+    errors
+        .into_iter()
+        .map(|e| e.during(Phase::Replay, stopped.pid()))
+        .collect()
+}
+
+fn enter_stop<Owner>(stopped: &StoppedProcess<Owner>, stop: RunState) -> Result<()> {
+    let inner = || {
+        let mut injector = Injector::new(stopped)?;
+        let mut site = Site {
+            injector: &mut injector,
+            tid: stopped.leader(),
+        };
+        crate::state::put_back::<GroupStop, _>(&mut site, &stop)?;
+        injector.finish()
+    };
+    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
+}

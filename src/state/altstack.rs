@@ -1,0 +1,111 @@
+//! The alternate signal stack: sigaltstack(2), which only the thread itself can call.
+
+use criu_signals_images::AltStack;
+
+use super::{Kind, Site};
+use crate::error::{Cause, Error, Result};
+use crate::tracee::Call;
+
+/// `sizeof(stack_t)`: pointer, int, padding, size.
+const STACK_T_SIZE: usize = 24;
+const SS_ONSTACK: u32 = 1;
+
+/// A thread's alternate stack. SS_ONSTACK in it follows from the stack pointer and is not put back.
+#[derive(Debug)]
+pub enum AlternateStack {}
+
+impl Kind for AlternateStack {
+    const NAME: &'static str = "alternate stack";
+    type State = AltStack;
+
+    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<AltStack> {
+        let call = Call::new(libc::SYS_sigaltstack, "sigaltstack(read)")
+            .value(0)
+            .output(STACK_T_SIZE);
+        let [outcome] = one(site.injector.run(site.tid, &[call])?)?;
+        outcome.check()?;
+        outcome
+            .output
+            .as_slice()
+            .try_into()
+            .map(from_stack_t)
+            .map_err(|_| {
+                Error::new(
+                    "sigaltstack(read)",
+                    Cause::Unexpected("not a stack_t".into()),
+                )
+            })
+    }
+
+    fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &AltStack) -> Result<()> {
+        let call = Call::new(libc::SYS_sigaltstack, format!("sigaltstack({wanted})"))
+            .input(to_stack_t(wanted))
+            .value(0);
+        let [outcome] = one(site.injector.run(site.tid, &[call])?)?;
+        // ENOMEM: the stack is too small for this machine's signal frame, which rt_sigreturn does not say
+        // (arch/x86/kernel/signal.c, sigaltstack_size_valid).
+        outcome.check().map(drop)
+    }
+}
+
+fn one<T>(outcomes: Vec<T>) -> Result<[T; 1]> {
+    outcomes.try_into().map_err(|_| {
+        Error::new(
+            "batch",
+            Cause::Unexpected("outcomes and calls differ".into()),
+        )
+    })
+}
+
+fn from_stack_t(bytes: &[u8; STACK_T_SIZE]) -> AltStack {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let flags = u32::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
+    AltStack {
+        sp: word(0),
+        flags,
+        size: word(16),
+    }
+}
+
+fn to_stack_t(stack: &AltStack) -> [u8; STACK_T_SIZE] {
+    let mut bytes = [0; STACK_T_SIZE];
+    bytes[..8].copy_from_slice(&stack.sp.to_le_bytes());
+    bytes[8..12].copy_from_slice(&(stack.flags & !SS_ONSTACK).to_le_bytes());
+    bytes[16..].copy_from_slice(&stack.size.to_le_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn layout_is_that_of_stack_t() {
+        assert_eq!(size_of::<libc::stack_t>(), STACK_T_SIZE);
+        assert_eq!(
+            [
+                offset_of!(libc::stack_t, ss_sp),
+                offset_of!(libc::stack_t, ss_flags),
+                offset_of!(libc::stack_t, ss_size)
+            ],
+            [0, 8, 16]
+        );
+        let stack = AltStack {
+            sp: 0x7000_1000,
+            flags: 1 << 31,
+            size: 8192,
+        };
+        assert_eq!(from_stack_t(&to_stack_t(&stack)), stack);
+    }
+
+    #[test]
+    fn being_on_the_stack_is_not_put_back() {
+        let stack = AltStack {
+            sp: 0x1000,
+            flags: SS_ONSTACK,
+            size: 8192,
+        };
+        assert_eq!(from_stack_t(&to_stack_t(&stack)).flags, 0);
+    }
+}

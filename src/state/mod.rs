@@ -1,0 +1,83 @@
+//! One module per kind of signal state: how it is taken from a stopped process, and how it is put back.
+
+mod altstack;
+mod dispositions;
+mod limits;
+mod mask;
+pub mod queues;
+mod run_state;
+
+pub use altstack::AlternateStack;
+pub use dispositions::SignalDispositions;
+pub use limits::PendingLimit;
+pub use mask::SignalMask;
+pub use queues::{PrivateQueue, SharedQueue};
+pub use run_state::GroupStop;
+
+use criu_signals_images::{Pid, Tid};
+
+use crate::error::{Cause, Error, Result};
+use crate::tracee::Injector;
+
+/// Where state is: in one thread of a stopped process. What belongs to the whole process is reached through its
+/// leader.
+pub struct Site<'s, 'p, Owner> {
+    /// Makes system calls there.
+    pub injector: &'s mut Injector<'p, Owner>,
+    /// The thread.
+    pub tid: Tid,
+}
+
+impl<Owner> Site<'_, '_, Owner> {
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.injector.process().pid()
+    }
+}
+
+/// A kind of signal state: both directions, so that nothing is captured that cannot be put back.
+pub trait Kind {
+    /// What messages call it.
+    const NAME: &'static str;
+
+    /// What is captured, and what is put back.
+    type State: PartialEq;
+
+    /// Reads the state.
+    ///
+    /// # Errors
+    /// Whatever failed; never an empty state in its stead.
+    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Self::State>;
+
+    /// Puts `wanted` in the place of what is there.
+    ///
+    /// # Errors
+    /// What the kernel refused. See [`put_back`] for what it accepted and did not keep.
+    fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<()>;
+}
+
+/// Puts `wanted` back unless it is there already, and reads it back: a system call that returns 0 is no proof
+/// (`__send_signal_locked` and `restore_altstack` drop what they are given and say nothing).
+///
+/// Returns whether anything had to be done.
+///
+/// # Errors
+/// [`Cause::NotKept`] if the kernel took it and shows something else.
+pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::State) -> Result<bool> {
+    let tid = site.tid;
+    let inner = |site: &mut Site<'_, '_, Owner>| {
+        if K::capture(site)? == *wanted {
+            return Ok(false);
+        }
+        K::replay(site, wanted)?;
+        if K::capture(site)? == *wanted {
+            Ok(true)
+        } else {
+            Err(Error::new(
+                format!("put back {}", K::NAME),
+                Cause::NotKept("the kernel accepted it and reads back something else".into()),
+            ))
+        }
+    };
+    inner(site).map_err(|e| e.in_thread(tid))
+}

@@ -1,0 +1,286 @@
+//! System calls to be made inside a tracee, and their layout in scratch memory: a table that the stub's loop
+//! walks, and behind it what the calls read and write.
+
+use std::borrow::Cow;
+
+use nix::errno::Errno;
+
+use super::memory::RemoteAddr;
+use crate::arch::{BATCH_RESULT, BATCH_ROW};
+use crate::error::{Error, Result};
+
+/// Buffers are aligned for any kernel structure.
+const ALIGN: usize = 16;
+
+/// An argument of a system call.
+#[derive(Clone, Debug)]
+enum Arg {
+    Value(u64),
+    /// The address of a copy of these bytes.
+    Input(Vec<u8>),
+    /// The address of this many bytes, which are read back.
+    Output(usize),
+}
+
+/// One system call to be made by a tracee.
+#[derive(Clone, Debug)]
+pub struct Call {
+    nr: i64,
+    name: Cow<'static, str>,
+    args: Vec<Arg>,
+}
+
+impl Call {
+    /// System call number `nr`. `name` is for error messages.
+    pub fn new(nr: i64, name: impl Into<Cow<'static, str>>) -> Call {
+        Call {
+            nr,
+            name: name.into(),
+            args: Vec::with_capacity(6),
+        }
+    }
+
+    /// Adds a number as the next argument.
+    #[must_use]
+    pub fn value(mut self, value: u64) -> Call {
+        self.args.push(Arg::Value(value));
+        self
+    }
+
+    /// Adds a pointer to `bytes` as the next argument.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Call {
+        self.args.push(Arg::Input(bytes.into()));
+        self
+    }
+
+    /// Adds a pointer to `len` bytes that the call fills in as the next argument. One call has one such buffer.
+    #[must_use]
+    pub fn output(mut self, len: usize) -> Call {
+        self.args.push(Arg::Output(len));
+        self
+    }
+
+    /// The system call's number.
+    pub(super) fn nr(&self) -> i64 {
+        self.nr
+    }
+
+    fn size(&self) -> usize {
+        self.args
+            .iter()
+            .map(|arg| match arg {
+                Arg::Value(_) => 0,
+                Arg::Input(bytes) => bytes.len().next_multiple_of(ALIGN),
+                Arg::Output(len) => len.next_multiple_of(ALIGN),
+            })
+            .sum::<usize>()
+            + BATCH_ROW
+    }
+}
+
+/// What became of a [`Call`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    name: Cow<'static, str>,
+    /// What the call returned: a number >= 0, or a negated errno.
+    pub result: i64,
+    /// What the call wrote.
+    pub output: Vec<u8>,
+}
+
+impl Outcome {
+    /// The errno of a call that failed.
+    pub fn errno(&self) -> Option<Errno> {
+        (-4095..0)
+            .contains(&self.result)
+            .then(|| Errno::from_raw(i32::try_from(-self.result).unwrap_or(0)))
+    }
+
+    /// The result of a call that went through.
+    ///
+    /// # Errors
+    /// The call's errno, under its name.
+    pub fn check(&self) -> Result<u64> {
+        match self.errno() {
+            None => Ok(self.result.cast_unsigned()),
+            Some(errno) => Err(Error::os(self.name.clone(), errno)),
+        }
+    }
+}
+
+/// A run of calls laid out for scratch memory at one address.
+#[derive(Debug)]
+pub(super) struct Layout<'a> {
+    calls: &'a [Call],
+    base: RemoteAddr,
+    bytes: Vec<u8>,
+    args: Vec<[u64; 6]>,
+    outputs: Vec<Option<(usize, usize)>>,
+}
+
+impl<'a> Layout<'a> {
+    /// Lays out as many of `calls` as fit into `room` bytes at `base`, and gives back the others.
+    pub(super) fn new(
+        calls: &'a [Call],
+        base: RemoteAddr,
+        room: usize,
+    ) -> Result<(Layout<'a>, &'a [Call])> {
+        let mut sum = 0;
+        let fit = calls.iter().take_while(|call| {
+            sum += call.size();
+            sum <= room
+        });
+        let n = fit.count();
+        if n == 0 && !calls.is_empty() {
+            return Err(Error::os(
+                format!("{}: arguments of more than {room} bytes", calls[0].name),
+                Errno::E2BIG,
+            ));
+        }
+        let (now, later) = calls.split_at(n);
+
+        let mut bytes = vec![0u8; n * BATCH_ROW];
+        let mut args = Vec::with_capacity(n);
+        let mut outputs = Vec::with_capacity(n);
+        for (row, call) in now.iter().enumerate() {
+            let mut values = [0u64; 6];
+            let mut output = None;
+            for (value, arg) in values.iter_mut().zip(&call.args) {
+                let at = bytes.len();
+                match arg {
+                    Arg::Value(v) => {
+                        *value = *v;
+                        continue;
+                    }
+                    Arg::Input(input) => bytes.extend_from_slice(input),
+                    Arg::Output(len) => {
+                        bytes.resize(at + len, 0);
+                        output = Some((at, *len));
+                    }
+                }
+                *value = base.offset(at).0;
+                bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+            }
+            let words = std::iter::once(call.nr.cast_unsigned()).chain(values);
+            for (slot, word) in bytes[row * BATCH_ROW..].chunks_exact_mut(8).zip(words) {
+                slot.copy_from_slice(&word.to_le_bytes());
+            }
+            args.push(values);
+            outputs.push(output);
+        }
+        Ok((
+            Layout {
+                calls: now,
+                base,
+                bytes,
+                args,
+                outputs,
+            },
+            later,
+        ))
+    }
+
+    /// What is written to scratch memory before the calls are made, and read back after.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn calls(&self) -> &'a [Call] {
+        self.calls
+    }
+
+    /// The arguments of the call in row `row`, its pointers included.
+    pub(super) fn args(&self, row: usize) -> [u64; 6] {
+        self.args[row]
+    }
+
+    /// First address and first address behind the table.
+    pub(super) fn table(&self) -> (u64, u64) {
+        (
+            self.base.0,
+            self.base.offset(self.calls.len() * BATCH_ROW).0,
+        )
+    }
+
+    /// The outcomes, from scratch memory after the loop has run.
+    pub(super) fn outcomes(&self, after: &[u8]) -> Vec<Outcome> {
+        let result = |row: usize| {
+            let at = row * BATCH_ROW + BATCH_RESULT;
+            let mut word = [0; 8];
+            word.copy_from_slice(&after[at..at + 8]);
+            i64::from_le_bytes(word)
+        };
+        (0..self.calls.len())
+            .map(|row| self.outcome(row, result(row), after))
+            .collect()
+    }
+
+    /// The outcome of row `row` whose call returned `result`, with its output from scratch memory.
+    pub(super) fn outcome(&self, row: usize, result: i64, after: &[u8]) -> Outcome {
+        let output =
+            self.outputs[row].map_or_else(Vec::new, |(at, len)| after[at..at + len].to_vec());
+        Outcome {
+            name: self.calls[row].name.clone(),
+            result,
+            output,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: RemoteAddr = RemoteAddr(0x10_0000);
+
+    fn word(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    #[test]
+    fn pointers_point_behind_the_table() {
+        let calls = [
+            Call::new(13, "rt_sigaction")
+                .value(5)
+                .input([1, 2, 3])
+                .output(32)
+                .value(8),
+            Call::new(39, "getpid"),
+        ];
+        let (layout, rest) = Layout::new(&calls, BASE, 4096).unwrap();
+        assert!(rest.is_empty());
+        let b = layout.bytes();
+        assert_eq!((word(b, 0), word(b, 8), word(b, 32)), (13, 5, 8));
+        assert_eq!(word(b, 16), BASE.0 + 128, "input right behind the two rows");
+        assert_eq!(&b[128..131], &[1, 2, 3]);
+        assert_eq!(word(b, 24), BASE.0 + 144, "output aligned behind it");
+        assert_eq!(word(b, 64), 39);
+        assert_eq!(layout.table(), (BASE.0, BASE.0 + 128));
+
+        let mut after = b.to_vec();
+        after[56..64].copy_from_slice(&(-22i64).to_le_bytes());
+        after[120..128].copy_from_slice(&77i64.to_le_bytes());
+        after[144..176].fill(9);
+        let outcomes = layout.outcomes(&after);
+        assert_eq!(outcomes[0].errno(), Some(Errno::EINVAL));
+        assert_eq!(outcomes[0].output, vec![9; 32]);
+        assert_eq!(outcomes[1].check().unwrap(), 77);
+        assert!(
+            outcomes[0]
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("rt_sigaction: EINVAL")
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_given_back() {
+        let calls: Vec<Call> = (0..10).map(|_| Call::new(1, "x").output(100)).collect();
+        let (layout, rest) = Layout::new(&calls, BASE, 600).unwrap();
+        assert_eq!((layout.calls().len(), rest.len()), (3, 7));
+        assert!(layout.bytes().len() <= 600);
+        assert!(Layout::new(&calls, BASE, 100).is_err());
+    }
+}

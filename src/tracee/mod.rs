@@ -1,0 +1,16 @@
+//! Another process, stopped: reading it, and making it run system calls.
+//!
+//! What is unsafe in this crate is here, in `ptrace` (the requests) and in `crate::arch` (the injected code).
+
+mod batch;
+mod cave;
+mod inject;
+mod memory;
+pub(crate) mod ptrace;
+pub(crate) mod rlimit;
+mod stopped;
+
+pub use batch::{Call, Outcome};
+pub use inject::Injector;
+pub use memory::{Memory, RemoteAddr};
+pub use stopped::{ByHost, ByUs, StoppedProcess};

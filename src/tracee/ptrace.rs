@@ -1,0 +1,301 @@
+//! ptrace(2) and waitpid(2), request by request. The only place in this crate that calls them.
+#![allow(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{SIGINFO_SIZE, SigSet, Siginfo, Tid};
+use nix::errno::Errno;
+
+use crate::arch::Registers;
+use crate::error::{Cause, Error, Result};
+
+/// `PTRACE_PEEKSIGINFO_SHARED` of linux/ptrace.h.
+const PEEKSIGINFO_SHARED: u32 = 1;
+/// Entries that one PTRACE_PEEKSIGINFO asks for.
+const PEEKSIGINFO_CHUNK: usize = 512;
+
+/// `struct ptrace_peeksiginfo_args` of linux/ptrace.h.
+#[repr(C)]
+struct PeeksiginfoArgs {
+    off: u64,
+    flags: u32,
+    nr: i32,
+}
+
+/// `struct ptrace_rseq_configuration` of linux/ptrace.h.
+#[repr(C)]
+#[derive(Default)]
+struct RseqConfiguration {
+    rseq_abi_pointer: u64,
+    rseq_abi_size: u32,
+    signature: u32,
+    flags: u32,
+    pad: u32,
+}
+
+/// What waitpid(2) said about a tracee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Entry into or exit from a system call (with PTRACE_O_TRACESYSGOOD).
+    Syscall,
+    /// PTRACE_EVENT_STOP: interrupted, or in a group stop, by the signal given.
+    Event(i32),
+    /// Some other PTRACE_EVENT.
+    OtherEvent(i32),
+    /// A signal is about to be delivered.
+    Signal(i32),
+}
+
+/// What the kernel says a stopped thread is stopped for (`PTRACE_GETSIGINFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopReason {
+    /// `si_signo`.
+    pub signo: i32,
+    /// `si_code`; for a ptrace event `signo | event << 8`.
+    pub code: i32,
+}
+
+fn request(
+    op: libc::c_uint,
+    name: &'static str,
+    tid: Tid,
+    addr: usize,
+    data: usize,
+) -> Result<i64> {
+    Errno::clear();
+    // SAFETY: ptrace reads or writes our memory only through `addr` and `data`; each caller in this file passes
+    // either plain numbers or a pointer to a live object of the size that the request is documented to use.
+    let result = unsafe { libc::ptrace(op, tid.0, addr, data) };
+    if result == -1 && Errno::last_raw() != 0 {
+        return Err(Error::os(name, Errno::last()).in_thread(tid));
+    }
+    Ok(result)
+}
+
+/// `PTRACE_SEIZE`: attaches without stopping. `options` are PTRACE_O_*.
+pub fn seize(tid: Tid, options: i32) -> Result<()> {
+    request(
+        libc::PTRACE_SEIZE,
+        "PTRACE_SEIZE",
+        tid,
+        0,
+        usize::try_from(options).unwrap_or(0),
+    )
+    .map(drop)
+}
+
+/// `PTRACE_INTERRUPT`: asks for a PTRACE_EVENT_STOP.
+pub fn interrupt(tid: Tid) -> Result<()> {
+    request(libc::PTRACE_INTERRUPT, "PTRACE_INTERRUPT", tid, 0, 0).map(drop)
+}
+
+/// `PTRACE_DETACH`, without a signal.
+pub fn detach(tid: Tid) -> Result<()> {
+    request(libc::PTRACE_DETACH, "PTRACE_DETACH", tid, 0, 0).map(drop)
+}
+
+/// How a stopped thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// `PTRACE_CONT`.
+    Run,
+    /// `PTRACE_SYSCALL`: up to the next entry into or exit from a system call.
+    ToSyscall,
+}
+
+/// Lets a stopped thread go on, with `signal` delivered if that is not 0.
+pub fn resume(tid: Tid, how: Resume, signal: i32) -> Result<()> {
+    let (op, name) = match how {
+        Resume::Run => (libc::PTRACE_CONT, "PTRACE_CONT"),
+        Resume::ToSyscall => (libc::PTRACE_SYSCALL, "PTRACE_SYSCALL"),
+    };
+    request(op, name, tid, 0, usize::try_from(signal).unwrap_or(0)).map(drop)
+}
+
+/// `PTRACE_GETREGS`.
+pub fn registers(tid: Tid) -> Result<Registers> {
+    let mut r = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
+    request(
+        libc::PTRACE_GETREGS,
+        "PTRACE_GETREGS",
+        tid,
+        0,
+        r.as_mut_ptr().addr(),
+    )?;
+    // SAFETY: the request succeeded, so the kernel has filled in the whole struct.
+    Ok(Registers(unsafe { r.assume_init() }))
+}
+
+/// `PTRACE_SETREGS`.
+pub fn set_registers(tid: Tid, registers: &Registers) -> Result<()> {
+    request(
+        libc::PTRACE_SETREGS,
+        "PTRACE_SETREGS",
+        tid,
+        0,
+        (&raw const registers.0).addr(),
+    )
+    .map(drop)
+}
+
+/// `PTRACE_GETSIGMASK`: the saved mask where one is saved, else the one in force.
+pub fn signal_mask(tid: Tid) -> Result<SigSet> {
+    let mut mask = 0u64;
+    request(
+        libc::PTRACE_GETSIGMASK,
+        "PTRACE_GETSIGMASK",
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).addr(),
+    )?;
+    Ok(SigSet::from_bits(mask))
+}
+
+/// `PTRACE_SETSIGMASK`. Drops a saved mask; SIGKILL and SIGSTOP are taken out by the kernel.
+pub fn set_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
+    let mask = mask.bits();
+    request(
+        libc::PTRACE_SETSIGMASK,
+        "PTRACE_SETSIGMASK",
+        tid,
+        size_of::<u64>(),
+        (&raw const mask).addr(),
+    )
+    .map(drop)
+}
+
+/// `PTRACE_GETSIGINFO`: why the thread is stopped. `None` for a stop without siginfo (EINVAL), which is a group
+/// stop of a thread that was attached and not seized.
+pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
+    let mut info = Siginfo::from_bytes([0; SIGINFO_SIZE]);
+    let at = (&raw mut info).addr();
+    match request(libc::PTRACE_GETSIGINFO, "PTRACE_GETSIGINFO", tid, 0, at) {
+        Ok(_) => Ok(Some(StopReason {
+            signo: info.signo(),
+            code: info.code(),
+        })),
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EINVAL)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// `PTRACE_PEEKSIGINFO` until it returns 0: every entry of one queue, in list order. `shared` asks for the
+/// process's queue instead of the thread's own. Bits without siginfo do not show here.
+pub fn peek_queue(tid: Tid, shared: bool) -> Result<Vec<Siginfo>> {
+    let name = if shared {
+        "PTRACE_PEEKSIGINFO(shared)"
+    } else {
+        "PTRACE_PEEKSIGINFO"
+    };
+    let mut queue: Vec<Siginfo> = Vec::new();
+    let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK];
+    loop {
+        let args = PeeksiginfoArgs {
+            off: queue.len() as u64,
+            flags: if shared { PEEKSIGINFO_SHARED } else { 0 },
+            nr: i32::try_from(chunk.len()).unwrap_or(i32::MAX),
+        };
+        let at = chunk.as_mut_ptr().addr();
+        let n = request(
+            libc::PTRACE_PEEKSIGINFO,
+            name,
+            tid,
+            (&raw const args).addr(),
+            at,
+        )?;
+        let n = usize::try_from(n).unwrap_or(0).min(chunk.len());
+        if n == 0 {
+            return Ok(queue);
+        }
+        queue.extend(chunk[..n].iter().copied().map(Siginfo::from_bytes));
+    }
+}
+
+/// `PTRACE_GET_RSEQ_CONFIGURATION`: where the thread's `struct rseq` is. `None` if it has registered none, or
+/// the kernel (before 5.13) cannot say.
+pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
+    let mut conf = RseqConfiguration::default();
+    let result = request(
+        libc::PTRACE_GET_RSEQ_CONFIGURATION,
+        "PTRACE_GET_RSEQ_CONFIGURATION",
+        tid,
+        size_of::<RseqConfiguration>(),
+        (&raw mut conf).addr(),
+    );
+    match result {
+        Ok(_) if conf.rseq_abi_pointer != 0 => Ok(Some(conf.rseq_abi_pointer)),
+        Ok(_) => Ok(None),
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits until the thread stops. Its death is [`Cause::Died`]; `deadline` passing is ETIMEDOUT.
+pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
+    let mut pause = Duration::from_micros(20);
+    loop {
+        let mut status = 0;
+        let options = libc::__WALL | if deadline.is_some() { libc::WNOHANG } else { 0 };
+        // SAFETY: waitpid writes one int.
+        let result = unsafe { libc::waitpid(tid.0, &raw mut status, options) };
+        match result {
+            -1 => match Errno::last() {
+                Errno::EINTR => {}
+                // Reaped already: by a SIGCHLD handler of the process that we live in.
+                Errno::ECHILD => return Err(Error::new("waitpid", Cause::Died).in_thread(tid)),
+                errno => return Err(Error::os("waitpid", errno).in_thread(tid)),
+            },
+            0 => {
+                if deadline.is_some_and(|d| Instant::now() >= d) {
+                    return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(5));
+            }
+            _ => return decode(tid, status),
+        }
+    }
+}
+
+fn decode(tid: Tid, status: i32) -> Result<Stop> {
+    if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+        return Err(Error::new("wait for the stop", Cause::Died).in_thread(tid));
+    }
+    if !libc::WIFSTOPPED(status) {
+        return Err(
+            Error::new("waitpid", Cause::Unexpected(format!("status {status:#x}"))).in_thread(tid),
+        );
+    }
+    let signal = libc::WSTOPSIG(status);
+    Ok(match status >> 16 {
+        0 if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+        0 => Stop::Signal(signal),
+        libc::PTRACE_EVENT_STOP => Stop::Event(signal),
+        event => Stop::OtherEvent(event),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_are_told_apart() {
+        let tid = Tid(1);
+        assert_eq!(decode(tid, 0x0000_857f).unwrap(), Stop::Syscall);
+        assert_eq!(
+            decode(tid, 0x0080_137f).unwrap(),
+            Stop::Event(libc::SIGSTOP)
+        );
+        assert_eq!(
+            decode(tid, 0x0080_057f).unwrap(),
+            Stop::Event(libc::SIGTRAP)
+        );
+        assert_eq!(
+            decode(tid, 0x0000_0a7f).unwrap(),
+            Stop::Signal(libc::SIGUSR1)
+        );
+        assert!(decode(tid, 0x0000_0009).unwrap_err().is_died());
+        assert!(decode(tid, 0x0000_0100).unwrap_err().is_died());
+    }
+}

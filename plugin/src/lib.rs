@@ -1,1 +1,75 @@
-//! The CRIU plugin.
+//! The CRIU plugin: WHEN signal state is captured, checked and put back. How is the library's business.
+//!
+//! Hooks here only check, call and map the result. They always pass on, so that the plugins behind this one
+//! (cuda's, amdgpu's) are called as well.
+#![deny(unsafe_code)]
+
+mod dump;
+mod restore;
+mod settings;
+
+use std::ffi::CStr;
+
+use criu_signals::criu::{HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
+use criu_signals::images::Pid;
+
+use dump::Dump;
+use restore::Restore;
+use settings::Settings;
+
+/// The name in the inventory of an image folder. What is written there once has to stay.
+const NAME: &CStr = c"signals_plugin";
+
+/// One run of criu.
+enum Signals {
+    Dump(Dump),
+    /// Only memory is dumped: nothing to do.
+    PreDump,
+    Restore(Restore),
+}
+
+impl Plugin for Signals {
+    const NAME: &'static CStr = NAME;
+    const LOG_PREFIX: &'static str = "signals: ";
+
+    fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
+        match stage {
+            Stage::Dump => Ok(Signals::Dump(Dump::begin(host)?)),
+            Stage::PreDump => Ok(Signals::PreDump),
+            Stage::Restore => Ok(Signals::Restore(Restore::begin(
+                host,
+                Settings::from_env()?,
+            )?)),
+        }
+    }
+
+    fn checkpoint_devices(&mut self, pid: Pid) -> HookResult {
+        if let Signals::Dump(dump) = self {
+            dump.capture(pid)?;
+        }
+        Ok(Reply::PassOn)
+    }
+
+    fn resume_devices_late(&mut self, pid: Pid) -> HookResult {
+        if let Signals::Restore(restore) = self {
+            restore.check(pid)?;
+        }
+        Ok(Reply::PassOn)
+    }
+
+    fn resume_failed(&mut self, pid: Pid) {
+        if let Signals::Restore(restore) = self {
+            restore.refuse(pid);
+        }
+    }
+
+    fn exit(self, _stage: Stage, ret: i32) {
+        match self {
+            Signals::Dump(dump) => dump.end(ret),
+            Signals::PreDump => {}
+            Signals::Restore(restore) => restore.end(ret),
+        }
+    }
+}
+
+export_plugin!(Signals, [checkpoint_devices, resume_devices_late]);

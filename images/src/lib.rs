@@ -47,3 +47,8 @@ pub use process::{ProcessState, Rlimit, RunState, ThreadState};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
+
+/// So that the example there is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

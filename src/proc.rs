@@ -116,6 +116,14 @@ pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
     })
 }
 
+/// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
+pub fn start_time(pid: Pid) -> Result<u64> {
+    process(pid)?
+        .stat()
+        .map(|stat| stat.starttime)
+        .map_err(|e| Error::proc("read stat", &e))
+}
+
 /// The inode of `pid`'s pid namespace.
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))

@@ -1,70 +1,128 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
+use std::collections::HashMap;
+
+use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
+use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Pid, image};
+use criu_signals::images::{Image, Pid, ProcessState, image};
 use criu_signals::record;
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
+use crate::settings::{Settings, TakeOut};
 
-/// What a dump has written so far.
+/// What a dump has done so far.
 pub struct Dump {
     host: Host,
+    settings: Settings,
+    /// Will a restore be refused without this plugin?
+    recorded: bool,
     /// File names in the image folder.
     written: Vec<String>,
-    innermost: Vec<i32>,
+    /// The processes, by their pids in their own namespaces.
+    captured: Vec<i32>,
+    /// Signals that are with us for the time of the dump.
+    custody: HashMap<Pid, Custody>,
 }
 
 impl Dump {
-    pub fn begin(host: Host) -> std::result::Result<Dump, HookError> {
-        if host.add_inventory_plugin(NAME)? == Inventory::Unsupported {
+    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+        let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
+        if !recorded {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
             );
         }
         Ok(Dump {
             host,
+            settings,
+            recorded,
             written: Vec::new(),
-            innermost: Vec::new(),
+            captured: Vec::new(),
+            custody: HashMap::new(),
         })
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        self.write(pid).map_err(HookError::from)
+        self.try_capture(pid)
+            .map_err(|e| e.during(Phase::Capture, pid))
+            .map_err(HookError::from)
     }
 
-    fn write(&mut self, pid: Pid) -> Result<()> {
-        let during = |e: Error| e.during(Phase::Capture, pid);
-        let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
-        let image = record::of(&stopped)?;
-        let dir = self
-            .host
-            .image_dir()
-            .map_err(|e| {
+    fn try_capture(&mut self, pid: Pid) -> Result<()> {
+        let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        let limits = self.settings.limits;
+        let (mut state, deep) = match self.settings.take_out {
+            TakeOut::Never => (capture::process(&stopped)?, false),
+            TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
+        };
+        self.captured.push(state.ids.innermost());
+        if self.settings.take_out != TakeOut::Never {
+            state.taken_out = custody::reasons(&state, deep, &limits);
+        }
+        if state.taken_out.is_empty() {
+            return self.write(pid, state).map(drop);
+        }
+        let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
+        let why = why.join(", ");
+        if !self.recorded && self.settings.take_out == TakeOut::Auto {
+            return Err(Error::new(
+                "take out pending signals",
+                Cause::Unsupported(
+                    format!(
+                        "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
+                         without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                         the same, =never leaves it to criu"
+                    )
+                    .into(),
+                ),
+            ));
+        }
+        // What is taken out is on disk before, or in the guardian's hands where nobody knows it yet.
+        if !deep {
+            self.write(pid, state.clone())?;
+        }
+        let others: Vec<&Custody> = self.custody.values().collect();
+        let custody = Custody::take(&stopped, state, deep, &others)?;
+        let all = custody.state().clone();
+        self.custody.insert(pid, custody);
+        if deep {
+            self.write(pid, all)?;
+        }
+        log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
+        Ok(())
+    }
+
+    fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
+        let image: Image = record::with_header(state)?;
+        let inner = || {
+            let dir = self.host.image_dir().map_err(|e| {
                 Error::new(
                     "find the image folder",
                     Cause::Unsupported(e.to_string().into()),
                 )
-            })
-            .map_err(|e| e.during(Phase::Image, pid))?;
-        let name = image::create_in(dir, &image)
-            .map_err(|e| Error::new("write", Cause::Image(e)).during(Phase::Image, pid))?;
+            })?;
+            image::create_in(dir, &image).map_err(|e| Error::new("write", Cause::Image(e)))
+        };
+        let name = inner().map_err(|e| e.during(Phase::Image, pid))?;
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
-        self.innermost.push(image.process.ids.innermost());
         Ok(())
     }
 
-    /// After a failed dump its images would only be in the way of the next.
-    pub fn end(self, ret: i32) {
+    /// The tasks are still seized, and are killed or let go next.
+    pub fn end(mut self, ret: i32) {
+        self.give_back();
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),
         };
         if ret != 0 {
+            // They would be in the way of the next dump.
             for name in &self.written {
                 if let Err(e) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                     log::warn!("the dump failed; removing {name}: {e}");
@@ -74,7 +132,7 @@ impl Dump {
         }
         match record::dumped_processes(dir) {
             Ok(dumped) => {
-                for pid in dumped.iter().filter(|pid| !self.innermost.contains(pid)) {
+                for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {
                     log::error!(
                         "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
                          its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
@@ -83,6 +141,22 @@ impl Dump {
                 }
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+        }
+    }
+
+    /// Whatever became of the dump: even after a good one a script of the user's may decide that the tasks run on.
+    fn give_back(&mut self) {
+        for (pid, custody) in self.custody.drain() {
+            let back = StoppedProcess::<ByHost>::of_host(pid)
+                .and_then(|stopped| custody.give_back(&stopped));
+            match back {
+                Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
+                Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
+                Err(e) => log::error!(
+                    "{}; the guardian tries again when criu has ended",
+                    e.during(Phase::Replay, pid)
+                ),
+            }
         }
     }
 }

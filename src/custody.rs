@@ -4,14 +4,18 @@
 //! The rule is that what is taken out is never lost. It is written down before, a guardian watches, and whatever
 //! ends the dump, it goes back.
 
-use criu_signals_images::{Pending, ProcessState, SigNo, SigSet, Siginfo, TakenOut};
+use std::time::Duration;
+
+use criu_signals_images::{Pending, Pid, ProcessState, SigNo, SigSet, Siginfo, TakenOut, Tid};
+
+use crate::capture;
 
 use crate::error::{Error, Phase, Result};
 use crate::guardian::{self, Guardian};
-use crate::proc::SignalStatus;
+use crate::proc::{self, SignalStatus};
 use crate::restore;
 use crate::state::{Queue, Site};
-use crate::tracee::{Injector, StoppedProcess};
+use crate::tracee::{ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
@@ -20,6 +24,9 @@ const CHUNK: usize = 512;
 /// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
 /// what is queued in its stead neither re-arms the timer nor counts overruns (posixtimer_rearm).
 const SI_TIMER: i32 = -2;
+
+/// How long a thread may take to stop before CRIU seizes it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When signals are taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +59,6 @@ pub fn reasons(state: &ProcessState, deep: bool, limits: &Limits) -> Vec<TakenOu
             .chain([&state.shared])
     };
     let own: usize = queues().map(|p| p.queue.len()).sum();
-    if queues().any(|p| p.bits.contains(SigNo::TRAP)) {
-        reasons.push(TakenOut::Trap);
-    }
     if state
         .threads
         .iter()
@@ -85,6 +89,24 @@ fn is_fault(info: &Siginfo) -> bool {
         SigNo::SYS,
     ];
     info.code() > 0 && SigNo::new(info.signo()).is_some_and(|signo| synchronous.contains(&signo))
+}
+
+/// Is a SIGTRAP pending for the process or one of its threads?
+///
+/// # Errors
+/// If the process is gone.
+pub fn trap_is_pending(pid: Pid) -> Result<bool> {
+    for tid in proc::threads(pid)? {
+        let status = SignalStatus::read(pid, tid)?;
+        if status
+            .pending
+            .union(status.shared_pending)
+            .contains(SigNo::TRAP)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Signals in custody: those of one process.
@@ -135,6 +157,94 @@ impl Custody {
             }
         };
         inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
+    }
+
+    /// Takes a pending SIGTRAP out of a process that nobody has stopped yet: CRIU refuses to seize one that has it.
+    ///
+    /// # Errors
+    /// If the process could not be stopped, or the signal not be taken out: it is then still there, or the error
+    /// says otherwise and the guardian has it when this process ends.
+    pub fn take_trap(pid: Pid, others: &[&Custody]) -> Result<Custody> {
+        let inner = || {
+            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let custody = Custody::take_trap_of(&stopped, others);
+            stopped.release()?;
+            custody
+        };
+        inner().map_err(|e: Error| e.during(Phase::Capture, pid))
+    }
+
+    fn take_trap_of(stopped: &StoppedProcess<ByUs>, others: &[&Custody]) -> Result<Custody> {
+        let (mut taken, _) = capture::unless_deeper(stopped, 0)?;
+        let mut injector = Injector::new(stopped)?;
+        let mut places: Vec<_> = stopped
+            .threads()
+            .iter()
+            .map(|&tid| (tid, Queue::Private))
+            .collect();
+        places.push((stopped.leader(), Queue::Shared));
+        for (&(tid, queue), pending) in places.iter().zip(queues_of(&mut taken)) {
+            let site = Site {
+                injector: &mut injector,
+                tid,
+            };
+            *pending = queue.only(&site, SigNo::TRAP)?;
+        }
+        let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
+        let guardian = Guardian::start(stopped.pid(), &taken, &others)?;
+        let mut custody = Custody {
+            state: taken.clone(),
+            taken,
+            guardian,
+        };
+        let mut take = || {
+            for (&(tid, queue), pending) in places.iter().zip(queues_of(&mut custody.taken)) {
+                let mut site = Site {
+                    injector: &mut injector,
+                    tid,
+                };
+                queue.take_out(&mut site, &pending.queue)?;
+                queue.take_out_bits(&mut site, pending.bits_without_info())?;
+            }
+            Ok(())
+        };
+        let taken = take();
+        injector.finish()?;
+        match taken {
+            Ok(()) => Ok(custody),
+            Err(e) => Err(match custody.give_back(stopped) {
+                Ok(_) => e,
+                Err(worse) => worse,
+            }),
+        }
+    }
+
+    /// Adds what is in custody to the state of the same process, captured later.
+    pub fn add_to(&self, state: &mut ProcessState) {
+        let mut taken = self.taken.clone();
+        let taken: Vec<Pending> = queues_of(&mut taken).map(std::mem::take).collect();
+        let tids: Vec<Option<Tid>> = self
+            .taken
+            .threads
+            .iter()
+            .map(|t| Some(t.tid()))
+            .chain([None])
+            .collect();
+        for (tid, mut pending) in tids.into_iter().zip(taken) {
+            let into = match tid {
+                None => Some(&mut state.shared),
+                Some(tid) => state
+                    .threads
+                    .iter_mut()
+                    .find(|t| t.tid() == tid)
+                    .map(|t| &mut t.pending),
+            };
+            if let Some(into) = into {
+                into.bits = into.bits.union(pending.bits);
+                pending.queue.append(&mut into.queue);
+                into.queue = pending.queue;
+            }
+        }
     }
 
     /// The state as it was before.

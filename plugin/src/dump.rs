@@ -1,18 +1,22 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, ProcessState, image};
+use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
 use criu_signals::record;
-use criu_signals::tracee::{ByHost, StoppedProcess};
+use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
 use crate::settings::{Settings, TakeOut};
+
+/// How long a thread may take to stop where CRIU has not stopped it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a dump has done so far.
 pub struct Dump {
@@ -25,7 +29,7 @@ pub struct Dump {
     /// The processes, by their pids in their own namespaces.
     captured: Vec<i32>,
     /// Signals that are with us for the time of the dump.
-    custody: HashMap<Pid, Custody>,
+    custody: HashMap<Pid, Vec<Custody>>,
 }
 
 impl Dump {
@@ -64,37 +68,80 @@ impl Dump {
         if self.settings.take_out != TakeOut::Never {
             state.taken_out = custody::reasons(&state, deep, &limits);
         }
-        if state.taken_out.is_empty() {
+        let more = !state.taken_out.is_empty();
+        if let Some(before) = self.custody.get(&pid) {
+            state.taken_out.push(TakenOut::Trap);
+            if !deep {
+                before.iter().for_each(|custody| custody.add_to(&mut state));
+            }
+        }
+        if !more {
             return self.write(pid, state).map(drop);
         }
         let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
         let why = why.join(", ");
-        if !self.recorded && self.settings.take_out == TakeOut::Auto {
-            return Err(Error::new(
-                "take out pending signals",
-                Cause::Unsupported(
-                    format!(
-                        "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
-                         without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
-                         the same, =never leaves it to criu"
-                    )
-                    .into(),
-                ),
-            ));
-        }
+        self.may_take_out(&why)?;
         // What is taken out is on disk before, or in the guardian's hands where nobody knows it yet.
         if !deep {
             self.write(pid, state.clone())?;
         }
-        let others: Vec<&Custody> = self.custody.values().collect();
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
         let custody = Custody::take(&stopped, state, deep, &others)?;
-        let all = custody.state().clone();
-        self.custody.insert(pid, custody);
+        let mut all = custody.state().clone();
+        let held = self.custody.entry(pid).or_default();
+        if deep {
+            held.iter().for_each(|before| before.add_to(&mut all));
+        }
+        held.push(custody);
         if deep {
             self.write(pid, all)?;
         }
         log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
         Ok(())
+    }
+
+    /// Takes out what CRIU does not even seize a process with. It still runs, and CRIU comes again to one that it
+    /// could not seize. Where this fails, CRIU refuses the process in its own words.
+    pub fn before_seize(&mut self, pid: Pid) {
+        if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
+            return;
+        }
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
+        let why = TakenOut::Trap.to_string();
+        let take = || {
+            if !custody::trap_is_pending(pid)? {
+                return Ok(None);
+            }
+            self.may_take_out(&why)?;
+            Custody::take_trap(pid, &others).map(Some)
+        };
+        match take() {
+            Ok(None) => {}
+            Ok(Some(custody)) => {
+                log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");
+                self.custody.insert(pid, vec![custody]);
+            }
+            Err(e) if e.is_died() => {}
+            Err(e) => log::warn!("{}", e.during(Phase::Capture, pid)),
+        }
+    }
+
+    /// May signals be taken out, given that a restore without this plugin would lose them?
+    fn may_take_out(&self, why: &str) -> Result<()> {
+        if self.recorded || self.settings.take_out == TakeOut::Always {
+            return Ok(());
+        }
+        Err(Error::new(
+            "take out pending signals",
+            Cause::Unsupported(
+                format!(
+                    "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
+                     without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                     the same, =never leaves it to criu"
+                )
+                .into(),
+            ),
+        ))
     }
 
     fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
@@ -146,10 +193,12 @@ impl Dump {
 
     /// Whatever became of the dump: even after a good one a script of the user's may decide that the tasks run on.
     fn give_back(&mut self) {
-        for (pid, custody) in self.custody.drain() {
-            let back = StoppedProcess::<ByHost>::of_host(pid)
-                .and_then(|stopped| custody.give_back(&stopped));
-            match back {
+        for (pid, custody) in self
+            .custody
+            .drain()
+            .flat_map(|(pid, all)| all.into_iter().map(move |one| (pid, one)))
+        {
+            match give_back(pid, custody) {
                 Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
                 Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
                 Err(e) => log::error!(
@@ -157,6 +206,19 @@ impl Dump {
                     e.during(Phase::Replay, pid)
                 ),
             }
+        }
+    }
+}
+
+/// A dump that failed early may not have seized the process.
+fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
+    match StoppedProcess::<ByHost>::of_host(pid) {
+        Ok(stopped) => custody.give_back(&stopped),
+        Err(_) => {
+            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let count = custody.give_back(&stopped);
+            stopped.release()?;
+            count
         }
     }
 }

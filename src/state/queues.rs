@@ -154,10 +154,7 @@ impl Queue {
         } else {
             let found = self.read(site, usize::MAX)?;
             self.take_out(site, &found.queue)?;
-            let calls: Vec<Call> = found.bits_without_info().iter().map(take_one).collect();
-            for outcome in site.injector.run(site.tid, &calls)? {
-                outcome.check()?;
-            }
+            self.take_out_bits(site, found.bits_without_info())?;
         }
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         self.queue(site, &ids, &wanted.queue[have..])?;
@@ -167,6 +164,32 @@ impl Queue {
         } else {
             self.set_bits(site, &ids, bare)
         }
+    }
+
+    /// What of one number is in the queue.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn only<Owner>(self, site: &Site<'_, '_, Owner>, signo: SigNo) -> Result<Pending> {
+        let mut pending = Pending::default();
+        if self.bits(site)?.contains(signo) {
+            pending.bits.insert(signo);
+            pending.queue = self.peek(site, 0, usize::MAX)?;
+            pending.queue.retain(|info| info.signo() == signo.get());
+        }
+        Ok(pending)
+    }
+
+    /// Takes out pending bits that have no siginfo.
+    ///
+    /// # Errors
+    /// If one was not pending.
+    pub fn take_out_bits<Owner>(self, site: &mut Site<'_, '_, Owner>, bits: SigSet) -> Result<()> {
+        let calls: Vec<Call> = bits.iter().map(take_one).collect();
+        for outcome in site.injector.run(site.tid, &calls)? {
+            outcome.check()?;
+        }
+        Ok(())
     }
 
     /// Takes `infos` out of the queue, which are in it in this order. Each call names one number, and where

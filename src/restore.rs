@@ -3,14 +3,14 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Pid, ProcessState, RunState, SigNo, ThreadState, Tid, compare,
+    Difference, Pid, ProcessState, RunState, SigNo, Siginfo, ThreadState, Tid, compare,
 };
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
 use crate::order::Replay;
 use crate::state::queues::with_arrivals;
-use crate::state::{GroupStop, Site};
+use crate::stops;
 use crate::tracee::{Injector, StoppedProcess};
 
 /// What to do about a difference.
@@ -104,7 +104,7 @@ impl Report {
 /// what differs.
 ///
 /// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
-/// because a queued stop competes with whatever else is pending.
+/// because a queued stop competes with whatever else is pending; see [`stops::enter`].
 ///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.
@@ -114,13 +114,17 @@ pub fn check<Owner>(
     mode: Mode,
 ) -> Result<Report> {
     let pid = stopped.pid();
+    let stop = match mode {
+        // Before anything is injected: a SIGSTOP that is queued takes effect as soon as a thread is let go.
+        Mode::Repair => stops::enter(stopped, dumped),
+        Mode::Report => Vec::new(),
+    };
     let look = || {
         let mut found = capture::during(stopped, Phase::Verify)?;
-        let entered = found.run_state == dumped.run_state;
-        count_queued_stop(&mut found, dumped.run_state);
-        Ok::<_, Error>((found, entered))
+        count_queued_stop(&mut found, dumped);
+        Ok::<_, Error>(found)
     };
-    let (found, entered) = look()?;
+    let found = look()?;
     let wanted = wanted(dumped, &found);
     let mut report = Report {
         pid,
@@ -139,17 +143,13 @@ pub fn check<Owner>(
         return Ok(report);
     }
 
+    report.errors = stop;
     if differences.is_empty() {
-        if !entered {
-            report
-                .errors
-                .extend(enter_stop(stopped, dumped.run_state).err());
-        }
         return Ok(report);
     }
-    report.errors = put_back(stopped, &wanted, &found);
+    report.errors.extend(put_back(stopped, &wanted, &found));
     let left = match look() {
-        Ok((found, _)) => compare(&wanted, &found),
+        Ok(found) => compare(&wanted, &found),
         Err(e) => {
             report.errors.push(e);
             differences.clone()
@@ -184,26 +184,17 @@ fn siginfos(state: &ProcessState) -> usize {
 }
 
 /// CRIU restores a stop by queueing the stop signal as its last act: that entry stands for the stop.
-fn count_queued_stop(found: &mut ProcessState, dumped: RunState) {
-    let RunState::Stopped(signal) = dumped else {
+fn count_queued_stop(found: &mut ProcessState, dumped: &ProcessState) {
+    if found.run_state != RunState::Running {
+        return;
+    }
+    let Some(signal) = stops::queued_by_criu(dumped, found.shared.bits) else {
         return;
     };
-    if found.run_state != RunState::Running || !found.shared.bits.contains(signal) {
-        return;
-    }
-    let is_stop = |signo| SigNo::new(signo) == Some(signal);
-    if let Some(at) = found
-        .shared
-        .queue
-        .iter()
-        .rposition(|info| is_stop(info.signo()))
-    {
-        found.shared.queue.remove(at);
-        if !found.shared.queue.iter().any(|info| is_stop(info.signo())) {
-            found.shared.bits.remove(signal);
-        }
-        found.run_state = dumped;
-    }
+    let is_stop = |info: &Siginfo| SigNo::new(info.signo()) == Some(signal);
+    found.shared.queue.retain(|info| !is_stop(info));
+    found.shared.bits.remove(signal);
+    found.run_state = dumped.run_state;
 }
 
 /// How the process must be: as captured, with what has arrived since behind it.
@@ -255,17 +246,4 @@ fn put_back<Owner>(
         .into_iter()
         .map(|e| e.during(Phase::Replay, stopped.pid()))
         .collect()
-}
-
-fn enter_stop<Owner>(stopped: &StoppedProcess<Owner>, stop: RunState) -> Result<()> {
-    let inner = || {
-        let mut injector = Injector::new(stopped)?;
-        let mut site = Site {
-            injector: &mut injector,
-            tid: stopped.leader(),
-        };
-        crate::state::put_back::<GroupStop, _>(&mut site, &stop)?;
-        injector.finish()
-    };
-    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
 }

@@ -11,6 +11,7 @@ use crate::ids::{NsIds, Tid};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::wait_status::WaitStatus;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
 const COMM_LIMIT: usize = 64;
@@ -109,6 +110,8 @@ pub struct ProcessState {
     pub dispositions: Dispositions,
     /// Whether it is stopped.
     pub run_state: RunState,
+    /// What its parent's wait(2) would still report of that.
+    pub wait_status: WaitStatus,
     /// What is pending for the process as a whole.
     pub shared: Pending,
     /// Its threads, the leader first.
@@ -211,6 +214,7 @@ impl Codec for ProcessState {
             queued: self.queued,
             dispositions: self.dispositions.to_proto(),
             stop_signal: self.run_state.to_proto(),
+            wait_status: self.wait_status.to_proto(),
             shared_bits: self.shared.bits.bits(),
             ..pb::Process::default()
         }
@@ -227,6 +231,7 @@ impl Codec for ProcessState {
             queued: message.queued,
             dispositions: Dispositions::from_proto(&message.dispositions)?,
             run_state: RunState::from_proto(&message.stop_signal)?,
+            wait_status: WaitStatus::from_proto(&message.wait_status)?,
             shared: Pending {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),

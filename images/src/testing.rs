@@ -13,6 +13,7 @@ use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::wait_status::WaitStatus;
 
 /// Two threads, something pending everywhere, and a signal pending without a siginfo.
 pub(crate) fn sample() -> ProcessState {
@@ -51,6 +52,7 @@ pub(crate) fn sample() -> ProcessState {
         queued: 4,
         dispositions,
         run_state: RunState::Stopped(SigNo::TSTP),
+        wait_status: WaitStatus::Unknown,
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
         threads: vec![leader, thread],
     }
@@ -172,6 +174,15 @@ fn run_state() -> impl Strategy<Value = RunState> {
     ]
 }
 
+fn wait_status() -> impl Strategy<Value = WaitStatus> {
+    prop_oneof![
+        Just(WaitStatus::Unknown),
+        Just(WaitStatus::Nothing),
+        Just(WaitStatus::Continued),
+        (19..=22_i32).prop_map(|n| SigNo::new(n).map_or(WaitStatus::Nothing, WaitStatus::Stopped)),
+    ]
+}
+
 pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     let own = (
         any::<u64>(),
@@ -182,7 +193,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     );
     let signals = (
         dispositions(),
-        run_state(),
+        (run_state(), wait_status()),
         any_pending(),
         vec(thread(), 1..4),
     );
@@ -190,7 +201,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, run_state, shared, threads),
+            (dispositions, (run_state, wait_status), shared, threads),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -209,6 +220,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 queued: numbers.2,
                 dispositions,
                 run_state,
+                wait_status,
                 shared,
                 threads: threads
                     .into_iter()

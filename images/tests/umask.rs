@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use criu_signals_images::{
     AltStack, Arch, Dispositions, FORMAT_VERSION, Header, Image, NsIds, Pending, ProcessState,
-    Rlimit, RunState, SigSet, ThreadState, image,
+    Rlimit, RunState, SigSet, ThreadState, WaitStatus, image,
 };
 use nix::sys::stat::{Mode, umask};
 
@@ -36,6 +36,7 @@ fn smallest() -> Option<Image> {
             queued: 0,
             dispositions: Dispositions::default(),
             run_state: RunState::Running,
+            wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
             threads: vec![leader],
         },

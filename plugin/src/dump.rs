@@ -1,9 +1,12 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
+use std::collections::HashMap;
+
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Pid, image};
 use criu_signals::record;
+use criu_signals::stops::{Before, WaitStatuses};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -15,6 +18,9 @@ pub struct Dump {
     /// File names in the image folder.
     written: Vec<String>,
     innermost: Vec<i32>,
+    /// Processes that were stopped before CRIU seized them.
+    before: HashMap<Pid, Before>,
+    wait_statuses: WaitStatuses,
 }
 
 impl Dump {
@@ -28,7 +34,30 @@ impl Dump {
             host,
             written: Vec::new(),
             innermost: Vec::new(),
+            before: HashMap::new(),
+            wait_statuses: WaitStatuses::default(),
         })
+    }
+
+    /// Looks at a process that CRIU seizes next. CRIU comes again to one that it could not seize.
+    pub fn before_seize(&mut self, pid: Pid) {
+        if self.before.contains_key(&pid) {
+            return;
+        }
+        match Before::look(pid) {
+            Ok(None) => {}
+            Ok(Some(before)) => {
+                if let Some(signal) = before.changed_over() {
+                    log::info!(
+                        "pid {pid}: stopped by {signal}, which criu does not dump: stopped by SIGSTOP for the time \
+                         of the dump"
+                    );
+                }
+                self.before.insert(pid, before);
+            }
+            // CRIU says what it can't dump. What it can is dumped as it shows after the seize.
+            Err(e) => log::warn!("{e}"),
+        }
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
@@ -39,7 +68,15 @@ impl Dump {
     fn write(&mut self, pid: Pid) -> Result<()> {
         let during = |e: Error| e.during(Phase::Capture, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
-        let image = record::of(&stopped)?;
+        let before = match self.before.get(&pid) {
+            Some(before) if before.still(&stopped).map_err(during)? => Some(before),
+            _ => None,
+        };
+        let mut image = record::of(&stopped)?;
+        if let Some(before) = before {
+            before.complete(&mut image.process);
+        }
+        image.process.wait_status = self.wait_statuses.of(pid).map_err(during)?;
         let dir = self
             .host
             .image_dir()
@@ -60,6 +97,14 @@ impl Dump {
 
     /// After a failed dump its images would only be in the way of the next.
     pub fn end(self, ret: i32) {
+        // Whatever becomes of the processes: whether they run on is not known here.
+        for before in self.before.values() {
+            if let Err(e) = before.turn_back()
+                && !e.is_died()
+            {
+                log::warn!("{e}");
+            }
+        }
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),

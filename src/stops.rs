@@ -80,7 +80,8 @@ impl Before {
         for tid in threads {
             while !proc::is_stopped(pid, tid)? {
                 if Instant::now() >= deadline {
-                    return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
+                    log::info!("pid {pid}: was stopped by {signal}, and has been continued");
+                    return Ok(None);
                 }
                 std::thread::sleep(Duration::from_micros(50));
             }
@@ -215,6 +216,29 @@ fn put_in(pending: &mut Pending, taken: &[Taken]) {
                 .insert((*place).min(pending.queue.len()), *info);
         }
     }
+}
+
+/// A SIGSTOP that was pending when the process was captured has taken effect in the course of that, since nothing can
+/// block it. So the process is stopped; its parent has not heard of it, and is told when the stop is entered again.
+pub fn count_arrived_stop(state: &mut ProcessState) -> bool {
+    let threads = state.threads.iter_mut().map(|t| &mut t.pending);
+    let mut arrived = false;
+    for pending in threads.chain([&mut state.shared]) {
+        if pending.bits.contains(SigNo::STOP) {
+            arrived = true;
+            pending.bits.remove(SigNo::STOP);
+            pending
+                .queue
+                .retain(|info| info.signo() != SigNo::STOP.get());
+        }
+    }
+    // It means nothing to a process that was stopped already.
+    let stops = arrived && state.run_state == RunState::Running;
+    if stops {
+        state.run_state = RunState::Stopped(SigNo::STOP);
+        state.wait_status = WaitStatus::Unknown;
+    }
+    stops
 }
 
 /// What parents can still learn of their children. One visit to a parent answers for all of its children.
@@ -448,6 +472,10 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         (RunState::Running, WaitStatus::Continued) => None,
         (RunState::Running, _) => return errors,
     };
+    if stop.is_none() && has_sigstop(stopped) {
+        // criu restore --leave-stopped: the status would not outlive the stop.
+        return errors;
+    }
     let child = stopped.pid();
     let parent = match (dumped.wait_status, Parent::of(child)) {
         (WaitStatus::Unknown, _) | (_, Ok(None)) => None,
@@ -471,6 +499,11 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         note(parent.settle(child, dumped.wait_status, had_chld));
     }
     errors
+}
+
+fn has_sigstop<Owner>(stopped: &StoppedProcess<Owner>) -> bool {
+    SignalStatus::read(stopped.pid(), stopped.leader())
+        .is_ok_and(|status| status.shared_pending.contains(SigNo::STOP))
 }
 
 fn stop_by<Owner>(
@@ -527,6 +560,63 @@ mod tests {
         assert!(!is_about_stop(&child(libc::CLD_STOPPED, 8, 19), 7));
         assert!(!is_about_stop(&child(libc::CLD_EXITED, 7, 0), 7));
         assert!(!is_about_stop(&kill(SigNo::CHLD, 7), 7));
+    }
+
+    #[test]
+    fn criu_has_queued_what_the_program_has_not() {
+        let (stop, tstp, ttin) = (SigNo::STOP, SigNo::TSTP, SigNo::TTIN);
+        let mut dumped = stopped_by(tstp);
+        let pending = |signo| SigSet::EMPTY.with(signo);
+        assert_eq!(queued_by_criu(&dumped, pending(tstp)), Some(tstp));
+        assert_eq!(queued_by_criu(&dumped, SigSet::EMPTY), None);
+        // The program's own, which has displaced CRIU's.
+        dumped.shared.bits.insert(tstp);
+        assert_eq!(queued_by_criu(&dumped, pending(tstp)), None);
+        let dumped = stopped_by(ttin);
+        assert_eq!(queued_by_criu(&dumped, pending(stop)), Some(stop));
+        assert_eq!(queued_by_criu(&dumped, pending(tstp)), None);
+    }
+
+    #[test]
+    fn a_sigstop_that_arrives_stops() {
+        let mut state = stopped_by(SigNo::TSTP);
+        state.wait_status = WaitStatus::Nothing;
+        let mut running = ProcessState {
+            run_state: RunState::Running,
+            ..state.clone()
+        };
+        assert!(!count_arrived_stop(&mut running));
+        assert_eq!(running.run_state, RunState::Running);
+        let arrived = Pending {
+            bits: SigSet::EMPTY.with(SigNo::STOP),
+            queue: vec![kill(SigNo::STOP, 9)],
+        };
+        running.shared = arrived.clone();
+        assert!(count_arrived_stop(&mut running));
+        assert_eq!(running.run_state, RunState::Stopped(SigNo::STOP));
+        assert_eq!(running.wait_status, WaitStatus::Unknown);
+        assert_eq!(running.shared, Pending::default());
+        state.shared = arrived;
+        assert!(!count_arrived_stop(&mut state));
+        assert_eq!(state.run_state, RunState::Stopped(SigNo::TSTP));
+        assert_eq!(state.wait_status, WaitStatus::Nothing);
+        assert_eq!(state.shared, Pending::default());
+    }
+
+    fn stopped_by(signo: SigNo) -> ProcessState {
+        ProcessState {
+            ids: criu_signals_images::NsIds::new(vec![7]).unwrap(),
+            pid_ns: 0,
+            comm: String::new(),
+            compat: false,
+            rlimit_sigpending: criu_signals_images::Rlimit { soft: 0, hard: 0 },
+            queued: 0,
+            dispositions: criu_signals_images::Dispositions::default(),
+            run_state: RunState::Stopped(signo),
+            wait_status: WaitStatus::Unknown,
+            shared: Pending::default(),
+            threads: Vec::new(),
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Pid, image};
 use criu_signals::record;
-use criu_signals::stops::{Before, WaitStatuses};
+use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -77,6 +77,9 @@ impl Dump {
             before.complete(&mut image.process);
         }
         image.process.wait_status = self.wait_statuses.of(pid).map_err(during)?;
+        if count_arrived_stop(&mut image.process) {
+            log::info!("pid {pid}: a SIGSTOP has arrived since criu stopped it, and is in effect");
+        }
         let dir = self
             .host
             .image_dir()

@@ -73,6 +73,13 @@ impl SignalStatus {
             .iter()
             .last()
     }
+
+    /// A stop signal that is pending and that this thread would act upon if it was let go.
+    pub fn open_stop(&self) -> Option<SigNo> {
+        let pending = self.pending.union(self.shared_pending);
+        stop_signals()
+            .find(|&s| pending.contains(s) && (s == SigNo::STOP || !self.blocked.contains(s)))
+    }
 }
 
 fn stop_signals() -> impl Iterator<Item = SigNo> {

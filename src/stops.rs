@@ -25,13 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// `sizeof(sigset_t)` in the kernel.
 const SIGSET_SIZE: u64 = 8;
 
-/// A process that was stopped before CRIU seized it. CRIU takes pending stop signals away as it seizes, knows no
-/// stop but that by SIGSTOP and SIGTSTP, and may leave the process so that the stop does not show any more.
+/// A process that was stopped before CRIU seized it.
+///
+/// CRIU knows no stop but that by SIGSTOP and SIGTSTP. And where SIGSTOP or SIGTSTP is pending as well, it lets the
+/// process go once for each, so that the kernel hands over whatever is pending, lowest number first, and what is
+/// handed over is gone: a SIGUSR1 as well as the SIGTSTP that was meant (skip_sigstop, compel/src/lib/infect.c). A
+/// process of either kind is put into a plain stop by SIGSTOP, without stop signals pending, before CRIU looks.
 #[derive(Debug)]
 pub struct Before {
     pid: Pid,
     signal: SigNo,
     changed_over: bool,
+    /// Every stop signal that was pending, for whichever thread. SIGSTOP is among them after a dump that left the
+    /// process running: CRIU sends one as it lets go.
+    pending: SigSet,
     shared: Vec<Taken>,
     private: Vec<(Tid, Vec<Taken>)>,
 }
@@ -44,8 +51,9 @@ struct Taken {
 }
 
 impl Before {
-    /// Looks at process `pid`, which nobody traces. If it is stopped by a signal that CRIU refuses, it is put into a
-    /// stop by SIGSTOP, of which nobody is told; [`Before::turn_back`] takes that back. `None` if it is not stopped.
+    /// Looks at process `pid`, which nobody traces. If it is stopped in a way that CRIU can't handle, it is put into a
+    /// plain stop by SIGSTOP, of which nobody is told; [`Before::turn_back`] takes that back. `None` if it is not
+    /// stopped.
     ///
     /// # Errors
     /// If it could not be looked at or changed over. It stays stopped.
@@ -71,7 +79,7 @@ impl Before {
         };
         let before = Before::read(&stopped, signal)?;
         if before.changed_over {
-            stopped.enter_group_stop(SigNo::STOP, None)?;
+            stopped.stop_plainly()?;
         }
         let threads = stopped.threads().to_vec();
         stopped.release()?;
@@ -93,8 +101,12 @@ impl Before {
         let pid = stopped.pid();
         let mut shared = Vec::new();
         let mut private = Vec::new();
+        let mut pending = SigSet::EMPTY;
+        let mut open = false;
         for &tid in stopped.threads() {
             let status = SignalStatus::read(pid, tid)?;
+            pending = pending.union(status.pending).union(status.shared_pending);
+            open |= status.open_stop().is_some();
             let taken = pending_stops(tid, false, status.pending)?;
             if !taken.is_empty() {
                 private.push((tid, taken));
@@ -106,13 +118,14 @@ impl Before {
         Ok(Before {
             pid,
             signal,
-            changed_over: !matches!(signal, SigNo::STOP | SigNo::TSTP),
+            changed_over: open || !matches!(signal, SigNo::STOP | SigNo::TSTP),
+            pending: pending.iter().filter(|s| s.is_stop()).collect(),
             shared,
             private,
         })
     }
 
-    /// Did it have to be put into another stop? Says by which signal it was stopped.
+    /// What to tell people: the signal that it was stopped by, where it had to be put into another stop.
     pub fn changed_over(&self) -> Option<SigNo> {
         self.changed_over.then_some(self.signal)
     }
@@ -127,12 +140,11 @@ impl Before {
         if let Some(signal) = stopped.trapped_for(leader)? {
             return Ok(signal == self.signal_now());
         }
-        // CRIU lets a seized task go once for each pending stop signal that it sees, and so leaves it about to act
-        // upon one: the stop is in effect all the same, or the SIGCONT would have taken that signal away.
-        Ok(stopped.about_to_stop(leader)?.is_some_and(|signal| {
-            self.all_taken()
-                .any(|t| SigNo::new(t.info.signo()) == Some(signal))
-        }))
+        // One that was sent when it had been looked at: CRIU leaves the process about to act upon it. The stop is in
+        // effect all the same, or the SIGCONT would have taken that signal away.
+        Ok(stopped
+            .about_to_stop(leader)?
+            .is_some_and(|signal| self.pending.contains(signal)))
     }
 
     /// What the capture of the process, seized by CRIU, does not show any more.
@@ -147,7 +159,7 @@ impl Before {
     }
 
     /// Puts the process, if it is still stopped, back into the stop that it was in. It may be seized by CRIU or by
-    /// nobody.
+    /// nobody. Stop signals that were used up stay so: they can have no effect any more.
     ///
     /// # Errors
     /// If it could not be done. The process is stopped all the same.
@@ -181,11 +193,6 @@ impl Before {
         } else {
             self.signal
         }
-    }
-
-    fn all_taken(&self) -> impl Iterator<Item = &Taken> {
-        let private = self.private.iter().flat_map(|(_, taken)| taken);
-        self.shared.iter().chain(private)
     }
 }
 

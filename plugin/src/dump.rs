@@ -49,8 +49,8 @@ impl Dump {
             Ok(Some(before)) => {
                 if let Some(signal) = before.changed_over() {
                     log::info!(
-                        "pid {pid}: stopped by {signal}, which criu does not dump: stopped by SIGSTOP for the time \
-                         of the dump"
+                        "pid {pid}: stopped by {signal}: put into a plain stop by SIGSTOP for the time of the dump, \
+                         because criu dumps no other, or takes pending signals away where stop signals are among them"
                     );
                 }
                 self.before.insert(pid, before);

@@ -121,6 +121,26 @@ impl<Owner> StoppedProcess<Owner> {
         ))
     }
 
+    /// Changes a stopped process over to a stop by SIGSTOP, and uses up the stop signals that are pending and that
+    /// SIGSTOP is or that a thread does not block. They mean nothing to the process: the only way out of the stop is
+    /// SIGCONT, which takes them away (prepare_signal).
+    ///
+    /// # Errors
+    /// If it could not be done.
+    pub fn stop_plainly(&self) -> Result<()> {
+        for &tid in self.threads() {
+            // Each number may be pending once in either queue, unless somebody goes on sending them.
+            for _ in 0..8 {
+                let status = SignalStatus::read(self.pid(), tid)?;
+                let Some(unwanted) = status.open_stop() else {
+                    break;
+                };
+                self.stop_thread(tid, SigNo::STOP, Some(unwanted))?;
+            }
+        }
+        self.enter_group_stop(SigNo::STOP, None)
+    }
+
     /// Makes wait(2) with WCONTINUED in the real parent report the process, which runs: it is stopped and continued.
     /// A SIGCONT that is pending is lost, and so are pending stop signals: who calls this puts them back.
     ///

@@ -74,11 +74,12 @@ impl SignalStatus {
             .last()
     }
 
-    /// A stop signal that is pending and that this thread would act upon if it was let go.
-    pub fn open_stop(&self) -> Option<SigNo> {
+    /// The stop signals that are pending and that this thread would act upon if it was let go.
+    pub fn open_stops(&self) -> SigSet {
         let pending = self.pending.union(self.shared_pending);
         stop_signals()
-            .find(|&s| pending.contains(s) && (s == SigNo::STOP || !self.blocked.contains(s)))
+            .filter(|&s| pending.contains(s) && (s == SigNo::STOP || !self.blocked.contains(s)))
+            .collect()
     }
 }
 

@@ -79,7 +79,7 @@ impl Before {
         };
         let before = Before::read(&stopped, signal)?;
         if before.changed_over {
-            stopped.stop_plainly()?;
+            stop_plainly(&stopped)?;
         }
         let threads = stopped.threads().to_vec();
         stopped.release()?;
@@ -106,7 +106,7 @@ impl Before {
         for &tid in stopped.threads() {
             let status = SignalStatus::read(pid, tid)?;
             pending = pending.union(status.pending).union(status.shared_pending);
-            open |= status.open_stop().is_some();
+            open |= !status.open_stops().is_empty();
             let taken = pending_stops(tid, false, status.pending)?;
             if !taken.is_empty() {
                 private.push((tid, taken));
@@ -184,7 +184,15 @@ impl Before {
             // Continued meanwhile.
             return Ok(());
         }
-        stopped.enter_group_stop(self.signal, None)
+        if !stopped.change_group_stop(self.signal)? {
+            // Nothing that the process or its parent could see.
+            log::debug!(
+                "pid {}: stays stopped by SIGSTOP instead of {}",
+                self.pid,
+                self.signal
+            );
+        }
+        Ok(())
     }
 
     fn signal_now(&self) -> SigNo {
@@ -194,6 +202,61 @@ impl Before {
             self.signal
         }
     }
+}
+
+/// Changes a stopped process over to a stop by SIGSTOP, and uses up what other stop signals it would act upon next.
+/// They mean nothing to it: the only way out of the stop is SIGCONT, which takes them away (prepare_signal).
+///
+/// SIGSTOP takes effect when the process is let go for the first injected call, and is the one signal that it takes
+/// then: see [`Injector`], which also sees to it that the tracer may die at any instant.
+fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
+    let pid = stopped.pid();
+    let leader = stopped.leader();
+    let mut injector = Injector::new(stopped)?;
+    ptrace::tgkill(pid, leader, SigNo::STOP)?;
+    for &tid in stopped.threads() {
+        let status = SignalStatus::read(pid, tid)?;
+        let open = status.open_stops().without(SigNo::STOP);
+        // Each number once in either queue.
+        let calls: Vec<Call> = open
+            .iter()
+            .flat_map(|signo| [signo; 2])
+            .map(|signo| take_one(signo, 0))
+            .chain((tid == leader).then(|| Call::new(libc::SYS_getpid, "getpid")))
+            .collect();
+        for outcome in injector.run(tid, &calls)? {
+            if outcome.errno() != Some(Errno::EAGAIN) {
+                outcome.check()?;
+            }
+        }
+    }
+    injector.finish()?;
+    stopped.join_group_stop(Some(SigNo::STOP))?;
+    for &tid in stopped.threads() {
+        if stopped.trapped_for(tid)? != Some(SigNo::STOP) {
+            return Err(Error::new(
+                "stop by SIGSTOP",
+                Cause::Unexpected("the thread is not stopped by it".into()),
+            )
+            .in_thread(tid));
+        }
+    }
+    Ok(())
+}
+
+/// rt_sigtimedwait({signo}, info, {0, 0}, 8), with `info` bytes for the siginfo or no pointer.
+fn take_one(signo: SigNo, info: usize) -> Call {
+    let set = SigSet::EMPTY.with(signo);
+    let call = Call::new(
+        libc::SYS_rt_sigtimedwait,
+        format!("rt_sigtimedwait({signo})"),
+    )
+    .input(set.bits().to_le_bytes());
+    let call = match info {
+        0 => call.value(0),
+        len => call.output(len),
+    };
+    call.input([0u8; 16]).value(SIGSET_SIZE)
 }
 
 /// The stop signals of a queue. Not SIGSTOP: it takes effect whenever the process is let go, even for an injected
@@ -407,13 +470,7 @@ impl Parent {
                 Cause::Unsupported("each thread of the parent has one of its own pending".into()),
             )
         })?;
-        let set = SigSet::EMPTY.with(SigNo::CHLD);
-        let call = Call::new(libc::SYS_rt_sigtimedwait, "rt_sigtimedwait(SIGCHLD)")
-            .input(set.bits().to_le_bytes())
-            .output(SIGINFO_SIZE)
-            .input([0u8; 16])
-            .value(SIGSET_SIZE);
-        for outcome in self.run(tid, &[call])? {
+        for outcome in self.run(tid, &[take_one(SigNo::CHLD, SIGINFO_SIZE)])? {
             outcome.check()?;
             let info = siginfo(&outcome.output)?;
             if !about(&info) {

@@ -82,8 +82,11 @@ impl<Owner> StoppedProcess<Owner> {
     pub fn enter_group_stop(&self, signal: SigNo, queued: Option<SigNo>) -> Result<()> {
         let tid = self.thread_without(queued)?;
         let status = SignalStatus::read(self.pid(), tid)?;
-        let default = !status.caught.contains(signal) && !status.ignored.contains(signal);
-        let first = if default { signal } else { SigNo::STOP };
+        let first = if is_default(&status, signal) {
+            signal
+        } else {
+            SigNo::STOP
+        };
         let queued = queued.filter(|&q| {
             status.shared_pending.contains(q)
                 && (q == SigNo::STOP || !status.pending.contains(q) && is_default(&status, q))
@@ -101,11 +104,7 @@ impl<Owner> StoppedProcess<Owner> {
             )
             .in_thread(tid)
         })?;
-        for &other in self.threads() {
-            if self.trapped_for(other)? != Some(by) {
-                self.trap_again(other)?;
-            }
-        }
+        self.join_group_stop(Some(by))?;
         if by == signal {
             return Ok(());
         }
@@ -121,24 +120,41 @@ impl<Owner> StoppedProcess<Owner> {
         ))
     }
 
-    /// Changes a stopped process over to a stop by SIGSTOP, and uses up the stop signals that are pending and that
-    /// SIGSTOP is or that a thread does not block. They mean nothing to the process: the only way out of the stop is
-    /// SIGCONT, which takes them away (prepare_signal).
+    /// Changes a stopped process over to a stop by `signal`, unseen by its parent and without touching a mask, so that
+    /// it does not matter if the tracer dies. Says whether that was possible: `signal` must not be blocked in the
+    /// leader, and nothing may be pending for the leader alone that would be handed over before the carrier.
     ///
     /// # Errors
-    /// If it could not be done.
-    pub fn stop_plainly(&self) -> Result<()> {
+    /// If the leader is gone, or does not stop.
+    pub fn change_group_stop(&self, signal: SigNo) -> Result<bool> {
+        let tid = self.leader();
+        let status = SignalStatus::read(self.pid(), tid)?;
+        let mask = ptrace::signal_mask(tid)?;
+        let in_the_way = !status.pending.difference(mask).is_empty();
+        if in_the_way || mask.contains(signal) || !is_default(&status, signal) {
+            return Ok(false);
+        }
+        // The thread's own queue comes before the shared one (dequeue_signal).
+        ptrace::tgkill(self.pid(), tid, SigNo::STOP)?;
+        wait_signal(tid, SigNo::STOP)?;
+        ptrace::interrupt(tid)?;
+        ptrace::resume(tid, Resume::Run, signal.get())?;
+        let by = wait_trap(tid).map(stop_signal)?;
+        self.join_group_stop(by)?;
+        Ok(by == Some(signal))
+    }
+
+    /// Lets every thread that has not trapped for the group stop by `signal` do so.
+    ///
+    /// # Errors
+    /// If a thread is gone.
+    pub fn join_group_stop(&self, signal: Option<SigNo>) -> Result<()> {
         for &tid in self.threads() {
-            // Each number may be pending once in either queue, unless somebody goes on sending them.
-            for _ in 0..8 {
-                let status = SignalStatus::read(self.pid(), tid)?;
-                let Some(unwanted) = status.open_stop() else {
-                    break;
-                };
-                self.stop_thread(tid, SigNo::STOP, Some(unwanted))?;
+            if self.trapped_for(tid)? != signal {
+                self.trap_again(tid)?;
             }
         }
-        self.enter_group_stop(SigNo::STOP, None)
+        Ok(())
     }
 
     /// Makes wait(2) with WCONTINUED in the real parent report the process, which runs: it is stopped and continued.
@@ -206,7 +222,8 @@ fn stop_signal(signo: i32) -> Option<SigNo> {
     SigNo::new(signo).filter(|s| s.is_stop())
 }
 
-/// Does `work` on a thread and puts back its mask, whatever comes of it.
+/// Does `work` on a thread and puts back its mask, whatever comes of it, unless the tracer dies: only for what is
+/// being restored, which is of no use then.
 fn masked<T>(tid: Tid, work: impl FnOnce(Tid) -> Result<T>) -> Result<T> {
     let mask = ptrace::signal_mask(tid)?;
     let done = work(tid);
@@ -220,14 +237,17 @@ fn masked<T>(tid: Tid, work: impl FnOnce(Tid) -> Result<T>) -> Result<T> {
 /// Lets the thread go, nothing but `carrier` and SIGSTOP being unblocked, until it is about to act upon it.
 fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
+    let mut deliver = 0;
     loop {
-        ptrace::resume(tid, Resume::Run, 0)?;
-        match ptrace::wait_stop(tid, Some(deadline)) {
+        ptrace::resume(tid, Resume::Run, deliver)?;
+        deliver = match ptrace::wait_stop(tid, Some(deadline)) {
             Ok(Stop::Signal(signo)) if signo == carrier.get() || signo == libc::SIGSTOP => {
                 return Ok(());
             }
-            // A trap that was pending, or a signal that the kernel forces.
-            Ok(_) => {}
+            // Blocked meanwhile, it goes back into its queue (ptrace_signal).
+            Ok(Stop::Signal(signo)) => signo,
+            // A trap that was pending.
+            Ok(Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_)) => 0,
             Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
                 ptrace::interrupt(tid)?;
                 wait_trap(tid)?;
@@ -238,7 +258,7 @@ fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
                 .in_thread(tid));
             }
             Err(e) => return Err(e),
-        }
+        };
     }
 }
 

@@ -212,6 +212,13 @@ impl Before {
 fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
     let pid = stopped.pid();
     let leader = stopped.leader();
+    let mut open = false;
+    for &tid in stopped.threads() {
+        open |= !SignalStatus::read(pid, tid)?.open_stops().is_empty();
+    }
+    if !open && stopped.change_group_stop(SigNo::STOP)? {
+        return Ok(());
+    }
     let mut injector = Injector::new(stopped)?;
     ptrace::tgkill(pid, leader, SigNo::STOP)?;
     for &tid in stopped.threads() {

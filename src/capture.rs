@@ -1,6 +1,6 @@
 //! The whole signal state of one stopped process.
 
-use criu_signals_images::{Pending, ProcessState, ThreadState, Tid};
+use criu_signals_images::{Pending, ProcessState, ThreadState, Tid, WaitStatus};
 
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
@@ -161,6 +161,7 @@ fn capture<Owner>(
         queued: status.queued,
         dispositions,
         run_state,
+        wait_status: WaitStatus::Unknown,
         shared,
         taken_out: Vec::new(),
         threads,

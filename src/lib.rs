@@ -12,6 +12,7 @@ pub mod proc;
 pub mod record;
 pub mod restore;
 pub mod state;
+pub mod stops;
 pub mod tracee;
 
 pub use criu_signals_images as images;

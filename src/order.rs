@@ -91,7 +91,8 @@ pub const ORDER: [Row; 9] = [
     },
     Row {
         step: Step::GroupStop,
-        why: "entered while still traced and with nothing else unblocked, so that no handler runs first",
+        why: "entered while still traced, so that no handler runs first; before all else in truth (stops::enter), and \
+              here once more if that failed",
         source: "kernel/signal.c: get_signal, do_signal_stop",
     },
 ];

@@ -75,6 +75,15 @@ impl SignalStatus {
             .iter()
             .last()
     }
+
+    /// The stop signals that are pending and that this thread would act upon if it was let go.
+    pub fn open_stops(&self) -> SigSet {
+        let pending = self.pending.union(self.shared_pending);
+        SigNo::all()
+            .filter(|s| s.is_stop())
+            .filter(|&s| pending.contains(s) && (s == SigNo::STOP || !self.blocked.contains(s)))
+            .collect()
+    }
 }
 
 /// The threads of `pid`, the leader first.
@@ -96,6 +105,50 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     }
     threads.sort_by_key(|tid| (tid.0 != pid.0, tid.0));
     Ok(threads)
+}
+
+/// Is the thread stopped by job control: not running, and not in the hands of a tracer?
+pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
+    let status = Status::from_file(task_file(pid, tid, "status"))
+        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    Ok(status.state.starts_with('T'))
+}
+
+/// The parent, which is not the tracer. 0: it is in none of our pid namespaces.
+pub fn parent(pid: Pid) -> Result<Pid> {
+    let status = Status::from_file(task_file(pid, Tid::from(pid), "status"))
+        .map_err(|e| Error::proc("read status", &e))?;
+    Ok(Pid(status.ppid))
+}
+
+/// The children of all threads of `pid`, zombies among them. Complete only while `pid` is stopped.
+pub fn children(pid: Pid) -> Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for tid in threads(pid)? {
+        let list = std::fs::read_to_string(task_file(pid, tid, "children"))
+            .map_err(|e| Error::io("read children", &e).in_thread(tid))?;
+        children.extend(
+            list.split_ascii_whitespace()
+                .filter_map(|n| n.parse().ok())
+                .map(Pid),
+        );
+    }
+    Ok(children)
+}
+
+/// Does a freezer of cgroup v1 hold the process? Then no tracer can stop it before it is thawed. That of v2 does not
+/// stand in the way.
+pub fn is_frozen(pid: Pid) -> Result<bool> {
+    let cgroups = process(pid)?
+        .cgroups()
+        .map_err(|e| Error::proc("read cgroup", &e))?;
+    Ok(cgroups
+        .into_iter()
+        .filter(|c| c.controllers.iter().any(|name| name == "freezer"))
+        .any(|c| {
+            let state = format!("/sys/fs/cgroup/freezer{}/freezer.state", c.pathname);
+            std::fs::read_to_string(state).is_ok_and(|state| state.trim() != "THAWED")
+        }))
 }
 
 /// The soft and hard RLIMIT_SIGPENDING of `pid`.

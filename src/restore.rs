@@ -3,14 +3,14 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Pid, ProcessState, RunState, SigNo, ThreadState, Tid, compare,
+    Difference, Pid, ProcessState, RunState, SigNo, Siginfo, ThreadState, Tid, compare,
 };
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
 use crate::order::{Extent, Replay};
 use crate::state::queues::with_arrivals;
-use crate::state::{GroupStop, Site};
+use crate::stops;
 use crate::tracee::{Injector, StoppedProcess};
 
 /// What to do about a difference.
@@ -106,7 +106,7 @@ impl Report {
 /// what differs.
 ///
 /// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
-/// because a queued stop competes with whatever else is pending.
+/// because a queued stop competes with whatever else is pending; see [`stops::enter`].
 ///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.
@@ -115,6 +115,11 @@ pub fn check<Owner>(
     dumped: &ProcessState,
     mode: Mode,
 ) -> Result<Report> {
+    let stop = match mode {
+        // Before anything is injected: a SIGSTOP that is queued takes effect as soon as a thread is let go.
+        Mode::Repair => stops::enter(stopped, dumped),
+        Mode::Report => Vec::new(),
+    };
     let mut report = Report {
         pid: stopped.pid(),
         threads: dumped.threads.len(),
@@ -131,7 +136,7 @@ pub fn check<Owner>(
             Err(e) => report.errors.push(e),
         }
     }
-    let (found, entered) = look(stopped, dumped, dumped)?;
+    let found = look(stopped, dumped, dumped)?;
     let wanted = wanted(dumped, &found);
     report.arrived = siginfos(&wanted).saturating_sub(siginfos(dumped));
     let differences = compare(&wanted, &found);
@@ -143,19 +148,15 @@ pub fn check<Owner>(
         return Ok(report);
     }
 
+    report.errors.extend(stop);
     if differences.is_empty() {
-        if !entered {
-            report
-                .errors
-                .extend(enter_stop(stopped, dumped.run_state).err());
-        }
         return Ok(report);
     }
     report
         .errors
         .extend(put_back(stopped, &wanted, &found, Extent::All));
     let left = match look(stopped, dumped, &wanted) {
-        Ok((found, _)) => compare(&wanted, &found),
+        Ok(found) => compare(&wanted, &found),
         Err(e) => {
             report.errors.push(e);
             differences.clone()
@@ -198,16 +199,15 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     }
 }
 
-/// The process as it is now, with the stop that CRIU has queued counted as entered; and whether it is.
+/// The process as it is now, with the stop that CRIU has queued counted as entered.
 fn look<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
     expected: &ProcessState,
-) -> Result<(ProcessState, bool)> {
+) -> Result<ProcessState> {
     let mut found = capture::expecting(stopped, Phase::Verify, expected)?;
-    let entered = found.run_state == dumped.run_state;
-    count_queued_stop(&mut found, dumped.run_state);
-    Ok((found, entered))
+    count_queued_stop(&mut found, dumped);
+    Ok(found)
 }
 
 fn siginfos(state: &ProcessState) -> usize {
@@ -220,26 +220,17 @@ fn siginfos(state: &ProcessState) -> usize {
 }
 
 /// CRIU restores a stop by queueing the stop signal as its last act: that entry stands for the stop.
-fn count_queued_stop(found: &mut ProcessState, dumped: RunState) {
-    let RunState::Stopped(signal) = dumped else {
+fn count_queued_stop(found: &mut ProcessState, dumped: &ProcessState) {
+    if found.run_state != RunState::Running {
+        return;
+    }
+    let Some(signal) = stops::queued_by_criu(dumped, found.shared.bits) else {
         return;
     };
-    if found.run_state != RunState::Running || !found.shared.bits.contains(signal) {
-        return;
-    }
-    let is_stop = |signo| SigNo::new(signo) == Some(signal);
-    if let Some(at) = found
-        .shared
-        .queue
-        .iter()
-        .rposition(|info| is_stop(info.signo()))
-    {
-        found.shared.queue.remove(at);
-        if !found.shared.queue.iter().any(|info| is_stop(info.signo())) {
-            found.shared.bits.remove(signal);
-        }
-        found.run_state = dumped;
-    }
+    let is_stop = |info: &Siginfo| SigNo::new(info.signo()) == Some(signal);
+    found.shared.queue.retain(|info| !is_stop(info));
+    found.shared.bits.remove(signal);
+    found.run_state = dumped.run_state;
 }
 
 /// How the process must be: as captured, with what has arrived since behind it.
@@ -290,17 +281,4 @@ fn put_back<Owner>(
     let errors = inner().unwrap_or_else(|e: Error| vec![e]);
     let during = |e: Error| e.during(Phase::Replay, stopped.pid());
     errors.into_iter().map(during).collect()
-}
-
-fn enter_stop<Owner>(stopped: &StoppedProcess<Owner>, stop: RunState) -> Result<()> {
-    let inner = || {
-        let mut injector = Injector::new(stopped)?;
-        let mut site = Site {
-            injector: &mut injector,
-            tid: stopped.leader(),
-        };
-        crate::state::put_back::<GroupStop, _>(&mut site, &stop)?;
-        injector.finish()
-    };
-    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
 }

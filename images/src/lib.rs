@@ -33,6 +33,7 @@ pub mod process;
 pub mod siginfo;
 pub mod signo;
 pub mod sigset;
+pub mod wait_status;
 
 pub use altstack::AltStack;
 pub use criu_core::CoreImage;
@@ -47,6 +48,7 @@ pub use process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
+pub use wait_status::WaitStatus;
 
 /// So that the example there is compiled.
 #[cfg(doctest)]

@@ -11,6 +11,7 @@ use crate::ids::{NsIds, Tid};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::wait_status::WaitStatus;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
 const COMM_LIMIT: usize = 64;
@@ -133,6 +134,8 @@ pub struct ProcessState {
     pub dispositions: Dispositions,
     /// Whether it is stopped.
     pub run_state: RunState,
+    /// What its parent's wait(2) would still report of that.
+    pub wait_status: WaitStatus,
     /// What is pending for the process as a whole.
     pub shared: Pending,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
@@ -237,6 +240,7 @@ impl Codec for ProcessState {
             queued: self.queued,
             dispositions: self.dispositions.to_proto(),
             stop_signal: self.run_state.to_proto(),
+            wait_status: self.wait_status.to_proto(),
             shared_bits: self.shared.bits.bits(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             ..pb::Process::default()
@@ -254,6 +258,7 @@ impl Codec for ProcessState {
             queued: message.queued,
             dispositions: Dispositions::from_proto(&message.dispositions)?,
             run_state: RunState::from_proto(&message.stop_signal)?,
+            wait_status: WaitStatus::from_proto(&message.wait_status)?,
             shared: Pending {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),

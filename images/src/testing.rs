@@ -13,6 +13,7 @@ use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::wait_status::WaitStatus;
 
 /// Two threads, something pending everywhere, and a signal pending without a siginfo.
 pub(crate) fn sample() -> ProcessState {
@@ -51,6 +52,7 @@ pub(crate) fn sample() -> ProcessState {
         queued: 4,
         dispositions,
         run_state: RunState::Stopped(SigNo::TSTP),
+        wait_status: WaitStatus::Unknown,
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
         taken_out: Vec::new(),
         threads: vec![leader, thread],
@@ -180,6 +182,15 @@ const TAKEN_OUT: [TakenOut; 4] = [
     TakenOut::Deep,
 ];
 
+fn wait_status() -> impl Strategy<Value = WaitStatus> {
+    prop_oneof![
+        Just(WaitStatus::Unknown),
+        Just(WaitStatus::Nothing),
+        Just(WaitStatus::Continued),
+        (19..=22_i32).prop_map(|n| SigNo::new(n).map_or(WaitStatus::Nothing, WaitStatus::Stopped)),
+    ]
+}
+
 pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     let own = (
         any::<u64>(),
@@ -190,7 +201,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     );
     let signals = (
         dispositions(),
-        run_state(),
+        (run_state(), wait_status()),
         any_pending(),
         prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
         vec(thread(), 1..4),
@@ -199,7 +210,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, run_state, shared, taken_out, threads),
+            (dispositions, (run_state, wait_status), shared, taken_out, threads),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -218,6 +229,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 queued: numbers.2,
                 dispositions,
                 run_state,
+                wait_status,
                 shared,
                 taken_out,
                 threads: threads

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use criu_signals_images::{
     AltStack, Arch, Dispositions, FORMAT_VERSION, Header, Image, NsIds, Pending, ProcessState,
-    Rlimit, RunState, SigSet, ThreadState, image,
+    Rlimit, RunState, SigSet, ThreadState, WaitStatus, image,
 };
 use nix::sys::stat::{Mode, umask};
 
@@ -37,6 +37,7 @@ fn smallest() -> Option<Image> {
             dispositions: Dispositions::default(),
             run_state: RunState::Running,
             taken_out: Vec::new(),
+            wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
             threads: vec![leader],
         },

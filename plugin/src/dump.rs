@@ -9,6 +9,7 @@ use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
 use criu_signals::record;
+use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -30,6 +31,9 @@ pub struct Dump {
     captured: Vec<i32>,
     /// Signals that are with us for the time of the dump.
     custody: HashMap<Pid, Vec<Custody>>,
+    /// Processes that were stopped before CRIU seized them.
+    before: HashMap<Pid, Before>,
+    wait_statuses: WaitStatuses,
 }
 
 impl Dump {
@@ -47,7 +51,31 @@ impl Dump {
             written: Vec::new(),
             captured: Vec::new(),
             custody: HashMap::new(),
+            before: HashMap::new(),
+            wait_statuses: WaitStatuses::default(),
         })
+    }
+
+    /// Looks at a process that CRIU seizes next. CRIU comes again to one that it could not seize.
+    pub fn before_seize(&mut self, pid: Pid) {
+        self.take_trap(pid);
+        if self.before.contains_key(&pid) {
+            return;
+        }
+        match Before::look(pid) {
+            Ok(None) => {}
+            Ok(Some(before)) => {
+                if let Some(signal) = before.changed_over() {
+                    log::info!(
+                        "pid {pid}: stopped by {signal}: put into a plain stop by SIGSTOP for the time of the dump, \
+                         because criu dumps no other, or takes pending signals away where stop signals are among them"
+                    );
+                }
+                self.before.insert(pid, before);
+            }
+            // CRIU says what it can't dump. What it can is dumped as it shows after the seize.
+            Err(e) => log::warn!("{e}"),
+        }
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
@@ -65,6 +93,15 @@ impl Dump {
             TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
         };
         self.captured.push(state.ids.innermost());
+        if let Some(before) = self.before.get(&pid)
+            && before.still(&stopped)?
+        {
+            before.complete(&mut state);
+        }
+        state.wait_status = self.wait_statuses.of(pid)?;
+        if count_arrived_stop(&mut state) {
+            log::info!("pid {pid}: a SIGSTOP has arrived since criu stopped it, and is in effect");
+        }
         if self.settings.take_out != TakeOut::Never {
             state.taken_out = custody::reasons(&state, deep, &limits);
         }
@@ -100,9 +137,9 @@ impl Dump {
         Ok(())
     }
 
-    /// Takes out what CRIU does not even seize a process with. It still runs, and CRIU comes again to one that it
-    /// could not seize. Where this fails, CRIU refuses the process in its own words.
-    pub fn before_seize(&mut self, pid: Pid) {
+    /// Takes out what CRIU does not even seize a process with. It still runs. Where this fails, CRIU refuses the
+    /// process in its own words.
+    fn take_trap(&mut self, pid: Pid) {
         if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
             return;
         }
@@ -164,6 +201,14 @@ impl Dump {
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
         self.give_back();
+        // Whatever becomes of the processes: whether they run on is not known here.
+        for before in self.before.values() {
+            if let Err(e) = before.turn_back()
+                && !e.is_died()
+            {
+                log::warn!("{e}");
+            }
+        }
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),

@@ -134,27 +134,6 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(outcomes)
     }
 
-    /// Puts the process into a group stop by `signal`, entered by thread `tid`, in which no handler runs first:
-    /// nothing else is unblocked. The stop that somebody has already queued serves; if there is none, the
-    /// thread is given the signal as if there were. The other threads enter it when they are let go.
-    ///
-    /// # Errors
-    /// If the thread could not be stopped; it is then as it was before, unless it is gone.
-    pub fn enter_group_stop(&mut self, tid: Tid, signal: SigNo) -> Result<()> {
-        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal();
-        let marker = marker.ok_or_else(|| {
-            Error::new(
-                "enter the group stop",
-                Cause::Unsupported("the process ignores no signal".into()),
-            )
-            .in_thread(tid)
-        })?;
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
-        let done = visit.group_stop(marker, signal);
-        let left = visit.end();
-        done.and(left).map_err(|e| e.in_thread(tid))
-    }
-
     /// The process that it works on.
     pub fn process(&self) -> &'p StoppedProcess<Owner> {
         self.process
@@ -366,44 +345,6 @@ impl<'i> Visit<'i> {
         let mut after = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut after)?;
         Ok(layout.outcomes(&after))
-    }
-
-    fn group_stop(&mut self, marker: SigNo, signal: SigNo) -> Result<()> {
-        self.stub.set_marker(marker);
-        self.cave.write(self.memory, &self.stub)?;
-        let empty = self.saved.for_batch(self.stub.batch_entry(), 0, 0);
-        ptrace::set_registers(self.tid, &empty)?;
-        ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker).without(signal))?;
-        let mut stopped = false;
-        let mut given = [signal, SigNo::STOP].into_iter();
-        let mut deliver = 0;
-        loop {
-            ptrace::resume(self.tid, Resume::Run, deliver)?;
-            deliver = match ptrace::wait_stop(self.tid, None)? {
-                Stop::Event(by) if SigNo::new(by).is_some_and(SigNo::is_stop) => {
-                    stopped = true;
-                    0
-                }
-                Stop::Signal(by) if by != marker.get() => by,
-                Stop::Signal(_) if stopped => break,
-                // Nothing was queued. The kernel drops all but SIGSTOP in an orphaned process group
-                // (get_signal), so that is what is given when the first had no effect.
-                Stop::Signal(_) => {
-                    ptrace::set_registers(self.tid, &empty)?;
-                    match given.next() {
-                        Some(signal) => signal.get(),
-                        None => {
-                            return Err(Error::new(
-                                "enter the group stop",
-                                Cause::Unexpected("the thread does not stop".into()),
-                            ));
-                        }
-                    }
-                }
-                Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_) => 0,
-            };
-        }
-        ptrace::set_signal_mask(self.tid, SigSet::FULL)
     }
 
     /// One call after the other, two stops each.

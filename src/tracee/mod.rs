@@ -4,6 +4,7 @@
 
 mod batch;
 mod cave;
+mod group_stop;
 mod inject;
 mod memory;
 pub(crate) mod ptrace;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{SIGINFO_SIZE, SigSet, Siginfo, Tid};
+use criu_signals_images::{Pid, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 use nix::errno::Errno;
 
 use crate::arch::Registers;
@@ -92,6 +92,16 @@ pub fn interrupt(tid: Tid) -> Result<()> {
 /// `PTRACE_DETACH`, without a signal.
 pub fn detach(tid: Tid) -> Result<()> {
     request(libc::PTRACE_DETACH, "PTRACE_DETACH", tid, 0, 0).map(drop)
+}
+
+/// tgkill(2).
+pub fn tgkill(pid: Pid, tid: Tid, signal: SigNo) -> Result<()> {
+    // SAFETY: three numbers; no memory is involved.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, pid.0, tid.0, signal.get()) };
+    if result == -1 {
+        return Err(Error::os(format!("tgkill({signal})"), Errno::last()).in_thread(tid));
+    }
+    Ok(())
 }
 
 /// How a stopped thread goes on.

@@ -33,6 +33,7 @@ pub mod process;
 pub mod siginfo;
 pub mod signo;
 pub mod sigset;
+pub mod timer;
 
 pub use altstack::AltStack;
 pub use criu_core::CoreImage;
@@ -47,3 +48,4 @@ pub use process::{ProcessState, Rlimit, RunState, ThreadState};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
+pub use timer::{Notify, PosixTimer, TimerEntry};

@@ -11,6 +11,7 @@ use crate::ids::{NsIds, Tid};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::timer::{self, PosixTimer};
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
 const COMM_LIMIT: usize = 64;
@@ -111,6 +112,8 @@ pub struct ProcessState {
     pub run_state: RunState,
     /// What is pending for the process as a whole.
     pub shared: Pending,
+    /// Its POSIX timers.
+    pub timers: Vec<PosixTimer>,
     /// Its threads, the leader first.
     pub threads: Vec<ThreadState>,
 }
@@ -212,12 +215,22 @@ impl Codec for ProcessState {
             dispositions: self.dispositions.to_proto(),
             stop_signal: self.run_state.to_proto(),
             shared_bits: self.shared.bits.bits(),
+            timers: self.timers.iter().map(Codec::to_proto).collect(),
             ..pb::Process::default()
         }
     }
 
     fn from_proto(message: &pb::Process) -> Result<ProcessState, FieldError> {
         limited("comm", &message.comm, COMM_LIMIT)?;
+        let timers = message
+            .timers
+            .iter()
+            .enumerate()
+            .map(|(index, timer)| {
+                PosixTimer::from_proto(timer).map_err(|error| error.within_item("timers", index))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        timer::check(&timers)?;
         Ok(ProcessState {
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
@@ -231,6 +244,7 @@ impl Codec for ProcessState {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),
             },
+            timers,
             threads: Vec::new(),
         })
     }
@@ -287,7 +301,8 @@ impl ProcessState {
 
     fn check_alone(&self) -> Result<(), FieldError> {
         limited("comm", &self.comm, COMM_LIMIT)?;
-        self.run_state.check()
+        self.run_state.check()?;
+        timer::check(&self.timers)
     }
 }
 

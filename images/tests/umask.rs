@@ -37,6 +37,7 @@ fn smallest() -> Option<Image> {
             dispositions: Dispositions::default(),
             run_state: RunState::Running,
             shared: Pending::default(),
+            timers: Vec::new(),
             threads: vec![leader],
         },
     })

@@ -5,8 +5,8 @@ use criu_signals_images::{Pending, ProcessState, ThreadState, Tid};
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, Kind, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site,
+    AlternateStack, GroupStop, Kind, PendingLimit, PosixTimers, PrivateQueue, SharedQueue,
+    SignalDispositions, SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -79,7 +79,7 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
         })
         .collect::<Result<Vec<_>>>()?;
 
-    Ok(ProcessState {
+    let mut state = ProcessState {
         ids: status.ids,
         pid_ns: proc::pid_namespace(pid)?,
         comm: status.comm,
@@ -89,8 +89,11 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
         dispositions,
         run_state,
         shared,
+        timers: Vec::new(),
         threads,
-    })
+    };
+    state.timers = PosixTimers::capture(injector, &state)?;
+    Ok(state)
 }
 
 /// What one thread shows without its help.

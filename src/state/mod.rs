@@ -6,6 +6,7 @@ mod limits;
 mod mask;
 pub mod queues;
 mod run_state;
+pub mod timers;
 
 pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;
@@ -13,6 +14,7 @@ pub use limits::PendingLimit;
 pub use mask::SignalMask;
 pub use queues::{PrivateQueue, SharedQueue};
 pub use run_state::GroupStop;
+pub use timers::PosixTimers;
 
 use criu_signals_images::{Pid, Tid};
 

@@ -14,7 +14,7 @@ use crate::proc::SignalStatus;
 use crate::tracee::{Call, ptrace};
 
 /// `sizeof(sigset_t)` in the kernel.
-const SIGSET_SIZE: u64 = 8;
+pub(super) const SIGSET_SIZE: u64 = 8;
 /// `si_code` of sigqueue(3). With it a legacy signal does not override RLIMIT_SIGPENDING, so that under a limit
 /// of 0 only its bit is set (`__send_signal_locked`).
 const SI_QUEUE: i32 = -1;
@@ -30,7 +30,7 @@ pub enum PrivateQueue {}
 pub enum SharedQueue {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     Private,
     Shared,
 }
@@ -67,7 +67,7 @@ impl Kind for SharedQueue {
 }
 
 impl Which {
-    fn read<Owner>(self, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
+    pub(super) fn read<Owner>(self, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
         let status = SignalStatus::read(site.pid(), site.tid)?;
         let queue = ptrace::peek_queue(site.tid, self == Which::Shared)?;
         let bits = match self {
@@ -122,7 +122,7 @@ impl Which {
         Ok(())
     }
 
-    fn queue<Owner>(
+    pub(super) fn queue<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,
@@ -140,7 +140,7 @@ impl Which {
     }
 
     /// Pending bits without siginfo: queued again where there is no room for one.
-    fn set_bits<Owner>(
+    pub(super) fn set_bits<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,
@@ -197,7 +197,7 @@ impl Which {
     }
 }
 
-fn take_one(signo: SigNo) -> Call {
+pub(super) fn take_one(signo: SigNo) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
     Call::new(

@@ -182,6 +182,11 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
 /// `PTRACE_PEEKSIGINFO` until it returns 0: every entry of one queue, in list order. `shared` asks for the
 /// process's queue instead of the thread's own. Bits without siginfo do not show here.
 pub fn peek_queue(tid: Tid, shared: bool) -> Result<Vec<Siginfo>> {
+    peek_queue_from(tid, shared, 0)
+}
+
+/// As [`peek_queue`], without the first `skip` entries.
+pub fn peek_queue_from(tid: Tid, shared: bool, skip: usize) -> Result<Vec<Siginfo>> {
     let name = if shared {
         "PTRACE_PEEKSIGINFO(shared)"
     } else {
@@ -191,7 +196,7 @@ pub fn peek_queue(tid: Tid, shared: bool) -> Result<Vec<Siginfo>> {
     let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK];
     loop {
         let args = PeeksiginfoArgs {
-            off: queue.len() as u64,
+            off: (skip + queue.len()) as u64,
             flags: if shared { PEEKSIGINFO_SHARED } else { 0 },
             nr: i32::try_from(chunk.len()).unwrap_or(i32::MAX),
         };

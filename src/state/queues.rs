@@ -74,7 +74,10 @@ impl Which {
             Which::Private => status.pending,
             Which::Shared => status.shared_pending,
         };
-        Ok(Pending { bits, queue })
+        // A signal may have come between the two: a timer's, or anybody's. Its entry came with its bit.
+        let mut pending = Pending { bits, queue };
+        pending.bits = pending.bits.union(pending.queued());
+        Ok(pending)
     }
 
     /// Makes the queue what is wanted: keeps the head that is right, takes out the rest, queues what is missing.

@@ -2,23 +2,26 @@
 
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Pid, image};
+use criu_signals::images::{Image, Pid, image};
 use criu_signals::record;
+use criu_signals::state::overruns;
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
+use crate::settings::Settings;
 
 /// What a dump has written so far.
 pub struct Dump {
     host: Host,
+    count_overruns: bool,
     /// File names in the image folder.
     written: Vec<String>,
     innermost: Vec<i32>,
 }
 
 impl Dump {
-    pub fn begin(host: Host) -> std::result::Result<Dump, HookError> {
+    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
         if host.add_inventory_plugin(NAME)? == Inventory::Unsupported {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
@@ -26,6 +29,7 @@ impl Dump {
         }
         Ok(Dump {
             host,
+            count_overruns: settings.count_overruns,
             written: Vec::new(),
             innermost: Vec::new(),
         })
@@ -39,7 +43,10 @@ impl Dump {
     fn write(&mut self, pid: Pid) -> Result<()> {
         let during = |e: Error| e.during(Phase::Capture, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
-        let image = record::of(&stopped)?;
+        let mut image = record::of(&stopped)?;
+        if self.count_overruns {
+            self.count(&stopped, &mut image)?;
+        }
         let dir = self
             .host
             .image_dir()
@@ -55,6 +62,16 @@ impl Dump {
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
         self.innermost.push(image.process.ids.innermost());
+        Ok(())
+    }
+
+    fn count(&self, stopped: &StoppedProcess<ByHost>, image: &mut Image) -> Result<()> {
+        for id in overruns::count(stopped, &mut image.process)? {
+            log::warn!(
+                "pid {}: overruns of timer {id} not counted: other signals of its number are pending",
+                stopped.pid()
+            );
+        }
         Ok(())
     }
 

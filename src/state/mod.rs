@@ -4,6 +4,7 @@ mod altstack;
 mod dispositions;
 mod limits;
 mod mask;
+pub mod overruns;
 pub mod queues;
 mod run_state;
 pub mod timers;

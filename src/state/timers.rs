@@ -27,14 +27,14 @@ use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Injector, ptrace};
 
 /// `sizeof(struct itimerspec)`: interval and value, each seconds and nanoseconds.
-const ITIMERSPEC_SIZE: usize = 32;
+pub(super) const ITIMERSPEC_SIZE: usize = 32;
 const TIMESPEC_SIZE: usize = 16;
 const NANOS: u64 = 1_000_000_000;
-const TIMER_ABSTIME: u64 = 1;
+pub(super) const TIMER_ABSTIME: u64 = 1;
 const SIG_IGN: u64 = 1;
 
 /// How long an expiry in the past may take. The interrupt comes at once; a machine may be busy.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// How often an overrun count is tried before the clock is taken to be faster than we are.
 const ATTEMPTS: usize = 4;
 /// How often a queue is emptied before whoever fills it is given up on.
@@ -625,7 +625,9 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         let calls: Vec<Call> = self
             .timers
             .iter()
-            .filter(|work| !work.done && work.timer.remaining != 0)
+            .filter(|work| {
+                !work.done && (work.timer.remaining != 0 || work.timer.entry == TimerEntry::Stale)
+            })
             .map(|work| set(&work.timer, 0, work.timer.remaining))
             .collect();
         let leader = self.injector.process().leader();
@@ -665,7 +667,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
 /// When a timer must have expired first, by its clock, so that by now it has expired `overrun` times more and
 /// the next time is as far off as it was. A clock that has not run for so long (that of the CPU time of a
 /// process that was just made) allows no better than its beginning.
-fn first_expiry(timer: &PosixTimer, now: u64, overrun: u32) -> u64 {
+pub(super) fn first_expiry(timer: &PosixTimer, now: u64, overrun: u32) -> u64 {
     if timer.interval == 0 {
         return 1;
     }
@@ -674,7 +676,7 @@ fn first_expiry(timer: &PosixTimer, now: u64, overrun: u32) -> u64 {
     u64::try_from(at).unwrap_or(0).max(1)
 }
 
-fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
+pub(super) fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
     let mut spec = timespec(timer.interval);
     spec.extend(timespec(value));
     Call::new(
@@ -687,13 +689,13 @@ fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
     .value(0)
 }
 
-fn read_clock(clock: i32) -> Call {
+pub(super) fn read_clock(clock: i32) -> Call {
     Call::new(libc::SYS_clock_gettime, format!("clock_gettime({clock})"))
         .value(number(clock))
         .output(TIMESPEC_SIZE)
 }
 
-fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
+pub(super) fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
     Call::new(libc::SYS_rt_sigaction, format!("rt_sigaction({signo})"))
         .value(number(signo.get()))
         .input(disposition.to_kernel_bytes())
@@ -702,25 +704,25 @@ fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
 }
 
 /// An int as a register holds it: the kernel looks at the low half.
-fn number(n: i32) -> u64 {
+pub(super) fn number(n: i32) -> u64 {
     u64::from(n.cast_unsigned())
 }
 
-fn timespec(nanos: u64) -> Vec<u8> {
+pub(super) fn timespec(nanos: u64) -> Vec<u8> {
     [nanos / NANOS, nanos % NANOS]
         .iter()
         .flat_map(|word| word.to_le_bytes())
         .collect()
 }
 
-fn from_timespec(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn from_timespec(bytes: &[u8], at: usize) -> u64 {
     word(bytes, at)
         .saturating_mul(NANOS)
         .saturating_add(word(bytes, at + 8))
 }
 
 /// Interval and value.
-fn from_itimerspec(bytes: &[u8]) -> (u64, u64) {
+pub(super) fn from_itimerspec(bytes: &[u8]) -> (u64, u64) {
     (from_timespec(bytes, 0), from_timespec(bytes, TIMESPEC_SIZE))
 }
 

@@ -66,9 +66,9 @@ impl Dump {
     }
 
     fn count(&self, stopped: &StoppedProcess<ByHost>, image: &mut Image) -> Result<()> {
-        for id in overruns::count(stopped, &mut image.process)? {
+        for (id, why) in overruns::count(stopped, &mut image.process)? {
             log::warn!(
-                "pid {}: overruns of timer {id} not counted: other signals of its number are pending",
+                "pid {}: overruns of timer {id} not counted: {why}",
                 stopped.pid()
             );
         }

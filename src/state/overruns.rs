@@ -9,10 +9,10 @@
 //! The same call tells whether the entry would be delivered at all: the kernel drops that of a timer which was
 //! disarmed or set since, and leaves it in the queue until it is about to be delivered.
 //!
-//! Afterwards three things are not as they were, none of which a program should see: the entry is the last of
-//! its queue (it was the only one of its number, and numbers are delivered in their own order); what
-//! timer_getoverrun(2) says of the delivery before is 0; and a timer on CLOCK_REALTIME that was set to a
-//! relative time now follows the clock when that is set. That is why nobody counts unless asked to.
+//! Afterwards two things are not as they were, none of which a program should see: the entry is the last of
+//! its queue (it was the only one of its number, and numbers are delivered in their own order), and a timer on
+//! CLOCK_REALTIME that was set to a relative time now follows the clock when that is set. That is why nobody
+//! counts unless asked to.
 
 use std::time::Instant;
 
@@ -33,12 +33,14 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
 
 /// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
-/// and not changed since. Returns the timers whose overruns can't be counted: other signals of their number are
-/// pending, and would have to be moved.
+/// and not changed since. Returns the timers whose overruns were not counted, and why.
 ///
 /// # Errors
 /// If a timer could not be brought back to what it was; which one is said.
-pub fn count<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) -> Result<Vec<i32>> {
+pub fn count<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+) -> Result<Vec<(i32, &'static str)>> {
     let countable =
         |timer: &PosixTimer| matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored);
     if !state.timers.iter().any(countable) {
@@ -52,13 +54,20 @@ pub fn count<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) -
             if !countable(&timer) {
                 continue;
             }
+            if timer.overrun != 0 {
+                left.push((
+                    timer.id,
+                    "timer_getoverrun(2) would forget the delivery before",
+                ));
+                continue;
+            }
             match alone(state, &timer) {
                 Some((tid, which)) => {
                     let counted = count_one(&mut injector, state, &timer, tid, which)
                         .map_err(|e| e.in_thread(tid))?;
                     state.timers[at] = counted;
                 }
-                None => left.push(timer.id),
+                None => left.push((timer.id, "other signals of its number are pending")),
             }
         }
         let leader = stopped.leader();

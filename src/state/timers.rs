@@ -37,6 +37,10 @@ const SIG_IGN: u64 = 1;
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// How often an overrun count is tried before the clock is taken to be faster than we are.
 const ATTEMPTS: usize = 4;
+/// How long a process is held back so that what remains of a period is as it was. See [`Rebuild::expire_again`].
+const HOLD: Duration = Duration::from_millis(100);
+/// How far ahead of an expiry its timer is set, at most half a period.
+const AHEAD: u64 = 3_000_000;
 /// How often a queue is emptied before whoever fills it is given up on.
 const ROUNDS: usize = 8;
 
@@ -131,6 +135,7 @@ impl PosixTimers {
             wanted,
             threads,
             timers: Vec::new(),
+            hold: None,
             errors: Vec::new(),
         };
         rebuild.all();
@@ -292,6 +297,8 @@ struct Rebuild<'r, 'p, Owner> {
     wanted: &'r ProcessState,
     threads: &'r [(Tid, ThreadState)],
     timers: Vec<Work>,
+    /// Not to be let go before.
+    hold: Option<Instant>,
     errors: Vec<Error>,
 }
 
@@ -336,6 +343,9 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.errors.extend(built.err());
         }
         self.arm();
+        if let Some(hold) = self.hold {
+            std::thread::sleep(hold.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// So that no expiry comes between. From here on time stands still for the timers until they are set.
@@ -484,6 +494,21 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 continue;
             };
             built += self.queue(plan, &ids, &mut infos)?;
+            let first = !plan.pending.queue[..built]
+                .iter()
+                .any(|before| before.signo() == info.signo());
+            let again = first
+                && self
+                    .expire_again(at, plan.tid, plan.which, built)
+                    .unwrap_or_else(|e| {
+                        failed = Err(e);
+                        false
+                    });
+            if again {
+                built += 1;
+                self.timers[at].done = true;
+                continue;
+            }
             match self.expire(at, plan.tid, plan.which, built) {
                 Ok(()) => {
                     built += 1;
@@ -536,6 +561,16 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             first_expiry(&timer, now.unwrap_or(0), overrun),
         );
         self.one(self.injector.process().leader(), call)?;
+        self.wait_for_entry(&timer, tid, which, built)
+    }
+
+    fn wait_for_entry(
+        &self,
+        timer: &PosixTimer,
+        tid: Tid,
+        which: Which,
+        built: usize,
+    ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let tail = ptrace::peek_queue_from(tid, which == Which::Shared, built)?;
@@ -551,6 +586,51 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             }
             std::thread::sleep(Duration::from_micros(50));
         }
+    }
+
+    /// As [`expire`](Self::expire) for a timer that has an overrun count as well, that of the delivery before: it
+    /// expires, so much too late, and is taken out, and soon expires again. A period must then end when it did, so
+    /// the process is held back for what had passed of it, if that is not too long; and nothing else of the number
+    /// may be in the queue yet. Returns whether that could be done. If not, the count is given up, which the
+    /// next delivery would replace.
+    fn expire_again(&mut self, at: usize, tid: Tid, which: Which, built: usize) -> Result<bool> {
+        let Work { timer, signo, .. } = self.timers[at];
+        if timer.overrun == 0 || timer.entry != TimerEntry::Pending {
+            return Ok(false);
+        }
+        let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
+        let passed = periods
+            .saturating_mul(timer.interval)
+            .saturating_sub(timer.remaining);
+        let mut ahead = AHEAD.min(timer.interval / 2);
+        for _ in 0..ATTEMPTS {
+            if Duration::from_nanos(passed) > HOLD {
+                break;
+            }
+            let clock = self.injector.run(tid, &[read_clock(timer.clock)])?;
+            clock[0].check()?;
+            let soon = PosixTimer {
+                remaining: ahead,
+                ..timer
+            };
+            let now = from_timespec(&clock[0].output, 0);
+            if first_expiry(&soon, now, timer.overrun) == 1 {
+                break;
+            }
+            if self.count(&soon, signo, tid, now)?.0 == u64::from(timer.overrun) {
+                self.wait_for_entry(&timer, tid, which, built)?;
+                let hold = Instant::now() + Duration::from_nanos(passed);
+                self.hold = self.hold.max(Some(hold));
+                return Ok(true);
+            }
+            ahead = (ahead * 2).min(timer.interval / 2);
+        }
+        log::info!(
+            "tid {tid}: timer {}: its signal is pending, and the overrun of the one before ({}) is given up for it",
+            timer.id,
+            timer.overrun
+        );
+        Ok(false)
     }
 
     /// Expired, and kept aside: blocked signals are queued even if they are ignored, and setting SIG_IGN once
@@ -581,43 +661,58 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         let (tid, _) = self.place(&timer)?;
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let first = first_expiry(&timer, now.unwrap_or(0), timer.overrun);
-            let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
-            let calls = [
-                set(&timer, TIMER_ABSTIME, first),
-                Call::new(
-                    libc::SYS_rt_sigtimedwait,
-                    format!("rt_sigtimedwait({signo})"),
-                )
-                .input(SigSet::from(signo).bits().to_le_bytes())
-                .output(SIGINFO_SIZE)
-                .input(patience)
-                .value(SIGSET_SIZE),
-                Call::new(
-                    libc::SYS_timer_getoverrun,
-                    format!("timer_getoverrun({})", timer.id),
-                )
-                .value(number(timer.id)),
-                read_clock(timer.clock),
-            ];
-            let outcomes = self.injector.run(tid, &calls)?;
-            for outcome in &outcomes[..3] {
-                outcome.check()?;
-            }
-            let got = outcomes[2].check()?;
+            let (got, then) = self.count(&timer, signo, tid, now.unwrap_or(0))?;
             if got == u64::from(timer.overrun) {
                 return Ok(());
             }
             last = Some(got);
-            now = outcomes[3]
-                .check()
-                .ok()
-                .map(|_| from_timespec(&outcomes[3].output, 0));
+            now = then;
         }
         Err(Error::new(
             format!("put back timer {}'s overrun", timer.id),
             Cause::NotKept(format!("{} wanted, {last:?} counted", timer.overrun)),
         ))
+    }
+
+    /// One go at it: what timer_getoverrun(2) gives then, and what the clock shows.
+    fn count(
+        &mut self,
+        timer: &PosixTimer,
+        signo: SigNo,
+        tid: Tid,
+        now: u64,
+    ) -> Result<(u64, Option<u64>)> {
+        let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
+        let calls = [
+            set(
+                timer,
+                TIMER_ABSTIME,
+                first_expiry(timer, now, timer.overrun),
+            ),
+            Call::new(
+                libc::SYS_rt_sigtimedwait,
+                format!("rt_sigtimedwait({signo})"),
+            )
+            .input(SigSet::from(signo).bits().to_le_bytes())
+            .output(SIGINFO_SIZE)
+            .input(patience)
+            .value(SIGSET_SIZE),
+            Call::new(
+                libc::SYS_timer_getoverrun,
+                format!("timer_getoverrun({})", timer.id),
+            )
+            .value(number(timer.id)),
+            read_clock(timer.clock),
+        ];
+        let outcomes = self.injector.run(tid, &calls)?;
+        for outcome in &outcomes[..3] {
+            outcome.check()?;
+        }
+        let then = outcomes[3]
+            .check()
+            .ok()
+            .map(|_| from_timespec(&outcomes[3].output, 0));
+        Ok((outcomes[2].check()?, then))
     }
 
     /// What is left: timers without an entry, and those whose entry was there before they were set.

@@ -5,7 +5,8 @@ use criu_signals_images::{Pending, ProcessState, ThreadState, Tid, WaitStatus};
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, Kind, PendingLimit, Queue, SignalDispositions, SignalMask, Site,
+    AlternateStack, GroupStop, Kind, PendingLimit, PosixTimers, Queue, SignalDispositions,
+    SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -152,7 +153,7 @@ fn capture<Owner>(
         })
         .collect::<Result<Vec<_>>>()?;
 
-    Ok(ProcessState {
+    let mut state = ProcessState {
         ids: status.ids,
         pid_ns: proc::pid_namespace(pid)?,
         comm: status.comm,
@@ -164,8 +165,11 @@ fn capture<Owner>(
         wait_status: WaitStatus::Unknown,
         shared,
         taken_out: Vec::new(),
+        timers: Vec::new(),
         threads,
-    })
+    };
+    state.timers = PosixTimers::capture(injector, &state)?;
+    Ok(state)
 }
 
 /// What one thread shows without its help.

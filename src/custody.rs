@@ -14,16 +14,13 @@ use crate::error::{Error, Phase, Result};
 use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
+use crate::state::queues::is_timers;
 use crate::state::{Queue, Site};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
 const CHUNK: usize = 512;
-
-/// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
-/// what is queued in its stead neither re-arms the timer nor counts overruns (posixtimer_rearm).
-const SI_TIMER: i32 = -2;
 
 /// How long a thread may take to stop before CRIU seizes it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,7 +111,8 @@ pub fn trap_is_pending(pid: Pid) -> Result<bool> {
 pub struct Custody {
     /// The whole state, as it was before anything was taken out.
     state: ProcessState,
-    /// The same, with those pending signals only that may have been taken out: what the guardian knows.
+    /// The same, with those pending signals only that may have been taken out, and without timers, which keep their
+    /// own entries all the time: what the guardian knows.
     taken: ProcessState,
     guardian: Guardian,
 }
@@ -136,10 +134,15 @@ impl Custody {
     ) -> Result<Custody> {
         let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
         let inner = || {
-            let mut taken = state.clone();
-            if deep {
-                for pending in queues_of(&mut taken) {
+            let mut taken = ProcessState {
+                timers: Vec::new(),
+                ..state.clone()
+            };
+            for pending in queues_of(&mut taken) {
+                if deep {
                     *pending = Pending::default();
+                } else {
+                    without_timers(pending);
                 }
             }
             let guardian = Guardian::start(stopped.pid(), &taken, &others)?;
@@ -176,6 +179,7 @@ impl Custody {
 
     fn take_trap_of(stopped: &StoppedProcess<ByUs>, others: &[&Custody]) -> Result<Custody> {
         let (mut taken, _) = capture::unless_deeper(stopped, 0)?;
+        taken.timers.clear();
         let mut injector = Injector::new(stopped)?;
         let mut places: Vec<_> = stopped
             .threads()
@@ -267,13 +271,6 @@ impl Custody {
             tid: stopped.leader(),
         };
         self.empty(&mut site, Queue::Shared, deep)?;
-        if deep {
-            let found = queues_of(&mut self.taken).map(|pending| pending.queue.clone());
-            let found: Vec<_> = found.collect();
-            for (pending, queue) in queues_of(&mut self.state).zip(found) {
-                pending.queue = queue;
-            }
-        }
         injector.finish()
     }
 
@@ -300,7 +297,7 @@ impl Custody {
             stay.extend(
                 chunk
                     .iter()
-                    .filter(|info| info.code() == SI_TIMER)
+                    .filter(|info| is_timers(info))
                     .filter_map(number),
             );
             let go: Vec<Siginfo> = chunk
@@ -310,8 +307,9 @@ impl Custody {
                 .collect();
             left_in += chunk.len() - go.len();
             if deep {
-                self.guardian.hold(queue, site.tid, &chunk)?;
-                guardian::hold(&mut self.taken, queue, site.tid, &chunk);
+                self.guardian.hold(queue, site.tid, &go)?;
+                guardian::hold(&mut self.taken, queue, site.tid, &go);
+                guardian::hold(&mut self.state, queue, site.tid, &chunk);
             } else {
                 self.guardian.check()?;
             }
@@ -334,6 +332,20 @@ impl Custody {
         }
         Ok(count)
     }
+}
+
+/// A number of which anything stays in stays in as a whole.
+fn without_timers(pending: &mut Pending) {
+    let stay: SigSet = pending
+        .queue
+        .iter()
+        .filter(|info| is_timers(info))
+        .filter_map(number)
+        .collect();
+    pending
+        .queue
+        .retain(|info| number(info).is_some_and(|signo| !stay.contains(signo)));
+    pending.bits = pending.bits.difference(stay);
 }
 
 fn queues_of(state: &mut ProcessState) -> impl Iterator<Item = &mut Pending> {

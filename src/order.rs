@@ -8,8 +8,8 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::state::{
-    AlternateStack, GroupStop, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site, put_back,
+    AlternateStack, GroupStop, PendingLimit, PosixTimers, PrivateQueue, SharedQueue,
+    SignalDispositions, SignalMask, Site, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -26,6 +26,8 @@ pub enum Step {
     PrivateQueues,
     /// The shared queue, likewise.
     SharedQueue,
+    /// POSIX timers, and the queues that hold entries of theirs.
+    Timers,
     /// Each thread's alternate stack.
     AlternateStacks,
     /// RLIMIT_SIGPENDING as captured.
@@ -48,7 +50,7 @@ pub struct Row {
 }
 
 /// The order.
-pub const ORDER: [Row; 9] = [
+pub const ORDER: [Row; 10] = [
     Row {
         step: Step::BlockAll,
         why: "nothing may be delivered, or dropped as ignored, while we work",
@@ -73,6 +75,11 @@ pub const ORDER: [Row; 9] = [
         step: Step::SharedQueue,
         why: "queued by the leader: nobody else may queue si_code >= 0",
         source: "kernel/signal.c: do_rt_sigqueueinfo",
+    },
+    Row {
+        step: Step::Timers,
+        why: "only an expiry queues a timer's own entry: where there is one, the queue is built around it",
+        source: "kernel/signal.c: posixtimer_send_sigqueue",
     },
     Row {
         step: Step::AlternateStacks,
@@ -138,6 +145,7 @@ impl<Owner> Replay<'_, '_, Owner> {
     }
 
     fn take(&mut self, step: Step) -> Vec<Error> {
+        let process = self.wanted;
         match step {
             Step::BlockAll => {
                 self.each_thread(|site, _| ptrace::set_signal_mask(site.tid, SigSet::FULL))
@@ -147,10 +155,15 @@ impl<Owner> Replay<'_, '_, Owner> {
             }),
             Step::RaiseLimit => self.leader(|site, _| PendingLimit::raise(site)),
             Step::PrivateQueues => self.each_thread(|site, wanted| {
+                if PosixTimers::builds(process, Some(wanted.ids.innermost())) {
+                    return Ok(());
+                }
                 put_back::<PrivateQueue, _>(site, &wanted.pending).map(drop)
             }),
+            Step::SharedQueue if PosixTimers::builds(process, None) => Vec::new(),
             Step::SharedQueue => self
                 .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
+            Step::Timers => PosixTimers::replay(self.injector, process, self.threads),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
             }),
@@ -217,6 +230,21 @@ mod tests {
             assert!(at(queue) < at(Step::Limit));
             assert!(at(queue) < at(Step::Masks));
         }
+        for queue in queues {
+            assert!(
+                at(queue) < at(Step::Timers),
+                "a timer's entry is at its place among the others"
+            );
+        }
+        assert!(at(Step::Dispositions) < at(Step::Timers));
+        assert!(
+            at(Step::Timers) < at(Step::Limit),
+            "what is queued around an entry needs room"
+        );
+        assert!(
+            at(Step::Timers) < at(Step::Masks),
+            "an entry of an unblocked signal would be delivered"
+        );
         assert_eq!(at(Step::BlockAll), 0);
         assert!(at(Step::AlternateStacks) < at(Step::Masks));
         assert!(at(Step::Masks) < at(Step::GroupStop));

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use criu_signals_images::{NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
+use criu_signals_images::{Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
 use procfs::FromRead;
 use procfs::process::{LimitValue, Status};
 
@@ -61,7 +61,9 @@ impl SignalStatus {
     /// and SIGCONT, because sending it has; and real-time signals, because sending one fails where
     /// RLIMIT_SIGPENDING leaves no room, while a legacy one is at least pending without a siginfo
     /// (`__send_signal_locked`).
-    pub fn harmless_signal(&self) -> Option<SigNo> {
+    ///
+    /// Nor may it be one of `reserved`.
+    pub fn harmless_signal(&self, reserved: SigSet) -> Option<SigNo> {
         let default_ignored: SigSet = [SigNo::URG, SigNo::WINCH].into_iter().collect();
         let harmless = default_ignored.difference(self.caught).union(self.ignored);
         let unfit: SigSet = SigNo::all()
@@ -72,6 +74,7 @@ impl SignalStatus {
             .difference(unfit)
             .difference(self.pending)
             .difference(self.shared_pending)
+            .difference(reserved)
             .iter()
             .last()
     }
@@ -175,6 +178,92 @@ pub fn start_time(pid: Pid) -> Result<u64> {
         .map_err(|e| Error::proc("read stat", &e))
 }
 
+/// One timer of `/proc/PID/timers` (proc_pid_timers(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerLine {
+    /// The kernel's number of it.
+    pub id: i32,
+    /// Its signal, and the value that comes with it.
+    pub signo: i32,
+    /// See `signo`.
+    pub value: u64,
+    /// Whom it tells. Of a thread, the id as the reader sees it.
+    pub notify: Notify,
+    /// Its clock.
+    pub clock: i32,
+}
+
+/// The POSIX timers of `pid`, by id. Read without its help.
+pub fn timers(pid: Pid) -> Result<Vec<TimerLine>> {
+    const OPERATION: &str = "read timers";
+    let text = match std::fs::read_to_string(format!("/proc/{pid}/timers")) {
+        Ok(text) => text,
+        Err(e)
+            if e.kind() == std::io::ErrorKind::NotFound
+                && std::fs::exists(format!("/proc/{pid}")).unwrap_or(false) =>
+        {
+            // CONFIG_CHECKPOINT_RESTORE, without which there is no CRIU either.
+            return Err(Error::new(
+                OPERATION,
+                Cause::Unsupported("the kernel has no /proc/PID/timers".into()),
+            ));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::new(OPERATION, Cause::Died));
+        }
+        Err(e) => return Err(Error::io(OPERATION, &e)),
+    };
+    let mut timers = parse_timers(&text)
+        .ok_or_else(|| Error::new(OPERATION, Cause::Proc(format!("not understood: {text:?}"))))?;
+    timers.sort_by_key(|timer| timer.id);
+    Ok(timers)
+}
+
+/// Four lines a timer: `ID: 1`, `signal: 60/00007fff86e452a8`, `notify: signal/pid.2634`, `ClockID: 0`
+/// (fs/proc/base.c, show_timer). Lines with other names are left for kernels to come.
+fn parse_timers(text: &str) -> Option<Vec<TimerLine>> {
+    let mut timers: Vec<TimerLine> = Vec::new();
+    for line in text.lines() {
+        let (name, value) = line.split_once(':')?;
+        let value = value.trim();
+        if name == "ID" {
+            timers.push(TimerLine {
+                id: value.parse().ok()?,
+                signo: 0,
+                value: 0,
+                notify: Notify::Nobody,
+                clock: 0,
+            });
+            continue;
+        }
+        let timer = timers.last_mut()?;
+        match name {
+            "signal" => {
+                let (signo, pointer) = value.split_once('/')?;
+                timer.signo = signo.parse().ok()?;
+                // "(null)" is how %p shows a null pointer.
+                timer.value = match pointer.trim() {
+                    "(null)" => 0,
+                    hex => u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok()?,
+                };
+            }
+            "notify" => {
+                let (kind, whom) = value.split_once('/')?;
+                timer.notify = match (kind, whom.split_once('.')?) {
+                    ("signal", ("tid", tid)) => Notify::Thread(tid.parse().ok()?),
+                    ("signal", _) => Notify::Process,
+                    ("none", _) => Notify::Nobody,
+                    ("thread", _) => Notify::Library,
+                    _ => return None,
+                };
+            }
+            "ClockID" => timer.clock = value.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(timers)
+}
+
 /// The inode of `pid`'s pid namespace.
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))
@@ -221,4 +310,34 @@ fn process(pid: Pid) -> Result<procfs::process::Process> {
 
 fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{tid}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_are_read() {
+        let text = "ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n\
+                    ID: 0\nsignal: 34/(null)\nnotify: signal/tid.2635\nClockID: -6\n\
+                    ID: 7\nsignal: 0/0000000000000007\nnotify: none/pid.2634\nClockID: 7\nNew: 1\n";
+        let timer = |id, signo, value, notify, clock| TimerLine {
+            id,
+            signo,
+            value,
+            notify,
+            clock,
+        };
+        assert_eq!(
+            parse_timers(text),
+            Some(vec![
+                timer(1, 60, 0x7fff_86e4_52a8, Notify::Process, 0),
+                timer(0, 34, 0, Notify::Thread(2635), -6),
+                timer(7, 0, 7, Notify::Nobody, 7),
+            ])
+        );
+        assert_eq!(parse_timers(""), Some(vec![]));
+        assert_eq!(parse_timers("signal: 1/0\n"), None);
+        assert_eq!(parse_timers("ID: x\n"), None);
+    }
 }

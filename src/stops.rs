@@ -686,6 +686,7 @@ mod tests {
             run_state: RunState::Stopped(signo),
             wait_status: WaitStatus::Unknown,
             taken_out: Vec::new(),
+            timers: Vec::new(),
             shared: Pending::default(),
             threads: Vec::new(),
         }

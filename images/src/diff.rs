@@ -7,6 +7,7 @@ use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadState};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
+use crate::timer::{PosixTimer, TimerEntry};
 
 /// One thing that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub enum Field {
     RlimitSigpending,
     /// Stopped or not.
     RunState,
+    /// The POSIX timer with this id, and where its own queue entry is.
+    Timer(i32),
 }
 
 impl fmt::Display for Place {
@@ -73,6 +76,7 @@ impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Field::Disposition(signo) => return write!(f, "disposition of {signo}"),
+            Field::Timer(id) => return write!(f, "timer {id}"),
             Field::Arch => "kind of task",
             Field::ThreadMissing | Field::ThreadExtra => "existence",
             Field::Mask => "mask",
@@ -150,6 +154,22 @@ impl Differences {
             found.shared.bits,
         );
         self.queues(place, Field::SharedQueue, &dumped.shared, &found.shared);
+        self.timers(&dumped.timers, &found.timers);
+    }
+
+    fn timers(&mut self, dumped: &[PosixTimer], found: &[PosixTimer]) {
+        for timer in dumped {
+            let now = found.iter().find(|now| now.id == timer.id);
+            if now.is_some_and(|now| same_timer(timer, now)) {
+                continue;
+            }
+            self.0.push(Difference {
+                place: Place::Process,
+                field: Field::Timer(timer.id),
+                dumped: timer.to_string(),
+                found: now.map_or_else(|| "no such timer".to_owned(), PosixTimer::to_string),
+            });
+        }
     }
 
     fn thread(&mut self, place: Place, dumped: &ThreadState, found: &ThreadState) {
@@ -211,6 +231,31 @@ impl Differences {
             found: entry(found, at, byte),
         });
     }
+}
+
+/// Not compared is what time changes: what remains, and the overruns of an entry that is still pending. Nor, for
+/// a timer whose entry is pending, those of the one before: it is set with the timer and can't be had together
+/// with a pending entry.
+fn same_timer(dumped: &PosixTimer, found: &PosixTimer) -> bool {
+    let what = |timer: &PosixTimer| {
+        let PosixTimer {
+            clock,
+            signo,
+            value,
+            notify,
+            interval,
+            ..
+        } = *timer;
+        (clock, signo, value, notify, interval)
+    };
+    let entry = match (dumped.entry, found.entry) {
+        // It has expired since, or again.
+        (TimerEntry::Idle, _) => true,
+        (TimerEntry::Stale, now) => matches!(now, TimerEntry::Stale | TimerEntry::Pending),
+        (dumped, now) => dumped == now,
+    };
+    let idle = dumped.entry == TimerEntry::Idle && found.entry == TimerEntry::Idle;
+    what(dumped) == what(found) && entry && (!idle || dumped.overrun == found.overrun)
 }
 
 fn task(process: &ProcessState) -> &'static str {

@@ -33,6 +33,7 @@ pub mod process;
 pub mod siginfo;
 pub mod signo;
 pub mod sigset;
+pub mod timer;
 pub mod wait_status;
 
 pub use altstack::AltStack;
@@ -48,6 +49,7 @@ pub use process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
+pub use timer::{Notify, PosixTimer, TimerEntry};
 pub use wait_status::WaitStatus;
 
 /// So that the example there is compiled.

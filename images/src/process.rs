@@ -11,6 +11,7 @@ use crate::ids::{NsIds, Tid};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::timer::{self, PosixTimer};
 use crate::wait_status::WaitStatus;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
@@ -138,6 +139,8 @@ pub struct ProcessState {
     pub wait_status: WaitStatus,
     /// What is pending for the process as a whole.
     pub shared: Pending,
+    /// Its POSIX timers.
+    pub timers: Vec<PosixTimer>,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
     pub taken_out: Vec<TakenOut>,
     /// Its threads, the leader first.
@@ -242,6 +245,7 @@ impl Codec for ProcessState {
             stop_signal: self.run_state.to_proto(),
             wait_status: self.wait_status.to_proto(),
             shared_bits: self.shared.bits.bits(),
+            timers: self.timers.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             ..pb::Process::default()
         }
@@ -249,6 +253,15 @@ impl Codec for ProcessState {
 
     fn from_proto(message: &pb::Process) -> Result<ProcessState, FieldError> {
         limited("comm", &message.comm, COMM_LIMIT)?;
+        let timers = message
+            .timers
+            .iter()
+            .enumerate()
+            .map(|(index, timer)| {
+                PosixTimer::from_proto(timer).map_err(|error| error.within_item("timers", index))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        timer::check(&timers)?;
         Ok(ProcessState {
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
@@ -263,6 +276,7 @@ impl Codec for ProcessState {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),
             },
+            timers,
             taken_out: taken_out(&message.taken_out)?,
             threads: Vec::new(),
         })
@@ -365,7 +379,8 @@ impl ProcessState {
 
     fn check_alone(&self) -> Result<(), FieldError> {
         limited("comm", &self.comm, COMM_LIMIT)?;
-        self.run_state.check()
+        self.run_state.check()?;
+        timer::check(&self.timers)
     }
 }
 

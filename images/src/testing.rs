@@ -13,6 +13,7 @@ use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::timer::{Notify, PosixTimer, TimerEntry};
 use crate::wait_status::WaitStatus;
 
 /// Two threads, something pending everywhere, and a signal pending without a siginfo.
@@ -55,6 +56,7 @@ pub(crate) fn sample() -> ProcessState {
         wait_status: WaitStatus::Unknown,
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
         taken_out: Vec::new(),
+        timers: Vec::new(),
         threads: vec![leader, thread],
     }
 }
@@ -168,6 +170,50 @@ fn thread() -> impl Strategy<Value = (SigSet, Option<SigSet>, AltStack, Pending)
     )
 }
 
+pub(crate) fn timer() -> impl Strategy<Value = PosixTimer> {
+    let notify = prop_oneof![
+        Just(Notify::Process),
+        Just(Notify::Nobody),
+        Just(Notify::Library),
+        any::<i32>().prop_map(Notify::Thread),
+    ];
+    let entry = prop_oneof![
+        Just(TimerEntry::Idle),
+        Just(TimerEntry::Pending),
+        Just(TimerEntry::Stale),
+        Just(TimerEntry::Ignored),
+    ];
+    (
+        (0..=i32::MAX, any::<i32>(), 1..=64_i32, any::<u64>(), notify),
+        any::<(u64, u64, u32, Option<u32>)>(),
+        entry,
+    )
+        .prop_map(
+            |((id, clock, signo, value, notify), (interval, remaining, overrun, at), entry)| {
+                PosixTimer {
+                    id,
+                    clock,
+                    signo,
+                    value,
+                    notify,
+                    interval,
+                    remaining,
+                    overrun,
+                    entry,
+                    entry_overrun: at,
+                }
+            },
+        )
+}
+
+fn timers() -> impl Strategy<Value = Vec<PosixTimer>> {
+    vec(timer(), 0..4).prop_map(|mut timers| {
+        timers.sort_by_key(|timer| timer.id);
+        timers.dedup_by_key(|timer| timer.id);
+        timers
+    })
+}
+
 fn run_state() -> impl Strategy<Value = RunState> {
     prop_oneof![
         Just(RunState::Running),
@@ -203,14 +249,17 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
         dispositions(),
         (run_state(), wait_status()),
         any_pending(),
-        prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
+        (
+            prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
+            timers(),
+        ),
         vec(thread(), 1..4),
     );
     let ids = (1..4_usize, 1..1_000_000_i32);
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, (run_state, wait_status), shared, taken_out, threads),
+            (dispositions, (run_state, wait_status), shared, (taken_out, timers), threads),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -232,6 +281,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 wait_status,
                 shared,
                 taken_out,
+                timers,
                 threads: threads
                     .into_iter()
                     .enumerate()

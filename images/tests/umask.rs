@@ -39,6 +39,7 @@ fn smallest() -> Option<Image> {
             taken_out: Vec::new(),
             wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
+            timers: Vec::new(),
             threads: vec![leader],
         },
     })

@@ -9,6 +9,7 @@ use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
 use criu_signals::record;
+use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -97,6 +98,9 @@ impl Dump {
             && before.still(&stopped)?
         {
             before.complete(&mut state);
+        }
+        if self.settings.count_overruns {
+            count_overruns(&stopped, &mut state)?;
         }
         state.wait_status = self.wait_statuses.of(pid)?;
         if count_arrived_stop(&mut state) {
@@ -266,4 +270,14 @@ fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
             count
         }
     }
+}
+
+fn count_overruns(stopped: &StoppedProcess<ByHost>, state: &mut ProcessState) -> Result<()> {
+    for (id, why) in overruns::count(stopped, state)? {
+        log::warn!(
+            "pid {}: overruns of timer {id} not counted: {why}",
+            stopped.pid()
+        );
+    }
+    Ok(())
 }

@@ -10,6 +10,8 @@ const POLICY: &str = "CRIU_SIGNALS_POLICY";
 const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
 /// From how many entries on a queue is deep.
 const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
+/// Whether the overruns of pending timers are counted at a dump.
+const OVERRUNS: &str = "CRIU_SIGNALS_TIMER_OVERRUNS";
 
 /// What happens to a difference that a restore shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,9 @@ pub struct Settings {
     pub take_out: TakeOut,
     /// From where on they are.
     pub limits: Limits,
+    /// Whether a dump counts how many overruns a pending timer stands for, for which the timer's entry has to
+    /// be taken out of its queue and brought back; see `criu_signals::state::overruns`.
+    pub count_overruns: bool,
 }
 
 /// A setting that says nothing this plugin knows. Taking it for the default could let a restore pass that was to be
@@ -117,6 +122,7 @@ impl Settings {
                 &[TakeOut::Auto, TakeOut::Always, TakeOut::Never],
             )?,
             limits: Limits { deep, ..default },
+            count_overruns: one_of(OVERRUNS, &variable, &["leave", "count"])? == "count",
         })
     }
 }
@@ -175,5 +181,7 @@ mod tests {
         with(TAKE_OUT, "no").unwrap_err();
         assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
         with(DEEP_QUEUE, "-1").unwrap_err();
+        assert!(with(OVERRUNS, "count").unwrap().count_overruns);
+        with(OVERRUNS, "yes").unwrap_err();
     }
 }

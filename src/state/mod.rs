@@ -4,8 +4,10 @@ mod altstack;
 mod dispositions;
 mod limits;
 mod mask;
+pub mod overruns;
 pub mod queues;
 mod run_state;
+pub mod timers;
 
 pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;
@@ -13,6 +15,7 @@ pub use limits::PendingLimit;
 pub use mask::SignalMask;
 pub use queues::{PrivateQueue, Queue, SharedQueue};
 pub use run_state::GroupStop;
+pub use timers::PosixTimers;
 
 use criu_signals_images::{Pid, Tid};
 

@@ -14,7 +14,7 @@ use crate::proc::SignalStatus;
 use crate::tracee::{Call, ptrace};
 
 /// `sizeof(sigset_t)` in the kernel.
-const SIGSET_SIZE: u64 = 8;
+pub(super) const SIGSET_SIZE: u64 = 8;
 /// `si_code` of sigqueue(3). With it a legacy signal does not override RLIMIT_SIGPENDING, so that under a limit
 /// of 0 only its bit is set (`__send_signal_locked`).
 const SI_QUEUE: i32 = -1;
@@ -28,6 +28,10 @@ const READ_WHOLE: usize = 2_048;
 /// where it ends, and that the kernel has stored each entry from what queueing it returned.
 const SAMPLE: usize = 512;
 const SAMPLE_AT_END: usize = 16;
+
+/// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
+/// what is queued in its stead neither re-arms the timer nor counts overruns (posixtimer_rearm).
+const SI_TIMER: i32 = -2;
 
 /// One thread's own queue.
 #[derive(Debug)]
@@ -104,7 +108,10 @@ impl Queue {
     pub fn read<Owner>(self, site: &Site<'_, '_, Owner>, most: usize) -> Result<Pending> {
         let bits = self.bits(site)?;
         let queue = self.peek(site, 0, most)?;
-        Ok(Pending { bits, queue })
+        // A signal may have come between the two: a timer's, or anybody's. Its entry came with its bit.
+        let mut pending = Pending { bits, queue };
+        pending.bits = pending.bits.union(pending.queued());
+        Ok(pending)
     }
 
     /// At most `most` entries, from the one at index `from` on.
@@ -122,6 +129,9 @@ impl Queue {
 
     /// Is `wanted` what is in the queue? A long one is looked at in places only.
     ///
+    /// Around the entry of a timer, which cannot be moved, the order of other numbers may differ: nobody can tell,
+    /// since signals are taken by number (next_signal).
+    ///
     /// # Errors
     /// If the thread is gone.
     pub fn holds<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
@@ -129,6 +139,10 @@ impl Queue {
             return Ok(false);
         }
         let queue = &wanted.queue;
+        if queue.iter().any(is_timers) {
+            let found = self.peek(site, 0, usize::MAX)?;
+            return Ok(by_number(&found) == by_number(queue));
+        }
         if queue.len() <= READ_WHOLE {
             return Ok(self.peek(site, 0, queue.len() + 1)? == *queue);
         }
@@ -145,19 +159,21 @@ impl Queue {
             && bare.difference(wanted.bits_without_info()).is_empty())
     }
 
-    /// Makes the queue what is wanted: queues what is missing behind what is right, or else takes everything out
+    /// Makes the queue what is wanted: queues what is missing behind what is right, or else takes out what is not
     /// first. The thread's other signals must be blocked, and RLIMIT_SIGPENDING leave room.
     fn make<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        let mut have = 0;
-        if self.is_head_of(site, wanted)? {
-            have = self.peek(site, 0, wanted.queue.len())?.len();
+        let missing = if self.is_head_of(site, wanted)? {
+            let have = self.peek(site, 0, wanted.queue.len())?.len();
+            wanted.queue[have..].to_vec()
         } else {
             let found = self.read(site, usize::MAX)?;
-            self.take_out(site, &found.queue)?;
+            let (wrong, missing) = plan(&found.queue, &wanted.queue);
+            self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
-        }
+            missing
+        };
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
-        self.queue(site, &ids, &wanted.queue[have..])?;
+        self.queue(site, &ids, &missing)?;
         let bare = wanted.bits_without_info().difference(self.bits(site)?);
         if bare.is_empty() {
             Ok(())
@@ -231,7 +247,7 @@ impl Queue {
         Ok(())
     }
 
-    fn queue<Owner>(
+    pub(super) fn queue<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,
@@ -249,7 +265,7 @@ impl Queue {
     }
 
     /// Pending bits without siginfo: queued again where there is no room for one.
-    fn set_bits<Owner>(
+    pub(super) fn set_bits<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,
@@ -307,7 +323,7 @@ impl Queue {
 }
 
 /// One entry of this number, in the order in which they were queued.
-fn take_one(signo: SigNo) -> Call {
+pub(super) fn take_one(signo: SigNo) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
     Call::new(
@@ -318,6 +334,47 @@ fn take_one(signo: SigNo) -> Call {
     .output(SIGINFO_SIZE)
     .input(no_time)
     .value(SIGSET_SIZE)
+}
+
+/// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
+/// unless `found` has an entry of a timer. That is not to be touched, and only numbers that are not right are.
+fn plan(found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
+    if !found.iter().any(is_timers) {
+        return (found.to_vec(), wanted.to_vec());
+    }
+    let (have, want) = (by_number(found), by_number(wanted));
+    let none = Vec::new();
+    let is_right = |signo: &i32| want.get(signo).unwrap_or(&none).starts_with(&have[signo]);
+    let (right, wrong): (Vec<i32>, Vec<i32>) = have.keys().copied().partition(is_right);
+    let out = found.iter().filter(|info| wrong.contains(&info.signo()));
+    let mut skip: HashMap<i32, usize> = right
+        .iter()
+        .map(|signo| (*signo, have[signo].len()))
+        .collect();
+    let missing = wanted
+        .iter()
+        .filter(|info| match skip.get_mut(&info.signo()) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        });
+    (out.copied().collect(), missing.copied().collect())
+}
+
+/// The entries of each number, in their order.
+fn by_number(infos: &[Siginfo]) -> HashMap<i32, Vec<Siginfo>> {
+    let mut numbers: HashMap<i32, Vec<Siginfo>> = HashMap::new();
+    for info in infos {
+        numbers.entry(info.signo()).or_default().push(*info);
+    }
+    numbers
+}
+
+/// Is it, or does it look like, the entry of a POSIX timer?
+pub(crate) fn is_timers(info: &Siginfo) -> bool {
+    info.code() == SI_TIMER
 }
 
 fn signos(infos: &[Siginfo]) -> SigSet {
@@ -414,6 +471,28 @@ mod tests {
         let found = pending(&[info(rt(1), 5), info(rt(1), 5), info(rt(1), 5)]);
         assert_eq!(with_arrivals(&dumped, &found).queue.len(), 3);
         assert_eq!(with_arrivals(&dumped, &dumped), dumped);
+    }
+
+    #[test]
+    fn a_timers_entry_is_built_around() {
+        let timers = Siginfo::from_fields(
+            rt(3).get(),
+            0,
+            SI_TIMER,
+            &Fields::Timer {
+                id: 1,
+                overrun: 0,
+                value: 0,
+                sys_private: 0,
+            },
+        );
+        let (a, b, c) = (info(rt(0), 1), info(rt(0), 2), info(SigNo::USR1, 3));
+        assert_eq!(plan(&[b], &[a, b]), (vec![b], vec![a, b]));
+        assert_eq!(plan(&[timers, a], &[c, a, timers, b]), (vec![], vec![c, b]));
+        assert_eq!(
+            plan(&[timers, b], &[c, a, timers, b]),
+            (vec![b], vec![c, a, b])
+        );
     }
 
     #[test]

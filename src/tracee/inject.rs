@@ -25,7 +25,7 @@ use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::arch::{Registers, Stub};
 use crate::error::{Cause, Error, Result};
-use crate::proc::SignalStatus;
+use crate::proc::{self, SignalStatus};
 
 /// How much scratch memory is mapped, in bytes. A longer batch runs in several rounds.
 const SCRATCH: usize = 256 * 1024;
@@ -50,6 +50,8 @@ pub struct Injector<'p, Owner> {
     memory: Memory,
     cave: Cave,
     scratch: Option<Scratch>,
+    /// Signals that are not for us to send: timers of the process send them.
+    reserved: SigSet,
     finished: bool,
 }
 
@@ -59,6 +61,12 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// # Errors
     /// If the process's memory can't be opened or has no room for the stub.
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
+        // A timer may go off at any time. While its signal is the marker it would not be blocked, so that its
+        // entry would leave the queue.
+        let reserved = proc::timers(process.pid())?
+            .iter()
+            .filter_map(|timer| SigNo::new(timer.signo))
+            .collect();
         let memory = Memory::open(process.pid())?;
         let cave = Cave::find(process.pid(), &memory)?;
         Ok(Injector {
@@ -66,6 +74,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             memory,
             cave,
             scratch: None,
+            reserved,
             finished: false,
         })
     }
@@ -84,7 +93,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal();
+        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
         let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
         let done = Self::work(&mut visit, &mut self.scratch, calls, marker);
         let left = visit.end();

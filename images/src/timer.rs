@@ -1,0 +1,313 @@
+//! A POSIX timer, `timer_create(2)`, as far as signals are concerned.
+
+use std::fmt;
+
+use protobuf::EnumOrUnknown;
+
+use crate::codec::{Codec, proto::signals as pb};
+use crate::error::FieldError;
+use crate::siginfo::{Fields, Siginfo};
+
+/// Of the timers of one process, so that an entry of the image stays small.
+pub const TIMERS_LIMIT: usize = 10_000;
+
+/// Whom an expiry is told (`sigev_notify`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Notify {
+    /// The process: SIGEV_SIGNAL.
+    Process,
+    /// Nobody: SIGEV_NONE.
+    Nobody,
+    /// The process, whose C library starts a thread: SIGEV_THREAD. To the kernel it is SIGEV_SIGNAL.
+    Library,
+    /// The thread with this id in its own pid namespace, 0 if it is gone: SIGEV_THREAD_ID.
+    Thread(i32),
+}
+
+/// Where the one queue entry that the kernel has allocated with the timer is. An entry in a queue that looks
+/// alike but was queued by somebody is none: it neither re-arms the timer nor counts overruns, and stays when
+/// the timer is set or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TimerEntry {
+    /// Nowhere.
+    #[default]
+    Idle,
+    /// In the queue that [`PosixTimer::notify`] names: the expiry will be delivered.
+    Pending,
+    /// In that queue, but the timer has been set since: the kernel drops the entry instead of delivering it,
+    /// unless the timer expires again before.
+    Stale,
+    /// The signal is ignored: the kernel keeps the entry aside, and queues it as soon as the signal is not
+    /// ignored any more. Linux 6.13 and later.
+    Ignored,
+}
+
+/// A POSIX timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PosixTimer {
+    /// The kernel's number of it.
+    pub id: i32,
+    /// The clock: CLOCK_*, or a number below 0 for a CPU-time clock.
+    pub clock: i32,
+    /// `sigev_signo`; without a meaning for [`Notify::Nobody`].
+    pub signo: i32,
+    /// `sigev_value`.
+    pub value: u64,
+    /// Whom an expiry is told.
+    pub notify: Notify,
+    /// Nanoseconds between expiries; 0: it expires once.
+    pub interval: u64,
+    /// Nanoseconds up to the next expiry; 0: it is not armed.
+    pub remaining: u64,
+    /// What timer_getoverrun(2) gives: expiries that the signal delivered last stands for, beyond its own.
+    pub overrun: u32,
+    /// Where its own queue entry is.
+    pub entry: TimerEntry,
+    /// Expiries so far that a pending entry stands for, beyond its own. `None` where nobody looked: the kernel
+    /// tells it only to whom it delivers the entry.
+    pub entry_overrun: Option<u32>,
+}
+
+impl PosixTimer {
+    /// Does this siginfo look as the timer's own entry does? [`TimerEntry`] says why it need not be it.
+    pub fn made(&self, info: &Siginfo) -> bool {
+        self.notify != Notify::Nobody
+            && info.signo() == self.signo
+            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+    }
+
+    /// The thread whose private queue the entry is put into; `None` for the shared queue.
+    pub fn thread(&self) -> Option<i32> {
+        match self.notify {
+            Notify::Thread(tid) => Some(tid),
+            Notify::Process | Notify::Nobody | Notify::Library => None,
+        }
+    }
+}
+
+impl fmt::Display for Notify {
+    /// `process`, `thread 42`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notify::Process => f.write_str("process"),
+            Notify::Nobody => f.write_str("nobody"),
+            Notify::Library => f.write_str("library"),
+            Notify::Thread(tid) => write!(f, "thread {tid}"),
+        }
+    }
+}
+
+impl fmt::Display for TimerEntry {
+    /// `its own entry pending`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TimerEntry::Idle => "no entry of its own pending",
+            TimerEntry::Pending => "its own entry pending",
+            TimerEntry::Stale => "its own entry pending, and to be dropped",
+            TimerEntry::Ignored => "its own entry kept aside while the signal is ignored",
+        })
+    }
+}
+
+impl fmt::Display for PosixTimer {
+    /// `signal 34 value 0x0 to process, clock 1, interval 1000000 ns, overrun 0, its own entry pending`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PosixTimer {
+            id: _,
+            clock,
+            signo,
+            value,
+            notify,
+            interval,
+            remaining: _,
+            overrun,
+            entry,
+            entry_overrun: _,
+        } = self;
+        write!(
+            f,
+            "signal {signo} value {value:#x} to {notify}, clock {clock}, interval {interval} ns, overrun {overrun}, \
+             {entry}"
+        )
+    }
+}
+
+impl Codec for PosixTimer {
+    type Message = pb::PosixTimer;
+
+    fn to_proto(&self) -> pb::PosixTimer {
+        let (notify, tid) = match self.notify {
+            Notify::Process => (pb::TimerNotify::TIMER_NOTIFY_PROCESS, 0),
+            Notify::Nobody => (pb::TimerNotify::TIMER_NOTIFY_NOBODY, 0),
+            Notify::Library => (pb::TimerNotify::TIMER_NOTIFY_LIBRARY, 0),
+            Notify::Thread(tid) => (pb::TimerNotify::TIMER_NOTIFY_THREAD, tid),
+        };
+        let entry = match self.entry {
+            TimerEntry::Idle => pb::TimerEntry::TIMER_ENTRY_IDLE,
+            TimerEntry::Pending => pb::TimerEntry::TIMER_ENTRY_PENDING,
+            TimerEntry::Stale => pb::TimerEntry::TIMER_ENTRY_STALE,
+            TimerEntry::Ignored => pb::TimerEntry::TIMER_ENTRY_IGNORED,
+        };
+        pb::PosixTimer {
+            id: self.id,
+            clock: self.clock,
+            signo: self.signo,
+            value: self.value,
+            notify: notify.into(),
+            notify_tid: tid,
+            interval: self.interval,
+            remaining: self.remaining,
+            overrun: self.overrun,
+            entry: entry.into(),
+            entry_overrun: self.entry_overrun,
+            ..pb::PosixTimer::default()
+        }
+    }
+
+    fn from_proto(message: &pb::PosixTimer) -> Result<PosixTimer, FieldError> {
+        if message.id < 0 {
+            return Err(FieldError::new(
+                "id",
+                format!("{} is not a timer", message.id),
+            ));
+        }
+        let notify = match known("notify", message.notify)? {
+            pb::TimerNotify::TIMER_NOTIFY_UNSPECIFIED => return Err(FieldError::missing("notify")),
+            pb::TimerNotify::TIMER_NOTIFY_PROCESS => Notify::Process,
+            pb::TimerNotify::TIMER_NOTIFY_NOBODY => Notify::Nobody,
+            pb::TimerNotify::TIMER_NOTIFY_LIBRARY => Notify::Library,
+            pb::TimerNotify::TIMER_NOTIFY_THREAD => Notify::Thread(message.notify_tid),
+        };
+        if notify != Notify::Nobody && crate::SigNo::new(message.signo).is_none() {
+            let reason = format!("{} is not a signal (1 to 64)", message.signo);
+            return Err(FieldError::new("signo", reason));
+        }
+        Ok(PosixTimer {
+            id: message.id,
+            clock: message.clock,
+            signo: message.signo,
+            value: message.value,
+            notify,
+            interval: message.interval,
+            remaining: message.remaining,
+            overrun: message.overrun,
+            entry: match known("entry", message.entry)? {
+                pb::TimerEntry::TIMER_ENTRY_IDLE => TimerEntry::Idle,
+                pb::TimerEntry::TIMER_ENTRY_PENDING => TimerEntry::Pending,
+                pb::TimerEntry::TIMER_ENTRY_STALE => TimerEntry::Stale,
+                pb::TimerEntry::TIMER_ENTRY_IGNORED => TimerEntry::Ignored,
+            },
+            entry_overrun: message.entry_overrun,
+        })
+    }
+}
+
+fn known<E: protobuf::Enum>(field: &str, number: EnumOrUnknown<E>) -> Result<E, FieldError> {
+    number.enum_value().map_err(|number| {
+        FieldError::new(
+            field,
+            format!("{number} is none that format version 1 knows"),
+        )
+    })
+}
+
+/// All of a process's: not too many, each id once, and none that a reader would refuse.
+pub(crate) fn check(timers: &[PosixTimer]) -> Result<(), FieldError> {
+    if timers.len() > TIMERS_LIMIT {
+        let reason = format!(
+            "there are {}, and {TIMERS_LIMIT} is the limit",
+            timers.len()
+        );
+        return Err(FieldError::new("timers", reason));
+    }
+    let mut ids = std::collections::HashSet::new();
+    for (index, timer) in timers.iter().enumerate() {
+        if !ids.insert(timer.id) {
+            let reason = format!("there are two timers {}", timer.id);
+            return Err(FieldError::new("id", reason).within_item("timers", index));
+        }
+        PosixTimer::from_proto(&timer.to_proto())
+            .map_err(|error| error.within_item("timers", index))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn timer() -> PosixTimer {
+        PosixTimer {
+            id: 3,
+            clock: 1,
+            signo: 34,
+            value: 7,
+            notify: Notify::Thread(42),
+            interval: 1_000_000,
+            remaining: 5,
+            overrun: 2,
+            entry: TimerEntry::Pending,
+            entry_overrun: None,
+        }
+    }
+
+    fn siginfo(signo: i32, id: i32, value: u64) -> Siginfo {
+        let fields = Fields::Timer {
+            id,
+            overrun: 0,
+            value,
+            sys_private: 0,
+        };
+        Siginfo::from_fields(signo, 0, libc::SI_TIMER, &fields)
+    }
+
+    #[test]
+    fn which_siginfo_is_a_timer_s() {
+        assert!(timer().made(&siginfo(34, 3, 7)));
+        assert!(!timer().made(&siginfo(35, 3, 7)));
+        assert!(!timer().made(&siginfo(34, 4, 7)));
+        assert!(!timer().made(&siginfo(34, 3, 8)));
+        assert!(!timer().made(&testing::queued(34, 3)));
+        let silent = PosixTimer {
+            notify: Notify::Nobody,
+            ..timer()
+        };
+        assert!(!silent.made(&siginfo(34, 3, 7)));
+    }
+
+    #[test]
+    fn text() {
+        assert_eq!(
+            timer().to_string(),
+            "signal 34 value 0x7 to thread 42, clock 1, interval 1000000 ns, overrun 2, its own entry pending"
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for change in [
+            (|message| message.id = -1) as fn(&mut pb::PosixTimer),
+            |message| message.signo = 65,
+            |message| message.notify = EnumOrUnknown::from_i32(9),
+            |message| message.notify = EnumOrUnknown::from_i32(0),
+            |message| message.entry = EnumOrUnknown::from_i32(9),
+        ] {
+            let mut message = timer().to_proto();
+            change(&mut message);
+            PosixTimer::from_proto(&message).expect_err("not a timer");
+        }
+        check(&[timer(), timer()]).expect_err("one id twice");
+        check(&vec![timer(); TIMERS_LIMIT + 1]).expect_err("too many");
+        check(&[timer()]).expect("a timer");
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(timer in testing::timer()) {
+            prop_assert_eq!(PosixTimer::from_proto(&timer.to_proto()), Ok(timer));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! How many overruns the pending entries of timers stand for, and whether the kernel would deliver them.
+//!
+//! The kernel counts them and tells the number only with the entry, to whom it delivers it
+//! (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). So the entry is taken out and the timer made to
+//! expire again, as long ago as it first had: then the same number has gathered, and goes on gathering with the
+//! same period. Every batch that takes an entry out also brings it back, and a thread ends its batch even if the
+//! tracer dies: what can be lost is a part of the number, never the signal.
+//!
+//! The same call tells whether the entry would be delivered at all: the kernel drops that of a timer which was
+//! disarmed or set since, and leaves it in the queue until it is about to be delivered.
+//!
+//! Afterwards two things are not as they were, none of which a program should see: the entry is the last of
+//! its queue (it was the only one of its number, and numbers are delivered in their own order), and a timer on
+//! CLOCK_REALTIME that was set to a relative time now follows the clock when that is set. That is why nobody
+//! counts unless asked to.
+
+use std::time::Instant;
+
+use criu_signals_images::{
+    Disposition, Fields, PosixTimer, ProcessState, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid,
+    TimerEntry,
+};
+
+use super::Site;
+use super::queues::{Queue, SIGSET_SIZE};
+use super::timers::{
+    ITIMERSPEC_SIZE, PATIENCE, TIMER_ABSTIME, first_expiry, from_itimerspec, from_timespec, number,
+    read_clock, set, sigaction, timespec,
+};
+use nix::errno::Errno;
+
+use crate::error::{Cause, Error, Phase, Result};
+use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
+
+/// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
+/// and not changed since. Returns the timers whose overruns were not counted, and why.
+///
+/// # Errors
+/// If a timer could not be brought back to what it was; which one is said.
+pub fn count<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+) -> Result<Vec<(i32, &'static str)>> {
+    let countable =
+        |timer: &PosixTimer| matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored);
+    if !state.timers.iter().any(countable) {
+        return Ok(Vec::new());
+    }
+    let mut inner = || {
+        let mut injector = Injector::new(stopped)?;
+        let mut left = Vec::new();
+        for at in 0..state.timers.len() {
+            let timer = state.timers[at];
+            if !countable(&timer) {
+                continue;
+            }
+            if timer.overrun != 0 {
+                left.push((
+                    timer.id,
+                    "timer_getoverrun(2) would forget the delivery before",
+                ));
+                continue;
+            }
+            match alone(state, &timer) {
+                Some((tid, which)) => {
+                    let counted = count_one(&mut injector, state, &timer, tid, which)
+                        .map_err(|e| e.in_thread(tid))?;
+                    state.timers[at] = counted;
+                }
+                None => left.push((timer.id, "other signals of its number are pending")),
+            }
+        }
+        let leader = stopped.leader();
+        let mut site = |tid, which: Queue| {
+            let site = Site {
+                injector: &mut injector,
+                tid,
+            };
+            which.read(&site, usize::MAX)
+        };
+        state.shared = site(leader, Queue::Shared)?;
+        for thread in &mut state.threads {
+            thread.pending = site(thread.tid(), Queue::Private)?;
+        }
+        injector.finish()?;
+        Ok(left)
+    };
+    inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
+}
+
+/// Where the timer's entry can be taken out without any other: rt_sigtimedwait(2) takes the first of a number,
+/// from the thread's own queue first.
+fn alone(state: &ProcessState, timer: &PosixTimer) -> Option<(Tid, Queue)> {
+    let signo = SigNo::new(timer.signo)?;
+    let leader = state.threads.first()?;
+    let (thread, queues, which) = match timer.thread() {
+        Some(id) => {
+            let thread = state.threads.iter().find(|t| t.ids.innermost() == id)?;
+            (thread, vec![&thread.pending], Queue::Private)
+        }
+        None => (leader, vec![&leader.pending, &state.shared], Queue::Shared),
+    };
+    let same_number = |info: &&Siginfo| info.signo() == timer.signo;
+    let entries: Vec<&Siginfo> = queues
+        .iter()
+        .flat_map(|queue| queue.queue.iter().filter(same_number))
+        .collect();
+    let bare = queues
+        .iter()
+        .any(|queue| queue.bits_without_info().contains(signo));
+    let free = match timer.entry {
+        TimerEntry::Pending => matches!(entries.as_slice(), [own] if timer.made(own)) && !bare,
+        TimerEntry::Ignored => {
+            let others = state
+                .timers
+                .iter()
+                .filter(|other| other.entry == TimerEntry::Ignored && other.signo == timer.signo);
+            entries.is_empty() && !bare && others.count() == 1
+        }
+        TimerEntry::Idle | TimerEntry::Stale => false,
+    };
+    free.then(|| (thread.tid(), which))
+}
+
+fn count_one<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    state: &ProcessState,
+    timer: &PosixTimer,
+    tid: Tid,
+    which: Queue,
+) -> Result<PosixTimer> {
+    let mut timer = *timer;
+    let Some(signo) = SigNo::new(timer.signo) else {
+        return Ok(timer);
+    };
+    // An entry that is kept aside comes into the queue while the signal has a handler (which is never entered:
+    // all signals are blocked, and there is no other thread), and goes back when it is ignored again.
+    let ignored = (timer.entry == TimerEntry::Ignored).then(|| state.dispositions[signo]);
+    let around = |calls: Vec<Call>| -> Vec<Call> {
+        let Some(kept) = &ignored else { return calls };
+        let handled = Disposition {
+            handler: 2,
+            ..Disposition::default()
+        };
+        std::iter::once(sigaction(signo, &handled))
+            .chain(calls)
+            .chain([sigaction(signo, kept)])
+            .collect()
+    };
+    let clock = || [read_clock(timer.clock), get(&timer)];
+
+    let outcomes = injector.run(tid, &clock())?;
+    let (now, remaining) = when(&outcomes)?;
+    let now_or_then = PosixTimer { remaining, ..timer };
+    let mut calls = vec![take(signo)];
+    calls.extend(clock());
+    calls.push(set(
+        &timer,
+        TIMER_ABSTIME,
+        first_expiry(&now_or_then, now, 0),
+    ));
+    let calls = around(calls);
+    let at = usize::from(ignored.is_some());
+    let outcomes = injector.run(tid, &calls)?;
+    if outcomes[at].errno() == Some(Errno::EAGAIN) {
+        // The kernel has dropped the entry instead: the timer had been set since. By now it has expired again,
+        // so it is set once more, or disarmed (a time of 0).
+        let (_, remaining) = when(&outcomes[at + 1..=at + 2])?;
+        timer.remaining = remaining;
+        timer.entry = TimerEntry::Stale;
+        let outcomes = injector.run(tid, &[set(&timer, 0, remaining)])?;
+        outcomes[0].check()?;
+        return Ok(timer);
+    }
+    outcomes[at].check()?;
+    let taken: [u8; SIGINFO_SIZE] = outcomes[at]
+        .output
+        .as_slice()
+        .try_into()
+        .map_err(|_| Error::new("rt_sigtimedwait", Cause::Unexpected("no siginfo".into())))?;
+    let taken = Siginfo::from_bytes(taken);
+    let Fields::Timer { overrun, .. } = taken.fields() else {
+        return Err(Error::new(
+            format!("count the overruns of timer {}", timer.id),
+            Cause::Unexpected(format!("{taken} came instead of its entry")),
+        ));
+    };
+    let (now, remaining) = when(&outcomes[at + 1..=at + 2])?;
+    let overrun = u32::try_from(overrun).unwrap_or(0);
+    timer.remaining = remaining;
+    timer.entry_overrun = Some(overrun);
+
+    let again = around(vec![
+        take(signo),
+        set(&timer, TIMER_ABSTIME, first_expiry(&timer, now, overrun)),
+    ]);
+    let outcomes = injector.run(tid, &again)?;
+    outcomes[at + 1].check()?;
+    let deadline = Instant::now() + PATIENCE;
+    let pending = |tid| -> Result<bool> {
+        let queue = ptrace::peek(tid, which == Queue::Shared, 0, usize::MAX)?;
+        Ok(queue.iter().any(|info| timer.made(info)))
+    };
+    match &ignored {
+        // It is aside already, unless the interrupt came late.
+        Some(kept) => {
+            if pending(tid)? {
+                injector.run(tid, &[sigaction(signo, kept)])?;
+            }
+        }
+        None => {
+            while !pending(tid)? {
+                if Instant::now() >= deadline {
+                    return Err(Error::new(
+                        format!("let timer {} expire again", timer.id),
+                        Cause::NotKept("its entry does not come back into the queue".into()),
+                    ));
+                }
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        }
+    }
+    Ok(timer)
+}
+
+fn get(timer: &PosixTimer) -> Call {
+    Call::new(
+        libc::SYS_timer_gettime,
+        format!("timer_gettime({})", timer.id),
+    )
+    .value(number(timer.id))
+    .output(ITIMERSPEC_SIZE)
+}
+
+/// What the two calls of `read_clock` and `get` gave: now, and what remains.
+fn when(outcomes: &[crate::tracee::Outcome]) -> Result<(u64, u64)> {
+    let [clock, timer] = outcomes else {
+        return Err(Error::new(
+            "timer_gettime",
+            Cause::Unexpected("no result".into()),
+        ));
+    };
+    clock.check()?;
+    timer.check()?;
+    let (_, remaining) = from_itimerspec(&timer.output);
+    Ok((from_timespec(&clock.output, 0), remaining))
+}
+
+fn take(signo: SigNo) -> Call {
+    Call::new(
+        libc::SYS_rt_sigtimedwait,
+        format!("rt_sigtimedwait({signo})"),
+    )
+    .input(SigSet::from(signo).bits().to_le_bytes())
+    .output(SIGINFO_SIZE)
+    .input(timespec(0))
+    .value(SIGSET_SIZE)
+}

@@ -1,0 +1,958 @@
+//! POSIX timers, as far as signals are concerned: timer_create(2).
+//!
+//! With each timer the kernel allocates one queue entry (`struct k_itimer`, `sigq`). Only that entry re-arms a
+//! periodic timer and counts overruns when it is delivered, is queued although its legacy number is pending
+//! already, and is dropped when the timer has been set or deleted since (kernel/signal.c,
+//! `posixtimer_send_sigqueue`; kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). An entry with the
+//! same contents that somebody queued, CRIU for one, does none of that. Nobody can queue the kernel's own entry
+//! but the timer, by expiring: so the timer is made to expire, at the entry's place in the queue.
+//!
+//! What is read: `/proc/PID/timers`, timer_gettime(2), timer_getoverrun(2) and the queues. Nothing is taken out
+//! of a queue for it. What can't be read that way: how many overruns a pending entry has gathered (the kernel
+//! tells only when it delivers the entry), whether a timer was disarmed or deleted while its entry was pending
+//! (the entry stays in the queue and is dropped later), and whether a timer on CLOCK_REALTIME was set to an
+//! absolute time.
+
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{
+    Disposition, Notify, Pending, PosixTimer, ProcessState, SIGINFO_SIZE, SigNo, SigSet, Siginfo,
+    ThreadState, Tid, TimerEntry,
+};
+
+use super::Site;
+use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
+use crate::error::{Cause, Error, Result};
+use crate::proc::{self, SignalStatus};
+use crate::tracee::{Call, Injector, ptrace};
+
+/// `sizeof(struct itimerspec)`: interval and value, each seconds and nanoseconds.
+pub(super) const ITIMERSPEC_SIZE: usize = 32;
+const TIMESPEC_SIZE: usize = 16;
+const NANOS: u64 = 1_000_000_000;
+pub(super) const TIMER_ABSTIME: u64 = 1;
+const SIG_IGN: u64 = 1;
+
+/// How long an expiry in the past may take. The interrupt comes at once; a machine may be busy.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+/// How often an overrun count is tried before the clock is taken to be faster than we are.
+const ATTEMPTS: usize = 4;
+/// How long a process is held back so that what remains of a period is as it was. See [`Rebuild::expire_again`].
+const HOLD: Duration = Duration::from_millis(100);
+/// How far ahead of an expiry its timer is set, at most half a period.
+const AHEAD: u64 = 3_000_000;
+/// How often a queue is emptied before whoever fills it is given up on.
+const ROUNDS: usize = 8;
+
+/// The POSIX timers of a process. Not a [`Kind`](super::Kind): where a timer's entry is belongs to a queue as
+/// much as to the timer, so both directions are given the whole process.
+#[derive(Debug)]
+pub enum PosixTimers {}
+
+impl PosixTimers {
+    /// Reads the timers of the process whose other state is `state`.
+    ///
+    /// # Errors
+    /// Whatever could not be read; never an empty list in its stead.
+    pub fn capture<Owner>(
+        injector: &mut Injector<'_, Owner>,
+        state: &ProcessState,
+    ) -> Result<Vec<PosixTimer>> {
+        let leader = injector.process().leader();
+        let lines = proc::timers(injector.process().pid())?;
+        let calls: Vec<Call> = lines
+            .iter()
+            .flat_map(|line| {
+                [
+                    Call::new(
+                        libc::SYS_timer_gettime,
+                        format!("timer_gettime({})", line.id),
+                    )
+                    .value(number(line.id))
+                    .output(ITIMERSPEC_SIZE),
+                    Call::new(
+                        libc::SYS_timer_getoverrun,
+                        format!("timer_getoverrun({})", line.id),
+                    )
+                    .value(number(line.id)),
+                ]
+            })
+            .collect();
+        let outcomes = injector.run(leader, &calls)?;
+        let mut timers = Vec::with_capacity(lines.len());
+        for (line, outcomes) in lines.iter().zip(outcomes.chunks_exact(2)) {
+            outcomes[0].check()?;
+            let (interval, remaining) = from_itimerspec(&outcomes[0].output);
+            let overrun = outcomes[1].check()?;
+            let mut timer = PosixTimer {
+                id: line.id,
+                clock: line.clock,
+                signo: line.signo,
+                value: line.value,
+                notify: match line.notify {
+                    Notify::Thread(tid) => Notify::Thread(innermost(state, tid)),
+                    other => other,
+                },
+                interval,
+                remaining,
+                overrun: u32::try_from(overrun).unwrap_or(u32::MAX),
+                entry: TimerEntry::Idle,
+                entry_overrun: None,
+            };
+            timer.entry = entry_in_queue(&timer, queue_of(state, &timer));
+            timers.push(timer);
+        }
+        find_ignored(injector, state, &mut timers)?;
+        Ok(timers)
+    }
+
+    /// Is this queue (that of the thread with this id in its own pid namespace, or the shared one) put back
+    /// here, because an entry in it has to come from its timer?
+    pub fn builds(wanted: &ProcessState, thread: Option<i32>) -> bool {
+        wanted.timers.iter().any(|timer| {
+            timer.thread() == thread
+                && matches!(timer.entry, TimerEntry::Pending | TimerEntry::Stale)
+        })
+    }
+
+    /// Puts back the timers, and the queues that hold entries of theirs. Every thread's signals must be
+    /// blocked, the dispositions and the other queues be in place, and RLIMIT_SIGPENDING leave room. Returns
+    /// what failed.
+    pub fn replay<Owner>(
+        injector: &mut Injector<'_, Owner>,
+        wanted: &ProcessState,
+        threads: &[(Tid, ThreadState)],
+    ) -> Vec<Error> {
+        let work = wanted
+            .timers
+            .iter()
+            .any(|timer| timer.entry != TimerEntry::Idle || timer.overrun != 0);
+        if !work {
+            return Vec::new();
+        }
+        let mut rebuild = Rebuild {
+            injector,
+            wanted,
+            threads,
+            timers: Vec::new(),
+            hold: None,
+            errors: Vec::new(),
+        };
+        rebuild.all();
+        rebuild.errors
+    }
+}
+
+/// What a queue must hold after a restore: [`with_arrivals`], and what is different about timers. A timer has one
+/// entry, whether it has expired again or not; and its entry is queued although its legacy number is pending.
+pub fn with_timer_arrivals(
+    dumped: &Pending,
+    found: &Pending,
+    timers: &[PosixTimer],
+    thread: Option<i32>,
+) -> Pending {
+    with_expiries(with_arrivals(dumped, found), found, timers, thread)
+}
+
+/// `wanted`, and behind it the entries in `found` of timers that have none in `wanted`: they do not wait.
+pub fn with_expiries(
+    wanted: Pending,
+    found: &Pending,
+    timers: &[PosixTimer],
+    thread: Option<i32>,
+) -> Pending {
+    let mut merged = wanted;
+    for timer in timers.iter().filter(|timer| timer.thread() == thread) {
+        let mut first = true;
+        merged
+            .queue
+            .retain(|info| !timer.made(info) || std::mem::take(&mut first));
+        if first
+            && let Some(info) = found.queue.iter().find(|info| timer.made(info))
+            && let Some(signo) = SigNo::new(info.signo())
+        {
+            merged.bits.insert(signo);
+            merged.queue.push(*info);
+        }
+    }
+    merged
+}
+
+/// Where the timer's entry is, as far as the queue tells. An entry in the queue of a timer that is armed was
+/// there before the timer was set: it will be dropped. (A periodic timer with a pending entry is not armed, but
+/// timer_gettime(2) gives what will remain of its period, so up to the period the two look alike.)
+fn entry_in_queue(timer: &PosixTimer, queue: &Pending) -> TimerEntry {
+    if !queue.queue.iter().any(|info| timer.made(info)) {
+        TimerEntry::Idle
+    } else if timer.remaining > timer.interval {
+        TimerEntry::Stale
+    } else {
+        TimerEntry::Pending
+    }
+}
+
+fn queue_of<'s>(state: &'s ProcessState, timer: &PosixTimer) -> &'s Pending {
+    timer
+        .thread()
+        .and_then(|tid| state.threads.iter().find(|t| t.ids.innermost() == tid))
+        .map_or(&state.shared, |thread| &thread.pending)
+}
+
+fn innermost(state: &ProcessState, tid: i32) -> i32 {
+    state
+        .threads
+        .iter()
+        .find(|thread| thread.tid().0 == tid)
+        .map_or(0, |thread| thread.ids.innermost())
+}
+
+/// Queue of the periodic timers whose signal is ignored have expired: the kernel keeps their entries aside
+/// (posixtimer_sig_ignore), where nothing shows them. As soon as the signal has a handler they are in the queue,
+/// and when it is ignored again they are put aside again, as if nothing had been (do_sigaction). The three calls
+/// are one batch, which the thread ends even if the tracer dies.
+///
+/// Only where nobody can see it: all signals are blocked in the thread that makes the calls, and there is no
+/// other; and nothing else of that number is pending, which the last call would flush.
+fn find_ignored<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    state: &ProcessState,
+    timers: &mut [PosixTimer],
+) -> Result<()> {
+    let [thread] = state.threads.as_slice() else {
+        return Ok(());
+    };
+    if !keeps_ignored_entries()? {
+        return Ok(());
+    }
+    let pending = state.shared.bits.union(thread.pending.bits);
+    let may_be = |timer: &PosixTimer| -> Option<SigNo> {
+        let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody)?;
+        let ignored = state.dispositions[signo].handler == SIG_IGN && !pending.contains(signo);
+        let period = timer.interval != 0 && timer.remaining <= timer.interval;
+        (timer.entry == TimerEntry::Idle && ignored && period).then_some(signo)
+    };
+    let numbers: SigSet = timers.iter().filter_map(may_be).collect();
+    for signo in numbers.iter() {
+        let kept = state.dispositions[signo];
+        // Never entered.
+        let handled = Disposition {
+            handler: 2,
+            ..Disposition::default()
+        };
+        let calls = [
+            sigaction(signo, &handled),
+            Call::new(libc::SYS_rt_sigpending, "rt_sigpending")
+                .output(8)
+                .value(SIGSET_SIZE),
+            sigaction(signo, &kept),
+        ];
+        // What came into the queue is seen in between only by who is inside: several timers with one number
+        // are told apart from outside.
+        let outcomes = injector.run(thread.tid(), &calls)?;
+        for outcome in &outcomes {
+            outcome.check()?;
+        }
+        let seen = SigSet::from_bits(word(&outcomes[1].output, 0));
+        if seen.contains(signo) {
+            for timer in timers.iter_mut() {
+                if may_be(timer) == Some(signo) {
+                    timer.entry = TimerEntry::Ignored;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Since Linux 6.13 a periodic timer whose signal is ignored does not run, and its entry is kept aside. Before,
+/// it runs on and nothing is pending.
+fn keeps_ignored_entries() -> Result<bool> {
+    let name = nix::sys::utsname::uname().map_err(|errno| Error::os("uname", errno))?;
+    Ok(is_since(&name.release().to_string_lossy(), (6, 13)))
+}
+
+fn is_since(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|n| n.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) >= version,
+        _ => false,
+    }
+}
+
+/// A timer that is put back.
+struct Work {
+    timer: PosixTimer,
+    signo: SigNo,
+    /// What its clock showed when it was disarmed.
+    now: Option<u64>,
+    /// Nothing more to do.
+    done: bool,
+}
+
+/// The steps of a replay. An error does not end it: what is out of its queue must get back into it.
+struct Rebuild<'r, 'p, Owner> {
+    injector: &'r mut Injector<'p, Owner>,
+    wanted: &'r ProcessState,
+    threads: &'r [(Tid, ThreadState)],
+    timers: Vec<Work>,
+    /// Not to be let go before.
+    hold: Option<Instant>,
+    errors: Vec<Error>,
+}
+
+/// A queue to be built.
+struct Plan {
+    tid: Tid,
+    which: Queue,
+    /// As in [`PosixTimer::thread`].
+    thread: Option<i32>,
+    pending: Pending,
+}
+
+impl<Owner> Rebuild<'_, '_, Owner> {
+    fn all(&mut self) {
+        if let Err(e) = self.disarm() {
+            return self.errors.push(e);
+        }
+        let plans = match self.plan() {
+            Ok(plans) => plans,
+            Err(e) => {
+                self.errors.push(e);
+                return self.arm();
+            }
+        };
+        for plan in &plans {
+            let emptied = self.empty(plan);
+            self.errors.extend(emptied.err());
+        }
+        // While the queues are empty, and before there is anything in them that setting SIG_IGN would flush.
+        for at in 0..self.timers.len() {
+            let timer = self.timers[at].timer;
+            let done = match timer.entry {
+                TimerEntry::Ignored => self.put_aside(at),
+                TimerEntry::Idle if timer.overrun != 0 => self.overrun(at),
+                _ => continue,
+            };
+            self.timers[at].done = done.is_ok();
+            self.errors.extend(done.err());
+        }
+        for plan in &plans {
+            let built = self.build(plan);
+            self.errors.extend(built.err());
+        }
+        self.arm();
+        if let Some(hold) = self.hold {
+            std::thread::sleep(hold.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// So that no expiry comes between. From here on time stands still for the timers until they are set.
+    fn disarm(&mut self) -> Result<()> {
+        let timers: Vec<PosixTimer> = self
+            .wanted
+            .timers
+            .iter()
+            .filter(|timer| timer.notify != Notify::Nobody)
+            .copied()
+            .collect();
+        let calls: Vec<Call> = timers
+            .iter()
+            .flat_map(|timer| {
+                [
+                    Call::new(
+                        libc::SYS_timer_settime,
+                        format!("timer_settime({}, disarm)", timer.id),
+                    )
+                    .value(number(timer.id))
+                    .value(0)
+                    .input([0; ITIMERSPEC_SIZE])
+                    .output(ITIMERSPEC_SIZE),
+                    read_clock(timer.clock),
+                ]
+            })
+            .collect();
+        let outcomes = self
+            .injector
+            .run(self.injector.process().leader(), &calls)?;
+        for (timer, outcomes) in timers.into_iter().zip(outcomes.chunks_exact(2)) {
+            let mut timer = timer;
+            let Some(signo) = SigNo::new(timer.signo) else {
+                continue;
+            };
+            if let Err(e) = outcomes[0].check() {
+                self.errors.push(e);
+                continue;
+            }
+            // It may have expired since it was looked at, and its entry be in the queue now.
+            let (interval, remaining) = from_itimerspec(&outcomes[0].output);
+            if timer.entry == TimerEntry::Idle && timer.overrun == 0 {
+                (timer.interval, timer.remaining) = (interval, remaining);
+            }
+            self.timers.push(Work {
+                timer,
+                signo,
+                now: outcomes[1]
+                    .check()
+                    .ok()
+                    .map(|_| from_timespec(&outcomes[1].output, 0)),
+                done: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// The queues that entries go into or pass through, and what they must hold: what was wanted, and what has
+    /// arrived up to now.
+    fn plan(&mut self) -> Result<Vec<Plan>> {
+        let leader = self.injector.process().leader();
+        let leader_id = self.wanted.ids.innermost();
+        let mut plans = vec![];
+        let mut add = |rebuild: &mut Self, tid, which: Queue, thread, wanted: &Pending| {
+            let site = Site {
+                injector: &mut *rebuild.injector,
+                tid,
+            };
+            let found = which.read(&site, usize::MAX)?;
+            let timers: Vec<PosixTimer> = rebuild.timers.iter().map(|work| work.timer).collect();
+            plans.push(Plan {
+                tid,
+                which,
+                thread,
+                pending: with_timer_arrivals(wanted, &found, &timers, thread),
+            });
+            Ok::<_, Error>(())
+        };
+        // Taking out of the shared queue goes through the leader's own, so that one always is in the way.
+        // The order is that of taking out; building is the other way round for the leader, see `all`.
+        for (tid, state) in self.threads {
+            let id = state.ids.innermost();
+            let passes = self
+                .timers
+                .iter()
+                .any(|work| work.timer.thread() == Some(id));
+            if id == leader_id || passes {
+                add(self, *tid, Queue::Private, Some(id), &state.pending)?;
+            }
+        }
+        add(self, leader, Queue::Shared, None, &self.wanted.shared)?;
+        for work in &mut self.timers {
+            let arrived = plans.iter().any(|plan| {
+                plan.thread == work.timer.thread()
+                    && plan.pending.queue.iter().any(|info| work.timer.made(info))
+            });
+            if arrived && work.timer.entry == TimerEntry::Idle {
+                work.timer.entry = TimerEntry::Pending;
+            }
+        }
+        Ok(plans)
+    }
+
+    /// In list order, as [`Queue::take_out`]; but entries of timers that have just been disarmed are dropped
+    /// by the kernel while it looks for the next, so that there may be none for the last calls.
+    fn empty(&mut self, plan: &Plan) -> Result<()> {
+        let site = Site {
+            injector: &mut *self.injector,
+            tid: plan.tid,
+        };
+        for _ in 0..ROUNDS {
+            let found = plan.which.read(&site, usize::MAX)?;
+            if found == Pending::default() {
+                return Ok(());
+            }
+            let numbers = found
+                .queue
+                .iter()
+                .filter_map(|info| SigNo::new(info.signo()));
+            let calls: Vec<Call> = numbers
+                .chain(found.bits_without_info().iter())
+                .map(take_one)
+                .collect();
+            site.injector.run(plan.tid, &calls)?;
+        }
+        Err(Error::new(
+            "empty a queue",
+            Cause::NotKept("it fills as fast as it is emptied".into()),
+        )
+        .in_thread(plan.tid))
+    }
+
+    /// Entry by entry, each timer's at its place.
+    fn build(&mut self, plan: &Plan) -> Result<()> {
+        let ids = SignalStatus::read(self.injector.process().pid(), plan.tid)?.ids;
+        let mut infos: Vec<Siginfo> = Vec::new();
+        let mut built = 0;
+        let mut failed = Ok(());
+        for info in &plan.pending.queue {
+            let own = self
+                .timers
+                .iter()
+                .position(|work| work.timer.thread() == plan.thread && work.timer.made(info));
+            let Some(at) = own else {
+                infos.push(*info);
+                continue;
+            };
+            built += self.queue(plan, &ids, &mut infos)?;
+            let first = !plan.pending.queue[..built]
+                .iter()
+                .any(|before| before.signo() == info.signo());
+            let again = first
+                && self
+                    .expire_again(at, plan.tid, plan.which, built)
+                    .unwrap_or_else(|e| {
+                        failed = Err(e);
+                        false
+                    });
+            if again {
+                built += 1;
+                self.timers[at].done = true;
+                continue;
+            }
+            match self.expire(at, plan.tid, plan.which, built) {
+                Ok(()) => {
+                    built += 1;
+                    self.timers[at].done = self.timers[at].timer.entry == TimerEntry::Pending;
+                }
+                Err(e) => {
+                    // Better an entry that looks like it than a signal that is lost.
+                    infos.push(*info);
+                    failed = Err(e);
+                }
+            }
+        }
+        self.queue(plan, &ids, &mut infos)?;
+        let bare = plan.pending.bits_without_info();
+        if !bare.is_empty() {
+            let mut site = Site {
+                injector: &mut *self.injector,
+                tid: plan.tid,
+            };
+            plan.which.set_bits(&mut site, &ids, bare)?;
+        }
+        failed
+    }
+
+    fn queue(
+        &mut self,
+        plan: &Plan,
+        ids: &criu_signals_images::NsIds,
+        infos: &mut Vec<Siginfo>,
+    ) -> Result<usize> {
+        let infos = std::mem::take(infos);
+        let mut site = Site {
+            injector: &mut *self.injector,
+            tid: plan.tid,
+        };
+        if !infos.is_empty() {
+            plan.which.queue(&mut site, ids, &infos)?;
+        }
+        Ok(infos.len())
+    }
+
+    /// Lets the timer expire, in a queue of `built` entries. The proof that the entry is the timer's own: it
+    /// was not in the queue, nobody queued it, and now it is there.
+    fn expire(&mut self, at: usize, tid: Tid, which: Queue, built: usize) -> Result<()> {
+        let Work { timer, now, .. } = self.timers[at];
+        let overrun = timer.entry_overrun.unwrap_or(0);
+        let call = set(
+            &timer,
+            TIMER_ABSTIME,
+            first_expiry(&timer, now.unwrap_or(0), overrun),
+        );
+        self.one(self.injector.process().leader(), call)?;
+        self.wait_for_entry(&timer, tid, which, built)
+    }
+
+    fn wait_for_entry(
+        &self,
+        timer: &PosixTimer,
+        tid: Tid,
+        which: Queue,
+        built: usize,
+    ) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let tail = ptrace::peek(tid, which == Queue::Shared, built, usize::MAX)?;
+            if tail.iter().any(|info| timer.made(info)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    format!("let timer {} expire", timer.id),
+                    Cause::NotKept("its entry does not come into the queue".into()),
+                )
+                .in_thread(tid));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// As [`expire`](Self::expire) for a timer that has an overrun count as well, that of the delivery before: it
+    /// expires, so much too late, and is taken out, and soon expires again. A period must then end when it did, so
+    /// the process is held back for what had passed of it, if that is not too long; and nothing else of the number
+    /// may be in the queue yet. Returns whether that could be done. If not, the count is given up, which the
+    /// next delivery would replace.
+    fn expire_again(&mut self, at: usize, tid: Tid, which: Queue, built: usize) -> Result<bool> {
+        let Work { timer, signo, .. } = self.timers[at];
+        if timer.overrun == 0 || timer.entry != TimerEntry::Pending {
+            return Ok(false);
+        }
+        let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
+        let passed = periods
+            .saturating_mul(timer.interval)
+            .saturating_sub(timer.remaining);
+        let mut ahead = AHEAD.min(timer.interval / 2);
+        for _ in 0..ATTEMPTS {
+            if Duration::from_nanos(passed) > HOLD {
+                break;
+            }
+            let clock = self.injector.run(tid, &[read_clock(timer.clock)])?;
+            clock[0].check()?;
+            let soon = PosixTimer {
+                remaining: ahead,
+                ..timer
+            };
+            let now = from_timespec(&clock[0].output, 0);
+            if first_expiry(&soon, now, timer.overrun) == 1 {
+                break;
+            }
+            if self.count(&soon, signo, tid, now)?.0 == u64::from(timer.overrun) {
+                self.wait_for_entry(&timer, tid, which, built)?;
+                let hold = Instant::now() + Duration::from_nanos(passed);
+                self.hold = self.hold.max(Some(hold));
+                return Ok(true);
+            }
+            ahead = (ahead * 2).min(timer.interval / 2);
+        }
+        log::info!(
+            "tid {tid}: timer {}: its signal is pending, and the overrun of the one before ({}) is given up for it",
+            timer.id,
+            timer.overrun
+        );
+        Ok(false)
+    }
+
+    /// Expired, and kept aside: blocked signals are queued even if they are ignored, and setting SIG_IGN once
+    /// more puts aside what is queued (flush_sigqueue_mask, sigqueue_free_ignored).
+    fn put_aside(&mut self, at: usize) -> Result<()> {
+        let Work { timer, signo, .. } = self.timers[at];
+        let (tid, which) = self.place(&timer)?;
+        let disposition = self.wanted.dispositions[signo];
+        if disposition.handler != SIG_IGN {
+            return Err(Error::new(
+                format!("put timer {}'s entry aside", timer.id),
+                Cause::Unexpected("its signal is not ignored".into()),
+            ));
+        }
+        self.expire(at, tid, which, 0)?;
+        self.one(tid, sigaction(signo, &disposition))
+    }
+
+    /// What timer_getoverrun(2) gives: the timer expires that much too late, and the entry is taken out, which
+    /// counts and re-arms.
+    fn overrun(&mut self, at: usize) -> Result<()> {
+        let Work {
+            timer,
+            signo,
+            mut now,
+            ..
+        } = self.timers[at];
+        let (tid, _) = self.place(&timer)?;
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let (got, then) = self.count(&timer, signo, tid, now.unwrap_or(0))?;
+            if got == u64::from(timer.overrun) {
+                return Ok(());
+            }
+            last = Some(got);
+            now = then;
+        }
+        Err(Error::new(
+            format!("put back timer {}'s overrun", timer.id),
+            Cause::NotKept(format!("{} wanted, {last:?} counted", timer.overrun)),
+        ))
+    }
+
+    /// One go at it: what timer_getoverrun(2) gives then, and what the clock shows.
+    fn count(
+        &mut self,
+        timer: &PosixTimer,
+        signo: SigNo,
+        tid: Tid,
+        now: u64,
+    ) -> Result<(u64, Option<u64>)> {
+        let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
+        let calls = [
+            set(
+                timer,
+                TIMER_ABSTIME,
+                first_expiry(timer, now, timer.overrun),
+            ),
+            Call::new(
+                libc::SYS_rt_sigtimedwait,
+                format!("rt_sigtimedwait({signo})"),
+            )
+            .input(SigSet::from(signo).bits().to_le_bytes())
+            .output(SIGINFO_SIZE)
+            .input(patience)
+            .value(SIGSET_SIZE),
+            Call::new(
+                libc::SYS_timer_getoverrun,
+                format!("timer_getoverrun({})", timer.id),
+            )
+            .value(number(timer.id)),
+            read_clock(timer.clock),
+        ];
+        let outcomes = self.injector.run(tid, &calls)?;
+        for outcome in &outcomes[..3] {
+            outcome.check()?;
+        }
+        let then = outcomes[3]
+            .check()
+            .ok()
+            .map(|_| from_timespec(&outcomes[3].output, 0));
+        Ok((outcomes[2].check()?, then))
+    }
+
+    /// What is left: timers without an entry, and those whose entry was there before they were set.
+    fn arm(&mut self) {
+        let calls: Vec<Call> = self
+            .timers
+            .iter()
+            .filter(|work| {
+                !work.done && (work.timer.remaining != 0 || work.timer.entry == TimerEntry::Stale)
+            })
+            .map(|work| set(&work.timer, 0, work.timer.remaining))
+            .collect();
+        let leader = self.injector.process().leader();
+        match self.injector.run(leader, &calls) {
+            Ok(outcomes) => self
+                .errors
+                .extend(outcomes.iter().filter_map(|o| o.check().err())),
+            Err(e) => self.errors.push(e),
+        }
+    }
+
+    /// The thread in which, and the queue into which the timer's entry comes.
+    fn place(&self, timer: &PosixTimer) -> Result<(Tid, Queue)> {
+        let Some(id) = timer.thread() else {
+            return Ok((self.injector.process().leader(), Queue::Shared));
+        };
+        self.threads
+            .iter()
+            .find(|(_, state)| state.ids.innermost() == id)
+            .map(|(tid, _)| (*tid, Queue::Private))
+            .ok_or_else(|| {
+                Error::new(
+                    format!("put back timer {}", timer.id),
+                    Cause::Unexpected(format!("there is no thread {id}")),
+                )
+            })
+    }
+
+    fn one(&mut self, tid: Tid, call: Call) -> Result<()> {
+        self.injector
+            .run(tid, &[call])?
+            .iter()
+            .try_for_each(|outcome| outcome.check().map(drop))
+    }
+}
+
+/// When a timer must have expired first, by its clock, so that by now it has expired `overrun` times more and
+/// the next time is as far off as it was. A clock that has not run for so long (that of the CPU time of a
+/// process that was just made) allows no better than its beginning.
+pub(super) fn first_expiry(timer: &PosixTimer, now: u64, overrun: u32) -> u64 {
+    if timer.interval == 0 {
+        return 1;
+    }
+    let back = i128::from(timer.interval) * (i128::from(overrun) + 1);
+    let at = i128::from(now) + i128::from(timer.remaining) - back;
+    u64::try_from(at).unwrap_or(0).max(1)
+}
+
+pub(super) fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
+    let mut spec = timespec(timer.interval);
+    spec.extend(timespec(value));
+    Call::new(
+        libc::SYS_timer_settime,
+        format!("timer_settime({})", timer.id),
+    )
+    .value(number(timer.id))
+    .value(flags)
+    .input(spec)
+    .value(0)
+}
+
+pub(super) fn read_clock(clock: i32) -> Call {
+    Call::new(libc::SYS_clock_gettime, format!("clock_gettime({clock})"))
+        .value(number(clock))
+        .output(TIMESPEC_SIZE)
+}
+
+pub(super) fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
+    Call::new(libc::SYS_rt_sigaction, format!("rt_sigaction({signo})"))
+        .value(number(signo.get()))
+        .input(disposition.to_kernel_bytes())
+        .value(0)
+        .value(SIGSET_SIZE)
+}
+
+/// An int as a register holds it: the kernel looks at the low half.
+pub(super) fn number(n: i32) -> u64 {
+    u64::from(n.cast_unsigned())
+}
+
+pub(super) fn timespec(nanos: u64) -> Vec<u8> {
+    [nanos / NANOS, nanos % NANOS]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect()
+}
+
+pub(super) fn from_timespec(bytes: &[u8], at: usize) -> u64 {
+    word(bytes, at)
+        .saturating_mul(NANOS)
+        .saturating_add(word(bytes, at + 8))
+}
+
+/// Interval and value.
+pub(super) fn from_itimerspec(bytes: &[u8]) -> (u64, u64) {
+    (from_timespec(bytes, 0), from_timespec(bytes, TIMESPEC_SIZE))
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    for (to, from) in word.iter_mut().zip(bytes.iter().skip(at)) {
+        *to = *from;
+    }
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals_images::Fields;
+
+    fn timer(id: i32, signo: i32) -> PosixTimer {
+        PosixTimer {
+            id,
+            clock: 1,
+            signo,
+            value: 0,
+            notify: Notify::Process,
+            interval: 0,
+            remaining: 0,
+            overrun: 0,
+            entry: TimerEntry::Idle,
+            entry_overrun: None,
+        }
+    }
+
+    fn expiry(signo: i32, id: i32) -> Siginfo {
+        let fields = Fields::Timer {
+            id,
+            overrun: 0,
+            value: 0,
+            sys_private: 0,
+        };
+        Siginfo::from_fields(signo, 0, -2, &fields)
+    }
+
+    fn kill(signo: i32) -> Siginfo {
+        Siginfo::from_fields(signo, 0, 0, &Fields::Kill { pid: 1, uid: 0 })
+    }
+
+    fn pending(queue: &[Siginfo]) -> Pending {
+        Pending {
+            bits: queue.iter().filter_map(|i| SigNo::new(i.signo())).collect(),
+            queue: queue.to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_the_queue_tells_of_a_timer() {
+        let queue = pending(&[expiry(10, 3)]);
+        let armed = |interval, remaining| PosixTimer {
+            interval,
+            remaining,
+            ..timer(3, 10)
+        };
+        assert_eq!(entry_in_queue(&armed(0, 0), &queue), TimerEntry::Pending);
+        assert_eq!(entry_in_queue(&armed(0, 5), &queue), TimerEntry::Stale);
+        assert_eq!(entry_in_queue(&armed(9, 9), &queue), TimerEntry::Pending);
+        assert_eq!(entry_in_queue(&armed(9, 10), &queue), TimerEntry::Stale);
+        assert_eq!(
+            entry_in_queue(&armed(9, 5), &pending(&[])),
+            TimerEntry::Idle
+        );
+        assert_eq!(entry_in_queue(&timer(4, 10), &queue), TimerEntry::Idle);
+    }
+
+    #[test]
+    fn a_timer_has_one_entry_and_needs_no_free_number() {
+        let timers = [timer(1, 10), timer(2, 10)];
+        let merge = |dumped: &[Siginfo], found: &[Siginfo]| {
+            with_timer_arrivals(&pending(dumped), &pending(found), &timers, None).queue
+        };
+        // Both were pending; CRIU could queue the first alone, and the second has expired again.
+        assert_eq!(
+            merge(
+                &[expiry(10, 1), expiry(10, 2)],
+                &[expiry(10, 1), expiry(10, 2)]
+            ),
+            [expiry(10, 1), expiry(10, 2)]
+        );
+        assert_eq!(
+            merge(&[expiry(10, 1)], &[expiry(10, 1), expiry(10, 1)]),
+            [expiry(10, 1)]
+        );
+        assert_eq!(
+            merge(&[kill(10)], &[kill(10), expiry(10, 2)]),
+            [kill(10), expiry(10, 2)]
+        );
+        assert_eq!(merge(&[kill(10)], &[kill(10)]), [kill(10)]);
+        // Another thread's queue.
+        let there = with_timer_arrivals(
+            &pending(&[kill(10)]),
+            &pending(&[kill(10), expiry(10, 2)]),
+            &timers,
+            Some(7),
+        );
+        assert_eq!(there.queue, [kill(10)]);
+    }
+
+    #[test]
+    fn when_a_timer_must_have_expired() {
+        let periodic = PosixTimer {
+            interval: 100,
+            remaining: 30,
+            ..timer(1, 10)
+        };
+        assert_eq!(first_expiry(&periodic, 10_000, 0), 9_930);
+        assert_eq!(first_expiry(&periodic, 10_000, 10), 8_930);
+        assert_eq!(first_expiry(&periodic, 500, 10), 1, "a young clock");
+        assert_eq!(first_expiry(&periodic, 500, u32::MAX), 1);
+        assert_eq!(first_expiry(&timer(1, 10), 10_000, 0), 1);
+    }
+
+    #[test]
+    fn times_are_those_of_the_kernel() {
+        assert_eq!(size_of::<libc::itimerspec>(), ITIMERSPEC_SIZE);
+        assert_eq!(size_of::<libc::timespec>(), TIMESPEC_SIZE);
+        let mut spec = timespec(3);
+        spec.extend(timespec(2 * NANOS + 7));
+        assert_eq!(from_itimerspec(&spec), (3, 2 * NANOS + 7));
+        assert_eq!(from_timespec(&[0xff; 16], 0), u64::MAX);
+    }
+
+    #[test]
+    fn releases() {
+        assert!(is_since("6.13.0", (6, 13)));
+        assert!(is_since("6.18.44-fc-v669", (6, 13)));
+        assert!(is_since("7.0-rc1", (6, 13)));
+        assert!(!is_since("6.12.99", (6, 13)));
+        assert!(!is_since("5.15.0-generic", (6, 13)));
+        assert!(!is_since("linux", (6, 13)));
+    }
+}

@@ -1,11 +1,11 @@
 //! The whole signal state of one stopped process.
 
-use criu_signals_images::{Pending, ProcessState, ThreadState, Tid};
+use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, Tid};
 
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, Kind, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
     SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
@@ -75,6 +75,7 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
                 saved_mask: thread.saved_mask,
                 altstack,
                 pending: thread.pending,
+                interrupted: thread.interrupted,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -99,16 +100,19 @@ struct Outside {
     status: SignalStatus,
     saved_mask: Option<criu_signals_images::SigSet>,
     pending: Pending,
+    interrupted: Option<InterruptedCall>,
 }
 
 fn from_outside<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Outside> {
     let status = SignalStatus::read(site.pid(), site.tid)?;
     let mask = SignalMask::capture(site)?;
     let pending = PrivateQueue::capture(site)?;
+    let interrupted = InterruptedSystemCall::capture(site)?;
     Ok(Outside {
         tid: site.tid,
         saved_mask: (mask != status.blocked).then_some(mask),
         status,
         pending,
+        interrupted,
     })
 }

@@ -8,8 +8,8 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::state::{
-    AlternateStack, GroupStop, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site, put_back,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PrivateQueue,
+    SharedQueue, SignalDispositions, SignalMask, Site, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -32,6 +32,8 @@ pub enum Step {
     Limit,
     /// Each thread's mask as captured.
     Masks,
+    /// The system call that each thread was waiting in.
+    InterruptedCalls,
     /// The group stop.
     GroupStop,
 }
@@ -48,7 +50,7 @@ pub struct Row {
 }
 
 /// The order.
-pub const ORDER: [Row; 9] = [
+pub const ORDER: [Row; 10] = [
     Row {
         step: Step::BlockAll,
         why: "nothing may be delivered, or dropped as ignored, while we work",
@@ -90,6 +92,11 @@ pub const ORDER: [Row; 9] = [
         source: "kernel/ptrace.c: ptrace_request, PTRACE_SETSIGMASK",
     },
     Row {
+        step: Step::InterruptedCalls,
+        why: "before the stop: a call whose time had begun to run is begun once more inside the thread",
+        source: "kernel/signal.c: do_jobctl_trap comes before everything else",
+    },
+    Row {
         step: Step::GroupStop,
         why: "entered while still traced and with nothing else unblocked, so that no handler runs first",
         source: "kernel/signal.c: get_signal, do_signal_stop",
@@ -111,7 +118,8 @@ impl<Owner> Replay<'_, '_, Owner> {
         ORDER.iter().flat_map(|row| self.take(row.step)).collect()
     }
 
-    fn take(&mut self, step: Step) -> Vec<Error> {
+    /// Takes one step, for a process in which nothing else has to be done.
+    pub fn take(&mut self, step: Step) -> Vec<Error> {
         match step {
             Step::BlockAll => {
                 self.each_thread(|site, _| ptrace::set_signal_mask(site.tid, SigSet::FULL))
@@ -133,6 +141,9 @@ impl<Owner> Replay<'_, '_, Owner> {
             }),
             Step::Masks => self.each_thread(|site, wanted| {
                 put_back::<SignalMask, _>(site, &wanted.lasting_mask()).map(drop)
+            }),
+            Step::InterruptedCalls => self.each_thread(|site, wanted| {
+                InterruptedSystemCall::replay(site, &wanted.interrupted)
             }),
             Step::GroupStop => self.leader(|site, wanted| match wanted.run_state {
                 RunState::Running => Ok(()),
@@ -194,6 +205,7 @@ mod tests {
         assert_eq!(at(Step::BlockAll), 0);
         assert!(at(Step::AlternateStacks) < at(Step::Masks));
         assert!(at(Step::Masks) < at(Step::GroupStop));
+        assert!(at(Step::InterruptedCalls) < at(Step::GroupStop));
     }
 
     #[test]

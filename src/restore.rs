@@ -8,7 +8,7 @@ use criu_signals_images::{
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
-use crate::order::Replay;
+use crate::order::{Replay, Step};
 use crate::state::queues::with_arrivals;
 use crate::state::{GroupStop, Site};
 use crate::tracee::{Injector, StoppedProcess};
@@ -140,6 +140,7 @@ pub fn check<Owner>(
     }
 
     if differences.is_empty() {
+        report.errors = resume_calls(stopped, &wanted, &found);
         if !entered {
             report
                 .errors
@@ -229,6 +230,28 @@ fn put_back<Owner>(
     wanted: &ProcessState,
     found: &ProcessState,
 ) -> Vec<Error> {
+    replay(stopped, wanted, found, None)
+}
+
+/// CRIU restores no interrupted call as interrupted, so that there is nothing to compare: what it leaves is a thread
+/// that makes the call once more.
+fn resume_calls<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+) -> Vec<Error> {
+    if wanted.threads.iter().all(|t| t.interrupted.is_none()) {
+        return Vec::new();
+    }
+    replay(stopped, wanted, found, Some(Step::InterruptedCalls))
+}
+
+fn replay<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+    only: Option<Step>,
+) -> Vec<Error> {
     let threads: Vec<(Tid, ThreadState)> = found
         .threads
         .iter()
@@ -241,12 +264,15 @@ fn put_back<Owner>(
         .collect();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let errors = Replay {
+        let mut replay = Replay {
             injector: &mut injector,
             wanted,
             threads: &threads,
-        }
-        .walk();
+        };
+        let errors = match only {
+            None => replay.walk(),
+            Some(step) => replay.take(step),
+        };
         injector.finish()?;
         Ok(errors)
     };

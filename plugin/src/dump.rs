@@ -4,6 +4,7 @@ use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Pid, image};
 use criu_signals::record;
+use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -15,6 +16,8 @@ pub struct Dump {
     /// File names in the image folder.
     written: Vec<String>,
     innermost: Vec<i32>,
+    /// System calls that CRIU has to find in another state than the one that they were captured in.
+    handed_over: Vec<HandedOver>,
 }
 
 impl Dump {
@@ -28,6 +31,7 @@ impl Dump {
             host,
             written: Vec::new(),
             innermost: Vec::new(),
+            handed_over: Vec::new(),
         })
     }
 
@@ -39,6 +43,7 @@ impl Dump {
     fn write(&mut self, pid: Pid) -> Result<()> {
         let during = |e: Error| e.during(Phase::Capture, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
+        interrupted::shield(&stopped).map_err(during)?;
         let image = record::of(&stopped)?;
         let dir = self
             .host
@@ -55,11 +60,18 @@ impl Dump {
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
         self.innermost.push(image.process.ids.innermost());
+        // From here on CRIU goes by what it finds.
+        let handed_over = interrupted::hand_over(&stopped, &image.process).map_err(during)?;
+        self.handed_over.push(handed_over);
         Ok(())
     }
 
     /// After a failed dump its images would only be in the way of the next.
     pub fn end(self, ret: i32) {
+        // Whatever became of the dump, the tasks may be about to run on.
+        for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
+            log::error!("{error}");
+        }
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),

@@ -2,6 +2,7 @@
 
 mod altstack;
 mod dispositions;
+pub mod interrupted;
 mod limits;
 mod mask;
 pub mod queues;
@@ -9,6 +10,7 @@ mod run_state;
 
 pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;
+pub use interrupted::InterruptedSystemCall;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
 pub use queues::{PrivateQueue, SharedQueue};

@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use criu_signals_images::{NsIds, Pending, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 
 use super::{Kind, PendingLimit, Site};
-use crate::error::Result;
+use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 use crate::tracee::{Call, ptrace};
 
 /// `sizeof(sigset_t)` in the kernel.
 const SIGSET_SIZE: u64 = 8;
+/// How often a queue is read before it is given up as unreadable. There are 64 bits to be set, so it ends earlier.
+const READ_ATTEMPTS: usize = 100;
 /// `si_code` of sigqueue(3). With it a legacy signal does not override RLIMIT_SIGPENDING, so that under a limit
 /// of 0 only its bit is set (`__send_signal_locked`).
 const SI_QUEUE: i32 = -1;
@@ -68,13 +70,31 @@ impl Kind for SharedQueue {
 
 impl Which {
     fn read<Owner>(self, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
-        let status = SignalStatus::read(site.pid(), site.tid)?;
-        let queue = ptrace::peek_queue(site.tid, self == Which::Shared)?;
-        let bits = match self {
-            Which::Private => status.pending,
-            Which::Shared => status.shared_pending,
+        let bits = || {
+            let status = SignalStatus::read(site.pid(), site.tid)?;
+            Ok::<_, Error>(match self {
+                Which::Private => status.pending,
+                Which::Shared => status.shared_pending,
+            })
         };
-        Ok(Pending { bits, queue })
+        // Signals arrive at stopped threads too. One that comes between the two reads would be a siginfo without its
+        // bit, or a bit that seems to have no siginfo.
+        let mut before = bits()?;
+        for _ in 0..READ_ATTEMPTS {
+            let queue = ptrace::peek_queue(site.tid, self == Which::Shared)?;
+            let after = bits()?;
+            if before == after {
+                return Ok(Pending {
+                    bits: after,
+                    queue,
+                });
+            }
+            before = after;
+        }
+        Err(Error::new(
+            "read the queue",
+            Cause::Unexpected("signals arrive faster than they can be read".into()),
+        ))
     }
 
     /// Makes the queue what is wanted: keeps the head that is right, takes out the rest, queues what is missing.

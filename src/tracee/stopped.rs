@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
+use crate::state::interrupted;
 
 /// Stopped and seized by the program that this library runs in: CRIU, around a plugin's hook. It must be found
 /// again as it was left, and cannot be detached.
@@ -80,7 +81,7 @@ impl StoppedProcess<ByHost> {
 
 impl StoppedProcess<ByUs> {
     /// Seizes every thread of `pid` and stops it. No signal is sent, nobody's wait(2) sees anything, a stopped
-    /// process stays stopped.
+    /// process stays stopped, and no system call ends with EINTR because of it.
     ///
     /// # Errors
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already, ETIMEDOUT if a thread does
@@ -95,6 +96,7 @@ impl StoppedProcess<ByUs> {
         };
         stopped
             .seize_threads(deadline)
+            .and_then(|()| interrupted::shield(&stopped))
             .map_err(|e| e.during(Phase::Seize, pid))?;
         Ok(stopped)
     }

@@ -5,8 +5,8 @@ use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, T
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PrivateQueue,
+    SharedQueue, SignalDispositions, SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
 

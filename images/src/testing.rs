@@ -159,14 +159,17 @@ fn any_pending() -> impl Strategy<Value = Pending> {
 
 pub(crate) fn interrupted_call() -> impl Strategy<Value = InterruptedCall> {
     let own = any::<(u64, Option<u64>)>();
-    (0..1_u32 << 31, prop::sample::select(&RestartCode::ALL[..]), own).prop_map(
-        |(number, code, (ip, remaining))| InterruptedCall {
+    (
+        0..1_u32 << 31,
+        prop::sample::select(&RestartCode::ALL[..]),
+        own,
+    )
+        .prop_map(|(number, code, (ip, remaining))| InterruptedCall {
             number,
             code,
             ip,
             remaining,
-        },
-    )
+        })
 }
 
 type Thread = (
@@ -237,13 +240,15 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                     .into_iter()
                     .enumerate()
                     .map(
-                        |(index, (blocked, saved_mask, altstack, pending, interrupted))| ThreadState {
-                            ids: ids(index),
-                            blocked,
-                            saved_mask,
-                            altstack,
-                            pending,
-                            interrupted,
+                        |(index, (blocked, saved_mask, altstack, pending, interrupted))| {
+                            ThreadState {
+                                ids: ids(index),
+                                blocked,
+                                saved_mask,
+                                altstack,
+                                pending,
+                                interrupted,
+                            }
                         },
                     )
                     .collect(),

@@ -1,9 +1,12 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
+use std::collections::HashMap;
+
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Pid, image};
 use criu_signals::record;
+use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -18,6 +21,8 @@ pub struct Dump {
     innermost: Vec<i32>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
+    /// Threads that waited when they had not been stopped yet.
+    asleep: HashMap<i32, Vec<Asleep>>,
 }
 
 impl Dump {
@@ -32,7 +37,13 @@ impl Dump {
             written: Vec::new(),
             innermost: Vec::new(),
             handed_over: Vec::new(),
+            asleep: HashMap::new(),
         })
+    }
+
+    /// Looks at one process while it runs: how long it has been waiting can't be seen later.
+    pub fn look(&mut self, pid: Pid) {
+        self.asleep.insert(pid.0, asleep::look(pid));
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
@@ -44,7 +55,10 @@ impl Dump {
         let during = |e: Error| e.during(Phase::Capture, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
         interrupted::shield(&stopped).map_err(during)?;
-        let image = record::of(&stopped)?;
+        let seen = self.asleep.remove(&pid.0).unwrap_or_default();
+        let waited = asleep::confirm(&stopped, &seen);
+        let mut image = record::of(&stopped)?;
+        interrupted::complete(&stopped, &mut image.process, &waited)?;
         let dir = self
             .host
             .image_dir()

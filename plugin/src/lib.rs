@@ -43,6 +43,13 @@ impl Plugin for Signals {
         }
     }
 
+    fn pause_devices(&mut self, pid: Pid) -> HookResult {
+        if let Signals::Dump(dump) = self {
+            dump.look(pid);
+        }
+        Ok(Reply::PassOn)
+    }
+
     fn checkpoint_devices(&mut self, pid: Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
             dump.capture(pid)?;
@@ -72,4 +79,7 @@ impl Plugin for Signals {
     }
 }
 
-export_plugin!(Signals, [checkpoint_devices, resume_devices_late]);
+export_plugin!(
+    Signals,
+    [pause_devices, checkpoint_devices, resume_devices_late]
+);

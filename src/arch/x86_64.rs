@@ -95,8 +95,7 @@ impl Registers {
     /// Does the thread stand where the call is made once more, as the kernel and CRIU (compel_get_task_regs) step
     /// back for a restart?
     pub fn stands_before(&self, call: &InterruptedCall) -> bool {
-        self.0.rip == call.ip.wrapping_sub(SYSCALL_INSN_LEN)
-            && low_half(self.0.rax) == call.number
+        self.0.rip == call.ip.wrapping_sub(SYSCALL_INSN_LEN) && low_half(self.0.rax) == call.number
     }
 
     /// Has the batch loop run through its whole table?

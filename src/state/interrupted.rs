@@ -19,6 +19,7 @@
 
 use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, Tid};
 
+use super::asleep::Waited;
 use super::{Kind, Site};
 use crate::arch::{Registers, Waiting, waiting};
 use crate::error::{Cause, Error, Phase, Result};
@@ -31,6 +32,7 @@ const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
 /// `FUTEX_CMD_MASK` and the one operation whose timeout is relative.
 const FUTEX_CMD_MASK: u64 = 0x7f;
 const FUTEX_WAIT: u64 = 0;
+const TIMER_ABSTIME: u64 = libc::TIMER_ABSTIME as u64;
 
 /// The call that a thread was waiting in, if it has not ended.
 #[derive(Debug)]
@@ -134,6 +136,46 @@ fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
         .difference(status.caught)
         .difference(status.ignored)
         .is_empty())
+}
+
+/// Enters into a capture what is known of the calls from before the stop: how much time each has left, where the
+/// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with.
+///
+/// # Errors
+/// If the process's memory cannot be read.
+pub fn complete<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+    waited: &[Waited],
+) -> Result<()> {
+    for thread in &mut state.threads {
+        let tid = thread.tid();
+        let Some(call) = &mut thread.interrupted else {
+            continue;
+        };
+        let Some(waited) = waited.iter().find(|waited| waited.tid == tid) else {
+            continue;
+        };
+        if call.code != RestartCode::ByBlock {
+            continue;
+        }
+        let inner = |call: &mut InterruptedCall| {
+            let registers = ptrace::registers(tid)?;
+            if let Some(number) = waited.restarted {
+                call.number = number;
+                call.remaining = written_back(stopped.pid(), &registers, call)?;
+            }
+            if call.remaining.is_none()
+                && let Some(time) = waited.time
+                && let Some(whole) = asked_for(stopped.pid(), &registers, call)?
+            {
+                call.remaining = Some(whole.saturating_sub(time));
+            }
+            Ok::<_, Error>(())
+        };
+        inner(call).map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
+    }
+    Ok(())
 }
 
 /// What [`hand_over`] has done to a process, for [`HandedOver::take_back`].
@@ -266,11 +308,7 @@ fn set(tid: Tid, registers: &Registers, call: &InterruptedCall, code: RestartCod
 }
 
 fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
-    let waiting = waiting(
-        call.number,
-        registers.call_args(),
-        registers.is_compat(),
-    );
+    let waiting = waiting(call.number, registers.call_args(), registers.is_compat());
     call.code == RestartCode::ByBlock && waiting == Some(Waiting::Restart)
 }
 
@@ -306,9 +344,35 @@ fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Resu
     if remaining == 0 || remaining == request || registers.is_compat() {
         return Ok(None);
     }
+    read_timespec(pid, remaining)
+}
+
+/// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves
+/// what is left: as an instant, or because the kernel has written it there.
+fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Result<Option<u64>> {
+    let args = registers.call_args();
+    match waiting(call.number, args, registers.is_compat()) {
+        _ if registers.is_compat() => Ok(None),
+        Some(Waiting::Nanosleep) if args[0] != args[1] => read_timespec(pid, args[0]),
+        Some(Waiting::ClockNanosleep) if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
+            read_timespec(pid, args[2])
+        }
+        Some(Waiting::Futex) if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0 => {
+            read_timespec(pid, args[3])
+        }
+        // An int; below 0 it is for ever.
+        Some(Waiting::Poll) => Ok(u32::try_from(args[2] & 0xffff_ffff)
+            .ok()
+            .filter(|ms| ms.cast_signed() >= 0)
+            .map(|ms| u64::from(ms) * NANOSECONDS_PER_MILLI)),
+        _ => Ok(None),
+    }
+}
+
+fn read_timespec(pid: Pid, at: u64) -> Result<Option<u64>> {
     let memory = Memory::open(pid)?;
-    let seconds = memory.read_u64(RemoteAddr(remaining))?;
-    let nanoseconds = memory.read_u64(RemoteAddr(remaining).offset(8))?;
+    let seconds = memory.read_u64(RemoteAddr(at))?;
+    let nanoseconds = memory.read_u64(RemoteAddr(at).offset(8))?;
     Ok(seconds
         .checked_mul(NANOSECONDS)
         .and_then(|s| s.checked_add(nanoseconds)))
@@ -357,13 +421,15 @@ fn begin_anew<Owner>(
     again: &Call,
 ) -> Result<()> {
     site.injector
-        .interrupt_call(site.tid, again, |registers, result| {
-            match RestartCode::from_result(result) {
+        .interrupt_call(
+            site.tid,
+            again,
+            |registers, result| match RestartCode::from_result(result) {
                 Some(RestartCode::ByBlock) => registers.interrupted_in(call, RestartCode::ByBlock),
                 None if result != -EINTR => registers.returned_from(call, result),
                 _ => registers.interrupted_in(call, RestartCode::UnlessHandled),
-            }
-        })
+            },
+        )
         .map(drop)
 }
 

@@ -1,6 +1,7 @@
 //! One module per kind of signal state: how it is taken from a stopped process, and how it is put back.
 
 mod altstack;
+pub mod asleep;
 mod dispositions;
 pub mod interrupted;
 mod limits;

@@ -84,10 +84,7 @@ impl Which {
             let queue = ptrace::peek_queue(site.tid, self == Which::Shared)?;
             let after = bits()?;
             if before == after {
-                return Ok(Pending {
-                    bits: after,
-                    queue,
-                });
+                return Ok(Pending { bits: after, queue });
             }
             before = after;
         }

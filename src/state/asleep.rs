@@ -169,10 +169,15 @@ impl Restarted {
 }
 
 fn restarted(stack: &str) -> Option<Restarted> {
-    RESTARTS
-        .into_iter()
-        .find(|(name, _)| stack.contains(name))
+    let named = RESTARTS.into_iter().find(|(name, _)| stack.contains(name));
+    // All of it belongs to the scheduler's own functions (`__sched`), which a stack does not show.
+    let bare = stack
+        .split("[<0>] ")
+        .nth(1)
+        .is_some_and(|first| first.starts_with("do_syscall_64+"));
+    named
         .map(|(_, kind)| kind)
+        .or(bare.then_some(Restarted::Nanosleep))
 }
 
 /// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
@@ -314,7 +319,11 @@ mod tests {
             i64::from(kind.number([0x7ffc_0000_1000, 0, 0, 0, 0, 0])),
             libc::SYS_nanosleep
         );
-        assert_eq!(restarted("[<0>] do_epoll_wait+0x1/0x2\n"), None);
+        let bare =
+            "[<0>] do_syscall_64+0x71/0x280\n[<0>] entry_SYSCALL_64_after_hwframe+0x76/0x7e\n";
+        assert_eq!(restarted(bare), Some(kind));
+        let other = "[<0>] alarm_timer_nsleep_restart+0x1/0x2\n[<0>] do_syscall_64+0x71/0x280\n";
+        assert_eq!(restarted(other), None);
     }
 
     #[test]

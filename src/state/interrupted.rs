@@ -52,7 +52,7 @@ impl Kind for InterruptedSystemCall {
         };
         call.code = code;
         if code == RestartCode::ByBlock {
-            call.remaining = written_back(site.pid(), &registers, &call)?;
+            call.remaining = written_back(site.pid(), &registers, &call);
         }
         Ok(Some(call))
     }
@@ -142,7 +142,7 @@ fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
 /// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with.
 ///
 /// # Errors
-/// If the process's memory cannot be read.
+/// If a thread is gone.
 pub fn complete<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
@@ -159,21 +159,18 @@ pub fn complete<Owner>(
         if call.code != RestartCode::ByBlock {
             continue;
         }
-        let inner = |call: &mut InterruptedCall| {
-            let registers = ptrace::registers(tid)?;
-            if let Some(number) = waited.restarted {
-                call.number = number;
-                call.remaining = written_back(stopped.pid(), &registers, call)?;
-            }
-            if call.remaining.is_none()
-                && let Some(time) = waited.time
-                && let Some(whole) = asked_for(stopped.pid(), &registers, call)?
-            {
-                call.remaining = Some(whole.saturating_sub(time));
-            }
-            Ok::<_, Error>(())
-        };
-        inner(call).map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
+        let registers = ptrace::registers(tid)
+            .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
+        if let Some(number) = waited.restarted {
+            call.number = number;
+            call.remaining = written_back(stopped.pid(), &registers, call);
+        }
+        if call.remaining.is_none()
+            && let Some(time) = waited.time
+            && let Some(whole) = asked_for(stopped.pid(), &registers, call)
+        {
+            call.remaining = Some(whole.saturating_sub(time));
+        }
     }
     Ok(())
 }
@@ -332,50 +329,53 @@ fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
 
 /// What the kernel has written into the program's memory as the time that is left (kernel/time/hrtimer.c,
 /// nanosleep_copyout). `None` where the call is restarted with it anyway, or nothing was asked for.
-fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Result<Option<u64>> {
+fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let args = registers.call_args();
-    let (request, remaining) = match waiting(call.number, args, registers.is_compat()) {
-        Some(Waiting::Nanosleep) => (args[0], args[1]),
-        Some(Waiting::ClockNanosleep) => (args[2], args[3]),
-        _ => return Ok(None),
+    let (request, remaining) = match waiting(call.number, args, registers.is_compat())? {
+        Waiting::Nanosleep => (args[0], args[1]),
+        Waiting::ClockNanosleep => (args[2], args[3]),
+        _ => return None,
     };
     // A 32-bit task's calls are not begun anew: the kernel would note down that it was a 64-bit one that has to be
     // restarted (arch/x86/kernel/signal.c, get_nr_restart_syscall).
     if remaining == 0 || remaining == request || registers.is_compat() {
-        return Ok(None);
+        return None;
     }
     read_timespec(pid, remaining)
 }
 
 /// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves
 /// what is left: as an instant, or because the kernel has written it there.
-fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Result<Option<u64>> {
+fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+    if registers.is_compat() {
+        return None;
+    }
     let args = registers.call_args();
-    match waiting(call.number, args, registers.is_compat()) {
-        _ if registers.is_compat() => Ok(None),
-        Some(Waiting::Nanosleep) if args[0] != args[1] => read_timespec(pid, args[0]),
-        Some(Waiting::ClockNanosleep) if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
+    match waiting(call.number, args, false)? {
+        Waiting::Nanosleep if args[0] != args[1] => read_timespec(pid, args[0]),
+        Waiting::ClockNanosleep if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
             read_timespec(pid, args[2])
         }
-        Some(Waiting::Futex) if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0 => {
+        Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0 => {
             read_timespec(pid, args[3])
         }
-        // An int; below 0 it is for ever.
-        Some(Waiting::Poll) => Ok(u32::try_from(args[2] & 0xffff_ffff)
+        // An int in the low half; below 0 it is for ever.
+        Waiting::Poll => i32::try_from(args[2] & 0xffff_ffff)
             .ok()
-            .filter(|ms| ms.cast_signed() >= 0)
-            .map(|ms| u64::from(ms) * NANOSECONDS_PER_MILLI)),
-        _ => Ok(None),
+            .map(|ms| u64::from(ms.unsigned_abs()) * NANOSECONDS_PER_MILLI),
+        _ => None,
     }
 }
 
-fn read_timespec(pid: Pid, at: u64) -> Result<Option<u64>> {
-    let memory = Memory::open(pid)?;
-    let seconds = memory.read_u64(RemoteAddr(at))?;
-    let nanoseconds = memory.read_u64(RemoteAddr(at).offset(8))?;
-    Ok(seconds
-        .checked_mul(NANOSECONDS)
-        .and_then(|s| s.checked_add(nanoseconds)))
+/// `None` too where the memory is gone: another thread may have unmapped it, the kernel has read it long ago.
+fn read_timespec(pid: Pid, at: u64) -> Option<u64> {
+    let memory = Memory::open(pid).ok()?;
+    let seconds = memory.read_u64(RemoteAddr(at)).ok()?;
+    let nanoseconds = memory.read_u64(RemoteAddr(at).offset(8)).ok()?;
+    if nanoseconds >= NANOSECONDS {
+        return None;
+    }
+    seconds.checked_mul(NANOSECONDS)?.checked_add(nanoseconds)
 }
 
 /// The call of a thread that stands in it or before it, with the time that it has left. `None` where that is not known,

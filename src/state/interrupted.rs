@@ -67,14 +67,18 @@ impl Kind for InterruptedSystemCall {
         };
         let registers = ptrace::registers(site.tid)?;
         if is_restart(call, &registers) {
-            return Ok(says_eintr(site.tid, call));
+            says_eintr(site.tid, call);
+            return Ok(());
         }
         if !registers.stands_before(call) {
             return Err(stands_elsewhere(call, &registers));
         }
         match again(call, &registers) {
             Some(again) => begin_anew(site, call, &again),
-            None => set(site.tid, &registers, call, without_block(call.code)),
+            None => {
+                says_whole_time(site.pid(), site.tid, call, &registers);
+                set(site.tid, &registers, call, without_block(call.code))
+            }
         }
     }
 }
@@ -262,6 +266,9 @@ impl HandedOver {
             return Ok(None);
         }
         let again = again(call, &registers);
+        if again.is_none() {
+            says_whole_time(self.pid, tid, call, &registers);
+        }
         set(tid, &registers, call, without_block(call.code))?;
         Ok(again)
     }
@@ -314,6 +321,17 @@ fn says_eintr(tid: Tid, call: &InterruptedCall) {
         "tid {tid}: {call}: it had been interrupted before, and only the kernel knows which call it goes on with: it \
          ends with EINTR"
     );
+}
+
+fn says_whole_time(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Registers) {
+    if call.code == RestartCode::ByBlock
+        && let Some(whole) = asked_for(pid, registers, call)
+    {
+        log::info!(
+            "pid {pid} tid {tid}: {call}: begins anew with its whole time, {:?}: how much was left is not known",
+            std::time::Duration::from_nanos(whole)
+        );
+    }
 }
 
 fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {

@@ -1,12 +1,12 @@
 //! The whole signal state of one stopped process.
 
-use criu_signals_images::{Pending, ProcessState, ThreadState, Tid, WaitStatus};
+use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, Tid, WaitStatus};
 
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, Kind, PendingLimit, PosixTimers, Queue, SignalDispositions,
-    SignalMask, Site,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PosixTimers, Queue,
+    SignalDispositions, SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -149,6 +149,7 @@ fn capture<Owner>(
                 saved_mask: thread.saved_mask,
                 altstack,
                 pending: thread.pending,
+                interrupted: thread.interrupted,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -178,16 +179,19 @@ struct Outside {
     status: SignalStatus,
     saved_mask: Option<criu_signals_images::SigSet>,
     pending: Pending,
+    interrupted: Option<InterruptedCall>,
 }
 
 fn from_outside<Owner>(site: &mut Site<'_, '_, Owner>, reading: &Reading<'_>) -> Result<Outside> {
     let status = SignalStatus::read(site.pid(), site.tid)?;
     let mask = SignalMask::capture(site)?;
     let pending = reading.read(Queue::Private, site)?;
+    let interrupted = InterruptedSystemCall::capture(site)?;
     Ok(Outside {
         tid: site.tid,
         saved_mask: (mask != status.blocked).then_some(mask),
         status,
         pending,
+        interrupted,
     })
 }

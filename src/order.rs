@@ -8,8 +8,8 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::state::{
-    AlternateStack, GroupStop, PendingLimit, PosixTimers, PrivateQueue, SharedQueue,
-    SignalDispositions, SignalMask, Site, put_back,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PosixTimers,
+    PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -34,6 +34,8 @@ pub enum Step {
     Limit,
     /// Each thread's mask as captured.
     Masks,
+    /// The system call that each thread was waiting in.
+    InterruptedCalls,
     /// The group stop.
     GroupStop,
 }
@@ -50,7 +52,7 @@ pub struct Row {
 }
 
 /// The order.
-pub const ORDER: [Row; 10] = [
+pub const ORDER: [Row; 11] = [
     Row {
         step: Step::BlockAll,
         why: "nothing may be delivered, or dropped as ignored, while we work",
@@ -97,6 +99,11 @@ pub const ORDER: [Row; 10] = [
         source: "kernel/ptrace.c: ptrace_request, PTRACE_SETSIGMASK",
     },
     Row {
+        step: Step::InterruptedCalls,
+        why: "before the stop: a call whose time had begun to run is begun once more inside the thread",
+        source: "kernel/signal.c: do_jobctl_trap comes before everything else",
+    },
+    Row {
         step: Step::GroupStop,
         why: "entered while still traced, so that no handler runs first; before all else in truth (stops::enter), and \
               here once more if that failed",
@@ -111,6 +118,8 @@ pub(crate) enum Extent {
     All,
     /// What concerns queues, for a process that is otherwise as it should be.
     Queues,
+    /// One step, for a process in which nothing else has to be done.
+    Only(Step),
 }
 
 impl Extent {
@@ -121,7 +130,11 @@ impl Extent {
             Step::SharedQueue,
             Step::Limit,
         ];
-        self == Extent::All || queues.contains(&step)
+        match self {
+            Extent::All => true,
+            Extent::Queues => queues.contains(&step),
+            Extent::Only(only) => step == only,
+        }
     }
 }
 
@@ -172,6 +185,9 @@ impl<Owner> Replay<'_, '_, Owner> {
             }),
             Step::Masks => self.each_thread(|site, wanted| {
                 put_back::<SignalMask, _>(site, &wanted.lasting_mask()).map(drop)
+            }),
+            Step::InterruptedCalls => self.each_thread(|site, wanted| {
+                InterruptedSystemCall::replay(site, &wanted.interrupted)
             }),
             Step::GroupStop => self.leader(|site, wanted| match wanted.run_state {
                 RunState::Running => Ok(()),
@@ -248,6 +264,7 @@ mod tests {
         assert_eq!(at(Step::BlockAll), 0);
         assert!(at(Step::AlternateStacks) < at(Step::Masks));
         assert!(at(Step::Masks) < at(Step::GroupStop));
+        assert!(at(Step::InterruptedCalls) < at(Step::GroupStop));
     }
 
     #[test]

@@ -264,6 +264,12 @@ fn parse_timers(text: &str) -> Option<Vec<TimerLine>> {
     Some(timers)
 }
 
+/// Is `fd` of thread `tid` a socket?
+pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
+    std::fs::read_link(task_file(pid, tid, &format!("fd/{fd}")))
+        .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+}
+
 /// The inode of `pid`'s pid namespace.
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))

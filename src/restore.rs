@@ -8,7 +8,7 @@ use criu_signals_images::{
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
-use crate::order::{Extent, Replay};
+use crate::order::{Extent, Replay, Step};
 use crate::state::timers::{with_expiries, with_timer_arrivals};
 use crate::stops;
 use crate::tracee::{Injector, StoppedProcess};
@@ -151,6 +151,7 @@ pub fn check<Owner>(
 
     report.errors.extend(stop);
     if differences.is_empty() {
+        report.errors.extend(resume_calls(stopped, &wanted, &found));
         return Ok(report);
     }
     report
@@ -286,6 +287,19 @@ fn same_thread<'t>(threads: &'t [ThreadState], thread: &ThreadState) -> Option<&
     threads
         .iter()
         .find(|t| t.ids.innermost() == thread.ids.innermost())
+}
+
+/// CRIU restores no interrupted call as interrupted, so that there is nothing to compare: what it leaves is a thread
+/// that makes the call once more.
+fn resume_calls<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+) -> Vec<Error> {
+    if wanted.threads.iter().all(|t| t.interrupted.is_none()) {
+        return Vec::new();
+    }
+    put_back(stopped, wanted, found, Extent::Only(Step::InterruptedCalls))
 }
 
 fn put_back<Owner>(

@@ -8,6 +8,7 @@ use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
 use crate::ids::{NsIds, Tid};
+use crate::interrupted::InterruptedCall;
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -102,12 +103,21 @@ pub struct ThreadState {
     pub altstack: AltStack,
     /// What is pending for this thread alone.
     pub pending: Pending,
+    /// The system call that it was waiting in, if that has not ended.
+    pub interrupted: Option<InterruptedCall>,
 }
 
 impl ThreadState {
     /// The mask that the thread has when no call is borrowing another.
     pub fn lasting_mask(&self) -> SigSet {
         self.saved_mask.unwrap_or(self.blocked)
+    }
+
+    fn check_alone(&self) -> Result<(), FieldError> {
+        self.interrupted.as_ref().map_or(Ok(()), |call| {
+            call.check()
+                .map_err(|error| error.within("thread.interrupted"))
+        })
     }
 
     /// The id as the reader sees it.
@@ -211,6 +221,7 @@ impl Codec for ThreadState {
             saved_mask: self.saved_mask.map(SigSet::bits),
             altstack: Some(self.altstack.to_proto()).into(),
             private_bits: self.pending.bits.bits(),
+            interrupted: self.interrupted.as_ref().map(Codec::to_proto).into(),
             ..pb::Thread::default()
         }
     }
@@ -225,6 +236,12 @@ impl Codec for ThreadState {
                 bits: SigSet::from_bits(message.private_bits),
                 queue: Vec::new(),
             },
+            interrupted: message
+                .interrupted
+                .as_ref()
+                .map(InterruptedCall::from_proto)
+                .transpose()
+                .map_err(|error| error.within("interrupted"))?,
         })
     }
 }
@@ -369,6 +386,7 @@ impl ProcessState {
             ids.admit(&self.ids, &thread.ids)
                 .map_err(|error| error.within("thread"))
                 .and_then(|()| thread.pending.check("queue"))
+                .and_then(|()| thread.check_alone())
                 .map_err(|error| error.within_item("threads", index))?;
         }
         if self.threads.is_empty() {

@@ -8,6 +8,7 @@ use crate::disposition::{Disposition, Dispositions};
 use crate::header::{Arch, FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::Image;
+use crate::interrupted::{InterruptedCall, RestartCode};
 use crate::pending::Pending;
 use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
@@ -31,6 +32,7 @@ pub(crate) fn sample() -> ProcessState {
         saved_mask: Some(SigSet::from(SigNo::USR1)),
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
+        interrupted: None,
     };
     let thread = ThreadState {
         ids: ns_ids([4712, 42]),
@@ -160,13 +162,37 @@ fn any_pending() -> impl Strategy<Value = Pending> {
     (sigset(), vec(siginfo(), 0..6)).prop_map(|(without_info, queue)| pending(without_info, queue))
 }
 
+pub(crate) fn interrupted_call() -> impl Strategy<Value = InterruptedCall> {
+    let own = any::<(u64, Option<u64>)>();
+    (
+        0..1_u32 << 31,
+        prop::sample::select(&RestartCode::ALL[..]),
+        own,
+    )
+        .prop_map(|(number, code, (ip, remaining))| InterruptedCall {
+            number,
+            code,
+            ip,
+            remaining,
+        })
+}
+
+type Thread = (
+    SigSet,
+    Option<SigSet>,
+    AltStack,
+    Pending,
+    Option<InterruptedCall>,
+);
+
 /// What a thread has besides its ids.
-fn thread() -> impl Strategy<Value = (SigSet, Option<SigSet>, AltStack, Pending)> {
+fn thread() -> impl Strategy<Value = Thread> {
     (
         sigset(),
         prop::option::of(sigset()),
         altstack(),
         any_pending(),
+        prop::option::of(interrupted_call()),
     )
 }
 
@@ -286,12 +312,15 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                     .into_iter()
                     .enumerate()
                     .map(
-                        |(index, (blocked, saved_mask, altstack, pending))| ThreadState {
-                            ids: ids(index),
-                            blocked,
-                            saved_mask,
-                            altstack,
-                            pending,
+                        |(index, (blocked, saved_mask, altstack, pending, interrupted))| {
+                            ThreadState {
+                                ids: ids(index),
+                                blocked,
+                                saved_mask,
+                                altstack,
+                                pending,
+                                interrupted,
+                            }
                         },
                     )
                     .collect(),

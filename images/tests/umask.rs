@@ -18,6 +18,7 @@ fn smallest() -> Option<Image> {
         saved_mask: None,
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
+        interrupted: None,
     };
     Some(Image {
         header: Header {

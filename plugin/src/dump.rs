@@ -9,6 +9,8 @@ use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
 use criu_signals::record;
+use criu_signals::state::asleep::{self, Asleep};
+use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
@@ -35,6 +37,10 @@ pub struct Dump {
     /// Processes that were stopped before CRIU seized them.
     before: HashMap<Pid, Before>,
     wait_statuses: WaitStatuses,
+    /// System calls that CRIU has to find in another state than the one that they were captured in.
+    handed_over: Vec<HandedOver>,
+    /// Threads that waited when they had not been stopped yet.
+    asleep: HashMap<i32, Vec<Asleep>>,
 }
 
 impl Dump {
@@ -54,11 +60,15 @@ impl Dump {
             custody: HashMap::new(),
             before: HashMap::new(),
             wait_statuses: WaitStatuses::default(),
+            handed_over: Vec::new(),
+            asleep: HashMap::new(),
         })
     }
 
     /// Looks at a process that CRIU seizes next. CRIU comes again to one that it could not seize.
     pub fn before_seize(&mut self, pid: Pid) {
+        // How long it has been waiting can't be seen any more when it has been stopped.
+        self.asleep.insert(pid.0, asleep::look(pid));
         self.take_trap(pid);
         if self.before.contains_key(&pid) {
             return;
@@ -88,6 +98,9 @@ impl Dump {
 
     fn try_capture(&mut self, pid: Pid) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        interrupted::shield(&stopped)?;
+        let seen = self.asleep.remove(&pid.0).unwrap_or_default();
+        let waited = asleep::confirm(&stopped, &seen);
         let limits = self.settings.limits;
         let (mut state, deep) = match self.settings.take_out {
             TakeOut::Never => (capture::process(&stopped)?, false),
@@ -106,6 +119,7 @@ impl Dump {
         if count_arrived_stop(&mut state) {
             log::info!("pid {pid}: a SIGSTOP has arrived since criu stopped it, and is in effect");
         }
+        interrupted::complete(&stopped, &mut state, &waited)?;
         if self.settings.take_out != TakeOut::Never {
             state.taken_out = custody::reasons(&state, deep, &limits);
         }
@@ -116,9 +130,26 @@ impl Dump {
                 before.iter().for_each(|custody| custody.add_to(&mut state));
             }
         }
-        if !more {
-            return self.write(pid, state).map(drop);
-        }
+        let state = if more {
+            self.take_out(&stopped, state, deep)?
+        } else {
+            self.write(pid, state.clone())?;
+            state
+        };
+        // From here on CRIU goes by what it finds.
+        self.handed_over
+            .push(interrupted::hand_over(&stopped, &state)?);
+        Ok(())
+    }
+
+    /// Takes pending signals out and writes the image, in the order that loses nothing. Returns the whole state.
+    fn take_out(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        state: ProcessState,
+        deep: bool,
+    ) -> Result<ProcessState> {
+        let pid = stopped.pid();
         let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
         let why = why.join(", ");
         self.may_take_out(&why)?;
@@ -127,7 +158,7 @@ impl Dump {
             self.write(pid, state.clone())?;
         }
         let others: Vec<&Custody> = self.custody.values().flatten().collect();
-        let custody = Custody::take(&stopped, state, deep, &others)?;
+        let custody = Custody::take(stopped, state, deep, &others)?;
         let mut all = custody.state().clone();
         let held = self.custody.entry(pid).or_default();
         if deep {
@@ -135,10 +166,10 @@ impl Dump {
         }
         held.push(custody);
         if deep {
-            self.write(pid, all)?;
+            self.write(pid, all.clone())?;
         }
         log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
-        Ok(())
+        Ok(all)
     }
 
     /// Takes out what CRIU does not even seize a process with. It still runs. Where this fails, CRIU refuses the
@@ -205,6 +236,9 @@ impl Dump {
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
         self.give_back();
+        for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
+            log::error!("{error}");
+        }
         // Whatever becomes of the processes: whether they run on is not known here.
         for before in self.before.values() {
             if let Err(e) = before.turn_back()

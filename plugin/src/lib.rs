@@ -22,7 +22,7 @@ const NAME: &CStr = c"signals_plugin";
 
 /// One run of criu.
 enum Signals {
-    Dump(Dump),
+    Dump(Box<Dump>),
     /// Only memory is dumped: nothing to do.
     PreDump,
     Restore(Restore),
@@ -34,7 +34,10 @@ impl Plugin for Signals {
 
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
-            Stage::Dump => Ok(Signals::Dump(Dump::begin(host, Settings::from_env()?)?)),
+            Stage::Dump => Ok(Signals::Dump(Box::new(Dump::begin(
+                host,
+                Settings::from_env()?,
+            )?))),
             Stage::PreDump => Ok(Signals::PreDump),
             Stage::Restore => Ok(Signals::Restore(Restore::begin(
                 host,

@@ -1,7 +1,7 @@
 //! x86_64: registers, and the stub that runs inside a tracee.
 #![allow(unsafe_code)]
 
-use criu_signals_images::{Arch, SigNo, SigSet};
+use criu_signals_images::{Arch, InterruptedCall, RestartCode, SigNo, SigSet};
 
 /// The architecture that images are marked with.
 pub const ARCH: Arch = Arch::X86_64;
@@ -48,6 +48,56 @@ impl Registers {
         self.0.rax.cast_signed()
     }
 
+    /// The system call that the thread is in, by its number, and what the kernel has noted down as the result. `None`
+    /// outside of a system call: an exception, an interrupt and rt_sigreturn(2) leave -1 for the number.
+    pub fn call(&self) -> Option<(u32, i64)> {
+        // The kernel looks at the low half only (syscall_get_nr returns an int).
+        let number = low_half(self.0.orig_rax);
+        let result = if self.is_compat() {
+            i64::from(low_half(self.0.rax).cast_signed())
+        } else {
+            self.0.rax.cast_signed()
+        };
+        (number.cast_signed() >= 0).then_some((number, result))
+    }
+
+    /// The arguments of the system call that the thread is in.
+    pub fn call_args(&self) -> [u64; 6] {
+        let r = &self.0;
+        if self.is_compat() {
+            [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp].map(|arg| u64::from(low_half(arg)))
+        } else {
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
+        }
+    }
+
+    /// These registers, in a system call that was interrupted: what becomes of it is left to the kernel, which decides
+    /// when the thread goes on (arch/x86/kernel/signal.c, arch_do_signal_or_restart and handle_signal).
+    #[must_use]
+    pub fn interrupted_in(&self, call: &InterruptedCall, code: RestartCode) -> Registers {
+        let mut r = *self;
+        r.0.rip = call.ip;
+        r.0.orig_rax = u64::from(call.number);
+        r.0.rax = (-i64::from(code.number())).cast_unsigned();
+        r
+    }
+
+    /// These registers, behind a system call that has ended.
+    #[must_use]
+    pub fn returned_from(&self, call: &InterruptedCall, result: i64) -> Registers {
+        let mut r = *self;
+        r.0.rip = call.ip;
+        r.0.orig_rax = u64::MAX;
+        r.0.rax = result.cast_unsigned();
+        r
+    }
+
+    /// Does the thread stand where the call is made once more, as the kernel and CRIU (compel_get_task_regs) step
+    /// back for a restart?
+    pub fn stands_before(&self, call: &InterruptedCall) -> bool {
+        self.0.rip == call.ip.wrapping_sub(SYSCALL_INSN_LEN) && low_half(self.0.rax) == call.number
+    }
+
     /// Has the batch loop run through its whole table?
     pub fn batch_is_through(&self) -> bool {
         self.0.r12 == self.0.r13
@@ -86,11 +136,10 @@ impl Registers {
     /// Where the thread goes on and with which rax if nobody is left to let the kernel restart the interrupted
     /// system call: the restart, done by hand (arch/x86/kernel/signal.c, arch_do_signal_or_restart).
     fn restarted(&self) -> (u64, u64) {
-        // The kernel looks at the low half only (syscall_get_nr returns an int).
-        if self.0.orig_rax & 0x8000_0000 != 0 {
+        let Some((_, result)) = self.call() else {
             return (self.0.rip, self.0.rax);
-        }
-        match -self.0.rax.cast_signed() {
+        };
+        match -result {
             ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => {
                 (self.0.rip - SYSCALL_INSN_LEN, self.0.orig_rax)
             }
@@ -105,6 +154,100 @@ impl Registers {
             _ => (self.0.rip, self.0.rax),
         }
     }
+}
+
+fn low_half(register: u64) -> u32 {
+    (register & 0xffff_ffff) as u32
+}
+
+/// What can become of an interrupted system call, as far as [`crate::state::interrupted`] has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Ends with EINTR whatever interrupted it, with nothing done: it can be made once more.
+    Once,
+    /// Likewise on a socket that has a timeout (sock_intr_errno); elsewhere its EINTR may be the file's own.
+    OnceOnSocket,
+    /// nanosleep(req, rem).
+    Nanosleep,
+    /// clock_nanosleep(clock, flags, req, rem).
+    ClockNanosleep,
+    /// poll(fds, nfds, milliseconds).
+    Poll,
+    /// futex(uaddr, op, val, timeout, ...).
+    Futex,
+    /// restart_syscall(): the number of the call that it goes on with is known to the kernel only.
+    Restart,
+}
+
+/// What the system call `number` with `args` is.
+pub fn waiting(number: u32, args: [u64; 6], compat: bool) -> Option<Waiting> {
+    if compat {
+        waiting_32(number, args)
+    } else {
+        waiting_64(i64::from(number))
+    }
+}
+
+fn waiting_64(number: i64) -> Option<Waiting> {
+    Some(match number {
+        libc::SYS_epoll_wait
+        | libc::SYS_epoll_pwait
+        | libc::SYS_epoll_pwait2
+        | libc::SYS_rt_sigtimedwait
+        | libc::SYS_semop
+        | libc::SYS_semtimedop
+        | libc::SYS_io_getevents
+        | libc::SYS_io_uring_enter
+        // EINTR only where the kernel cannot write the time that is left into the program's memory (fs/select.c,
+        // poll_select_finish).
+        | libc::SYS_select
+        | libc::SYS_pselect6
+        | libc::SYS_ppoll => Waiting::Once,
+        libc::SYS_connect
+        | libc::SYS_accept
+        | libc::SYS_accept4
+        | libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_sendto
+        | libc::SYS_sendmsg
+        | libc::SYS_sendmmsg
+        | libc::SYS_read
+        | libc::SYS_readv
+        | libc::SYS_write
+        | libc::SYS_writev => Waiting::OnceOnSocket,
+        libc::SYS_nanosleep => Waiting::Nanosleep,
+        libc::SYS_clock_nanosleep => Waiting::ClockNanosleep,
+        libc::SYS_poll => Waiting::Poll,
+        libc::SYS_futex => Waiting::Futex,
+        libc::SYS_restart_syscall => Waiting::Restart,
+        _ => return None,
+    })
+}
+
+/// arch/x86/entry/syscalls/syscall_32.tbl.
+fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
+    Some(match number {
+        // epoll_wait, epoll_pwait, epoll_pwait2, rt_sigtimedwait with either timespec, semtimedop_time64,
+        // io_getevents, io_uring_enter, select, _newselect, pselect6, ppoll.
+        256 | 319 | 441 | 177 | 421 | 420 | 247 | 426 | 82 | 142 | 308 | 413 | 309 | 414 => {
+            Waiting::Once
+        }
+        // ipc(SEMOP), ipc(SEMTIMEDOP).
+        117 if matches!(args[0] & 0xffff, 1 | 4) => Waiting::Once,
+        // connect, accept4, recvfrom, recvmsg, recvmmsg, sendto, sendmsg, sendmmsg, read, readv, write, writev.
+        362 | 364 | 371 | 372 | 337 | 417 | 369 | 370 | 345 | 3 | 145 | 4 | 146 => {
+            Waiting::OnceOnSocket
+        }
+        // socketcall: everything in it that can wait is one of those.
+        102 => Waiting::Once,
+        162 => Waiting::Nanosleep,
+        267 | 407 => Waiting::ClockNanosleep,
+        168 => Waiting::Poll,
+        240 | 422 => Waiting::Futex,
+        0 => Waiting::Restart,
+        _ => return None,
+    })
 }
 
 // The code that runs inside a tracee. It is position independent, uses no stack and never moves the stack
@@ -465,6 +608,35 @@ mod tests {
             (0x40_1002, (-4i64).cast_unsigned()),
             "EINTR is final"
         );
+    }
+
+    #[test]
+    fn an_interrupted_call_can_be_put_back() {
+        let mut found = registers();
+        found.0.rip = 0x40_1000;
+        found.0.rax = libc::SYS_poll.cast_unsigned();
+        let call = InterruptedCall {
+            number: 7,
+            code: RestartCode::ByBlock,
+            ip: 0x40_1002,
+            remaining: None,
+        };
+        assert!(found.stands_before(&call));
+        let put_back = found.interrupted_in(&call, RestartCode::UnlessHandled);
+        assert_eq!(put_back.call(), Some((7, -514)));
+        assert_eq!(put_back.restarted(), (0x40_1000, 7));
+        assert_eq!(found.returned_from(&call, 1).call(), None);
+    }
+
+    #[test]
+    fn results_of_32_bit_calls_are_32_bits_wide() {
+        let mut r = registers();
+        r.0.cs = USER32_CS;
+        r.0.orig_rax = 162;
+        r.0.rax = 0xffff_fdfc;
+        assert_eq!(r.call(), Some((162, -516)));
+        r.0.orig_rax = 0xffff_ffff;
+        assert_eq!(r.call(), None);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub fn process(out: &mut impl Write, process: &ProcessState, all: bool) -> io::R
             writeln!(out, "    blocked when the present call has ended: {saved}")?;
         }
         writeln!(out, "    alternate stack: {}", thread.altstack)?;
+        if let Some(call) = thread.interrupted {
+            writeln!(out, "    waiting in {call}")?;
+        }
         pending(out, "    ", "private", &thread.pending, all)?;
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! One module per kind of signal state: how it is taken from a stopped process, and how it is put back.
 
 mod altstack;
+pub mod asleep;
 mod dispositions;
+pub mod interrupted;
 mod limits;
 mod mask;
 pub mod overruns;
@@ -11,6 +13,7 @@ pub mod timers;
 
 pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;
+pub use interrupted::InterruptedSystemCall;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
 pub use queues::{PrivateQueue, Queue, SharedQueue};

@@ -143,6 +143,55 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(outcomes)
     }
 
+    /// Makes `call` inside thread `tid`, and interrupts it as soon as it waits. Leaves the thread with the registers
+    /// that `then` makes of its own ones and the call's result; where that is -ERESTART_RESTARTBLOCK, the kernel has
+    /// noted down in the thread what restart_syscall(2) needs, as if the program had made the call.
+    ///
+    /// # Errors
+    /// If the call could not be made; the thread is then as it was before, unless it is gone.
+    pub fn interrupt_call(
+        &mut self,
+        tid: Tid,
+        call: &Call,
+        then: impl FnOnce(Registers, i64) -> Registers,
+    ) -> Result<i64> {
+        let mut visit =
+            Visit::begin(tid, &self.memory, &mut self.cave).map_err(|e| e.in_thread(tid))?;
+        let done = Self::make_and_interrupt(&mut visit, &mut self.scratch, call);
+        if let Ok(result) = done {
+            visit.saved = then(visit.saved, result);
+        }
+        let left = visit.end();
+        let result = done.map_err(|e| e.in_thread(tid))?;
+        left.map_err(|e| e.in_thread(tid))?;
+        Ok(result)
+    }
+
+    fn make_and_interrupt(
+        visit: &mut Visit<'_>,
+        scratch: &mut Option<Scratch>,
+        call: &Call,
+    ) -> Result<i64> {
+        let scratch = match scratch {
+            Some(scratch) => scratch,
+            None => scratch.insert(visit.map_scratch()?),
+        };
+        let (at, room) = match scratch {
+            Scratch::Mapped(at) => (*at, SCRATCH),
+            Scratch::Refused => (visit.stack_room(), BORROWED),
+        };
+        if let Scratch::Mapped(at) = scratch {
+            visit.use_scratch(*at)?;
+        }
+        let (layout, _) = Layout::new(std::slice::from_ref(call), at, room)?;
+        let mut saved = vec![0; layout.bytes().len()];
+        visit.memory.read(at, &mut saved)?;
+        visit.memory.write(at, layout.bytes())?;
+        let result = visit.interrupted_syscall(call.nr(), layout.args(0));
+        visit.memory.write(at, &saved)?;
+        result
+    }
+
     /// The process that it works on.
     pub fn process(&self) -> &'p StoppedProcess<Owner> {
         self.process
@@ -379,6 +428,17 @@ impl<'i> Visit<'i> {
     fn syscall_at(&mut self, entry: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
         ptrace::set_registers(self.tid, &self.saved.for_syscall(entry, nr, args))?;
         self.run_to_syscall_stop()?;
+        self.run_to_syscall_stop()?;
+        Ok(ptrace::registers(self.tid)?.result())
+    }
+
+    /// The interrupt is asked for while the thread stands at the entry, so it is there already when the call would
+    /// wait.
+    fn interrupted_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
+        let entry = self.stub.single_entry();
+        ptrace::set_registers(self.tid, &self.saved.for_syscall(entry, nr, args))?;
+        self.run_to_syscall_stop()?;
+        ptrace::interrupt(self.tid)?;
         self.run_to_syscall_stop()?;
         Ok(ptrace::registers(self.tid)?.result())
     }

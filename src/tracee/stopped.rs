@@ -13,6 +13,7 @@ use super::memory::Memory;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
+use crate::state::interrupted;
 
 /// Stopped and seized by the program that this library runs in: CRIU, around a plugin's hook. It must be found
 /// again as it was left, and cannot be detached.
@@ -82,7 +83,7 @@ impl StoppedProcess<ByHost> {
 
 impl StoppedProcess<ByUs> {
     /// Seizes every thread of `pid` and stops it. No signal is sent, nobody's wait(2) sees anything, a stopped
-    /// process stays stopped.
+    /// process stays stopped, and no system call ends with EINTR because of it.
     ///
     /// # Errors
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already, ETIMEDOUT if a thread does
@@ -99,6 +100,7 @@ impl StoppedProcess<ByUs> {
                 };
                 stopped.seize_threads(deadline)?;
                 if !stopped.is_being_put_back()? {
+                    interrupted::shield(&stopped)?;
                     return Ok(stopped);
                 }
                 // Its last tracer has died a moment ago, and a thread still undoes what was done in it.

@@ -1,0 +1,348 @@
+//! How long a thread has been waiting when it is stopped.
+//!
+//! Nobody can ask the kernel when a call with a relative timeout will be over: the `restart_block` is not shown, and
+//! /proc/timer_list names no threads. But it can be seen, before the thread is stopped, when it last ran: that is
+//! `se.exec_start` of /proc/PID/sched (kernel/sched/fair.c, update_curr), by the clock of its processor, and a thread
+//! that waits ran last when it began to wait. If it has been switched exactly once since, into the stop, then the
+//! call that was interrupted is the one that was seen.
+//!
+//! The error goes one way. A thread that was woken for nothing and waits again is taken to have begun later, and
+//! the processor's clock leaves out the time of its interrupts, so that the time left is never less than what was left,
+//! and never more than the whole.
+
+use std::fs;
+use std::time::Duration;
+
+use criu_signals_images::{Pid, Tid};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid as NixPid;
+
+use crate::arch::{Registers, Waiting, waiting};
+use crate::proc;
+use crate::tracee::{StoppedProcess, ptrace};
+
+/// The clocks of processors are compared so many times; the least delay counts.
+const COMPARISONS: usize = 3;
+/// The least that makes the kernel switch away from a thread and back.
+const NAP: Duration = Duration::from_micros(1);
+/// restart_syscall(2) calls these (the kernel's names).
+const RESTARTS: [(&str, Restarted); 3] = [
+    ("hrtimer_nanosleep_restart", Restarted::Nanosleep),
+    ("do_restart_poll", Restarted::Poll),
+    ("futex_wait_restart", Restarted::Futex),
+];
+/// Addresses begin above this (vm.mmap_min_addr), and numbers of clocks end below.
+const LOWEST_ADDRESS: u64 = 4096;
+/// Where the kernel's half of the addresses begins, at the least.
+const HIGHEST_ADDRESS: u64 = 1 << 56;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Restarted {
+    Nanosleep,
+    Poll,
+    Futex,
+}
+
+/// A thread that was seen waiting in a call with a relative timeout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asleep {
+    tid: Tid,
+    number: u32,
+    args: [u64; 6],
+    sp: u64,
+    ip: u64,
+    restarted: Option<Restarted>,
+    switches: u64,
+    /// When it began to wait, in nanoseconds of CLOCK_MONOTONIC.
+    since: Option<u64>,
+}
+
+/// What is known of a call when its thread has been stopped in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// The thread.
+    pub tid: Tid,
+    /// The number of the call that restart_syscall(2) went on with.
+    pub restarted: Option<u32>,
+    /// How long it has waited, in nanoseconds, at least.
+    pub time: Option<u64>,
+}
+
+/// Looks at the threads of `pid`, which run. What cannot be seen is left out: all of it only makes an estimate better.
+pub fn look(pid: Pid) -> Vec<Asleep> {
+    let Ok(threads) = proc::threads(pid) else {
+        return Vec::new();
+    };
+    let seen: Vec<(Asleep, Option<Ran>)> = threads
+        .into_iter()
+        .filter_map(|tid| look_at(pid, tid))
+        .collect();
+    if seen.is_empty() {
+        return Vec::new();
+    }
+    let mut clocks = Clocks::default();
+    let known = seen
+        .into_iter()
+        .map(|(mut thread, ran)| {
+            thread.since = ran.and_then(|ran| clocks.monotonic(ran));
+            thread
+        })
+        .collect();
+    clocks.leave();
+    known
+}
+
+/// What of `seen` is true of the threads now that they are stopped, and before anything has been done to them.
+pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<Waited> {
+    let now = monotonic();
+    seen.iter()
+        .filter(|thread| stopped.threads().contains(&thread.tid))
+        .filter(|thread| {
+            let registers = ptrace::registers(thread.tid);
+            let same = registers.is_ok_and(|registers| thread.is_in(&registers));
+            // Into the stop, and nowhere else.
+            same && switches(stopped.pid(), thread.tid) == Some(thread.switches + 1)
+        })
+        .map(|thread| Waited {
+            tid: thread.tid,
+            restarted: thread.restarted.map(|kind| kind.number(thread.args)),
+            time: thread.since.and_then(|since| now?.checked_sub(since)),
+        })
+        .collect()
+}
+
+fn look_at(pid: Pid, tid: Tid) -> Option<(Asleep, Option<Ran>)> {
+    let before = switches(pid, tid)?;
+    let call = read(pid, tid, "syscall")?;
+    let (number, numbers) = parse_call(&call)?;
+    let [a0, a1, a2, a3, a4, a5, sp, ip] = numbers;
+    let args = [a0, a1, a2, a3, a4, a5];
+    let restarted = match waiting(number, args, false)? {
+        Waiting::Nanosleep | Waiting::ClockNanosleep | Waiting::Poll | Waiting::Futex => None,
+        Waiting::Restart => Some(restarted(&read(pid, tid, "stack")?)?),
+        Waiting::Once | Waiting::OnceOnSocket => return None,
+    };
+    let ran = ran(pid, tid);
+    // Else it has run in between, and what was read is of two calls.
+    (switches(pid, tid)? == before).then_some((
+        Asleep {
+            tid,
+            number,
+            args,
+            sp,
+            ip,
+            restarted,
+            switches: before,
+            since: None,
+        },
+        ran,
+    ))
+}
+
+impl Asleep {
+    fn is_in(&self, registers: &Registers) -> bool {
+        registers
+            .call()
+            .is_some_and(|(number, _)| number == self.number)
+            && !registers.is_compat()
+            && registers.call_args() == self.args
+            && registers.sp() == self.sp
+            && registers.ip() == self.ip
+    }
+}
+
+impl Restarted {
+    /// The call whose arguments these are. nanosleep and clock_nanosleep are restarted by one function.
+    fn number(self, args: [u64; 6]) -> u32 {
+        let number = match self {
+            // A clock's number is small; those of other processes' clocks are negative.
+            Restarted::Nanosleep if !(LOWEST_ADDRESS..HIGHEST_ADDRESS).contains(&args[0]) => {
+                libc::SYS_clock_nanosleep
+            }
+            Restarted::Nanosleep => libc::SYS_nanosleep,
+            Restarted::Poll => libc::SYS_poll,
+            Restarted::Futex => libc::SYS_futex,
+        };
+        u32::try_from(number).unwrap_or_default()
+    }
+}
+
+fn restarted(stack: &str) -> Option<Restarted> {
+    let named = RESTARTS.into_iter().find(|(name, _)| stack.contains(name));
+    // All of it belongs to the scheduler's own functions (`__sched`), which a stack does not show.
+    let bare = stack
+        .split("[<0>] ")
+        .nth(1)
+        .is_some_and(|first| first.starts_with("do_syscall_64+"));
+    named
+        .map(|(_, kind)| kind)
+        .or(bare.then_some(Restarted::Nanosleep))
+}
+
+/// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
+fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
+    let mut words = line.split_ascii_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let mut numbers = [0; 8];
+    for slot in &mut numbers {
+        *slot = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some((number, numbers))
+}
+
+/// When a thread last ran, by the clock of which processor.
+#[derive(Clone, Copy, Debug)]
+struct Ran {
+    cpu: usize,
+    at: u64,
+}
+
+fn ran(pid: Pid, tid: Tid) -> Option<Ran> {
+    let stat = read(pid, tid, "stat")?;
+    // Fields are counted from behind the name, which may contain anything: `processor` is the 39th.
+    let cpu = stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()?;
+    let at = exec_start(&read(pid, tid, "sched")?)?;
+    Some(Ran { cpu, at })
+}
+
+/// Milliseconds and six digits, in nanoseconds. 0 is what a thread has that was moved and has not run since.
+fn exec_start(sched: &str) -> Option<u64> {
+    let line = sched
+        .lines()
+        .find(|line| line.starts_with("se.exec_start"))?;
+    let (millis, nanos) = line.rsplit_once(':')?.1.trim().split_once('.')?;
+    if nanos.len() != 6 {
+        return None;
+    }
+    let at = millis.parse::<u64>().ok()?.checked_mul(1_000_000)? + nanos.parse::<u64>().ok()?;
+    (at != 0).then_some(at)
+}
+
+/// How often the thread gave up its processor because it had to wait.
+fn switches(pid: Pid, tid: Tid) -> Option<u64> {
+    read(pid, tid, "status")?
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn read(pid: Pid, tid: Tid, name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/{name}")).ok()
+}
+
+fn monotonic() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    u64::try_from(Duration::from(now).as_nanos()).ok()
+}
+
+/// How the processors' clocks differ from CLOCK_MONOTONIC: found by running there.
+#[derive(Default)]
+struct Clocks {
+    /// Where this thread may run in truth.
+    allowed: Option<CpuSet>,
+    known: Vec<(usize, Option<i128>)>,
+}
+
+impl Clocks {
+    fn monotonic(&mut self, ran: Ran) -> Option<u64> {
+        let offset = match self.known.iter().find(|(cpu, _)| *cpu == ran.cpu) {
+            Some((_, offset)) => *offset,
+            None => {
+                let offset = self.compare(ran.cpu);
+                self.known.push((ran.cpu, offset));
+                offset
+            }
+        };
+        u64::try_from(i128::from(ran.at) + offset?).ok()
+    }
+
+    fn compare(&mut self, cpu: usize) -> Option<i128> {
+        let this = NixPid::from_raw(0);
+        if self.allowed.is_none() {
+            self.allowed = Some(sched_getaffinity(this).ok()?);
+        }
+        let mut only = CpuSet::new();
+        only.set(cpu).ok()?;
+        sched_setaffinity(this, &only).ok()?;
+        // Monotonic time is read after the other clock, so that the difference is too large by what lies between.
+        let offset = || {
+            std::thread::sleep(NAP);
+            let ran = exec_start(&fs::read_to_string("/proc/thread-self/sched").ok()?)?;
+            Some(i128::from(monotonic()?) - i128::from(ran))
+        };
+        (0..COMPARISONS).filter_map(|_| offset()).min()
+    }
+
+    fn leave(self) {
+        if let Some(allowed) = self.allowed
+            && let Err(e) = sched_setaffinity(NixPid::from_raw(0), &allowed)
+        {
+            log::error!("going back to the processors that criu may use: {e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_thread_shows_its_call() {
+        let line = "230 0x0 0x0 0x7ffc5c685820 0x0 0x0 0x0 0x7ffc5c685808 0x7fa13996b503\n";
+        let (number, numbers) = parse_call(line).unwrap();
+        assert_eq!(number, 230);
+        assert_eq!(numbers[7], 0x7fa1_3996_b503);
+        assert_eq!(parse_call("running\n"), None);
+        assert_eq!(parse_call("-1 0x7ffc 0x7fa1\n"), None);
+    }
+
+    #[test]
+    fn time_of_the_last_run() {
+        let sched = "bash (1, #threads: 1)\n---\nse.exec_start      :       5482240.580727\nse.vruntime : 1.5\n";
+        assert_eq!(exec_start(sched), Some(5_482_240_580_727));
+        assert_eq!(exec_start("se.exec_start : 0.000000\n"), None);
+        assert_eq!(exec_start("se.exec_start : 12\n"), None);
+    }
+
+    #[test]
+    fn restarted_calls_are_told_by_the_stack() {
+        let stack = "[<0>] do_nanosleep+0x74/0xf0\n[<0>] hrtimer_nanosleep_restart+0x30/0x60\n";
+        let kind = restarted(stack).unwrap();
+        assert_eq!(
+            i64::from(kind.number([1, 0, 0, 0, 0, 0])),
+            libc::SYS_clock_nanosleep
+        );
+        assert_eq!(
+            i64::from(kind.number([0x7ffc_0000_1000, 0, 0, 0, 0, 0])),
+            libc::SYS_nanosleep
+        );
+        let bare =
+            "[<0>] do_syscall_64+0x71/0x280\n[<0>] entry_SYSCALL_64_after_hwframe+0x76/0x7e\n";
+        assert_eq!(restarted(bare), Some(kind));
+        let other = "[<0>] alarm_timer_nsleep_restart+0x1/0x2\n[<0>] do_syscall_64+0x71/0x280\n";
+        assert_eq!(restarted(other), None);
+    }
+
+    #[test]
+    fn a_sleeper_is_timed() {
+        let sleeper = std::thread::spawn(|| std::thread::sleep(Duration::from_millis(400)));
+        std::thread::sleep(Duration::from_millis(200));
+        let pid = Pid(i32::try_from(std::process::id()).unwrap());
+        let now = monotonic().unwrap();
+        let waited: Vec<u64> = look(pid)
+            .iter()
+            .filter_map(|t| now.checked_sub(t.since?))
+            .collect();
+        sleeper.join().unwrap();
+        let milli = 1_000_000;
+        assert!(
+            waited
+                .iter()
+                .any(|w| (150 * milli..260 * milli).contains(w)),
+            "{waited:?}"
+        );
+    }
+}

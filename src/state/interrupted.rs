@@ -1,0 +1,483 @@
+//! System calls that a thread was waiting in when it was stopped, so that it sees EINTR where it would have seen
+//! it without the stop, and nowhere else. docs/eintr.md has the table, call by call.
+//!
+//! A stop interrupts every wait. Most calls then leave a restart code where their result goes, and the kernel
+//! decides only when the thread goes on whether a handler runs and what follows from that. So the best that can be
+//! done is to leave the decision to it: the thread is given back number, code and address of the call, and all that
+//! was pending, may have arrived since or is still to arrive counts as if there had been no checkpoint.
+//!
+//! Two kinds of call need more:
+//!
+//! - Some give EINTR at once whatever it was that interrupted them (signal(7), "Interruption of system calls and
+//!   library functions by stop signals"). To these the stop must not have happened: [`shield`] turns the result
+//!   into ERESTARTNOHAND, which means EINTR if a handler runs and a restart if none does.
+//! - Those with a relative timeout leave ERESTART_RESTARTBLOCK; the end of their time is in the thread's
+//!   `restart_block`, which nobody can read, which a restored thread does not have, and which rt_sigreturn(2)
+//!   clears (arch/x86/kernel/signal.c, restore_sigcontext), so that CRIU's parasite clears that of every leader.
+//!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
+//!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
+
+use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, Tid};
+
+use super::asleep::Waited;
+use super::{Kind, Site};
+use crate::arch::{Registers, Waiting, waiting};
+use crate::error::{Cause, Error, Phase, Result};
+use crate::proc::{self, SignalStatus};
+use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
+
+const EINTR: i64 = libc::EINTR as i64;
+const NANOSECONDS: u64 = 1_000_000_000;
+const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
+/// `FUTEX_CMD_MASK` and the one operation whose timeout is relative.
+const FUTEX_CMD_MASK: u64 = 0x7f;
+const FUTEX_WAIT: u64 = 0;
+const TIMER_ABSTIME: u64 = libc::TIMER_ABSTIME as u64;
+
+/// The call that a thread was waiting in, if it has not ended.
+#[derive(Debug)]
+pub enum InterruptedSystemCall {}
+
+impl Kind for InterruptedSystemCall {
+    const NAME: &'static str = "interrupted system call";
+    type State = Option<InterruptedCall>;
+
+    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Option<InterruptedCall>> {
+        let registers = ptrace::registers(site.tid)?;
+        let Some((mut call, result)) = in_call(&registers) else {
+            return Ok(None);
+        };
+        let Some(code) = RestartCode::from_result(result) else {
+            return Ok(None);
+        };
+        call.code = code;
+        if code == RestartCode::ByBlock {
+            call.remaining = written_back(site.pid(), &registers, &call);
+        }
+        Ok(Some(call))
+    }
+
+    /// For a thread as CRIU restores it: stepped back, to make the call once more whatever happens.
+    fn replay<Owner>(
+        site: &mut Site<'_, '_, Owner>,
+        wanted: &Option<InterruptedCall>,
+    ) -> Result<()> {
+        let Some(call) = wanted else {
+            return Ok(());
+        };
+        let registers = ptrace::registers(site.tid)?;
+        if is_restart(call, &registers) {
+            says_eintr(site.tid, call);
+            return Ok(());
+        }
+        if !registers.stands_before(call) {
+            return Err(stands_elsewhere(call, &registers));
+        }
+        match again(call, &registers) {
+            Some(again) => begin_anew(site, call, &again),
+            None => {
+                says_whole_time(site.pid(), site.tid, call, &registers);
+                set(site.tid, &registers, call, without_block(call.code))
+            }
+        }
+    }
+}
+
+/// Keeps the stop itself from ending a call with EINTR in any thread of `stopped`. From here on the thread may be let
+/// go at any time, also by the death of its tracer.
+///
+/// A result that is due stays: that of a process which is stopped, or is about to be.
+///
+/// # Errors
+/// If a thread could not be looked at or changed.
+pub fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<()> {
+    stopped
+        .threads()
+        .iter()
+        .try_for_each(|&tid| match shield_thread(stopped.pid(), tid) {
+            Err(e) if e.is_died() && tid != stopped.leader() => Ok(()),
+            other => other.map_err(|e| e.in_thread(tid)),
+        })
+}
+
+fn shield_thread(pid: Pid, tid: Tid) -> Result<()> {
+    let registers = ptrace::registers(tid)?;
+    let Some((call, result)) = in_call(&registers) else {
+        return Ok(());
+    };
+    if result != -EINTR {
+        return Ok(());
+    }
+    let args = registers.call_args();
+    let once_more = match waiting(call.number, args, registers.is_compat()) {
+        Some(Waiting::Once) => true,
+        Some(Waiting::OnceOnSocket) => {
+            i32::try_from(args[0]).is_ok_and(|fd| proc::is_socket(pid, tid, fd))
+        }
+        _ => false,
+    };
+    if !once_more || stop_is_due(pid, tid)? {
+        return Ok(());
+    }
+    log::debug!("pid {pid} tid {tid}: {call}: EINTR is only this stop's");
+    set(tid, &registers, &call, RestartCode::UnlessHandled)
+}
+
+/// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).
+fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
+    let is_stop = |signo| SigNo::new(signo).is_some_and(SigNo::is_stop);
+    if ptrace::stop_reason(tid)?.is_some_and(|reason| is_stop(reason.signo)) {
+        return Ok(true);
+    }
+    let status = SignalStatus::read(pid, tid)?;
+    let stops: SigSet = SigNo::all().filter(|s| s.is_stop()).collect();
+    let deliverable = status
+        .pending
+        .union(status.shared_pending)
+        .difference(status.blocked);
+    Ok(!deliverable
+        .intersection(stops)
+        .difference(status.caught)
+        .difference(status.ignored)
+        .is_empty())
+}
+
+/// Enters into a capture what is known of the calls from before the stop: how much time each has left, where the
+/// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with.
+///
+/// # Errors
+/// If a thread is gone.
+pub fn complete<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+    waited: &[Waited],
+) -> Result<()> {
+    for thread in &mut state.threads {
+        let tid = thread.tid();
+        let Some(call) = &mut thread.interrupted else {
+            continue;
+        };
+        let Some(waited) = waited.iter().find(|waited| waited.tid == tid) else {
+            continue;
+        };
+        if call.code != RestartCode::ByBlock {
+            continue;
+        }
+        let registers = ptrace::registers(tid)
+            .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
+        if let Some(number) = waited.restarted {
+            call.number = number;
+            call.remaining = written_back(stopped.pid(), &registers, call);
+        }
+        if call.remaining.is_none()
+            && let Some(time) = waited.time
+            && let Some(whole) = asked_for(stopped.pid(), &registers, call)
+        {
+            call.remaining = Some(whole.saturating_sub(time));
+        }
+    }
+    Ok(())
+}
+
+/// What [`hand_over`] has done to a process, for [`HandedOver::take_back`].
+#[derive(Debug)]
+pub struct HandedOver {
+    pid: Pid,
+    calls: Vec<(Tid, InterruptedCall)>,
+}
+
+/// Prepares the threads of a captured process for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are
+/// to be restarted. Should criu be killed before [`HandedOver::take_back`], they start again with their whole time,
+/// and there is no EINTR.
+///
+/// # Errors
+/// If a thread could not be changed.
+pub fn hand_over(stopped: &StoppedProcess<ByHost>, state: &ProcessState) -> Result<HandedOver> {
+    let mut handed_over = HandedOver {
+        pid: stopped.pid(),
+        calls: Vec::new(),
+    };
+    for thread in &state.threads {
+        let Some(call) = thread.interrupted else {
+            continue;
+        };
+        let tid = thread.tid();
+        handed_over.calls.push((tid, call));
+        let registers = ptrace::registers(tid).map_err(|e| e.in_thread(tid))?;
+        if call.code != RestartCode::ByBlock {
+            continue;
+        }
+        if is_restart(&call, &registers) {
+            says_eintr(tid, &call);
+        } else {
+            set(tid, &registers, &call, RestartCode::UnlessHandled)
+                .map_err(|e| e.in_thread(tid))?;
+        }
+    }
+    Ok(handed_over)
+}
+
+impl HandedOver {
+    /// Puts back what was found, in a process that is about to run on: CRIU leaves it stepped back, to make the call
+    /// once more even where a handler without SA_RESTART runs first.
+    ///
+    /// Returns what failed. Threads that are gone, or not stopped any more, are nobody's loss.
+    pub fn take_back(&self) -> Vec<Error> {
+        let mut injected = Vec::new();
+        let mut errors = Vec::new();
+        for (tid, call) in &self.calls {
+            match self.take_back_thread(*tid, call) {
+                Ok(None) => {}
+                Ok(Some(again)) => injected.push((*tid, call, again)),
+                Err(e) if e.is_died() => {}
+                Err(e) => errors.push(e.in_thread(*tid)),
+            }
+        }
+        if !injected.is_empty()
+            && let Err(e) = self.begin_all_anew(&injected)
+            && !e.is_died()
+        {
+            // They are restarted with their whole time instead.
+            errors.push(e);
+        }
+        errors
+            .into_iter()
+            .map(|e| e.during(Phase::Release, self.pid))
+            .collect()
+    }
+
+    /// Leaves the call that has to be begun anew, restarted as long as that has not been done.
+    fn take_back_thread(&self, tid: Tid, call: &InterruptedCall) -> Result<Option<Call>> {
+        let registers = ptrace::registers(tid)?;
+        let (now, _) = in_call(&registers).unwrap_or((*call, 0));
+        if now.number == call.number && now.ip == call.ip {
+            // CRIU did not get as far as this thread, or there is nothing that it changes.
+            if !is_restart(call, &registers) {
+                set(tid, &registers, call, call.code)?;
+            }
+            return Ok(None);
+        }
+        if !registers.stands_before(call) {
+            return Err(stands_elsewhere(call, &registers));
+        }
+        // Leaders only go through rt_sigreturn (compel: the parasite's daemon), which clears the block.
+        if tid != Tid::from(self.pid) {
+            set(tid, &registers, call, call.code)?;
+            return Ok(None);
+        }
+        let again = again(call, &registers);
+        if again.is_none() {
+            says_whole_time(self.pid, tid, call, &registers);
+        }
+        set(tid, &registers, call, without_block(call.code))?;
+        Ok(again)
+    }
+
+    fn begin_all_anew(&self, calls: &[(Tid, &InterruptedCall, Call)]) -> Result<()> {
+        let stopped = StoppedProcess::<ByHost>::of_host(self.pid)?;
+        let mut injector = Injector::new(&stopped)?;
+        for (tid, call, again) in calls {
+            let mut site = Site {
+                injector: &mut injector,
+                tid: *tid,
+            };
+            begin_anew(&mut site, call, again)?;
+        }
+        injector.finish()
+    }
+}
+
+/// The call that the thread is in, and its result as it stands now.
+fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
+    let (number, result) = registers.call()?;
+    let call = InterruptedCall {
+        number,
+        code: RestartCode::UnlessHandled,
+        ip: registers.ip(),
+        remaining: None,
+    };
+    Some((call, result))
+}
+
+/// A thread without the kernel's notes: the call is restarted as it was made.
+fn without_block(code: RestartCode) -> RestartCode {
+    match code {
+        RestartCode::ByBlock => RestartCode::UnlessHandled,
+        other => other,
+    }
+}
+
+fn set(tid: Tid, registers: &Registers, call: &InterruptedCall, code: RestartCode) -> Result<()> {
+    ptrace::set_registers(tid, &registers.interrupted_in(call, code))
+}
+
+fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
+    let waiting = waiting(call.number, registers.call_args(), registers.is_compat());
+    call.code == RestartCode::ByBlock && waiting == Some(Waiting::Restart)
+}
+
+fn says_eintr(tid: Tid, call: &InterruptedCall) {
+    log::warn!(
+        "tid {tid}: {call}: it had been interrupted before, and only the kernel knows which call it goes on with: it \
+         ends with EINTR"
+    );
+}
+
+fn says_whole_time(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Registers) {
+    if call.code == RestartCode::ByBlock
+        && let Some(whole) = asked_for(pid, registers, call)
+    {
+        log::info!(
+            "pid {pid} tid {tid}: {call}: begins anew with its whole time, {:?}: how much was left is not known",
+            std::time::Duration::from_nanos(whole)
+        );
+    }
+}
+
+fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
+    Error::new(
+        "put back the interrupted system call",
+        Cause::Unexpected(format!(
+            "{call} behind {:#x}, but the thread stands at {:#x}: left alone",
+            call.ip,
+            registers.ip()
+        )),
+    )
+}
+
+/// What the kernel has written into the program's memory as the time that is left (kernel/time/hrtimer.c,
+/// nanosleep_copyout). `None` where the call is restarted with it anyway, or nothing was asked for.
+fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+    let args = registers.call_args();
+    let (request, remaining) = match waiting(call.number, args, registers.is_compat())? {
+        Waiting::Nanosleep => (args[0], args[1]),
+        Waiting::ClockNanosleep => (args[2], args[3]),
+        _ => return None,
+    };
+    // A 32-bit task's calls are not begun anew: the kernel would note down that it was a 64-bit one that has to be
+    // restarted (arch/x86/kernel/signal.c, get_nr_restart_syscall).
+    if remaining == 0 || remaining == request || registers.is_compat() {
+        return None;
+    }
+    read_timespec(pid, remaining)
+}
+
+/// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves
+/// what is left: as an instant, or because the kernel has written it there.
+fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+    if registers.is_compat() {
+        return None;
+    }
+    let args = registers.call_args();
+    match waiting(call.number, args, false)? {
+        Waiting::Nanosleep if args[0] != args[1] => read_timespec(pid, args[0]),
+        Waiting::ClockNanosleep if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
+            read_timespec(pid, args[2])
+        }
+        Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0 => {
+            read_timespec(pid, args[3])
+        }
+        // An int in the low half; below 0 it is for ever.
+        Waiting::Poll => i32::try_from(args[2] & 0xffff_ffff)
+            .ok()
+            .map(|ms| u64::from(ms.unsigned_abs()) * NANOSECONDS_PER_MILLI),
+        _ => None,
+    }
+}
+
+/// `None` too where the memory is gone: another thread may have unmapped it, the kernel has read it long ago.
+fn read_timespec(pid: Pid, at: u64) -> Option<u64> {
+    let memory = Memory::open(pid).ok()?;
+    let seconds = memory.read_u64(RemoteAddr(at)).ok()?;
+    let nanoseconds = memory.read_u64(RemoteAddr(at).offset(8)).ok()?;
+    if nanoseconds >= NANOSECONDS {
+        return None;
+    }
+    seconds.checked_mul(NANOSECONDS)?.checked_add(nanoseconds)
+}
+
+/// The call of a thread that stands in it or before it, with the time that it has left. `None` where that is not known,
+/// or where the call's own arguments say all.
+fn again(call: &InterruptedCall, registers: &Registers) -> Option<Call> {
+    if call.code != RestartCode::ByBlock || registers.is_compat() {
+        return None;
+    }
+    let left = call.remaining?;
+    let args = registers.call_args();
+    let time = timespec(left);
+    Some(match waiting(call.number, args, false)? {
+        Waiting::Nanosleep => Call::new(libc::SYS_nanosleep, "nanosleep")
+            .input(time)
+            .value(args[1]),
+        Waiting::ClockNanosleep => Call::new(libc::SYS_clock_nanosleep, "clock_nanosleep")
+            .value(args[0])
+            .value(args[1])
+            .input(time)
+            .value(args[3]),
+        Waiting::Poll => Call::new(libc::SYS_poll, "poll")
+            .value(args[0])
+            .value(args[1])
+            .value(left.div_ceil(NANOSECONDS_PER_MILLI)),
+        Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT => {
+            Call::new(libc::SYS_futex, "futex(FUTEX_WAIT)")
+                .value(args[0])
+                .value(args[1])
+                .value(args[2])
+                .input(time)
+                .value(args[4])
+                .value(args[5])
+        }
+        _ => return None,
+    })
+}
+
+/// Makes the call inside the thread and interrupts it. If it ends, because what it waits for is there, then it has
+/// ended: that is its result.
+fn begin_anew<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    call: &InterruptedCall,
+    again: &Call,
+) -> Result<()> {
+    site.injector
+        .interrupt_call(
+            site.tid,
+            again,
+            |registers, result| match RestartCode::from_result(result) {
+                Some(RestartCode::ByBlock) => registers.interrupted_in(call, RestartCode::ByBlock),
+                None if result != -EINTR => registers.returned_from(call, result),
+                _ => registers.interrupted_in(call, RestartCode::UnlessHandled),
+            },
+        )
+        .map(drop)
+}
+
+fn timespec(nanoseconds: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&(nanoseconds / NANOSECONDS).to_le_bytes());
+    bytes[8..].copy_from_slice(&(nanoseconds % NANOSECONDS).to_le_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_written_as_timespec() {
+        assert_eq!(size_of::<libc::timespec>(), 16);
+        let bytes = timespec(3_000_000_007);
+        assert_eq!((bytes[0], bytes[8]), (3, 7));
+    }
+
+    #[test]
+    fn only_the_block_is_lost() {
+        for code in RestartCode::ALL {
+            let kept = without_block(code);
+            if code == RestartCode::ByBlock {
+                assert_eq!(kept, RestartCode::UnlessHandled, "a handler ends both");
+            } else {
+                assert_eq!(kept, code);
+            }
+        }
+    }
+}

@@ -18,6 +18,10 @@ const ERESTART_RESTARTBLOCK: i64 = 516;
 
 /// restart_syscall(2) in the 32-bit table; `libc::SYS_restart_syscall` is that of the 64-bit one.
 const SYS32_RESTART_SYSCALL: u64 = 0;
+/// mmap2(2) in the 32-bit table, where the offset counts pages (arch/x86/entry/syscalls/syscall_32.tbl).
+pub const SYS32_MMAP2: i64 = 192;
+/// rt_sigaction(2) in the 32-bit table.
+pub const SYS32_RT_SIGACTION: i64 = 174;
 
 /// Code segment selectors of user space (arch/x86/include/asm/segment.h: `__USER_CS`, `__USER32_CS`).
 const USER_CS: u64 = 0x33;
@@ -43,6 +47,35 @@ impl Registers {
         self.0.cs == USER32_CS
     }
 
+    /// These registers as a thread can be given them back after it has run something else.
+    ///
+    /// The kernel knows an interrupted system call of a 32-bit task by a flag, TS_COMPAT or TS_I386_REGS_POKED, and
+    /// sign-extends eax only where one is set (syscall_get_error, arch/x86/include/asm/syscall.h). Both are gone once
+    /// the thread has been to user space, so eax is extended here; the task itself sees the low half only.
+    #[must_use]
+    pub fn to_give_back(&self) -> Registers {
+        let mut r = *self;
+        if self.is_compat() && self.in_syscall() {
+            r.0.rax = self.error().cast_unsigned();
+        }
+        r
+    }
+
+    /// Does the thread stand in, or at the end of, a system call? The kernel looks at the low half only
+    /// (syscall_get_nr returns an int).
+    fn in_syscall(&self) -> bool {
+        self.0.orig_rax & 0x8000_0000 == 0
+    }
+
+    /// What the system call that the thread stands in has left in rax.
+    fn error(&self) -> i64 {
+        if self.is_compat() {
+            low_half(self.0.rax)
+        } else {
+            self.0.rax.cast_signed()
+        }
+    }
+
     /// The result of the system call that has just ended.
     pub fn result(&self) -> i64 {
         self.0.rax.cast_signed()
@@ -60,6 +93,15 @@ impl Registers {
         let mut r = self.at(entry);
         r.0.rax = nr.cast_unsigned();
         [r.0.rdi, r.0.rsi, r.0.rdx, r.0.r10, r.0.r8, r.0.r9] = args;
+        r
+    }
+
+    /// As [`for_syscall`](Registers::for_syscall), for a call of the 32-bit table, made by int 0x80.
+    #[must_use]
+    pub fn for_compat_syscall(&self, entry: u64, nr: i64, args: [u64; 6]) -> Registers {
+        let mut r = self.at(entry);
+        r.0.rax = nr.cast_unsigned();
+        [r.0.rbx, r.0.rcx, r.0.rdx, r.0.rsi, r.0.rdi, r.0.rbp] = args;
         r
     }
 
@@ -86,11 +128,10 @@ impl Registers {
     /// Where the thread goes on and with which rax if nobody is left to let the kernel restart the interrupted
     /// system call: the restart, done by hand (arch/x86/kernel/signal.c, arch_do_signal_or_restart).
     fn restarted(&self) -> (u64, u64) {
-        // The kernel looks at the low half only (syscall_get_nr returns an int).
-        if self.0.orig_rax & 0x8000_0000 != 0 {
+        if !self.in_syscall() {
             return (self.0.rip, self.0.rax);
         }
-        match -self.0.rax.cast_signed() {
+        match -self.error() {
             ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => {
                 (self.0.rip - SYSCALL_INSN_LEN, self.0.orig_rax)
             }
@@ -107,14 +148,24 @@ impl Registers {
     }
 }
 
+/// The low half of a register, sign-extended: what a register of a 32-bit task holds.
+fn low_half(register: u64) -> i64 {
+    // The sign bit of the low half, to the top and back.
+    (register << 32).cast_signed() >> 32
+}
+
 // The code that runs inside a tracee. It is position independent, uses no stack and never moves the stack
 // pointer, and its data is read only by it: the tracer writes code and data together into a place that the
 // program can execute but need not be able to write (`tracee::cave`).
 //
-// Three entries:
+// Three entries, the first two of them in two forms:
 //   map     one system call that maps the scratch memory: its result is what is unmapped if nobody takes over
 //   single  one system call
 //   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
+//
+// The second form, and a row of the table whose number has the highest bit set, make a call of the 32-bit table by
+// int 0x80. The stub itself is 64-bit code in every task, but the kernel marks a disposition with SA_IA32_ABI, and
+// so gives its handler a 32-bit frame, by the call that has set it (sigaction_compat_abi, arch/x86/kernel/).
 //
 // In the ordinary course the tracer stops the thread behind each of them and sets its registers. What follows
 // each entry runs only if the tracer is gone: the thread then takes away the scratch memory, puts back its
@@ -129,14 +180,23 @@ core::arch::global_asm!(
     ".pushsection .rodata.criu_signals_stub, \"a\", @progbits",
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
+    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat",
     ".globl criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
+    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat",
     ".hidden criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
+    "criu_signals_stub_map_compat:",
+    "    int 0x80",
+    "    jmp 2f",
     "criu_signals_stub_map:",
     "    syscall",
+    "2:",
     "    mov rdi, rax", // an error as an address: munmap refuses it
     "    jmp 6f",
+    "criu_signals_stub_single_compat:",
+    "    int 0x80",
+    "    jmp 5f",
     "criu_signals_stub_single:",
     "    syscall",
     "    jmp 5f",
@@ -144,6 +204,8 @@ core::arch::global_asm!(
     "    cmp r12, r13",
     "    jae 4f",
     "    mov rax, [r12]",
+    "    btr rax, {compat_bit}",
+    "    jc 3f",
     "    mov rdi, [r12 + 8]",
     "    mov rsi, [r12 + 16]",
     "    mov rdx, [r12 + 24]",
@@ -151,9 +213,19 @@ core::arch::global_asm!(
     "    mov r8, [r12 + 40]",
     "    mov r9, [r12 + 48]",
     "    syscall",
+    "2:",
     "    mov [r12 + 56], rax",
     "    add r12, 64",
     "    jmp criu_signals_stub_batch",
+    "3:",
+    "    mov ebx, [r12 + 8]",
+    "    mov ecx, [r12 + 16]",
+    "    mov edx, [r12 + 24]",
+    "    mov esi, [r12 + 32]",
+    "    mov edi, [r12 + 40]",
+    "    mov ebp, [r12 + 48]",
+    "    int 0x80",
+    "    jmp 2b",
     "4:",
     "    mov eax, {gettid}",
     "    syscall",
@@ -166,17 +238,19 @@ core::arch::global_asm!(
     "5:",
     "    mov rdi, [rip + criu_signals_stub_data + {scratch}]",
     "6:",
-    "    mov rsi, [rip + criu_signals_stub_data + {scratch_len}]",
+    // r13 points into the data, so that what follows has short offsets: room is scarce.
+    "    lea r13, [rip + criu_signals_stub_data + {bias}]",
+    "    mov rsi, [r13 + {scratch_len} - {bias}]",
     "    mov eax, {munmap}", // of nothing where there is no scratch memory: EINVAL
     "    syscall",
     "    mov eax, {rt_sigprocmask}",
     "    mov edi, {sig_setmask}",
-    "    lea rsi, [rip + criu_signals_stub_data + {mask}]",
+    "    lea rsi, [r13 + {mask} - {bias}]",
     "    xor edx, edx",
     "    mov r10d, 8",
     "    syscall",
     // Flags without a stack: the direction, the overflow by an addition that has one, the others by sahf.
-    "    mov rax, [rip + criu_signals_stub_data + {flags}]",
+    "    mov rax, [r13 + {flags} - {bias}]",
     "    cld",
     "    bt eax, 10",
     "    jnc 7f",
@@ -193,17 +267,19 @@ core::arch::global_asm!(
     "    mov ah, al",
     "    sahf",
     // mov leaves the flags alone. Registers that none of this touches are still the program's.
-    "    mov rdi, [rip + criu_signals_stub_data + {rdi}]",
-    "    mov rsi, [rip + criu_signals_stub_data + {rsi}]",
-    "    mov rdx, [rip + criu_signals_stub_data + {rdx}]",
-    "    mov rcx, [rip + criu_signals_stub_data + {rcx}]",
-    "    mov r8, [rip + criu_signals_stub_data + {r8}]",
-    "    mov r9, [rip + criu_signals_stub_data + {r9}]",
-    "    mov r10, [rip + criu_signals_stub_data + {r10}]",
-    "    mov r11, [rip + criu_signals_stub_data + {r11}]",
-    "    mov r12, [rip + criu_signals_stub_data + {r12}]",
-    "    mov r13, [rip + criu_signals_stub_data + {r13}]",
-    "    mov rax, [rip + criu_signals_stub_data + {rax}]",
+    "    mov rbx, [r13 + {rbx} - {bias}]",
+    "    mov rbp, [r13 + {rbp} - {bias}]",
+    "    mov rdi, [r13 + {rdi} - {bias}]",
+    "    mov rsi, [r13 + {rsi} - {bias}]",
+    "    mov rdx, [r13 + {rdx} - {bias}]",
+    "    mov rcx, [r13 + {rcx} - {bias}]",
+    "    mov r8, [r13 + {r8} - {bias}]",
+    "    mov r9, [r13 + {r9} - {bias}]",
+    "    mov r10, [r13 + {r10} - {bias}]",
+    "    mov r11, [r13 + {r11} - {bias}]",
+    "    mov r12, [r13 + {r12} - {bias}]",
+    "    mov rax, [r13 + {rax} - {bias}]",
+    "    mov r13, [r13 + {r13} - {bias}]",
     "    jmp qword ptr [rip + criu_signals_stub_data + {exit}]",
     "criu_signals_stub_far:", // back into 32-bit code: offset and selector together
     "    jmp fword ptr [rip + criu_signals_stub_data + {far}]",
@@ -212,16 +288,20 @@ core::arch::global_asm!(
     "    .skip {data_len}",
     "criu_signals_stub_end:",
     ".popsection",
+    compat_bit = const BATCH_COMPAT_BIT,
     gettid = const libc::SYS_gettid,
     tkill = const libc::SYS_tkill,
     munmap = const libc::SYS_munmap,
     rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     sig_setmask = const libc::SIG_SETMASK,
+    bias = const 64,
     scratch = const core::mem::offset_of!(StubData, scratch),
     scratch_len = const core::mem::offset_of!(StubData, scratch_len),
     mask = const core::mem::offset_of!(StubData, mask),
     marker = const core::mem::offset_of!(StubData, marker),
     flags = const core::mem::offset_of!(StubData, flags),
+    rbx = const core::mem::offset_of!(StubData, rbx),
+    rbp = const core::mem::offset_of!(StubData, rbp),
     rdi = const core::mem::offset_of!(StubData, rdi),
     rsi = const core::mem::offset_of!(StubData, rsi),
     rdx = const core::mem::offset_of!(StubData, rdx),
@@ -242,6 +322,8 @@ unsafe extern "C" {
     static criu_signals_stub_start: u8;
     static criu_signals_stub_map: u8;
     static criu_signals_stub_single: u8;
+    static criu_signals_stub_map_compat: u8;
+    static criu_signals_stub_single_compat: u8;
     static criu_signals_stub_batch: u8;
     static criu_signals_stub_batch_end: u8;
     static criu_signals_stub_far: u8;
@@ -258,6 +340,8 @@ struct StubData {
     mask: u64,
     marker: u64,
     flags: u64,
+    rbx: u64,
+    rbp: u64,
     rdi: u64,
     rsi: u64,
     rdx: u64,
@@ -277,6 +361,8 @@ struct StubData {
 pub const BATCH_ROW: usize = 64;
 /// Offset of the result in a row.
 pub const BATCH_RESULT: usize = 56;
+/// The bit of a row's number that asks for the 32-bit table.
+pub const BATCH_COMPAT_BIT: u32 = 63;
 
 /// The stub for one thread at one address, ready to be written there.
 #[derive(Clone, Debug)]
@@ -313,6 +399,8 @@ impl Stub {
             mask: mask.bits(),
             marker: 0,
             flags: r.eflags,
+            rbx: r.rbx,
+            rbp: r.rbp,
             rdi: r.rdi,
             rsi: r.rsi,
             rdx: r.rdx,
@@ -352,6 +440,16 @@ impl Stub {
         self.base + offset_of(&raw const criu_signals_stub_single) as u64
     }
 
+    /// Where a call of the 32-bit table that maps the scratch memory is made.
+    pub fn map_compat_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_map_compat) as u64
+    }
+
+    /// Where a single call of the 32-bit table is made.
+    pub fn single_compat_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_single_compat) as u64
+    }
+
     /// Where the batch begins.
     pub fn batch_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_batch) as u64
@@ -362,14 +460,14 @@ impl Stub {
         self.base + offset_of(&raw const criu_signals_stub_batch_end) as u64
     }
 
+    /// The code alone: the same in every process, so that what a dead tracer has left can be recognised.
+    pub fn code() -> &'static [u8] {
+        &template()[..offset_of(&raw const criu_signals_stub_data)]
+    }
+
     /// Code and data.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let len = Stub::len();
-        // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm
-        // above; it is initialised and never changes.
-        let template =
-            unsafe { core::slice::from_raw_parts(&raw const criu_signals_stub_start, len) };
-        let mut bytes = template.to_vec();
+        let mut bytes = template().to_vec();
         let at = offset_of(&raw const criu_signals_stub_data);
         // SAFETY: StubData is repr(C) of u64 only, so it has no padding and any reading of its bytes is sound.
         let data = unsafe {
@@ -381,6 +479,12 @@ impl Stub {
         bytes[at..at + data.len()].copy_from_slice(data);
         bytes
     }
+}
+
+fn template() -> &'static [u8] {
+    // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm
+    // above; it is initialised and never changes.
+    unsafe { core::slice::from_raw_parts(&raw const criu_signals_stub_start, Stub::len()) }
 }
 
 fn offset_of(label: *const u8) -> usize {
@@ -425,6 +529,26 @@ mod tests {
             (0x40_1002, (-4i64).cast_unsigned()),
             "EINTR is final"
         );
+    }
+
+    #[test]
+    fn a_32_bit_call_is_known_by_the_low_half() {
+        let mut r = registers();
+        r.0.cs = USER32_CS;
+        r.0.orig_rax = 29; // pause in the 32-bit table
+        // As PTRACE_SETREGSET with 32-bit registers leaves it.
+        r.0.rax = 0xffff_fe00;
+        assert_eq!(r.restarted(), (0x40_1000, 29));
+        assert_eq!(r.to_give_back().0.rax, (-512i64).cast_unsigned());
+        r.0.rax = (-516i64).cast_unsigned() & 0xffff_ffff;
+        assert_eq!(r.restarted(), (0x40_1000, SYS32_RESTART_SYSCALL));
+        r.0.orig_rax = u64::MAX;
+        assert_eq!(r.to_give_back(), r, "outside of a call nothing is changed");
+        let mut native = registers();
+        native.0.orig_rax = 34;
+        native.0.rax = 0xffff_fe00;
+        assert_eq!(native.to_give_back(), native);
+        assert_eq!(native.restarted(), (0x40_1002, 0xffff_fe00));
     }
 
     #[test]

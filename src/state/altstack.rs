@@ -1,4 +1,8 @@
 //! The alternate signal stack: sigaltstack(2), which only the thread itself can call.
+//!
+//! By the 64-bit call in 32-bit tasks, too: both end in do_sigaltstack (kernel/signal.c) with the same least size
+//! (COMPAT_MINSIGSTKSZ is MINSIGSTKSZ on x86), the same flags and the thread's own stack pointer, and leave no mark
+//! that tells them apart.
 
 use criu_signals_images::AltStack;
 

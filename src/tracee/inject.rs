@@ -23,7 +23,7 @@ use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
-use crate::arch::{Registers, Stub};
+use crate::arch::{Registers, SYS32_MMAP2, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 
@@ -57,10 +57,16 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// Prepares; changes nothing in the process.
     ///
     /// # Errors
-    /// If the process's memory can't be opened or has no room for the stub.
+    /// If the process's memory can't be opened or has no room for the stub; EAGAIN if a tracer died a moment ago and
+    /// a thread is still on its way back into the program.
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
         let memory = Memory::open(process.pid())?;
-        let cave = Cave::find(process.pid(), &memory)?;
+        let at = process
+            .threads()
+            .iter()
+            .map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())))
+            .collect::<Result<Vec<_>>>()?;
+        let cave = Cave::find(process.pid(), &memory, &at)?;
         Ok(Injector {
             process,
             memory,
@@ -272,7 +278,7 @@ impl<'i> Visit<'i> {
             self.memory.write(rseq.field, &rseq.cs.to_le_bytes())?;
         }
         ptrace::set_signal_mask(self.tid, self.mask)?;
-        ptrace::set_registers(self.tid, &self.saved)?;
+        ptrace::set_registers(self.tid, &self.saved.to_give_back())?;
         ptrace::interrupt(self.tid)?;
         ptrace::resume(self.tid, Resume::Run, 0)?;
         loop {
@@ -295,15 +301,17 @@ impl<'i> Visit<'i> {
         self.cave.write(self.memory, &self.stub)?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // A 32-bit program could not use, but must also not lose, anything above 4 GiB: nothing to care about,
-        // except that its addresses are 32 bits wide where it looks at its own maps.
-        let flags = if self.saved.is_compat() {
-            flags | libc::MAP_32BIT
-        } else {
-            flags
-        };
         let args = [0, SCRATCH as u64, number(prot), number(flags), u64::MAX, 0];
-        let result = self.syscall_at(self.stub.map_entry(), libc::SYS_mmap, args)?;
+        // A 32-bit task asks as its own code would, so that the memory is where its addresses reach: CRIU restores
+        // one from a 64-bit process, to which a 64-bit mmap gives memory above 4 GiB.
+        let registers = if self.saved.is_compat() {
+            self.saved
+                .for_compat_syscall(self.stub.map_compat_entry(), SYS32_MMAP2, args)
+        } else {
+            self.saved
+                .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
+        };
+        let result = self.run_syscall(&registers)?;
         if (-4095..0).contains(&result) {
             log::debug!(
                 "tid {}: mmap of scratch memory: {}; using the stack",
@@ -407,7 +415,12 @@ impl<'i> Visit<'i> {
         self.memory.write(at, layout.bytes())?;
         let mut results = Vec::with_capacity(layout.calls().len());
         for (row, call) in layout.calls().iter().enumerate() {
-            results.push(self.syscall(call.nr(), layout.args(row))?);
+            let args = layout.args(row);
+            results.push(if call.is_compat() {
+                self.compat_syscall(call.nr(), args)?
+            } else {
+                self.syscall(call.nr(), args)?
+            });
         }
         let mut after = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut after)?;
@@ -419,11 +432,17 @@ impl<'i> Visit<'i> {
     }
 
     fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
-        self.syscall_at(self.stub.single_entry(), nr, args)
+        let entry = self.stub.single_entry();
+        self.run_syscall(&self.saved.for_syscall(entry, nr, args))
     }
 
-    fn syscall_at(&mut self, entry: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
-        ptrace::set_registers(self.tid, &self.saved.for_syscall(entry, nr, args))?;
+    fn compat_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
+        let entry = self.stub.single_compat_entry();
+        self.run_syscall(&self.saved.for_compat_syscall(entry, nr, args))
+    }
+
+    fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {
+        ptrace::set_registers(self.tid, registers)?;
         self.run_to_syscall_stop()?;
         self.run_to_syscall_stop()?;
         Ok(ptrace::registers(self.tid)?.result())

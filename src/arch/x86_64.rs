@@ -23,6 +23,11 @@ pub const SYS32_MMAP2: i64 = 192;
 /// rt_sigaction(2) in the 32-bit table.
 pub const SYS32_RT_SIGACTION: i64 = 174;
 
+/// How much scratch memory is mapped for a visit, in bytes.
+pub const SCRATCH_LEN: usize = 64 * 1024;
+/// In r15 where there is none: an address that munmap refuses.
+const NO_SCRATCH: u64 = u64::MAX;
+
 /// Code segment selectors of user space (arch/x86/include/asm/segment.h: `__USER_CS`, `__USER32_CS`).
 const USER_CS: u64 = 0x33;
 const USER32_CS: u64 = 0x23;
@@ -76,6 +81,18 @@ impl Registers {
         }
     }
 
+    /// These registers, with the scratch memory that the stub takes away if nobody takes over.
+    #[must_use]
+    pub fn holding(mut self, scratch: Option<u64>) -> Registers {
+        self.0.r15 = scratch.unwrap_or(NO_SCRATCH);
+        self
+    }
+
+    /// What the `map` entry has got from the kernel: an address, or a negated errno.
+    pub fn mapped(&self) -> i64 {
+        self.0.r15.cast_signed()
+    }
+
     /// The result of the system call that has just ended.
     pub fn result(&self) -> i64 {
         self.0.rax.cast_signed()
@@ -119,6 +136,7 @@ impl Registers {
         r.0.rip = entry;
         // Not in a system call: otherwise the kernel would take rax for an interrupted one's and step back.
         r.0.orig_rax = u64::MAX;
+        r.0.r15 = NO_SCRATCH;
         r.0.cs = USER_CS;
         // The direction flag must be clear for nobody here, but a set trap flag would stop every instruction.
         r.0.eflags &= !0x100;
@@ -158,10 +176,11 @@ fn low_half(register: u64) -> i64 {
 // pointer, and its data is read only by it: the tracer writes code and data together into a place that the
 // program can execute but need not be able to write (`tracee::cave`).
 //
-// Three entries, the first two of them in two forms:
-//   map     one system call that maps the scratch memory: its result is what is unmapped if nobody takes over
+// Four entries, the first two of them in two forms:
+//   map     one system call that maps the scratch memory, whose address is in r15 from then on
 //   single  one system call
 //   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
+//   unmap   takes away the scratch memory
 //
 // The second form, and a row of the table whose number has the highest bit set, make a call of the 32-bit table by
 // int 0x80. The stub itself is 64-bit code in every task, but the kernel marks a disposition with SA_IA32_ABI, and
@@ -170,9 +189,9 @@ fn low_half(register: u64) -> i64 {
 // In the ordinary course the tracer stops the thread behind each of them and sets its registers. What follows
 // each entry runs only if the tracer is gone: the thread then takes away the scratch memory, puts back its
 // signal mask and registers, and goes on in the program as if nothing had been. So there is no instant at
-// which a dead tracer leaves a broken thread.
+// which a dead tracer leaves a broken thread, or memory that the program has not asked for.
 //
-// How the batch tells the tracer that it is through: it sends itself the marker, a signal that the process
+// How all but single tell the tracer that they are through: the thread sends itself the marker, a signal that the process
 // ignores. Ignored signals stop a traced thread all the same, before anything is delivered
 // (kernel/signal.c, sig_ignored), and do nothing at all to one that is not traced. So that there is one stop
 // for the whole table, no trap instruction whose SIGTRAP would outlive the tracer, and nobody has to poll.
@@ -180,10 +199,10 @@ core::arch::global_asm!(
     ".pushsection .rodata.criu_signals_stub, \"a\", @progbits",
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
-    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat",
+    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
     ".globl criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
-    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat",
+    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
     ".hidden criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_map_compat:",
@@ -192,8 +211,15 @@ core::arch::global_asm!(
     "criu_signals_stub_map:",
     "    syscall",
     "2:",
-    "    mov rdi, rax", // an error as an address: munmap refuses it
-    "    jmp 6f",
+    "    mov r15, rax", // an error as an address: munmap refuses it
+    "    jmp 4f",
+    "criu_signals_stub_unmap:",
+    "    mov rdi, r15",
+    "    mov esi, {scratch_len}",
+    "    mov eax, {munmap}",
+    "    syscall",
+    "    or r15, -1", // not twice: by then it could be somebody else's
+    "    jmp 4f",
     "criu_signals_stub_single_compat:",
     "    int 0x80",
     "    jmp 5f",
@@ -236,13 +262,12 @@ core::arch::global_asm!(
     "criu_signals_stub_batch_end:",
     // From here on: nobody took over.
     "5:",
-    "    mov rdi, [rip + criu_signals_stub_data + {scratch}]",
-    "6:",
+    "    mov rdi, r15",
+    "    mov esi, {scratch_len}",
+    "    mov eax, {munmap}",
+    "    syscall",
     // r13 points into the data, so that what follows has short offsets: room is scarce.
     "    lea r13, [rip + criu_signals_stub_data + {bias}]",
-    "    mov rsi, [r13 + {scratch_len} - {bias}]",
-    "    mov eax, {munmap}", // of nothing where there is no scratch memory: EINVAL
-    "    syscall",
     "    mov eax, {rt_sigprocmask}",
     "    mov edi, {sig_setmask}",
     "    lea rsi, [r13 + {mask} - {bias}]",
@@ -278,6 +303,7 @@ core::arch::global_asm!(
     "    mov r10, [r13 + {r10} - {bias}]",
     "    mov r11, [r13 + {r11} - {bias}]",
     "    mov r12, [r13 + {r12} - {bias}]",
+    "    mov r15, [r13 + {r15} - {bias}]",
     "    mov rax, [r13 + {rax} - {bias}]",
     "    mov r13, [r13 + {r13} - {bias}]",
     "    jmp qword ptr [rip + criu_signals_stub_data + {exit}]",
@@ -295,8 +321,7 @@ core::arch::global_asm!(
     rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     sig_setmask = const libc::SIG_SETMASK,
     bias = const 64,
-    scratch = const core::mem::offset_of!(StubData, scratch),
-    scratch_len = const core::mem::offset_of!(StubData, scratch_len),
+    scratch_len = const SCRATCH_LEN,
     mask = const core::mem::offset_of!(StubData, mask),
     marker = const core::mem::offset_of!(StubData, marker),
     flags = const core::mem::offset_of!(StubData, flags),
@@ -312,6 +337,7 @@ core::arch::global_asm!(
     r11 = const core::mem::offset_of!(StubData, r11),
     r12 = const core::mem::offset_of!(StubData, r12),
     r13 = const core::mem::offset_of!(StubData, r13),
+    r15 = const core::mem::offset_of!(StubData, r15),
     rax = const core::mem::offset_of!(StubData, rax),
     exit = const core::mem::offset_of!(StubData, exit),
     far = const core::mem::offset_of!(StubData, far),
@@ -324,6 +350,7 @@ unsafe extern "C" {
     static criu_signals_stub_single: u8;
     static criu_signals_stub_map_compat: u8;
     static criu_signals_stub_single_compat: u8;
+    static criu_signals_stub_unmap: u8;
     static criu_signals_stub_batch: u8;
     static criu_signals_stub_batch_end: u8;
     static criu_signals_stub_far: u8;
@@ -335,8 +362,6 @@ unsafe extern "C" {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct StubData {
-    scratch: u64,
-    scratch_len: u64,
     mask: u64,
     marker: u64,
     flags: u64,
@@ -352,6 +377,7 @@ struct StubData {
     r11: u64,
     r12: u64,
     r13: u64,
+    r15: u64,
     rax: u64,
     exit: u64,
     far: u64,
@@ -378,8 +404,15 @@ impl Stub {
     }
 
     /// The stub at `base` for a thread that was found with `registers`, goes on at `resume_ip` where that
-    /// differs from what they say, and gets back the mask `mask`.
-    pub fn new(base: u64, registers: &Registers, resume_ip: Option<u64>, mask: SigSet) -> Stub {
+    /// differs from what they say, and gets back the mask `mask`. `marker` is the signal with which the stub says
+    /// that it is through; without one only the `single` entries are of use.
+    pub fn new(
+        base: u64,
+        registers: &Registers,
+        resume_ip: Option<u64>,
+        mask: SigSet,
+        marker: Option<SigNo>,
+    ) -> Stub {
         let r = &registers.0;
         let (ip, rax) = match resume_ip {
             Some(ip) => (ip, r.rax),
@@ -394,10 +427,8 @@ impl Stub {
             (ip, 0)
         };
         let data = StubData {
-            scratch: 0,
-            scratch_len: 0,
             mask: mask.bits(),
-            marker: 0,
+            marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
             flags: r.eflags,
             rbx: r.rbx,
             rbp: r.rbp,
@@ -411,23 +442,12 @@ impl Stub {
             r11: r.r11,
             r12: r.r12,
             r13: r.r13,
+            r15: r.r15,
             rax,
             exit,
             far,
         };
         Stub { base, data }
-    }
-
-    /// Names the scratch memory that the thread takes away if nobody takes over; a length alone is for the
-    /// `map` entry, which knows the address from its own result.
-    pub fn set_scratch(&mut self, address: u64, len: u64) {
-        self.data.scratch = address;
-        self.data.scratch_len = len;
-    }
-
-    /// The signal with which the batch says that it is through.
-    pub fn set_marker(&mut self, marker: SigNo) {
-        self.data.marker = u64::try_from(marker.get()).unwrap_or(0);
     }
 
     /// Where a system call that maps the scratch memory is made.
@@ -453,6 +473,11 @@ impl Stub {
     /// Where the batch begins.
     pub fn batch_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_batch) as u64
+    }
+
+    /// Where the scratch memory is taken away.
+    pub fn unmap_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_unmap) as u64
     }
 
     /// Where a thread stands when the marker stops it.

@@ -94,11 +94,7 @@ fn write(signo: SigNo, disposition: &Disposition, compat: bool) -> Result<Call> 
 /// a field does not fit.
 fn to_compat_bytes(disposition: &Disposition) -> Option<[u8; COMPAT_SIZE]> {
     let mut bytes = [0; COMPAT_SIZE];
-    let narrow = [
-        disposition.handler,
-        disposition.flags,
-        disposition.restorer,
-    ];
+    let narrow = [disposition.handler, disposition.flags, disposition.restorer];
     for (to, from) in bytes.as_chunks_mut().0.iter_mut().zip(narrow) {
         *to = u32::try_from(from).ok()?.to_le_bytes();
     }

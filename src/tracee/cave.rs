@@ -39,7 +39,10 @@ impl Cave {
             for at in left_behind(memory, mapping)? {
                 let stub = at.0..at.0 + Stub::len() as u64;
                 if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {
-                    log::debug!("tid {tid}: in the stub of a tracer that died, at {:#x}", at.0);
+                    log::debug!(
+                        "tid {tid}: in the stub of a tracer that died, at {:#x}",
+                        at.0
+                    );
                     return Err(Error::os(
                         "a tracer died a moment ago, and the thread is not yet back in the program",
                         Errno::EAGAIN,

@@ -23,25 +23,14 @@ use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
-use crate::arch::{Registers, SYS32_MMAP2, Stub};
+use crate::arch::{Registers, SCRATCH_LEN, SYS32_MMAP2, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 
-/// How much scratch memory is mapped, in bytes. A longer batch runs in several rounds.
-const SCRATCH: usize = 64 * 1024;
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
-
-/// Memory of the tracee that calls may read and write.
-#[derive(Debug)]
-enum Scratch {
-    /// A mapping of our own, kept for the whole process until [`Injector::finish`].
-    Mapped(RemoteAddr),
-    /// mmap was refused: a part of the thread's stack below the red zone, put back after each round.
-    Refused,
-}
 
 /// Makes system calls inside the threads of one stopped process.
 #[derive(Debug)]
@@ -49,7 +38,6 @@ pub struct Injector<'p, Owner> {
     process: &'p StoppedProcess<Owner>,
     memory: Memory,
     cave: Cave,
-    scratch: Option<Scratch>,
     finished: bool,
 }
 
@@ -71,7 +59,6 @@ impl<'p, Owner> Injector<'p, Owner> {
             process,
             memory,
             cave,
-            scratch: None,
             finished: false,
         })
     }
@@ -91,52 +78,12 @@ impl<'p, Owner> Injector<'p, Owner> {
             return Ok(Vec::new());
         }
         let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal();
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
-        let done = Self::work(&mut visit, &mut self.scratch, calls, marker);
+        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
+        let done = visit.run(calls);
         let left = visit.end();
         // What went wrong first is what the reader needs.
         let outcomes = done?;
         left?;
-        Ok(outcomes)
-    }
-
-    fn work(
-        visit: &mut Visit<'_>,
-        scratch: &mut Option<Scratch>,
-        calls: &[Call],
-        marker: Option<SigNo>,
-    ) -> Result<Vec<Outcome>> {
-        let scratch = match scratch {
-            Some(scratch) => scratch,
-            None => scratch.insert(visit.map_scratch()?),
-        };
-        let mut outcomes = Vec::with_capacity(calls.len());
-        let mut rest = calls;
-        while !rest.is_empty() {
-            let (layout, later) = match scratch {
-                Scratch::Mapped(at) => Layout::new(rest, *at, SCRATCH)?,
-                Scratch::Refused => Layout::new(rest, visit.stack_room(), BORROWED)?,
-            };
-            match (&*scratch, marker) {
-                (Scratch::Mapped(at), Some(marker)) => {
-                    visit.use_scratch(*at)?;
-                    outcomes.extend(visit.run_loop(&layout, *at, marker)?);
-                }
-                (Scratch::Mapped(at), None) => {
-                    visit.use_scratch(*at)?;
-                    outcomes.extend(visit.run_singly(&layout, *at)?);
-                }
-                (Scratch::Refused, _) => {
-                    let at = visit.stack_room();
-                    let mut saved = vec![0; BORROWED];
-                    visit.memory.read(at, &mut saved)?;
-                    let done = visit.run_singly(&layout, at);
-                    visit.memory.write(at, &saved)?;
-                    outcomes.extend(done?);
-                }
-            }
-            rest = later;
-        }
         Ok(outcomes)
     }
 
@@ -155,7 +102,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             )
             .in_thread(tid)
         })?;
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
+        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, Some(marker))?;
         let done = visit.group_stop(marker, signal);
         let left = visit.end();
         done.and(left).map_err(|e| e.in_thread(tid))
@@ -166,30 +113,12 @@ impl<'p, Owner> Injector<'p, Owner> {
         self.process
     }
 
-    /// Takes away the scratch memory and the stub.
+    /// Takes away the stub.
     ///
     /// # Errors
-    /// If one of them could not be taken away.
+    /// If it could not be taken away.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
-        self.clean_up()
-    }
-
-    fn clean_up(&mut self) -> Result<()> {
-        if let Some(Scratch::Mapped(at)) = self.scratch.take() {
-            let tid = self.process.leader();
-            // The visit's stub names no scratch memory, so that nothing is taken away twice.
-            let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
-            let unmapped = visit.syscall(libc::SYS_munmap, [at.0, SCRATCH as u64, 0, 0, 0, 0]);
-            let left = visit.end();
-            if unmapped? != 0 {
-                return Err(Error::new(
-                    "munmap of the scratch memory",
-                    Cause::Unexpected("refused".into()),
-                ));
-            }
-            left?;
-        }
         self.cave.clear(&self.memory)
     }
 }
@@ -197,7 +126,7 @@ impl<'p, Owner> Injector<'p, Owner> {
 impl<Owner> Drop for Injector<'_, Owner> {
     fn drop(&mut self) {
         if !self.finished
-            && let Err(e) = self.clean_up()
+            && let Err(e) = self.cave.clear(&self.memory)
             && !e.is_died()
         {
             log::error!(
@@ -218,6 +147,10 @@ struct Visit<'i> {
     mask: SigSet,
     rseq: Option<Rseq>,
     stub: Stub,
+    marker: Option<SigNo>,
+    /// Memory that calls may read and write. It does not outlive the visit: between two of them the tracer could
+    /// die, and no code of ours would be left to take it away.
+    scratch: Option<RemoteAddr>,
     ended: bool,
 }
 
@@ -236,7 +169,12 @@ const RSEQ_CS_LEN: usize = 16;
 const RSEQ_CS_ABORT: usize = 24;
 
 impl<'i> Visit<'i> {
-    fn begin(tid: Tid, memory: &'i Memory, cave: &'i mut Cave) -> Result<Self> {
+    fn begin(
+        tid: Tid,
+        memory: &'i Memory,
+        cave: &'i mut Cave,
+        marker: Option<SigNo>,
+    ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let rseq = read_rseq(tid, memory)?;
@@ -245,7 +183,7 @@ impl<'i> Visit<'i> {
             Some(rseq) => abort_address(memory, rseq.cs, saved.ip())?,
             None => None,
         };
-        let stub = Stub::new(cave.address(), &saved, resume_ip, mask);
+        let stub = Stub::new(cave.address(), &saved, resume_ip, mask, marker);
         let mut visit = Visit {
             tid,
             memory,
@@ -254,6 +192,8 @@ impl<'i> Visit<'i> {
             mask,
             rseq,
             stub,
+            marker,
+            scratch: None,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -263,7 +203,11 @@ impl<'i> Visit<'i> {
             .for_syscall(visit.stub.single_entry(), libc::SYS_getpid, [0; 6]);
         visit.ended = false;
         ptrace::set_registers(tid, &idle)?;
-        ptrace::set_signal_mask(tid, SigSet::FULL)?;
+        let blocked = match marker {
+            Some(marker) => SigSet::FULL.without(marker),
+            None => SigSet::FULL,
+        };
+        ptrace::set_signal_mask(tid, blocked)?;
         Ok(visit)
     }
 
@@ -274,6 +218,12 @@ impl<'i> Visit<'i> {
 
     fn put_back(&mut self) -> Result<()> {
         self.ended = true;
+        let unmapped = self.unmap_scratch();
+        self.leave()?;
+        unmapped
+    }
+
+    fn leave(&mut self) -> Result<()> {
         if let Some(rseq) = &self.rseq {
             self.memory.write(rseq.field, &rseq.cs.to_le_bytes())?;
         }
@@ -296,12 +246,46 @@ impl<'i> Visit<'i> {
         }
     }
 
-    fn map_scratch(&mut self) -> Result<Scratch> {
-        self.stub.set_scratch(0, SCRATCH as u64);
-        self.cave.write(self.memory, &self.stub)?;
+    /// Makes `calls`, in as many rounds as the room for them asks for.
+    fn run(&mut self, calls: &[Call]) -> Result<Vec<Outcome>> {
+        self.map_scratch()?;
+        let mut outcomes = Vec::with_capacity(calls.len());
+        let mut rest = calls;
+        while !rest.is_empty() {
+            let (at, room) = match self.scratch {
+                Some(at) => (at, SCRATCH_LEN),
+                None => (self.stack_room(), BORROWED),
+            };
+            let (layout, later) = Layout::new(rest, at, room)?;
+            match (self.scratch, self.marker) {
+                (Some(_), Some(marker)) => outcomes.extend(self.run_loop(&layout, at, marker)?),
+                (Some(_), None) => outcomes.extend(self.run_singly(&layout, at)?),
+                (None, _) => {
+                    let mut saved = vec![0; BORROWED];
+                    self.memory.read(at, &mut saved)?;
+                    let done = self.run_singly(&layout, at);
+                    self.memory.write(at, &saved)?;
+                    outcomes.extend(done?);
+                }
+            }
+            rest = later;
+        }
+        Ok(outcomes)
+    }
+
+    /// Where mmap is refused, there is no scratch memory afterwards, and a part of the thread's stack below the red
+    /// zone has to do.
+    fn map_scratch(&mut self) -> Result<()> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let args = [0, SCRATCH as u64, number(prot), number(flags), u64::MAX, 0];
+        let args = [
+            0,
+            SCRATCH_LEN as u64,
+            number(prot),
+            number(flags),
+            u64::MAX,
+            0,
+        ];
         // A 32-bit task asks as its own code would, so that the memory is where its addresses reach: CRIU restores
         // one from a 64-bit process, to which a 64-bit mmap gives memory above 4 GiB.
         let registers = if self.saved.is_compat() {
@@ -311,22 +295,41 @@ impl<'i> Visit<'i> {
             self.saved
                 .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
-        let result = self.run_syscall(&registers)?;
+        let result = match self.marker {
+            Some(marker) => self.run_to_marker(&registers, marker)?.mapped(),
+            None => self.run_syscall(&registers)?,
+        };
         if (-4095..0).contains(&result) {
             log::debug!(
                 "tid {}: mmap of scratch memory: {}; using the stack",
                 self.tid,
                 Errno::from_raw(i32::try_from(-result).unwrap_or(0))
             );
-            return Ok(Scratch::Refused);
+            return Ok(());
         }
-        Ok(Scratch::Mapped(RemoteAddr(result.cast_unsigned())))
+        self.scratch = Some(RemoteAddr(result.cast_unsigned()));
+        Ok(())
     }
 
-    /// Lets the stub know what it has to unmap if nobody else does.
-    fn use_scratch(&mut self, at: RemoteAddr) -> Result<()> {
-        self.stub.set_scratch(at.0, SCRATCH as u64);
-        self.cave.write(self.memory, &self.stub)
+    fn unmap_scratch(&mut self) -> Result<()> {
+        let Some(at) = self.scratch else {
+            return Ok(());
+        };
+        match self.marker {
+            Some(marker) => {
+                let registers = self
+                    .saved
+                    .for_batch(self.stub.unmap_entry(), 0, 0)
+                    .holding(Some(at.0));
+                self.run_to_marker(&registers, marker)?;
+            }
+            None => {
+                let args = [at.0, SCRATCH_LEN as u64, 0, 0, 0, 0];
+                self.syscall(libc::SYS_munmap, args)?;
+            }
+        }
+        self.scratch = None;
+        Ok(())
     }
 
     fn stack_room(&self) -> RemoteAddr {
@@ -341,22 +344,33 @@ impl<'i> Visit<'i> {
         marker: SigNo,
     ) -> Result<Vec<Outcome>> {
         self.memory.write(at, layout.bytes())?;
-        self.stub.set_marker(marker);
-        self.cave.write(self.memory, &self.stub)?;
         let (start, end) = layout.table();
-        ptrace::set_registers(
-            self.tid,
-            &self.saved.for_batch(self.stub.batch_entry(), start, end),
-        )?;
-        ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker))?;
+        let registers = self
+            .saved
+            .for_batch(self.stub.batch_entry(), start, end)
+            .holding(Some(at.0));
+        if !self.run_to_marker(&registers, marker)?.batch_is_through() {
+            return Err(Error::new(
+                "run the batch",
+                Cause::Unexpected("the thread left it early".into()),
+            ));
+        }
+        let mut after = vec![0; layout.bytes().len()];
+        self.memory.read(at, &mut after)?;
+        Ok(layout.outcomes(&after))
+    }
+
+    /// Runs the stub from `registers` until it says that it is through. Returns the registers then.
+    fn run_to_marker(&mut self, registers: &Registers, marker: SigNo) -> Result<Registers> {
+        ptrace::set_registers(self.tid, registers)?;
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
             deliver = match ptrace::wait_stop(self.tid, None)? {
                 Stop::Signal(signal) if signal == marker.get() => {
                     let now = ptrace::registers(self.tid)?;
-                    if now.ip() == self.stub.batch_end() && now.batch_is_through() {
-                        break;
+                    if now.ip() == self.stub.batch_end() {
+                        return Ok(now);
                     }
                     // Somebody else's: it would have been ignored.
                     0
@@ -366,15 +380,9 @@ impl<'i> Visit<'i> {
                 Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_) => 0,
             };
         }
-        ptrace::set_signal_mask(self.tid, SigSet::FULL)?;
-        let mut after = vec![0; layout.bytes().len()];
-        self.memory.read(at, &mut after)?;
-        Ok(layout.outcomes(&after))
     }
 
     fn group_stop(&mut self, marker: SigNo, signal: SigNo) -> Result<()> {
-        self.stub.set_marker(marker);
-        self.cave.write(self.memory, &self.stub)?;
         let empty = self.saved.for_batch(self.stub.batch_entry(), 0, 0);
         ptrace::set_registers(self.tid, &empty)?;
         ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker).without(signal))?;
@@ -407,7 +415,7 @@ impl<'i> Visit<'i> {
                 Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_) => 0,
             };
         }
-        ptrace::set_signal_mask(self.tid, SigSet::FULL)
+        ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker))
     }
 
     /// One call after the other, two stops each.
@@ -433,12 +441,14 @@ impl<'i> Visit<'i> {
 
     fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
         let entry = self.stub.single_entry();
-        self.run_syscall(&self.saved.for_syscall(entry, nr, args))
+        let registers = self.saved.for_syscall(entry, nr, args);
+        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
     }
 
     fn compat_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
         let entry = self.stub.single_compat_entry();
-        self.run_syscall(&self.saved.for_compat_syscall(entry, nr, args))
+        let registers = self.saved.for_compat_syscall(entry, nr, args);
+        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
     }
 
     fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {

@@ -4,9 +4,10 @@ use criu_signals_images::{Pending, ProcessState, ThreadState, Tid};
 
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
+use crate::sigstack;
 use crate::state::{
-    AlternateStack, GroupStop, Kind, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site,
+    AlternateStack, GroupStop, Kind, ParentDeathSignal, PendingLimit, PrivateQueue, SharedQueue,
+    SignalDispositions, SignalMask, Site, exactly,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -64,17 +65,19 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
         .into_iter()
         .map(|thread| {
             let tid = thread.tid;
-            let altstack = AlternateStack::capture(&mut Site {
-                injector: &mut *injector,
-                tid,
-            })
-            .map_err(|e| e.in_thread(tid))?;
+            // In one go: a visit to a thread costs more than what it asks for there.
+            let calls = [AlternateStack::read(), ParentDeathSignal::read()];
+            let [altstack, parent_death_signal] = exactly(injector.run(tid, &calls)?)?;
+            let altstack = AlternateStack::from_outcome(&altstack).map_err(|e| e.in_thread(tid))?;
+            let parent_death_signal = ParentDeathSignal::from_outcome(&parent_death_signal)
+                .map_err(|e| e.in_thread(tid))?;
             Ok(ThreadState {
                 ids: thread.status.ids,
                 blocked: thread.status.blocked,
                 saved_mask: thread.saved_mask,
                 altstack,
                 pending: thread.pending,
+                parent_death_signal,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -89,6 +92,8 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
         dispositions,
         run_state,
         shared,
+        exit_signal: proc::parentage(pid)?.exit_signal,
+        stack_needs: Some(sigstack::here()),
         threads,
     })
 }

@@ -8,8 +8,8 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::state::{
-    AlternateStack, GroupStop, PendingLimit, PrivateQueue, SharedQueue, SignalDispositions,
-    SignalMask, Site, put_back,
+    AlternateStack, GroupStop, ParentDeathSignal, PendingLimit, PrivateQueue, SharedQueue,
+    SignalDispositions, SignalMask, Site, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -28,6 +28,8 @@ pub enum Step {
     SharedQueue,
     /// Each thread's alternate stack.
     AlternateStacks,
+    /// Each thread's parent-death signal.
+    ParentDeathSignals,
     /// RLIMIT_SIGPENDING as captured.
     Limit,
     /// Each thread's mask as captured.
@@ -48,7 +50,7 @@ pub struct Row {
 }
 
 /// The order.
-pub const ORDER: [Row; 9] = [
+pub const ORDER: [Row; 10] = [
     Row {
         step: Step::BlockAll,
         why: "nothing may be delivered, or dropped as ignored, while we work",
@@ -78,6 +80,11 @@ pub const ORDER: [Row; 9] = [
         step: Step::AlternateStacks,
         why: "before anything can be delivered on them",
         source: "sigaltstack(2)",
+    },
+    Row {
+        step: Step::ParentDeathSignals,
+        why: "among what only the thread itself can set; a change of credentials would clear it, and theirs are set",
+        source: "prctl(2), PR_SET_PDEATHSIG; kernel/cred.c: commit_creds",
     },
     Row {
         step: Step::Limit,
@@ -127,6 +134,9 @@ impl<Owner> Replay<'_, '_, Owner> {
                 .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
+            }),
+            Step::ParentDeathSignals => self.each_thread(|site, wanted| {
+                put_back::<ParentDeathSignal, _>(site, &wanted.parent_death_signal).map(drop)
             }),
             Step::Limit => self.leader(|site, wanted| {
                 put_back::<PendingLimit, _>(site, &wanted.rlimit_sigpending).map(drop)

@@ -7,10 +7,12 @@ use crate::altstack::AltStack;
 use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
+use crate::exit_signal::ExitSignal;
 use crate::ids::{NsIds, Tid};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::stack_needs::StackNeeds;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
 const COMM_LIMIT: usize = 64;
@@ -76,6 +78,8 @@ pub struct ThreadState {
     pub altstack: AltStack,
     /// What is pending for this thread alone.
     pub pending: Pending,
+    /// What the process is sent when this thread's parent ends: PR_SET_PDEATHSIG.
+    pub parent_death_signal: Option<SigNo>,
 }
 
 impl ThreadState {
@@ -111,6 +115,10 @@ pub struct ProcessState {
     pub run_state: RunState,
     /// What is pending for the process as a whole.
     pub shared: Pending,
+    /// What its parent is sent when it ends; `None` where that is not known.
+    pub exit_signal: Option<ExitSignal>,
+    /// What a signal takes of an alternate stack where the process ran; `None` where that is not known.
+    pub stack_needs: Option<StackNeeds>,
     /// Its threads, the leader first.
     pub threads: Vec<ThreadState>,
 }
@@ -179,6 +187,7 @@ impl Codec for ThreadState {
             saved_mask: self.saved_mask.map(SigSet::bits),
             altstack: Some(self.altstack.to_proto()).into(),
             private_bits: self.pending.bits.bits(),
+            parent_death_signal: self.parent_death_signal.map_or(0, |s| s.to_proto()),
             ..pb::Thread::default()
         }
     }
@@ -192,6 +201,13 @@ impl Codec for ThreadState {
             pending: Pending {
                 bits: SigSet::from_bits(message.private_bits),
                 queue: Vec::new(),
+            },
+            parent_death_signal: match message.parent_death_signal {
+                0 => None,
+                signo => Some(
+                    SigNo::from_proto(&signo)
+                        .map_err(|error| error.within("parent_death_signal"))?,
+                ),
             },
         })
     }
@@ -212,6 +228,8 @@ impl Codec for ProcessState {
             dispositions: self.dispositions.to_proto(),
             stop_signal: self.run_state.to_proto(),
             shared_bits: self.shared.bits.bits(),
+            exit_signal: self.exit_signal.map(|s| s.to_proto()),
+            stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
             ..pb::Process::default()
         }
     }
@@ -231,6 +249,16 @@ impl Codec for ProcessState {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),
             },
+            exit_signal: message
+                .exit_signal
+                .as_ref()
+                .map(ExitSignal::from_proto)
+                .transpose()?,
+            stack_needs: message
+                .stack_needs
+                .as_ref()
+                .map(StackNeeds::from_proto)
+                .transpose()?,
             threads: Vec::new(),
         })
     }
@@ -352,6 +380,14 @@ mod tests {
         let mut message = valid.to_proto();
         message.rlimit_sigpending = None.into();
         ProcessState::from_proto(&message).expect_err("no limit");
+
+        let mut message = valid.to_proto();
+        message.exit_signal = Some(256);
+        ProcessState::from_proto(&message).expect_err("more than a byte");
+
+        let mut message = valid.threads[0].to_proto();
+        message.parent_death_signal = 65;
+        ThreadState::from_proto(&message).expect_err("no signal");
 
         let mut message = valid.threads[0].to_proto();
         message.altstack = None.into();

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::altstack::AltStack;
 use crate::disposition::{Disposition, Dispositions};
+use crate::exit_signal::ExitSignal;
 use crate::header::{Arch, FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::Image;
@@ -13,6 +14,7 @@ use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::stack_needs::StackNeeds;
 
 /// Two threads, something pending everywhere, and a signal pending without a siginfo.
 pub(crate) fn sample() -> ProcessState {
@@ -29,6 +31,7 @@ pub(crate) fn sample() -> ProcessState {
         saved_mask: Some(SigSet::from(SigNo::USR1)),
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
+        parent_death_signal: None,
     };
     let thread = ThreadState {
         ids: ns_ids([4712, 42]),
@@ -52,6 +55,8 @@ pub(crate) fn sample() -> ProcessState {
         dispositions,
         run_state: RunState::Stopped(SigNo::TSTP),
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
+        exit_signal: None,
+        stack_needs: None,
         threads: vec![leader, thread],
     }
 }
@@ -155,13 +160,18 @@ fn any_pending() -> impl Strategy<Value = Pending> {
     (sigset(), vec(siginfo(), 0..6)).prop_map(|(without_info, queue)| pending(without_info, queue))
 }
 
+pub(crate) fn stack_needs() -> impl Strategy<Value = StackNeeds> {
+    any::<(u64, u64)>().prop_map(|(minimum, frame)| StackNeeds { minimum, frame })
+}
+
 /// What a thread has besides its ids.
-fn thread() -> impl Strategy<Value = (SigSet, Option<SigSet>, AltStack, Pending)> {
+fn thread() -> impl Strategy<Value = (SigSet, Option<SigSet>, AltStack, Pending, Option<SigNo>)> {
     (
         sigset(),
         prop::option::of(sigset()),
         altstack(),
         any_pending(),
+        (0..=64_i32).prop_map(SigNo::new),
     )
 }
 
@@ -185,12 +195,14 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
         run_state(),
         any_pending(),
         vec(thread(), 1..4),
+        (0..=300_u32).prop_map(ExitSignal::new),
+        prop::option::of(stack_needs()),
     );
     let ids = (1..4_usize, 1..1_000_000_i32);
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, run_state, shared, threads),
+            (dispositions, run_state, shared, threads, exit_signal, stack_needs),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -210,16 +222,21 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 dispositions,
                 run_state,
                 shared,
+                exit_signal,
+                stack_needs,
                 threads: threads
                     .into_iter()
                     .enumerate()
                     .map(
-                        |(index, (blocked, saved_mask, altstack, pending))| ThreadState {
-                            ids: ids(index),
-                            blocked,
-                            saved_mask,
-                            altstack,
-                            pending,
+                        |(index, (blocked, saved_mask, altstack, pending, parent_death_signal))| {
+                            ThreadState {
+                                ids: ids(index),
+                                blocked,
+                                saved_mask,
+                                altstack,
+                                pending,
+                                parent_death_signal,
+                            }
                         },
                     )
                     .collect(),

@@ -18,6 +18,7 @@ fn smallest() -> Option<Image> {
         saved_mask: None,
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
+        parent_death_signal: None,
     };
     Some(Image {
         header: Header {
@@ -37,6 +38,8 @@ fn smallest() -> Option<Image> {
             dispositions: Dispositions::default(),
             run_state: RunState::Running,
             shared: Pending::default(),
+            exit_signal: None,
+            stack_needs: None,
             threads: vec![leader],
         },
     })

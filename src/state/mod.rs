@@ -4,6 +4,7 @@ mod altstack;
 mod dispositions;
 mod limits;
 mod mask;
+mod parent_death;
 pub mod queues;
 mod run_state;
 
@@ -11,6 +12,7 @@ pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
+pub use parent_death::ParentDeathSignal;
 pub use queues::{PrivateQueue, SharedQueue};
 pub use run_state::GroupStop;
 
@@ -54,6 +56,16 @@ pub trait Kind {
     /// # Errors
     /// What the kernel refused. See [`put_back`] for what it accepted and did not keep.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<()>;
+}
+
+/// As many outcomes as there were calls.
+pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
+    outcomes.try_into().map_err(|_| {
+        Error::new(
+            "batch",
+            Cause::Unexpected("outcomes and calls differ".into()),
+        )
+    })
 }
 
 /// Puts `wanted` back unless it is there already, and reads it back: a system call that returns 0 is no proof

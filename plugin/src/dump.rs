@@ -2,12 +2,16 @@
 
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Pid, image};
-use criu_signals::record;
+use criu_signals::images::{Pid, ProcessState, image};
 use criu_signals::tracee::{ByHost, StoppedProcess};
+use criu_signals::{proc, record};
+use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
+use crate::notices::Notices;
+use crate::parents::{self, Saying};
+use crate::settings::{REFUSE, Settings};
 
 /// What a dump has written so far.
 pub struct Dump {
@@ -15,10 +19,14 @@ pub struct Dump {
     /// File names in the image folder.
     written: Vec<String>,
     innermost: Vec<i32>,
+    settings: Settings,
+    /// As criu sees them.
+    captured: Vec<Pid>,
+    notices: Notices,
 }
 
 impl Dump {
-    pub fn begin(host: Host) -> std::result::Result<Dump, HookError> {
+    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
         if host.add_inventory_plugin(NAME)? == Inventory::Unsupported {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
@@ -28,15 +36,43 @@ impl Dump {
             host,
             written: Vec::new(),
             innermost: Vec::new(),
+            settings,
+            captured: Vec::new(),
+            notices: Notices::default(),
         })
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        self.write(pid).map_err(HookError::from)
+        let process = self.write(pid)?;
+        self.say(pid, &process)
     }
 
-    fn write(&mut self, pid: Pid) -> Result<()> {
+    /// Says what can't be kept, or refuses it, as the settings will have it.
+    fn say(&mut self, pid: Pid, process: &ProcessState) -> std::result::Result<(), HookError> {
+        // CRIU hands over parents before their children.
+        let parent = proc::parentage(pid)?.parent;
+        let parent_is_dumped = self.captured.contains(&parent);
+        self.captured.push(pid);
+        for saying in parents::at_dump(pid, process, parent_is_dumped) {
+            let Saying {
+                notice,
+                what,
+                advice,
+            } = saying;
+            if self.settings.refuse.includes(notice) {
+                let what = format!("{what}. Refused: {REFUSE} lists {notice}. Else: {advice}");
+                return Err(HookError::new(Errno::EPERM, what));
+            }
+            let what = format!(
+                "{what}. What to do: {advice}; or {REFUSE}={notice}, and such a dump fails"
+            );
+            self.notices.say(notice, &what);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, pid: Pid) -> Result<ProcessState> {
         let during = |e: Error| e.during(Phase::Capture, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
         let image = record::of(&stopped)?;
@@ -55,7 +91,7 @@ impl Dump {
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
         self.innermost.push(image.process.ids.innermost());
-        Ok(())
+        Ok(image.process)
     }
 
     /// After a failed dump its images would only be in the way of the next.
@@ -71,6 +107,16 @@ impl Dump {
                 }
             }
             return;
+        }
+        let summary = format!(
+            "dump: {} processes captured; not kept: {}",
+            self.written.len(),
+            self.notices
+        );
+        if self.notices.count() == 0 {
+            log::info!("{summary}");
+        } else {
+            log::warn!("{summary}");
         }
         match record::dumped_processes(dir) {
             Ok(dumped) => {

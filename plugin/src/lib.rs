@@ -5,6 +5,8 @@
 #![deny(unsafe_code)]
 
 mod dump;
+mod notices;
+mod parents;
 mod restore;
 mod settings;
 
@@ -34,7 +36,7 @@ impl Plugin for Signals {
 
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
-            Stage::Dump => Ok(Signals::Dump(Dump::begin(host)?)),
+            Stage::Dump => Ok(Signals::Dump(Dump::begin(host, Settings::from_env()?)?)),
             Stage::PreDump => Ok(Signals::PreDump),
             Stage::Restore => Ok(Signals::Restore(Restore::begin(
                 host,

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::sync::OnceLock;
 
 /// AT_MINSIGSTKSZ of linux/auxvec.h, which libc does not name.
 const AT_MINSIGSTKSZ: libc::c_ulong = 51;
@@ -66,8 +67,14 @@ fn frame(top: u64, compat: bool, fpu: u64) -> u64 {
     top.wrapping_sub(start)
 }
 
-/// Size of what is stored of the floating-point and vector registers.
+/// Size of what is stored of the floating-point and vector registers. Asked once: in a virtual machine every CPUID is
+/// a trap, and a few thousand of them took 5 ms.
 fn fpu_state() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    *SIZE.get_or_init(ask_fpu_state)
+}
+
+fn ask_fpu_state() -> u64 {
     // __cpuid is unsafe up to Rust 1.93 or so.
     #[allow(unused_unsafe)]
     // SAFETY: every x86_64 processor has CPUID and leaf 1.

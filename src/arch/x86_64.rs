@@ -1,6 +1,8 @@
 //! x86_64: registers, and the stub that runs inside a tracee.
 #![allow(unsafe_code)]
 
+use std::time::SystemTime;
+
 use criu_signals_images::{Arch, SigNo, SigSet};
 
 /// The architecture that images are marked with.
@@ -266,14 +268,15 @@ core::arch::global_asm!(
     "    mov esi, {scratch_len}",
     "    mov eax, {munmap}",
     "    syscall",
-    // r13 points into the data, so that what follows has short offsets: room is scarce.
-    "    lea r13, [rip + criu_signals_stub_data + {bias}]",
     "    mov eax, {rt_sigprocmask}",
     "    mov edi, {sig_setmask}",
-    "    lea rsi, [r13 + {mask} - {bias}]",
+    "    lea rsi, [rip + criu_signals_stub_data + {mask}]",
     "    xor edx, edx",
     "    mov r10d, 8",
     "    syscall",
+    // Here handlers have run for whatever has arrived. A 32-bit one does not keep r8 to r15 on every kernel.
+    // r13 points into the data, so that what follows has short offsets: room is scarce.
+    "    lea r13, [rip + criu_signals_stub_data + {bias}]",
     // Flags without a stack: the direction, the overflow by an addition that has one, the others by sahf.
     "    mov rax, [r13 + {flags} - {bias}]",
     "    cld",
@@ -362,6 +365,8 @@ unsafe extern "C" {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct StubData {
+    /// When it was made, in nanoseconds since 1970: tells which of those that dead tracers have left is the oldest.
+    made: u64,
     mask: u64,
     marker: u64,
     flags: u64,
@@ -426,7 +431,9 @@ impl Stub {
         } else {
             (ip, 0)
         };
+        let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let data = StubData {
+            made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
             mask: mask.bits(),
             marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
             flags: r.eflags,
@@ -490,6 +497,14 @@ impl Stub {
         &template()[..offset_of(&raw const criu_signals_stub_data)]
     }
 
+    /// When the stub in `bytes` was made; `None` if they do not begin with one.
+    pub fn made(bytes: &[u8]) -> Option<u64> {
+        let data = bytes.strip_prefix(Stub::code())?;
+        data.get(core::mem::offset_of!(StubData, made)..)?
+            .first_chunk()
+            .map(|made| u64::from_le_bytes(*made))
+    }
+
     /// Code and data.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = template().to_vec();
@@ -527,6 +542,16 @@ mod tests {
         r.cs = USER_CS;
         r.orig_rax = u64::MAX;
         Registers(r)
+    }
+
+    #[test]
+    fn a_stub_is_recognised() {
+        let bytes = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
+        let later = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
+        let made = Stub::made(&bytes).unwrap();
+        assert!(made != 0 && Stub::made(&later).unwrap() >= made);
+        assert_eq!(Stub::made(&bytes[1..]), None);
+        assert_eq!(Stub::made(Stub::code()), None, "cut off");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! 2. PTRACE_SETREGS puts the thread onto the stub. From here on, without a tracer, it runs the system call
 //!    that is in its registers, puts back its mask and registers, and goes on in the program.
 //! 3. PTRACE_SETSIGMASK blocks everything, so that nothing is delivered while the thread is not itself.
-//! 4. The work.
+//! 4. The work. Memory for it is mapped at the beginning and unmapped at the end of each visit: between two visits
+//!    no code of ours would be left to take it away.
 //! 5. PTRACE_SETSIGMASK puts back the mask, then PTRACE_SETREGS the registers.
 //! 6. PTRACE_INTERRUPT and PTRACE_CONT: the thread traps again before it executes anything, and stands as it
 //!    stood before, in a PTRACE_EVENT_STOP in which the kernel will still restart what was interrupted.

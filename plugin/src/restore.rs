@@ -106,7 +106,6 @@ impl Restore {
     /// Checks one process. An error is for the log; [`Restore::refuse`] decides what follows from it.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let (report, process) = self.compare(pid)?;
-        self.say(pid, &process)?;
         for line in record::lines(&report) {
             match report.verdict() {
                 Verdict::Verified => log::info!("{line}"),
@@ -114,6 +113,7 @@ impl Restore {
                 Verdict::Failed => log::error!("{line}"),
             }
         }
+        self.say(pid, &process)?;
         if self.policy == Policy::Strict && report.verdict() == Verdict::Failed {
             return Err(HookError::new(
                 Errno::EIO,

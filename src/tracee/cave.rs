@@ -144,7 +144,7 @@ mod tests {
         let mut page = vec![0; 4096];
         page[1000] = 1;
         let at = room_in(&page).unwrap();
-        assert!(at > 1000 + MARGIN && at < 1000 + MARGIN + 2 * ALIGN && at % ALIGN == 0);
+        assert!(at > 1000 + MARGIN && at < 1000 + MARGIN + 2 * ALIGN && at.is_multiple_of(ALIGN));
         page[4095 - Stub::len()] = 1;
         assert_eq!(room_in(&page), None);
     }

@@ -58,7 +58,7 @@ impl fmt::Display for SmallStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "thread {}: alternate signal stack of {} bytes",
+            "thread {}: alternate stack of {} bytes",
             self.tid, self.stack.size
         )?;
         match self.trouble {
@@ -169,7 +169,7 @@ mod tests {
         };
         assert_eq!(
             small.to_string(),
-            "thread 7: alternate signal stack of 3000 bytes is too small for this machine: a signal frame has 3336 \
+            "thread 7: alternate stack of 3000 bytes is too small for this machine: a signal frame has 3336 \
              bytes here, and the first signal on that stack would be a SIGSEGV (where it was dumped, 1100 were enough)"
         );
         small.there = Some(here());

@@ -30,11 +30,11 @@ impl ExitSignal {
 }
 
 impl fmt::Display for ExitSignal {
-    /// `SIGUSR1`, `no signal`.
+    /// `SIGUSR1`, `none`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.signo() {
             Some(signo) => signo.fmt(f),
-            None => f.write_str("no signal"),
+            None => f.write_str("none"),
         }
     }
 }
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn text() {
         assert_eq!(ExitSignal::CHLD.to_string(), "SIGCHLD");
-        assert_eq!(ExitSignal(0).to_string(), "no signal");
-        assert_eq!(ExitSignal(200).to_string(), "no signal");
+        assert_eq!(ExitSignal(0).to_string(), "none");
+        assert_eq!(ExitSignal(200).to_string(), "none");
         assert_eq!(ExitSignal::CHLD.signo(), Some(SigNo::CHLD));
     }
 

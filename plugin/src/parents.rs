@@ -25,8 +25,8 @@ pub fn at_dump(pid: Pid, process: &ProcessState, parent_is_dumped: bool) -> Vec<
         sayings.push(Saying {
             notice: Notice::ParentDeathSignal,
             what: format!(
-                "pid {pid} ({comm}): asks for {signo} when its parent ends (PR_SET_PDEATHSIG{threads}), and its \
-                 parent is not in these images. After `criu restore -d` the parent is criu, whose exit sends it"
+                "pid {pid} ({comm}): its parent-death signal is {signo} (PR_SET_PDEATHSIG{threads}), and its parent is \
+                 not in these images. After `criu restore -d` the parent is criu, whose exit sends that signal"
             ),
             advice: "restore with --restore-sibling, which makes the caller of criu the parent, or without -d",
         });
@@ -37,9 +37,9 @@ pub fn at_dump(pid: Pid, process: &ProcessState, parent_is_dumped: bool) -> Vec<
         sayings.push(Saying {
             notice: Notice::ExitSignal,
             what: format!(
-                "pid {pid} ({comm}): was made by clone(2) to send its parent {signal} when it ends. CRIU makes every \
-                 process so that it sends SIGCHLD, and nothing can set that afterwards: after a restore the parent \
-                 gets SIGCHLD, and finds this child by wait() and not by wait(__WCLONE)"
+                "pid {pid} ({comm}): its exit signal, which clone(2) set, is {signal}. CRIU makes every process with \
+                 SIGCHLD, and nothing can set that afterwards: after a restore the parent gets SIGCHLD, and finds \
+                 this child by wait() and not by wait(__WCLONE)"
             ),
             advice: "restore it if its parent can live with that: it can if it waits with __WALL",
         });

@@ -82,7 +82,7 @@ impl Restore {
             return Ok(());
         }
         let what = format!(
-            "{fatal} alternate signal stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
+            "{fatal} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
              smaller signal frames",
             sigstack::here().minimum
         );
@@ -145,7 +145,7 @@ impl Restore {
             && let Some((signo, _)) = parents::parent_death_signals(process)
         {
             let what = format!(
-                "pid {pid} ({}): asks for {signo} when its parent ends, and its parent is this criu, {criu}. With -d, \
+                "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \
                  criu's exit sends it: use --restore-sibling as well",
                 process.comm
             );
@@ -155,7 +155,7 @@ impl Restore {
             && was != is
         {
             let what = format!(
-                "pid {pid} ({}): its parent will be sent {is} when it ends, not {was} as before the dump: only clone(2) \
+                "pid {pid} ({}): its exit signal is {is} now, not {was} as before the dump: only clone(2) \
                  can set that",
                 process.comm
             );

@@ -10,7 +10,7 @@ use crate::header::{Arch, FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::Image;
 use crate::pending::Pending;
-use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
+use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -57,6 +57,7 @@ pub(crate) fn sample() -> ProcessState {
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
         exit_signal: None,
         stack_needs: None,
+        taken_out: Vec::new(),
         threads: vec![leader, thread],
     }
 }
@@ -182,6 +183,13 @@ fn run_state() -> impl Strategy<Value = RunState> {
     ]
 }
 
+const TAKEN_OUT: [TakenOut; 4] = [
+    TakenOut::Trap,
+    TakenOut::Fault,
+    TakenOut::Limit,
+    TakenOut::Deep,
+];
+
 pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     let own = (
         any::<u64>(),
@@ -194,6 +202,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
         dispositions(),
         run_state(),
         any_pending(),
+        prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
         vec(thread(), 1..4),
         (0..=300_u32).prop_map(ExitSignal::new),
         prop::option::of(stack_needs()),
@@ -202,7 +211,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, run_state, shared, threads, exit_signal, stack_needs),
+            (dispositions, run_state, shared, taken_out, threads, exit_signal, stack_needs),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -224,6 +233,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 shared,
                 exit_signal,
                 stack_needs,
+                taken_out,
                 threads: threads
                     .into_iter()
                     .enumerate()

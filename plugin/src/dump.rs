@@ -1,68 +1,84 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
+use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Pid, ProcessState, image};
-use criu_signals::tracee::{ByHost, StoppedProcess};
+use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
+use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record};
-use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
 use crate::notices::Notices;
-use crate::parents::{self, Saying};
-use crate::settings::{REFUSE, Settings};
+use crate::parents::{self, Saying, Ties};
+use crate::settings::{REFUSE, Settings, TakeOut};
 
-/// What a dump has written so far.
+/// How long a thread may take to stop where CRIU has not stopped it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a dump has done so far.
 pub struct Dump {
     host: Host,
+    settings: Settings,
+    /// Will a restore be refused without this plugin?
+    recorded: bool,
     /// File names in the image folder.
     written: Vec<String>,
-    innermost: Vec<i32>,
-    settings: Settings,
-    /// As criu sees them.
-    captured: Vec<Pid>,
+    /// The processes, by their pids in their own namespaces.
+    captured: Vec<i32>,
+    /// Signals that are with us for the time of the dump.
+    custody: HashMap<Pid, Vec<Custody>>,
+    /// The processes, as criu sees them.
+    handed: Vec<Pid>,
     notices: Notices,
 }
 
 impl Dump {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
-        if host.add_inventory_plugin(NAME)? == Inventory::Unsupported {
+        let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
+        if !recorded {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
             );
         }
         Ok(Dump {
             host,
-            written: Vec::new(),
-            innermost: Vec::new(),
             settings,
+            recorded,
+            written: Vec::new(),
             captured: Vec::new(),
+            custody: HashMap::new(),
+            handed: Vec::new(),
             notices: Notices::default(),
         })
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        let process = self.write(pid)?;
-        self.say(pid, &process)
+        self.try_capture(pid)
+            .map_err(|e| e.during(Phase::Capture, pid))
+            .map_err(HookError::from)
     }
 
     /// Says what can't be kept, or refuses it, as the settings will have it.
-    fn say(&mut self, pid: Pid, process: &ProcessState) -> std::result::Result<(), HookError> {
+    fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
         // CRIU hands over parents before their children.
         let parent = proc::parentage(pid)?.parent;
-        let parent_is_dumped = self.captured.contains(&parent);
-        self.captured.push(pid);
-        for saying in parents::at_dump(pid, process, parent_is_dumped) {
+        let parent_is_dumped = self.handed.contains(&parent);
+        self.handed.push(pid);
+        for saying in parents::at_dump(pid, &Ties::of(process), parent_is_dumped) {
             let Saying {
                 notice,
                 what,
                 advice,
             } = saying;
             if self.settings.refuse.includes(notice) {
-                let what = format!("{what}. Refused: {REFUSE} lists {notice}. Else: {advice}");
-                return Err(HookError::new(Errno::EPERM, what));
+                let refused = format!("refused, as {REFUSE} lists {notice}. Else: {advice}");
+                return Err(Error::new(what, Cause::Unsupported(refused.into())));
             }
             let what = format!(
                 "{what}. What to do: {advice}; or {REFUSE}={notice}, and such a dump fails"
@@ -72,35 +88,121 @@ impl Dump {
         Ok(())
     }
 
-    fn write(&mut self, pid: Pid) -> Result<ProcessState> {
-        let during = |e: Error| e.during(Phase::Capture, pid);
-        let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
-        let image = record::of(&stopped)?;
-        let dir = self
-            .host
-            .image_dir()
-            .map_err(|e| {
+    fn try_capture(&mut self, pid: Pid) -> Result<()> {
+        let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        let limits = self.settings.limits;
+        let (mut state, deep) = match self.settings.take_out {
+            TakeOut::Never => (capture::process(&stopped)?, false),
+            TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
+        };
+        // Before anything is taken out.
+        self.say(pid, &state)?;
+        self.captured.push(state.ids.innermost());
+        if self.settings.take_out != TakeOut::Never {
+            state.taken_out = custody::reasons(&state, deep, &limits);
+        }
+        let more = !state.taken_out.is_empty();
+        if let Some(before) = self.custody.get(&pid) {
+            state.taken_out.push(TakenOut::Trap);
+            if !deep {
+                before.iter().for_each(|custody| custody.add_to(&mut state));
+            }
+        }
+        if !more {
+            return self.write(pid, state);
+        }
+        let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
+        let why = why.join(", ");
+        self.may_take_out(&why)?;
+        // What is taken out is on disk before, or in the guardian's hands where nobody knows it yet.
+        if !deep {
+            self.write(pid, state.clone())?;
+        }
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
+        let custody = Custody::take(&stopped, state, deep, &others)?;
+        let mut all = custody.state().clone();
+        let held = self.custody.entry(pid).or_default();
+        if deep {
+            held.iter().for_each(|before| before.add_to(&mut all));
+        }
+        held.push(custody);
+        if deep {
+            self.write(pid, all)?;
+        }
+        log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
+        Ok(())
+    }
+
+    /// Takes out what CRIU does not even seize a process with. It still runs, and CRIU comes again to one that it
+    /// could not seize. Where this fails, CRIU refuses the process in its own words.
+    pub fn before_seize(&mut self, pid: Pid) {
+        if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
+            return;
+        }
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
+        let why = TakenOut::Trap.to_string();
+        let take = || {
+            if !custody::trap_is_pending(pid)? {
+                return Ok(None);
+            }
+            self.may_take_out(&why)?;
+            Custody::take_trap(pid, &others).map(Some)
+        };
+        match take() {
+            Ok(None) => {}
+            Ok(Some(custody)) => {
+                log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");
+                self.custody.insert(pid, vec![custody]);
+            }
+            Err(e) if e.is_died() => {}
+            Err(e) => log::warn!("{}", e.during(Phase::Capture, pid)),
+        }
+    }
+
+    /// May signals be taken out, given that a restore without this plugin would lose them?
+    fn may_take_out(&self, why: &str) -> Result<()> {
+        if self.recorded || self.settings.take_out == TakeOut::Always {
+            return Ok(());
+        }
+        Err(Error::new(
+            "take out pending signals",
+            Cause::Unsupported(
+                format!(
+                    "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
+                     without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                     the same, =never leaves it to criu"
+                )
+                .into(),
+            ),
+        ))
+    }
+
+    fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
+        let image: Image = record::with_header(state)?;
+        let inner = || {
+            let dir = self.host.image_dir().map_err(|e| {
                 Error::new(
                     "find the image folder",
                     Cause::Unsupported(e.to_string().into()),
                 )
-            })
-            .map_err(|e| e.during(Phase::Image, pid))?;
-        let name = image::create_in(dir, &image)
-            .map_err(|e| Error::new("write", Cause::Image(e)).during(Phase::Image, pid))?;
+            })?;
+            image::create_in(dir, &image).map_err(|e| Error::new("write", Cause::Image(e)))
+        };
+        let name = inner().map_err(|e| e.during(Phase::Image, pid))?;
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
-        self.innermost.push(image.process.ids.innermost());
-        Ok(image.process)
+        Ok(())
     }
 
-    /// After a failed dump its images would only be in the way of the next.
-    pub fn end(self, ret: i32) {
+    /// The tasks are still seized, and are killed or let go next.
+    pub fn end(mut self, ret: i32) {
+        self.give_back();
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),
         };
         if ret != 0 {
+            // They would be in the way of the next dump.
             for name in &self.written {
                 if let Err(e) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                     log::warn!("the dump failed; removing {name}: {e}");
@@ -120,7 +222,7 @@ impl Dump {
         }
         match record::dumped_processes(dir) {
             Ok(dumped) => {
-                for pid in dumped.iter().filter(|pid| !self.innermost.contains(pid)) {
+                for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {
                     log::error!(
                         "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
                          its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
@@ -129,6 +231,37 @@ impl Dump {
                 }
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+        }
+    }
+
+    /// Whatever became of the dump: even after a good one a script of the user's may decide that the tasks run on.
+    fn give_back(&mut self) {
+        for (pid, custody) in self
+            .custody
+            .drain()
+            .flat_map(|(pid, all)| all.into_iter().map(move |one| (pid, one)))
+        {
+            match give_back(pid, custody) {
+                Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
+                Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
+                Err(e) => log::error!(
+                    "{}; the guardian tries again when criu has ended",
+                    e.during(Phase::Replay, pid)
+                ),
+            }
+        }
+    }
+}
+
+/// A dump that failed early may not have seized the process.
+fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
+    match StoppedProcess::<ByHost>::of_host(pid) {
+        Ok(stopped) => custody.give_back(&stopped),
+        Err(_) => {
+            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let count = custody.give_back(&stopped);
+            stopped.release()?;
+            count
         }
     }
 }

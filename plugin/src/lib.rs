@@ -45,6 +45,14 @@ impl Plugin for Signals {
         }
     }
 
+    /// A pre-dump has no `exit` to take anything back in, and needs nothing.
+    fn pause_devices(&mut self, pid: Pid) -> HookResult {
+        if let Signals::Dump(dump) = self {
+            dump.before_seize(pid);
+        }
+        Ok(Reply::PassOn)
+    }
+
     fn checkpoint_devices(&mut self, pid: Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
             dump.capture(pid)?;
@@ -74,4 +82,7 @@ impl Plugin for Signals {
     }
 }
 
-export_plugin!(Signals, [checkpoint_devices, resume_devices_late]);
+export_plugin!(
+    Signals,
+    [pause_devices, checkpoint_devices, resume_devices_late]
+);

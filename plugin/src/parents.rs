@@ -1,7 +1,7 @@
 //! What ties a process to its parent by signals, and does not survive a checkpoint: said at the dump, in words that
 //! say what can be done.
 
-use criu_signals::images::{ExitSignal, Pid, ProcessState, SigNo};
+use criu_signals::images::{ExitSignal, Pid, ProcessState, SigNo, ThreadState};
 
 use crate::notices::Notice;
 
@@ -16,12 +16,49 @@ pub struct Saying {
     pub advice: &'static str,
 }
 
-/// What there is to say about `process`, which is `pid` here. `parent_is_dumped`: its parent is in the same images.
-pub fn at_dump(pid: Pid, process: &ProcessState, parent_is_dumped: bool) -> Vec<Saying> {
-    let comm = &process.comm;
+/// What ties a process to its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ties<'p> {
+    /// For people.
+    comm: &'p str,
+    /// The leader's id in its own pid namespace.
+    leader: i32,
+    exit_signal: Option<ExitSignal>,
+    /// Threads, as `leader`, that ask for a signal.
+    death_signals: Vec<(i32, SigNo)>,
+}
+
+impl<'p> Ties<'p> {
+    /// Those of `process`.
+    pub fn of(process: &'p ProcessState) -> Self {
+        let asks =
+            |thread: &ThreadState| Some((thread.ids.innermost(), thread.parent_death_signal?));
+        Ties {
+            comm: &process.comm,
+            leader: process.ids.innermost(),
+            exit_signal: process.exit_signal,
+            death_signals: process.threads.iter().filter_map(asks).collect(),
+        }
+    }
+
+    /// The first parent-death signal, and whose it is if it is not the leader's alone.
+    pub fn death_signal(&self) -> Option<(SigNo, String)> {
+        let (&(first, signo), others) = self.death_signals.split_first()?;
+        let threads = match (first == self.leader, others.len()) {
+            (true, 0) => String::new(),
+            (_, 0) => format!(" of thread {first}"),
+            (_, n) => format!(" of thread {first} and {n} more"),
+        };
+        Some((signo, threads))
+    }
+}
+
+/// What there is to say about a process, which is `pid` here. `parent_is_dumped`: its parent is in the same images.
+pub fn at_dump(pid: Pid, ties: &Ties<'_>, parent_is_dumped: bool) -> Vec<Saying> {
+    let comm = ties.comm;
     let mut sayings = Vec::new();
     // Where the parent is restored as well, CRIU forks the child from it, and all is as it was.
-    if !parent_is_dumped && let Some((signo, threads)) = parent_death_signals(process) {
+    if !parent_is_dumped && let Some((signo, threads)) = ties.death_signal() {
         sayings.push(Saying {
             notice: Notice::ParentDeathSignal,
             what: format!(
@@ -31,7 +68,7 @@ pub fn at_dump(pid: Pid, process: &ProcessState, parent_is_dumped: bool) -> Vec<
             advice: "restore with --restore-sibling, which makes the caller of criu the parent, or without -d",
         });
     }
-    if let Some(signal) = process.exit_signal
+    if let Some(signal) = ties.exit_signal
         && signal != ExitSignal::CHLD
     {
         sayings.push(Saying {
@@ -47,75 +84,44 @@ pub fn at_dump(pid: Pid, process: &ProcessState, parent_is_dumped: bool) -> Vec<
     sayings
 }
 
-/// The first parent-death signal, and whose it is if it is not the leader's alone.
-pub fn parent_death_signals(process: &ProcessState) -> Option<(SigNo, String)> {
-    let mut signals = process
-        .threads
-        .iter()
-        .filter_map(|thread| Some((thread.parent_death_signal?, thread.ids.innermost())));
-    let (signo, first) = signals.next()?;
-    let others = signals.count();
-    let threads = match (first == process.ids.innermost(), others) {
-        (true, 0) => String::new(),
-        (_, 0) => format!(" of thread {first}"),
-        (_, n) => format!(" of thread {first} and {n} more"),
-    };
-    Some((signo, threads))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals::images::{
-        AltStack, Dispositions, NsIds, Pending, Rlimit, RunState, SigSet, ThreadState,
-    };
 
-    fn process(threads: &[Option<SigNo>], exit_signal: u32) -> ProcessState {
-        let ids = |id| NsIds::new(vec![id]).unwrap();
-        let threads = threads.iter().zip(7..).map(|(signal, id)| ThreadState {
-            ids: ids(id),
-            blocked: SigSet::EMPTY,
-            saved_mask: None,
-            altstack: AltStack::DISABLED,
-            pending: Pending::default(),
-            parent_death_signal: *signal,
-        });
-        ProcessState {
-            ids: ids(7),
-            pid_ns: 0,
-            comm: "x".to_owned(),
-            compat: false,
-            rlimit_sigpending: Rlimit { soft: 0, hard: 0 },
-            queued: 0,
-            dispositions: Dispositions::default(),
-            run_state: RunState::Running,
-            shared: Pending::default(),
+    /// Thread 7 leads.
+    fn ties(threads: &[Option<SigNo>], exit_signal: u32) -> Ties<'static> {
+        let ids = 7..;
+        Ties {
+            comm: "x",
+            leader: 7,
             exit_signal: ExitSignal::new(exit_signal),
-            stack_needs: None,
-            threads: threads.collect(),
+            death_signals: ids
+                .zip(threads)
+                .filter_map(|(id, signal)| Some((id, (*signal)?)))
+                .collect(),
         }
     }
 
-    fn kinds(process: &ProcessState, parent_is_dumped: bool) -> Vec<Notice> {
-        let sayings = at_dump(Pid(7), process, parent_is_dumped);
+    fn kinds(ties: &Ties<'_>, parent_is_dumped: bool) -> Vec<Notice> {
+        let sayings = at_dump(Pid(7), ties, parent_is_dumped);
         sayings.iter().map(|s| s.notice).collect()
     }
 
     #[test]
     fn an_ordinary_process_is_not_spoken_of() {
-        assert_eq!(kinds(&process(&[None, None], 17), false), []);
+        assert_eq!(kinds(&ties(&[None, None], 17), false), []);
     }
 
     #[test]
     fn a_restored_parent_ends_when_it_ends() {
-        let asks = process(&[Some(SigNo::TERM)], 17);
+        let asks = ties(&[Some(SigNo::TERM)], 17);
         assert_eq!(kinds(&asks, false), [Notice::ParentDeathSignal]);
         assert_eq!(kinds(&asks, true), []);
     }
 
     #[test]
     fn whose_signal_it_is() {
-        let signals = |threads: &[_]| parent_death_signals(&process(threads, 17));
+        let signals = |threads: &[_]| ties(threads, 17).death_signal();
         let of = |text: &str| Some((SigNo::TERM, text.to_owned()));
         let term = Some(SigNo::TERM);
         assert_eq!(signals(&[None, None]), None);
@@ -127,8 +133,8 @@ mod tests {
     #[test]
     fn an_exit_signal_is_lost_whoever_the_parent_is() {
         for dumped in [false, true] {
-            assert_eq!(kinds(&process(&[None], 10), dumped), [Notice::ExitSignal]);
-            assert_eq!(kinds(&process(&[None], 0), dumped), [Notice::ExitSignal]);
+            assert_eq!(kinds(&ties(&[None], 10), dumped), [Notice::ExitSignal]);
+            assert_eq!(kinds(&ties(&[None], 0), dumped), [Notice::ExitSignal]);
         }
     }
 }

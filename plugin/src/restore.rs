@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::NAME;
 use crate::notices::{Notice, Notices};
-use crate::parents;
+use crate::parents::Ties;
 use crate::settings::{Policy, Settings};
 
 /// What a restore has looked at so far.
@@ -103,21 +103,33 @@ impl Restore {
         ))
     }
 
-    /// Checks one process. An error is for the log; [`Restore::refuse`] decides what follows from it.
+    /// Checks one process. An error makes the restore fail: by [`Restore::refuse`] up to CRIU 4.2, which ignores
+    /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        let (report, process) = self.compare(pid)?;
-        for line in record::lines(&report) {
-            match report.verdict() {
-                Verdict::Verified => log::info!("{line}"),
-                Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
-                Verdict::Failed => log::error!("{line}"),
+        let verdict = match self.compare(pid) {
+            Ok((report, process)) => {
+                for line in record::lines(&report) {
+                    match report.verdict() {
+                        Verdict::Verified => log::info!("{line}"),
+                        Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
+                        Verdict::Failed => log::error!("{line}"),
+                    }
+                }
+                if let Err(e) = self.say(pid, &process) {
+                    log::warn!("{}", e.during(Phase::Verify, pid));
+                }
+                report.verdict()
             }
-        }
-        self.say(pid, &process)?;
-        if self.policy == Policy::Strict && report.verdict() == Verdict::Failed {
+            Err(e) => {
+                log::error!("pid {pid}: verdict={}", Verdict::Failed);
+                log::error!("{e}");
+                Verdict::Failed
+            }
+        };
+        if self.policy == Policy::Strict && verdict == Verdict::Failed {
             return Err(HookError::new(
                 Errno::EIO,
-                format!("pid {pid}: signal state could not be put back"),
+                "signal state is not as it was captured, and policy=strict",
             ));
         }
         Ok(())
@@ -142,7 +154,7 @@ impl Restore {
         let parentage = proc::parentage(pid)?;
         let criu = i32::try_from(std::process::id()).unwrap_or(0);
         if parentage.parent == Pid(criu)
-            && let Some((signo, _)) = parents::parent_death_signals(process)
+            && let Some((signo, _)) = Ties::of(process).death_signal()
         {
             let what = format!(
                 "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \
@@ -187,7 +199,7 @@ impl Restore {
             })
     }
 
-    /// CRIU ignores what the hook returns. Without this task it cannot finish, and kills the others.
+    /// Without this task CRIU cannot finish, and kills the others.
     pub fn refuse(&self, pid: Pid) {
         if self.policy != Policy::Strict {
             return;

@@ -2,10 +2,16 @@
 
 use std::fmt;
 
+use criu_signals::custody::Limits;
+
 use crate::notices::Notice;
 
 /// The variable that names the policy.
-pub const POLICY: &str = "CRIU_SIGNALS_POLICY";
+const POLICY: &str = "CRIU_SIGNALS_POLICY";
+/// Whether signals may be taken out of a process for the time of a dump.
+const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
+/// From how many entries on a queue is deep.
+const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
 
 /// The variable that lists what is refused rather than said, separated by commas: `pdeathsig` and `exit-signal` make
 /// a dump fail, and the tasks run on; `altstack` makes a restore fail before anything is restored, as the policy
@@ -45,6 +51,28 @@ impl Refuse {
     }
 }
 
+/// Whether signals may be taken out of a process for the time of a dump, where CRIU cannot cope with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOut {
+    /// If CRIU makes sure that the restore is done with this plugin: from 4.1 on.
+    #[default]
+    Auto,
+    /// Even if a restore without this plugin would lose them.
+    Always,
+    /// Never: what CRIU cannot cope with is left to it.
+    Never,
+}
+
+impl fmt::Display for TakeOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TakeOut::Auto => "auto",
+            TakeOut::Always => "always",
+            TakeOut::Never => "never",
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -52,6 +80,10 @@ pub struct Settings {
     pub policy: Policy,
     /// See [`REFUSE`].
     pub refuse: Refuse,
+    /// See [`TakeOut`].
+    pub take_out: TakeOut,
+    /// From where on they are.
+    pub limits: Limits,
 }
 
 /// A setting that says nothing this plugin knows. Taking it for the default could let a run pass that was to be
@@ -60,17 +92,16 @@ pub struct Settings {
 pub struct UnknownSetting {
     variable: &'static str,
     value: String,
-    known: String,
+    accepted: String,
 }
 
 impl fmt::Display for UnknownSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UnknownSetting {
-            variable,
-            value,
-            known,
-        } = self;
-        write!(f, "{variable}={value:?}: must be {known}")
+        write!(
+            f,
+            "{}={:?}: must be {}",
+            self.variable, self.value, self.accepted
+        )
     }
 }
 
@@ -79,25 +110,60 @@ impl std::error::Error for UnknownSetting {}
 impl Settings {
     /// Reads them.
     pub fn from_env() -> Result<Settings, UnknownSetting> {
-        let value = |name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+        Settings::from(|variable| {
+            std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
+        })
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Settings, UnknownSetting> {
+        let default = Limits::default();
+        let deep = match variable(DEEP_QUEUE).filter(|value| !value.is_empty()) {
+            None => default.deep,
+            Some(value) => value.parse().map_err(|_| UnknownSetting {
+                variable: DEEP_QUEUE,
+                value,
+                accepted: "a number of signals".to_owned(),
+            })?,
+        };
         Ok(Settings {
-            policy: policy(value(POLICY).as_deref())?,
-            refuse: refuse(value(REFUSE).as_deref())?,
+            policy: one_of(
+                POLICY,
+                &variable,
+                &[Policy::Repair, Policy::Strict, Policy::Report],
+            )?,
+            take_out: one_of(
+                TAKE_OUT,
+                &variable,
+                &[TakeOut::Auto, TakeOut::Always, TakeOut::Never],
+            )?,
+            limits: Limits { deep, ..default },
+            refuse: refuse(variable(REFUSE).as_deref())?,
         })
     }
 }
 
-fn policy(value: Option<&str>) -> Result<Policy, UnknownSetting> {
-    match value {
-        None | Some("" | "repair") => Ok(Policy::Repair),
-        Some("strict") => Ok(Policy::Strict),
-        Some("report") => Ok(Policy::Report),
-        Some(other) => Err(UnknownSetting {
-            variable: POLICY,
-            value: other.to_owned(),
-            known: "repair, strict or report".to_owned(),
-        }),
+/// The choice that a variable names; the first if it is unset or empty.
+fn one_of<T: Copy + fmt::Display>(
+    name: &'static str,
+    variable: impl Fn(&str) -> Option<String>,
+    choices: &[T],
+) -> Result<T, UnknownSetting> {
+    let value = variable(name).unwrap_or_default();
+    if value.is_empty() {
+        return Ok(choices[0]);
     }
+    choices
+        .iter()
+        .copied()
+        .find(|choice| choice.to_string() == value)
+        .ok_or_else(|| {
+            let names: Vec<String> = choices.iter().map(T::to_string).collect();
+            UnknownSetting {
+                variable: name,
+                value,
+                accepted: names.join(" or "),
+            }
+        })
 }
 
 fn refuse(value: Option<&str>) -> Result<Refuse, UnknownSetting> {
@@ -107,7 +173,7 @@ fn refuse(value: Option<&str>) -> Result<Refuse, UnknownSetting> {
         known.ok_or_else(|| UnknownSetting {
             variable: REFUSE,
             value: value.unwrap_or_default().to_owned(),
-            known: format!(
+            accepted: format!(
                 "a list, with commas, of {}",
                 Notice::ALL.map(|n| n.to_string()).join(", ")
             ),
@@ -124,16 +190,16 @@ fn refuse(value: Option<&str>) -> Result<Refuse, UnknownSetting> {
 mod tests {
     use super::*;
 
+    fn with(name: &str, value: &str) -> Result<Settings, UnknownSetting> {
+        Settings::from(|variable| (variable == name).then(|| value.to_owned()))
+    }
+
     #[test]
-    fn a_typo_is_not_the_default() {
-        assert_eq!(policy(None), Ok(Policy::Repair));
-        for known in [Policy::Repair, Policy::Strict, Policy::Report] {
-            assert_eq!(policy(Some(&known.to_string())), Ok(known));
-        }
-        let e = policy(Some("strikt")).unwrap_err();
+    fn unset_or_empty_is_the_default() {
+        assert_eq!(Settings::from(|_| None), Ok(Settings::default()));
         assert_eq!(
-            e.to_string(),
-            "CRIU_SIGNALS_POLICY=\"strikt\": must be repair, strict or report"
+            Settings::from(|_| Some(String::new())),
+            Ok(Settings::default())
         );
     }
 
@@ -150,5 +216,20 @@ mod tests {
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
              altstack"
         );
+    }
+
+    #[test]
+    fn a_typo_is_not_the_default() {
+        for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
+            assert_eq!(with(POLICY, &policy.to_string()).unwrap().policy, policy);
+        }
+        assert_eq!(
+            with(POLICY, "strikt").unwrap_err().to_string(),
+            "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report"
+        );
+        assert_eq!(with(TAKE_OUT, "never").unwrap().take_out, TakeOut::Never);
+        with(TAKE_OUT, "no").unwrap_err();
+        assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
+        with(DEEP_QUEUE, "-1").unwrap_err();
     }
 }

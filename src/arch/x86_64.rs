@@ -26,7 +26,7 @@ pub const SYS32_MMAP2: i64 = 192;
 pub const SYS32_RT_SIGACTION: i64 = 174;
 
 /// How much scratch memory is mapped for a visit, in bytes.
-pub const SCRATCH_LEN: usize = 64 * 1024;
+pub const SCRATCH_LEN: usize = 256 * 1024;
 /// In r15 where there is none: an address that munmap refuses.
 const NO_SCRATCH: u64 = u64::MAX;
 
@@ -189,9 +189,9 @@ fn low_half(register: u64) -> i64 {
 // so gives its handler a 32-bit frame, by the call that has set it (sigaction_compat_abi, arch/x86/kernel/).
 //
 // In the ordinary course the tracer stops the thread behind each of them and sets its registers. What follows
-// each entry runs only if the tracer is gone: the thread then takes away the scratch memory, puts back its
-// signal mask and registers, and goes on in the program as if nothing had been. So there is no instant at
-// which a dead tracer leaves a broken thread, or memory that the program has not asked for.
+// each entry runs only if the tracer is gone: the thread then undoes what the batch did, takes away the scratch
+// memory, puts back its signal mask and registers, and goes on in the program as if nothing had been. So there is
+// no instant at which a dead tracer leaves a broken thread, or memory that the program has not asked for.
 //
 // How all but single tell the tracer that they are through: the thread sends itself the marker, a signal that the process
 // ignores. Ignored signals stop a traced thread all the same, before anything is delivered
@@ -262,8 +262,22 @@ core::arch::global_asm!(
     "    mov eax, {tkill}",
     "    syscall",
     "criu_signals_stub_batch_end:",
-    // From here on: nobody took over.
+    // From here on: nobody took over. What the batch has done is undone first, by a table of its own.
     "5:",
+    "    mov r12, [rip + criu_signals_stub_data + {undo}]",
+    "    mov r13, [rip + criu_signals_stub_data + {undo_end}]",
+    "3:",
+    "    cmp r12, r13",
+    "    jae 2f",
+    "    mov rax, [r12]",
+    "    mov rdi, [r12 + 8]",
+    "    mov rsi, [r12 + 16]",
+    "    mov rdx, [r12 + 24]",
+    "    mov r10, [r12 + 32]",
+    "    syscall",
+    "    add r12, 64",
+    "    jmp 3b",
+    "2:",
     "    mov rdi, r15",
     "    mov esi, {scratch_len}",
     "    mov eax, {munmap}",
@@ -325,6 +339,8 @@ core::arch::global_asm!(
     sig_setmask = const libc::SIG_SETMASK,
     bias = const 64,
     scratch_len = const SCRATCH_LEN,
+    undo = const core::mem::offset_of!(StubData, undo),
+    undo_end = const core::mem::offset_of!(StubData, undo_end),
     mask = const core::mem::offset_of!(StubData, mask),
     marker = const core::mem::offset_of!(StubData, marker),
     flags = const core::mem::offset_of!(StubData, flags),
@@ -367,6 +383,8 @@ unsafe extern "C" {
 struct StubData {
     /// When it was made, in nanoseconds since 1970: tells which of those that dead tracers have left is the oldest.
     made: u64,
+    undo: u64,
+    undo_end: u64,
     mask: u64,
     marker: u64,
     flags: u64,
@@ -387,6 +405,9 @@ struct StubData {
     exit: u64,
     far: u64,
 }
+
+/// Stubs stand at multiples of this many bytes.
+pub const STUB_ALIGN: usize = 16;
 
 /// Size of one row of the batch's table, and where in it number, arguments and result are.
 pub const BATCH_ROW: usize = 64;
@@ -434,6 +455,8 @@ impl Stub {
         let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let data = StubData {
             made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
+            undo: 0,
+            undo_end: 0,
             mask: mask.bits(),
             marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
             flags: r.eflags,
@@ -455,6 +478,14 @@ impl Stub {
             far,
         };
         Stub { base, data }
+    }
+
+    /// Names the table `[start, end)` that undoes what the batch does, for the case that nobody takes over.
+    /// Its rows have four arguments. Returns whether that is another than before.
+    pub fn set_undo(&mut self, start: u64, end: u64) -> bool {
+        let before = (self.data.undo, self.data.undo_end);
+        [self.data.undo, self.data.undo_end] = [start, end];
+        before != (start, end)
     }
 
     /// Where a system call that maps the scratch memory is made.

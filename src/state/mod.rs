@@ -13,7 +13,7 @@ pub use dispositions::SignalDispositions;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
 pub use parent_death::ParentDeathSignal;
-pub use queues::{PrivateQueue, SharedQueue};
+pub use queues::{PrivateQueue, Queue, SharedQueue};
 pub use run_state::GroupStop;
 
 use criu_signals_images::{Pid, Tid};
@@ -56,6 +56,14 @@ pub trait Kind {
     /// # Errors
     /// What the kernel refused. See [`put_back`] for what it accepted and did not keep.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<()>;
+
+    /// Is `wanted` what is there?
+    ///
+    /// # Errors
+    /// Those of [`Kind::capture`].
+    fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
+        Ok(Self::capture(site)? == *wanted)
+    }
 }
 
 /// As many outcomes as there were calls.
@@ -78,11 +86,11 @@ pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
 pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::State) -> Result<bool> {
     let tid = site.tid;
     let inner = |site: &mut Site<'_, '_, Owner>| {
-        if K::capture(site)? == *wanted {
+        if K::holds(site, wanted)? {
             return Ok(false);
         }
         K::replay(site, wanted)?;
-        if K::capture(site)? == *wanted {
+        if K::holds(site, wanted)? {
             Ok(true)
         } else {
             Err(Error::new(

@@ -9,11 +9,10 @@ use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
 
 use super::memory::{Memory, RemoteAddr};
-use crate::arch::Stub;
+use crate::arch::{STUB_ALIGN, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, Mapping};
 
-const ALIGN: usize = 16;
 /// The last bytes in use may be zeros themselves: kept clear of.
 const MARGIN: usize = 32;
 /// What is looked at behind a mapping's last used byte.
@@ -121,8 +120,23 @@ fn last_page(memory: &Memory, mapping: &Mapping) -> Result<Option<(u64, Vec<u8>)
 /// Where stubs like ours are in a page.
 fn stubs_in(page: &[u8]) -> impl Iterator<Item = usize> {
     (0..page.len())
-        .step_by(ALIGN)
+        .step_by(STUB_ALIGN)
         .filter(|&at| page.len() - at >= Stub::len() && page[at..].starts_with(Stub::code()))
+}
+
+/// Is a thread at `ip` on its way out of a stub whose tracer has died? It then still undoes what was done.
+pub(super) fn is_in_stub(memory: &Memory, ip: u64) -> Result<bool> {
+    let start = ip - ip % PAGE;
+    let mapping = Mapping {
+        start,
+        end: start + PAGE,
+        vdso: false,
+    };
+    let Some((_, page)) = last_page(memory, &mapping)? else {
+        // It executes what nobody may read.
+        return Ok(false);
+    };
+    Ok(stubs_in(&page).any(|at| (ip - start).wrapping_sub(at as u64) < Stub::len() as u64))
 }
 
 /// Where a run of zeros begins that goes on to the end of the page and takes the stub.
@@ -131,7 +145,7 @@ fn room_in(page: &[u8]) -> Option<usize> {
         .iter()
         .rposition(|&b| b != 0)
         .map_or(0, |last| last + 1);
-    let at = (used + MARGIN).next_multiple_of(ALIGN);
+    let at = (used + MARGIN).next_multiple_of(STUB_ALIGN);
     (at + Stub::len() <= page.len()).then_some(at)
 }
 
@@ -144,7 +158,11 @@ mod tests {
         let mut page = vec![0; 4096];
         page[1000] = 1;
         let at = room_in(&page).unwrap();
-        assert!(at > 1000 + MARGIN && at < 1000 + MARGIN + 2 * ALIGN && at.is_multiple_of(ALIGN));
+        assert!(
+            at > 1000 + MARGIN
+                && at < 1000 + MARGIN + 2 * STUB_ALIGN
+                && at.is_multiple_of(STUB_ALIGN)
+        );
         page[4095 - Stub::len()] = 1;
         assert_eq!(room_in(&page), None);
     }
@@ -154,7 +172,7 @@ mod tests {
         let mut page = vec![0; 4096];
         page[64..64 + Stub::code().len()].copy_from_slice(Stub::code());
         assert_eq!(stubs_in(&page).collect::<Vec<_>>(), [64]);
-        let at = 4096 - Stub::code().len().next_multiple_of(ALIGN);
+        let at = 4096 - Stub::code().len().next_multiple_of(STUB_ALIGN);
         page[at..at + Stub::code().len()].copy_from_slice(Stub::code());
         assert_eq!(
             stubs_in(&page).collect::<Vec<_>>(),

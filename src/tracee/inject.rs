@@ -297,7 +297,10 @@ impl<'i> Visit<'i> {
                 .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
         let result = match self.marker {
-            Some(marker) => self.run_to_marker(&registers, marker)?.mapped(),
+            Some(marker) => {
+                ptrace::set_registers(self.tid, &registers)?;
+                self.run_to_marker(marker)?.mapped()
+            }
             None => self.run_syscall(&registers)?,
         };
         if (-4095..0).contains(&result) {
@@ -316,13 +319,16 @@ impl<'i> Visit<'i> {
         let Some(at) = self.scratch else {
             return Ok(());
         };
+        // It is in that memory.
+        self.name_undo((0, 0))?;
         match self.marker {
             Some(marker) => {
                 let registers = self
                     .saved
                     .for_batch(self.stub.unmap_entry(), 0, 0)
                     .holding(Some(at.0));
-                self.run_to_marker(&registers, marker)?;
+                ptrace::set_registers(self.tid, &registers)?;
+                self.run_to_marker(marker)?;
             }
             None => {
                 let args = [at.0, SCRATCH_LEN as u64, 0, 0, 0, 0];
@@ -344,13 +350,18 @@ impl<'i> Visit<'i> {
         at: RemoteAddr,
         marker: SigNo,
     ) -> Result<Vec<Outcome>> {
+        // The outcome of the last round is known here, and its table gives way to this one's.
+        self.name_undo((0, 0))?;
         self.memory.write(at, layout.bytes())?;
         let (start, end) = layout.table();
         let registers = self
             .saved
             .for_batch(self.stub.batch_entry(), start, end)
             .holding(Some(at.0));
-        if !self.run_to_marker(&registers, marker)?.batch_is_through() {
+        ptrace::set_registers(self.tid, &registers)?;
+        // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
+        self.name_undo(layout.undo())?;
+        if !self.run_to_marker(marker)?.batch_is_through() {
             return Err(Error::new(
                 "run the batch",
                 Cause::Unexpected("the thread left it early".into()),
@@ -361,9 +372,16 @@ impl<'i> Visit<'i> {
         Ok(layout.outcomes(&after))
     }
 
-    /// Runs the stub from `registers` until it says that it is through. Returns the registers then.
-    fn run_to_marker(&mut self, registers: &Registers, marker: SigNo) -> Result<Registers> {
-        ptrace::set_registers(self.tid, registers)?;
+    /// Tells the stub which table undoes what the batch does.
+    fn name_undo(&mut self, (start, end): (u64, u64)) -> Result<()> {
+        if self.stub.set_undo(start, end) {
+            self.cave.write(self.memory, &self.stub)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the stub until it says that it is through. Returns the registers then.
+    fn run_to_marker(&mut self, marker: SigNo) -> Result<Registers> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;

@@ -4,9 +4,10 @@ use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, T
 
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
+use crate::sigstack;
 use crate::state::{
-    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PosixTimers, Queue,
-    SignalDispositions, SignalMask, Site,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
+    PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -138,11 +139,12 @@ fn capture<Owner>(
         .into_iter()
         .map(|thread| {
             let tid = thread.tid;
-            let altstack = AlternateStack::capture(&mut Site {
-                injector: &mut *injector,
-                tid,
-            })
-            .map_err(|e| e.in_thread(tid))?;
+            // In one go: a visit to a thread costs more than what it asks for there.
+            let calls = [AlternateStack::read(), ParentDeathSignal::read()];
+            let [altstack, parent_death_signal] = exactly(injector.run(tid, &calls)?)?;
+            let altstack = AlternateStack::from_outcome(&altstack).map_err(|e| e.in_thread(tid))?;
+            let parent_death_signal = ParentDeathSignal::from_outcome(&parent_death_signal)
+                .map_err(|e| e.in_thread(tid))?;
             Ok(ThreadState {
                 ids: thread.status.ids,
                 blocked: thread.status.blocked,
@@ -150,6 +152,7 @@ fn capture<Owner>(
                 altstack,
                 pending: thread.pending,
                 interrupted: thread.interrupted,
+                parent_death_signal,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -165,6 +168,8 @@ fn capture<Owner>(
         run_state,
         wait_status: WaitStatus::Unknown,
         shared,
+        exit_signal: proc::parentage(pid)?.exit_signal,
+        stack_needs: Some(sigstack::here()),
         taken_out: Vec::new(),
         timers: Vec::new(),
         threads,

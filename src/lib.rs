@@ -11,6 +11,7 @@ pub mod order;
 pub mod proc;
 pub mod record;
 pub mod restore;
+pub mod sigstack;
 pub mod state;
 pub mod stops;
 pub mod tracee;

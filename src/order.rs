@@ -8,8 +8,8 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::state::{
-    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PosixTimers,
-    PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
+    PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -30,6 +30,8 @@ pub enum Step {
     Timers,
     /// Each thread's alternate stack.
     AlternateStacks,
+    /// Each thread's parent-death signal.
+    ParentDeathSignals,
     /// RLIMIT_SIGPENDING as captured.
     Limit,
     /// Each thread's mask as captured.
@@ -52,7 +54,7 @@ pub struct Row {
 }
 
 /// The order.
-pub const ORDER: [Row; 11] = [
+pub const ORDER: [Row; 12] = [
     Row {
         step: Step::BlockAll,
         why: "nothing may be delivered, or dropped as ignored, while we work",
@@ -87,6 +89,11 @@ pub const ORDER: [Row; 11] = [
         step: Step::AlternateStacks,
         why: "before anything can be delivered on them",
         source: "sigaltstack(2)",
+    },
+    Row {
+        step: Step::ParentDeathSignals,
+        why: "among what only the thread itself can set; a change of credentials would clear it, and theirs are set",
+        source: "prctl(2), PR_SET_PDEATHSIG; kernel/cred.c: commit_creds",
     },
     Row {
         step: Step::Limit,
@@ -179,6 +186,9 @@ impl<Owner> Replay<'_, '_, Owner> {
             Step::Timers => PosixTimers::replay(self.injector, process, self.threads),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
+            }),
+            Step::ParentDeathSignals => self.each_thread(|site, wanted| {
+                put_back::<ParentDeathSignal, _>(site, &wanted.parent_death_signal).map(drop)
             }),
             Step::Limit => self.leader(|site, wanted| {
                 put_back::<PendingLimit, _>(site, &wanted.rlimit_sigpending).map(drop)

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use criu_signals_images::{Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
+use criu_signals_images::{ExitSignal, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
 use procfs::FromRead;
 use procfs::process::{LimitValue, Status};
 
@@ -167,6 +167,29 @@ pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
     Ok(Rlimit {
         soft: value(limit.soft_limit),
         hard: value(limit.hard_limit),
+    })
+}
+
+/// What `pid` and its parent have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parentage {
+    /// The parent.
+    pub parent: Pid,
+    /// What it is sent when `pid` ends.
+    pub exit_signal: Option<ExitSignal>,
+}
+
+/// Who is the parent of `pid`, and what is it sent (fields 4 and 38 of `/proc/PID/stat`)?
+pub fn parentage(pid: Pid) -> Result<Parentage> {
+    let stat = process(pid)?
+        .stat()
+        .map_err(|e| Error::proc("read stat", &e))?;
+    Ok(Parentage {
+        parent: Pid(stat.ppid),
+        exit_signal: stat
+            .exit_signal
+            .and_then(|number| u32::try_from(number).ok())
+            .and_then(ExitSignal::new),
     })
 }
 

@@ -687,6 +687,8 @@ mod tests {
             wait_status: WaitStatus::Unknown,
             taken_out: Vec::new(),
             timers: Vec::new(),
+            exit_signal: None,
+            stack_needs: None,
             shared: Pending::default(),
             threads: Vec::new(),
         }

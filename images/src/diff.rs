@@ -46,6 +46,8 @@ pub enum Field {
     Mask,
     /// The alternate stack.
     AltStack,
+    /// What is sent when the thread's parent ends.
+    ParentDeathSignal,
     /// The siginfos that are pending for the thread.
     PrivateQueue,
     /// Which signals are pending for the thread.
@@ -81,6 +83,7 @@ impl fmt::Display for Field {
             Field::ThreadMissing | Field::ThreadExtra => "existence",
             Field::Mask => "mask",
             Field::AltStack => "alternate stack",
+            Field::ParentDeathSignal => "parent-death signal",
             Field::PrivateQueue => "private queue",
             Field::PrivateBits => "private pending signals",
             Field::SharedQueue => "shared queue",
@@ -107,8 +110,8 @@ impl fmt::Display for Difference {
 /// Everything that a restored process should have and has not.
 ///
 /// Threads are matched by the id in their own pid namespace. Not compared is what may differ after a
-/// restore that did all it should: ids further out, `pid_ns`, `comm`, `queued`, and the mask in force,
-/// which a call that was interrupted may still be borrowing.
+/// restore that did all it should: ids further out, `pid_ns`, `comm`, `queued`, `stack_needs`, the mask in
+/// force, which a call that was interrupted may still be borrowing, and `exit_signal`, which cannot be set.
 pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
     let mut differences = Differences(Vec::new());
     differences.process(dumped, found);
@@ -180,6 +183,13 @@ impl Differences {
             found.lasting_mask(),
         );
         self.values(place, Field::AltStack, dumped.altstack, found.altstack);
+        let signals = [dumped, found].map(|thread| {
+            thread
+                .parent_death_signal
+                .map_or_else(|| "none".to_owned(), |signo| signo.to_string())
+        });
+        let [dumped_signal, found_signal] = signals;
+        self.values(place, Field::ParentDeathSignal, dumped_signal, found_signal);
         self.values(
             place,
             Field::PrivateBits,

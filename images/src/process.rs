@@ -7,11 +7,13 @@ use crate::altstack::AltStack;
 use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
+use crate::exit_signal::ExitSignal;
 use crate::ids::{NsIds, Tid};
 use crate::interrupted::InterruptedCall;
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::stack_needs::StackNeeds;
 use crate::timer::{self, PosixTimer};
 use crate::wait_status::WaitStatus;
 
@@ -103,6 +105,8 @@ pub struct ThreadState {
     pub altstack: AltStack,
     /// What is pending for this thread alone.
     pub pending: Pending,
+    /// What the process is sent when this thread's parent ends: PR_SET_PDEATHSIG.
+    pub parent_death_signal: Option<SigNo>,
     /// The system call that it was waiting in, if that has not ended.
     pub interrupted: Option<InterruptedCall>,
 }
@@ -149,6 +153,10 @@ pub struct ProcessState {
     pub wait_status: WaitStatus,
     /// What is pending for the process as a whole.
     pub shared: Pending,
+    /// What its parent is sent when it ends; `None` where that is not known.
+    pub exit_signal: Option<ExitSignal>,
+    /// What a signal takes of an alternate stack where the process ran; `None` where that is not known.
+    pub stack_needs: Option<StackNeeds>,
     /// Its POSIX timers.
     pub timers: Vec<PosixTimer>,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
@@ -221,6 +229,7 @@ impl Codec for ThreadState {
             saved_mask: self.saved_mask.map(SigSet::bits),
             altstack: Some(self.altstack.to_proto()).into(),
             private_bits: self.pending.bits.bits(),
+            parent_death_signal: self.parent_death_signal.map_or(0, |s| s.to_proto()),
             interrupted: self.interrupted.as_ref().map(Codec::to_proto).into(),
             ..pb::Thread::default()
         }
@@ -235,6 +244,13 @@ impl Codec for ThreadState {
             pending: Pending {
                 bits: SigSet::from_bits(message.private_bits),
                 queue: Vec::new(),
+            },
+            parent_death_signal: match message.parent_death_signal {
+                0 => None,
+                signo => Some(
+                    SigNo::from_proto(&signo)
+                        .map_err(|error| error.within("parent_death_signal"))?,
+                ),
             },
             interrupted: message
                 .interrupted
@@ -262,6 +278,8 @@ impl Codec for ProcessState {
             stop_signal: self.run_state.to_proto(),
             wait_status: self.wait_status.to_proto(),
             shared_bits: self.shared.bits.bits(),
+            exit_signal: self.exit_signal.map(|s| s.to_proto()),
+            stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             ..pb::Process::default()
@@ -293,6 +311,16 @@ impl Codec for ProcessState {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),
             },
+            exit_signal: message
+                .exit_signal
+                .as_ref()
+                .map(ExitSignal::from_proto)
+                .transpose()?,
+            stack_needs: message
+                .stack_needs
+                .as_ref()
+                .map(StackNeeds::from_proto)
+                .transpose()?,
             timers,
             taken_out: taken_out(&message.taken_out)?,
             threads: Vec::new(),
@@ -463,6 +491,14 @@ mod tests {
         let mut message = valid.to_proto();
         message.rlimit_sigpending = None.into();
         ProcessState::from_proto(&message).expect_err("no limit");
+
+        let mut message = valid.to_proto();
+        message.exit_signal = Some(256);
+        ProcessState::from_proto(&message).expect_err("more than a byte");
+
+        let mut message = valid.threads[0].to_proto();
+        message.parent_death_signal = 65;
+        ThreadState::from_proto(&message).expect_err("no signal");
 
         let mut message = valid.threads[0].to_proto();
         message.altstack = None.into();

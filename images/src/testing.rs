@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::altstack::AltStack;
 use crate::disposition::{Disposition, Dispositions};
+use crate::exit_signal::ExitSignal;
 use crate::header::{Arch, FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::Image;
@@ -14,6 +15,7 @@ use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::stack_needs::StackNeeds;
 use crate::timer::{Notify, PosixTimer, TimerEntry};
 use crate::wait_status::WaitStatus;
 
@@ -33,6 +35,7 @@ pub(crate) fn sample() -> ProcessState {
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
         interrupted: None,
+        parent_death_signal: None,
     };
     let thread = ThreadState {
         ids: ns_ids([4712, 42]),
@@ -57,6 +60,8 @@ pub(crate) fn sample() -> ProcessState {
         run_state: RunState::Stopped(SigNo::TSTP),
         wait_status: WaitStatus::Unknown,
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
+        exit_signal: None,
+        stack_needs: None,
         taken_out: Vec::new(),
         timers: Vec::new(),
         threads: vec![leader, thread],
@@ -162,6 +167,10 @@ fn any_pending() -> impl Strategy<Value = Pending> {
     (sigset(), vec(siginfo(), 0..6)).prop_map(|(without_info, queue)| pending(without_info, queue))
 }
 
+pub(crate) fn stack_needs() -> impl Strategy<Value = StackNeeds> {
+    any::<(u64, u64)>().prop_map(|(minimum, frame)| StackNeeds { minimum, frame })
+}
+
 pub(crate) fn interrupted_call() -> impl Strategy<Value = InterruptedCall> {
     let own = any::<(u64, Option<u64>)>();
     (
@@ -182,7 +191,7 @@ type Thread = (
     Option<SigSet>,
     AltStack,
     Pending,
-    Option<InterruptedCall>,
+    (Option<InterruptedCall>, Option<SigNo>),
 );
 
 /// What a thread has besides its ids.
@@ -192,7 +201,10 @@ fn thread() -> impl Strategy<Value = Thread> {
         prop::option::of(sigset()),
         altstack(),
         any_pending(),
-        prop::option::of(interrupted_call()),
+        (
+            prop::option::of(interrupted_call()),
+            (0..=64_i32).prop_map(SigNo::new),
+        ),
     )
 }
 
@@ -280,12 +292,22 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
             timers(),
         ),
         vec(thread(), 1..4),
+        (0..=300_u32).prop_map(ExitSignal::new),
+        prop::option::of(stack_needs()),
     );
     let ids = (1..4_usize, 1..1_000_000_i32);
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, (run_state, wait_status), shared, (taken_out, timers), threads),
+            (
+                dispositions,
+                (run_state, wait_status),
+                shared,
+                (taken_out, timers),
+                threads,
+                exit_signal,
+                stack_needs,
+            ),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -306,13 +328,24 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 run_state,
                 wait_status,
                 shared,
+                exit_signal,
+                stack_needs,
                 taken_out,
                 timers,
                 threads: threads
                     .into_iter()
                     .enumerate()
                     .map(
-                        |(index, (blocked, saved_mask, altstack, pending, interrupted))| {
+                        |(
+                            index,
+                            (
+                                blocked,
+                                saved_mask,
+                                altstack,
+                                pending,
+                                (interrupted, parent_death_signal),
+                            ),
+                        )| {
                             ThreadState {
                                 ids: ids(index),
                                 blocked,
@@ -320,6 +353,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                                 altstack,
                                 pending,
                                 interrupted,
+                                parent_death_signal,
                             }
                         },
                     )

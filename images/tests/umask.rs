@@ -19,6 +19,7 @@ fn smallest() -> Option<Image> {
         altstack: AltStack::DISABLED,
         pending: Pending::default(),
         interrupted: None,
+        parent_death_signal: None,
     };
     Some(Image {
         header: Header {
@@ -41,6 +42,8 @@ fn smallest() -> Option<Image> {
             wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
             timers: Vec::new(),
+            exit_signal: None,
+            stack_needs: None,
             threads: vec![leader],
         },
     })

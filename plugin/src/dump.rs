@@ -8,16 +8,18 @@ use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
-use criu_signals::record;
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
+use criu_signals::{proc, record};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
-use crate::settings::{Settings, TakeOut};
+use crate::notices::Notices;
+use crate::parents::{self, Saying, Ties};
+use crate::settings::{REFUSE, Settings, TakeOut};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +43,9 @@ pub struct Dump {
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
     asleep: HashMap<i32, Vec<Asleep>>,
+    /// The processes, as criu sees them.
+    handed: Vec<Pid>,
+    notices: Notices,
 }
 
 impl Dump {
@@ -62,6 +67,8 @@ impl Dump {
             wait_statuses: WaitStatuses::default(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
+            handed: Vec::new(),
+            notices: Notices::default(),
         })
     }
 
@@ -96,6 +103,30 @@ impl Dump {
             .map_err(HookError::from)
     }
 
+    /// Says what can't be kept, or refuses it, as the settings will have it.
+    fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
+        // CRIU hands over parents before their children.
+        let parent = proc::parentage(pid)?.parent;
+        let parent_is_dumped = self.handed.contains(&parent);
+        self.handed.push(pid);
+        for saying in parents::at_dump(pid, &Ties::of(process), parent_is_dumped) {
+            let Saying {
+                notice,
+                what,
+                advice,
+            } = saying;
+            if self.settings.refuse.includes(notice) {
+                let refused = format!("refused, as {REFUSE} lists {notice}. Else: {advice}");
+                return Err(Error::new(what, Cause::Unsupported(refused.into())));
+            }
+            let what = format!(
+                "{what}. What to do: {advice}; or {REFUSE}={notice}, and such a dump fails"
+            );
+            self.notices.say(notice, &what);
+        }
+        Ok(())
+    }
+
     fn try_capture(&mut self, pid: Pid) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         interrupted::shield(&stopped)?;
@@ -106,6 +137,8 @@ impl Dump {
             TakeOut::Never => (capture::process(&stopped)?, false),
             TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
         };
+        // Before anything is taken out.
+        self.say(pid, &state)?;
         self.captured.push(state.ids.innermost());
         if let Some(before) = self.before.get(&pid)
             && before.still(&stopped)?
@@ -259,6 +292,16 @@ impl Dump {
                 }
             }
             return;
+        }
+        let summary = format!(
+            "dump: {} processes captured; not kept: {}",
+            self.written.len(),
+            self.notices
+        );
+        if self.notices.count() == 0 {
+            log::info!("{summary}");
+        } else {
+            log::warn!("{summary}");
         }
         match record::dumped_processes(dir) {
             Ok(dumped) => {

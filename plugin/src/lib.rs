@@ -5,6 +5,8 @@
 #![deny(unsafe_code)]
 
 mod dump;
+mod notices;
+mod parents;
 mod restore;
 mod settings;
 

@@ -2,20 +2,23 @@
 
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, image};
+use criu_signals::images::{Image, Pid, ProcessState, image};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
-use criu_signals::{record, restore::Report};
+use criu_signals::{proc, record, restore::Report, sigstack};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 
 use crate::NAME;
+use crate::notices::{Notice, Notices};
+use crate::parents::Ties;
 use crate::settings::{Policy, Settings};
 
 /// What a restore has looked at so far.
 pub struct Restore {
     host: Host,
     policy: Policy,
+    notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
 }
@@ -38,20 +41,82 @@ impl Restore {
             }
         }
         log::info!("policy={policy}, {} processes to check", left.len());
-        Ok(Restore { host, policy, left })
+        let mut restore = Restore {
+            host,
+            policy,
+            notices: Notices::default(),
+            left,
+        };
+        restore.check_stacks(&settings)?;
+        Ok(restore)
+    }
+
+    /// Before anything is restored: does a signal fit on the alternate stacks, here?
+    fn check_stacks(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
+        let dir = self.host.image_dir()?;
+        let mut fatal = 0;
+        for &innermost in &self.left {
+            let process = match image::open_in(dir, innermost) {
+                Ok(Some(image)) => image.process,
+                // It is an error when its process is to be checked.
+                Ok(None) => continue,
+                Err(e) => {
+                    log::warn!(
+                        "{}: {e}: its stacks are not checked",
+                        image::file_name(innermost)
+                    );
+                    continue;
+                }
+            };
+            for small in sigstack::too_small(&process) {
+                let what = format!("pid {innermost} (in its own namespace): {small}");
+                if small.is_fatal() {
+                    fatal += 1;
+                    self.notices.say(Notice::SmallStack, &what);
+                } else {
+                    log::info!("{what}");
+                }
+            }
+        }
+        if fatal == 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "{fatal} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
+             smaller signal frames",
+            sigstack::here().minimum
+        );
+        let refused = match (self.policy, settings.refuse.includes(Notice::SmallStack)) {
+            (Policy::Strict, _) => "policy=strict",
+            (_, true) => "CRIU_SIGNALS_REFUSE lists altstack",
+            _ => {
+                log::warn!(
+                    "{what}, or change the program; going on (policy={})",
+                    self.policy
+                );
+                return Ok(());
+            }
+        };
+        Err(HookError::new(
+            Errno::ENOMEM,
+            format!("{what}. Nothing is restored ({refused})"),
+        ))
     }
 
     /// Checks one process. An error makes the restore fail: by [`Restore::refuse`] up to CRIU 4.2, which ignores
     /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let verdict = match self.compare(pid) {
-            Ok(report) => {
+            Ok((report, process)) => {
                 for line in record::lines(&report) {
                     match report.verdict() {
                         Verdict::Verified => log::info!("{line}"),
                         Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
                         Verdict::Failed => log::error!("{line}"),
                     }
+                }
+                if let Err(e) = self.say(pid, &process) {
+                    log::warn!("{}", e.during(Phase::Verify, pid));
                 }
                 report.verdict()
             }
@@ -70,7 +135,7 @@ impl Restore {
         Ok(())
     }
 
-    fn compare(&mut self, pid: Pid) -> Result<Report> {
+    fn compare(&mut self, pid: Pid) -> Result<(Report, ProcessState)> {
         let during = |e: Error| e.during(Phase::Verify, pid);
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
         let image = self
@@ -81,7 +146,37 @@ impl Restore {
         } else {
             Mode::Repair
         };
-        check(&stopped, &image.process, mode)
+        Ok((check(&stopped, &image.process, mode)?, image.process))
+    }
+
+    /// Says what this process lives with from now on.
+    fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
+        let parentage = proc::parentage(pid)?;
+        let criu = i32::try_from(std::process::id()).unwrap_or(0);
+        if parentage.parent == Pid(criu)
+            && let Some((signo, _)) = Ties::of(process).death_signal()
+        {
+            let what = format!(
+                "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \
+                 criu's exit sends it: use --restore-sibling as well",
+                process.comm
+            );
+            self.notices.say(Notice::ParentDeathSignal, &what);
+        }
+        if let (Some(was), Some(is)) = (process.exit_signal, parentage.exit_signal)
+            && was != is
+        {
+            let what = format!(
+                "pid {pid} ({}): its exit signal is {is} now, not {was} as before the dump: only clone(2) \
+                 can set that",
+                process.comm
+            );
+            self.notices.say(Notice::ExitSignal, &what);
+        }
+        for small in sigstack::too_small(process).iter().filter(|s| s.is_fatal()) {
+            log::warn!("pid {pid} ({}): restored, but {small}", process.comm);
+        }
+        Ok(())
     }
 
     fn image_of(&mut self, pid: Pid) -> Result<Image> {
@@ -118,6 +213,9 @@ impl Restore {
     pub fn end(self, ret: i32) {
         if ret != 0 {
             return;
+        }
+        if self.notices.count() != 0 {
+            log::warn!("restore: not kept: {}", self.notices);
         }
         for pid in &self.left {
             log::error!(

@@ -4,6 +4,8 @@ use std::fmt;
 
 use criu_signals::custody::Limits;
 
+use crate::notices::Notice;
+
 /// The variable that names the policy.
 const POLICY: &str = "CRIU_SIGNALS_POLICY";
 /// Whether signals may be taken out of a process for the time of a dump.
@@ -12,6 +14,11 @@ const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
 const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
 /// Whether the overruns of pending timers are counted at a dump.
 const OVERRUNS: &str = "CRIU_SIGNALS_TIMER_OVERRUNS";
+
+/// The variable that lists what is refused rather than said, separated by commas: `pdeathsig` and `exit-signal` make
+/// a dump fail, and the tasks run on; `altstack` makes a restore fail before anything is restored, as the policy
+/// `strict` does.
+pub const REFUSE: &str = "CRIU_SIGNALS_REFUSE";
 
 /// What happens to a difference that a restore shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +39,17 @@ impl fmt::Display for Policy {
             Policy::Strict => "strict",
             Policy::Report => "report",
         })
+    }
+}
+
+/// What is refused rather than said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refuse(Vec<Notice>);
+
+impl Refuse {
+    /// Is it?
+    pub fn includes(&self, notice: Notice) -> bool {
+        self.0.contains(&notice)
     }
 }
 
@@ -58,10 +76,12 @@ impl fmt::Display for TakeOut {
 }
 
 /// All settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// See [`Policy`].
     pub policy: Policy,
+    /// See [`REFUSE`].
+    pub refuse: Refuse,
     /// See [`TakeOut`].
     pub take_out: TakeOut,
     /// From where on they are.
@@ -71,7 +91,7 @@ pub struct Settings {
     pub count_overruns: bool,
 }
 
-/// A setting that says nothing this plugin knows. Taking it for the default could let a restore pass that was to be
+/// A setting that says nothing this plugin knows. Taking it for the default could let a run pass that was to be
 /// refused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownSetting {
@@ -123,6 +143,7 @@ impl Settings {
             )?,
             limits: Limits { deep, ..default },
             count_overruns: one_of(OVERRUNS, &variable, &["leave", "count"])? == "count",
+            refuse: refuse(variable(REFUSE).as_deref())?,
         })
     }
 }
@@ -151,6 +172,26 @@ fn one_of<T: Copy + fmt::Display>(
         })
 }
 
+fn refuse(value: Option<&str>) -> Result<Refuse, UnknownSetting> {
+    let words = value.unwrap_or_default().split(',').map(str::trim);
+    let notice = |word: &str| {
+        let known = Notice::ALL.into_iter().find(|n| n.to_string() == word);
+        known.ok_or_else(|| UnknownSetting {
+            variable: REFUSE,
+            value: value.unwrap_or_default().to_owned(),
+            accepted: format!(
+                "a list, with commas, of {}",
+                Notice::ALL.map(|n| n.to_string()).join(", ")
+            ),
+        })
+    };
+    words
+        .filter(|word| !word.is_empty())
+        .map(notice)
+        .collect::<Result<_, _>>()
+        .map(Refuse)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +206,21 @@ mod tests {
         assert_eq!(
             Settings::from(|_| Some(String::new())),
             Ok(Settings::default())
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        assert_eq!(refuse(None), Ok(Refuse::default()));
+        assert_eq!(refuse(Some("")), Ok(Refuse::default()));
+        let both = refuse(Some("pdeathsig, exit-signal")).unwrap();
+        assert!(both.includes(Notice::ParentDeathSignal) && both.includes(Notice::ExitSignal));
+        assert!(!both.includes(Notice::SmallStack));
+        let e = refuse(Some("pdeathsig,exitsignal")).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
+             altstack"
         );
     }
 

@@ -1,11 +1,15 @@
-//! What depends on the architecture: registers, the code that runs inside a tracee, system call numbers.
-//! Everything else in this crate is the same everywhere. A new architecture is one file here that offers what
-//! `x86_64` offers.
+//! What depends on the architecture: registers, the code that runs inside a tracee, system call numbers, the size of
+//! signal frames. Everything else in this crate is the same everywhere. A new architecture is files here that offer
+//! what those of x86_64 offer.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
+mod x86_64_frame;
+#[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64_frame::*;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("criu-signals knows x86_64 only; another architecture needs a file in src/arch/");

@@ -1,6 +1,8 @@
 //! x86_64: registers, and the stub that runs inside a tracee.
 #![allow(unsafe_code)]
 
+use std::time::SystemTime;
+
 use criu_signals_images::{Arch, InterruptedCall, RestartCode, SigNo, SigSet};
 
 /// The architecture that images are marked with.
@@ -18,6 +20,15 @@ const ERESTART_RESTARTBLOCK: i64 = 516;
 
 /// restart_syscall(2) in the 32-bit table; `libc::SYS_restart_syscall` is that of the 64-bit one.
 const SYS32_RESTART_SYSCALL: u64 = 0;
+/// mmap2(2) in the 32-bit table, where the offset counts pages (arch/x86/entry/syscalls/syscall_32.tbl).
+pub const SYS32_MMAP2: i64 = 192;
+/// rt_sigaction(2) in the 32-bit table.
+pub const SYS32_RT_SIGACTION: i64 = 174;
+
+/// How much scratch memory is mapped for a visit, in bytes.
+pub const SCRATCH_LEN: usize = 256 * 1024;
+/// In r15 where there is none: an address that munmap refuses.
+const NO_SCRATCH: u64 = u64::MAX;
 
 /// Code segment selectors of user space (arch/x86/include/asm/segment.h: `__USER_CS`, `__USER32_CS`).
 const USER_CS: u64 = 0x33;
@@ -41,6 +52,34 @@ impl Registers {
     /// Does the thread execute 32-bit code?
     pub fn is_compat(&self) -> bool {
         self.0.cs == USER32_CS
+    }
+
+    /// These registers as a thread can be given them back after it has run something else.
+    ///
+    /// The kernel knows an interrupted system call of a 32-bit task by a flag, TS_COMPAT or TS_I386_REGS_POKED, and
+    /// sign-extends eax only where one is set (syscall_get_error, arch/x86/include/asm/syscall.h). Both are gone once
+    /// the thread has been to user space, so eax is extended here; the task itself sees the low half only.
+    #[must_use]
+    pub fn to_give_back(&self) -> Registers {
+        let mut r = *self;
+        if let Some((_, result)) = self.call()
+            && self.is_compat()
+        {
+            r.0.rax = result.cast_unsigned();
+        }
+        r
+    }
+
+    /// These registers, with the scratch memory that the stub takes away if nobody takes over.
+    #[must_use]
+    pub fn holding(mut self, scratch: Option<u64>) -> Registers {
+        self.0.r15 = scratch.unwrap_or(NO_SCRATCH);
+        self
+    }
+
+    /// What the `map` entry has got from the kernel: an address, or a negated errno.
+    pub fn mapped(&self) -> i64 {
+        self.0.r15.cast_signed()
     }
 
     /// The result of the system call that has just ended.
@@ -113,6 +152,15 @@ impl Registers {
         r
     }
 
+    /// As [`for_syscall`](Registers::for_syscall), for a call of the 32-bit table, made by int 0x80.
+    #[must_use]
+    pub fn for_compat_syscall(&self, entry: u64, nr: i64, args: [u64; 6]) -> Registers {
+        let mut r = self.at(entry);
+        r.0.rax = nr.cast_unsigned();
+        [r.0.rbx, r.0.rcx, r.0.rdx, r.0.rsi, r.0.rdi, r.0.rbp] = args;
+        r
+    }
+
     /// These registers, changed so that the thread runs the batch loop at `entry` over the table `[start, end)`.
     #[must_use]
     pub fn for_batch(&self, entry: u64, start: u64, end: u64) -> Registers {
@@ -127,6 +175,7 @@ impl Registers {
         r.0.rip = entry;
         // Not in a system call: otherwise the kernel would take rax for an interrupted one's and step back.
         r.0.orig_rax = u64::MAX;
+        r.0.r15 = NO_SCRATCH;
         r.0.cs = USER_CS;
         // The direction flag must be clear for nobody here, but a set trap flag would stop every instruction.
         r.0.eflags &= !0x100;
@@ -254,17 +303,22 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
 // pointer, and its data is read only by it: the tracer writes code and data together into a place that the
 // program can execute but need not be able to write (`tracee::cave`).
 //
-// Three entries:
-//   map     one system call that maps the scratch memory: its result is what is unmapped if nobody takes over
+// Four entries, the first two of them in two forms:
+//   map     one system call that maps the scratch memory, whose address is in r15 from then on
 //   single  one system call
 //   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
+//   unmap   takes away the scratch memory
+//
+// The second form, and a row of the table whose number has the highest bit set, make a call of the 32-bit table by
+// int 0x80. The stub itself is 64-bit code in every task, but the kernel marks a disposition with SA_IA32_ABI, and
+// so gives its handler a 32-bit frame, by the call that has set it (sigaction_compat_abi, arch/x86/kernel/).
 //
 // In the ordinary course the tracer stops the thread behind each of them and sets its registers. What follows
 // each entry runs only if the tracer is gone: the thread then undoes what the batch did, takes away the scratch
-// memory, puts back its signal mask and registers, and goes on in the program as if nothing had been. So there is no instant at
-// which a dead tracer leaves a broken thread.
+// memory, puts back its signal mask and registers, and goes on in the program as if nothing had been. So there is
+// no instant at which a dead tracer leaves a broken thread, or memory that the program has not asked for.
 //
-// How the batch tells the tracer that it is through: it sends itself the marker, a signal that the process
+// How all but single tell the tracer that they are through: the thread sends itself the marker, a signal that the process
 // ignores. Ignored signals stop a traced thread all the same, before anything is delivered
 // (kernel/signal.c, sig_ignored), and do nothing at all to one that is not traced. So that there is one stop
 // for the whole table, no trap instruction whose SIGTRAP would outlive the tracer, and nobody has to poll.
@@ -272,14 +326,30 @@ core::arch::global_asm!(
     ".pushsection .rodata.criu_signals_stub, \"a\", @progbits",
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
+    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
     ".globl criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
+    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
     ".hidden criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
+    "criu_signals_stub_map_compat:",
+    "    int 0x80",
+    "    jmp 2f",
     "criu_signals_stub_map:",
     "    syscall",
-    "    mov rdi, rax", // an error as an address: munmap refuses it
-    "    jmp 6f",
+    "2:",
+    "    mov r15, rax", // an error as an address: munmap refuses it
+    "    jmp 4f",
+    "criu_signals_stub_unmap:",
+    "    mov rdi, r15",
+    "    mov esi, {scratch_len}",
+    "    mov eax, {munmap}",
+    "    syscall",
+    "    or r15, -1", // not twice: by then it could be somebody else's
+    "    jmp 4f",
+    "criu_signals_stub_single_compat:",
+    "    int 0x80",
+    "    jmp 5f",
     "criu_signals_stub_single:",
     "    syscall",
     "    jmp 5f",
@@ -287,6 +357,8 @@ core::arch::global_asm!(
     "    cmp r12, r13",
     "    jae 4f",
     "    mov rax, [r12]",
+    "    btr rax, {compat_bit}",
+    "    jc 3f",
     "    mov rdi, [r12 + 8]",
     "    mov rsi, [r12 + 16]",
     "    mov rdx, [r12 + 24]",
@@ -294,9 +366,19 @@ core::arch::global_asm!(
     "    mov r8, [r12 + 40]",
     "    mov r9, [r12 + 48]",
     "    syscall",
+    "2:",
     "    mov [r12 + 56], rax",
     "    add r12, 64",
     "    jmp criu_signals_stub_batch",
+    "3:",
+    "    mov ebx, [r12 + 8]",
+    "    mov ecx, [r12 + 16]",
+    "    mov edx, [r12 + 24]",
+    "    mov esi, [r12 + 32]",
+    "    mov edi, [r12 + 40]",
+    "    mov ebp, [r12 + 48]",
+    "    int 0x80",
+    "    jmp 2b",
     "4:",
     "    mov eax, {gettid}",
     "    syscall",
@@ -321,10 +403,9 @@ core::arch::global_asm!(
     "    add r12, 64",
     "    jmp 3b",
     "2:",
-    "    mov rdi, [rip + criu_signals_stub_data + {scratch}]",
-    "6:",
-    "    mov rsi, [rip + criu_signals_stub_data + {scratch_len}]",
-    "    mov eax, {munmap}", // of nothing where there is no scratch memory: EINVAL
+    "    mov rdi, r15",
+    "    mov esi, {scratch_len}",
+    "    mov eax, {munmap}",
     "    syscall",
     "    mov eax, {rt_sigprocmask}",
     "    mov edi, {sig_setmask}",
@@ -332,8 +413,11 @@ core::arch::global_asm!(
     "    xor edx, edx",
     "    mov r10d, 8",
     "    syscall",
+    // Here handlers have run for whatever has arrived. A 32-bit one does not keep r8 to r15 on every kernel.
+    // r13 points into the data, so that what follows has short offsets: room is scarce.
+    "    lea r13, [rip + criu_signals_stub_data + {bias}]",
     // Flags without a stack: the direction, the overflow by an addition that has one, the others by sahf.
-    "    mov rax, [rip + criu_signals_stub_data + {flags}]",
+    "    mov rax, [r13 + {flags} - {bias}]",
     "    cld",
     "    bt eax, 10",
     "    jnc 7f",
@@ -350,17 +434,20 @@ core::arch::global_asm!(
     "    mov ah, al",
     "    sahf",
     // mov leaves the flags alone. Registers that none of this touches are still the program's.
-    "    mov rdi, [rip + criu_signals_stub_data + {rdi}]",
-    "    mov rsi, [rip + criu_signals_stub_data + {rsi}]",
-    "    mov rdx, [rip + criu_signals_stub_data + {rdx}]",
-    "    mov rcx, [rip + criu_signals_stub_data + {rcx}]",
-    "    mov r8, [rip + criu_signals_stub_data + {r8}]",
-    "    mov r9, [rip + criu_signals_stub_data + {r9}]",
-    "    mov r10, [rip + criu_signals_stub_data + {r10}]",
-    "    mov r11, [rip + criu_signals_stub_data + {r11}]",
-    "    mov r12, [rip + criu_signals_stub_data + {r12}]",
-    "    mov r13, [rip + criu_signals_stub_data + {r13}]",
-    "    mov rax, [rip + criu_signals_stub_data + {rax}]",
+    "    mov rbx, [r13 + {rbx} - {bias}]",
+    "    mov rbp, [r13 + {rbp} - {bias}]",
+    "    mov rdi, [r13 + {rdi} - {bias}]",
+    "    mov rsi, [r13 + {rsi} - {bias}]",
+    "    mov rdx, [r13 + {rdx} - {bias}]",
+    "    mov rcx, [r13 + {rcx} - {bias}]",
+    "    mov r8, [r13 + {r8} - {bias}]",
+    "    mov r9, [r13 + {r9} - {bias}]",
+    "    mov r10, [r13 + {r10} - {bias}]",
+    "    mov r11, [r13 + {r11} - {bias}]",
+    "    mov r12, [r13 + {r12} - {bias}]",
+    "    mov r15, [r13 + {r15} - {bias}]",
+    "    mov rax, [r13 + {rax} - {bias}]",
+    "    mov r13, [r13 + {r13} - {bias}]",
     "    jmp qword ptr [rip + criu_signals_stub_data + {exit}]",
     "criu_signals_stub_far:", // back into 32-bit code: offset and selector together
     "    jmp fword ptr [rip + criu_signals_stub_data + {far}]",
@@ -369,18 +456,21 @@ core::arch::global_asm!(
     "    .skip {data_len}",
     "criu_signals_stub_end:",
     ".popsection",
+    compat_bit = const BATCH_COMPAT_BIT,
     gettid = const libc::SYS_gettid,
     tkill = const libc::SYS_tkill,
     munmap = const libc::SYS_munmap,
     rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     sig_setmask = const libc::SIG_SETMASK,
+    bias = const 64,
+    scratch_len = const SCRATCH_LEN,
     undo = const core::mem::offset_of!(StubData, undo),
     undo_end = const core::mem::offset_of!(StubData, undo_end),
-    scratch = const core::mem::offset_of!(StubData, scratch),
-    scratch_len = const core::mem::offset_of!(StubData, scratch_len),
     mask = const core::mem::offset_of!(StubData, mask),
     marker = const core::mem::offset_of!(StubData, marker),
     flags = const core::mem::offset_of!(StubData, flags),
+    rbx = const core::mem::offset_of!(StubData, rbx),
+    rbp = const core::mem::offset_of!(StubData, rbp),
     rdi = const core::mem::offset_of!(StubData, rdi),
     rsi = const core::mem::offset_of!(StubData, rsi),
     rdx = const core::mem::offset_of!(StubData, rdx),
@@ -391,6 +481,7 @@ core::arch::global_asm!(
     r11 = const core::mem::offset_of!(StubData, r11),
     r12 = const core::mem::offset_of!(StubData, r12),
     r13 = const core::mem::offset_of!(StubData, r13),
+    r15 = const core::mem::offset_of!(StubData, r15),
     rax = const core::mem::offset_of!(StubData, rax),
     exit = const core::mem::offset_of!(StubData, exit),
     far = const core::mem::offset_of!(StubData, far),
@@ -401,6 +492,9 @@ unsafe extern "C" {
     static criu_signals_stub_start: u8;
     static criu_signals_stub_map: u8;
     static criu_signals_stub_single: u8;
+    static criu_signals_stub_map_compat: u8;
+    static criu_signals_stub_single_compat: u8;
+    static criu_signals_stub_unmap: u8;
     static criu_signals_stub_batch: u8;
     static criu_signals_stub_batch_end: u8;
     static criu_signals_stub_far: u8;
@@ -412,13 +506,15 @@ unsafe extern "C" {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct StubData {
+    /// When it was made, in nanoseconds since 1970: tells which of those that dead tracers have left is the oldest.
+    made: u64,
     undo: u64,
     undo_end: u64,
-    scratch: u64,
-    scratch_len: u64,
     mask: u64,
     marker: u64,
     flags: u64,
+    rbx: u64,
+    rbp: u64,
     rdi: u64,
     rsi: u64,
     rdx: u64,
@@ -429,6 +525,7 @@ struct StubData {
     r11: u64,
     r12: u64,
     r13: u64,
+    r15: u64,
     rax: u64,
     exit: u64,
     far: u64,
@@ -441,6 +538,8 @@ pub const STUB_ALIGN: usize = 16;
 pub const BATCH_ROW: usize = 64;
 /// Offset of the result in a row.
 pub const BATCH_RESULT: usize = 56;
+/// The bit of a row's number that asks for the 32-bit table.
+pub const BATCH_COMPAT_BIT: u32 = 63;
 
 /// The stub for one thread at one address, ready to be written there.
 #[derive(Clone, Debug)]
@@ -455,18 +554,16 @@ impl Stub {
         offset_of(&raw const criu_signals_stub_end)
     }
 
-    /// Where in `page` a stub stands, if one does: left behind by a tracer that died.
-    pub fn find(page: &[u8]) -> Option<usize> {
-        let code = &template()[..offset_of(&raw const criu_signals_stub_data)];
-        page.windows(code.len())
-            .step_by(STUB_ALIGN)
-            .position(|window| window == code)
-            .map(|n| n * STUB_ALIGN)
-    }
-
     /// The stub at `base` for a thread that was found with `registers`, goes on at `resume_ip` where that
-    /// differs from what they say, and gets back the mask `mask`.
-    pub fn new(base: u64, registers: &Registers, resume_ip: Option<u64>, mask: SigSet) -> Stub {
+    /// differs from what they say, and gets back the mask `mask`. `marker` is the signal with which the stub says
+    /// that it is through; without one only the `single` entries are of use.
+    pub fn new(
+        base: u64,
+        registers: &Registers,
+        resume_ip: Option<u64>,
+        mask: SigSet,
+        marker: Option<SigNo>,
+    ) -> Stub {
         let r = &registers.0;
         let (ip, rax) = match resume_ip {
             Some(ip) => (ip, r.rax),
@@ -480,14 +577,16 @@ impl Stub {
         } else {
             (ip, 0)
         };
+        let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let data = StubData {
+            made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
             undo: 0,
             undo_end: 0,
-            scratch: 0,
-            scratch_len: 0,
             mask: mask.bits(),
-            marker: 0,
+            marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
             flags: r.eflags,
+            rbx: r.rbx,
+            rbp: r.rbp,
             rdi: r.rdi,
             rsi: r.rsi,
             rdx: r.rdx,
@@ -498,6 +597,7 @@ impl Stub {
             r11: r.r11,
             r12: r.r12,
             r13: r.r13,
+            r15: r.r15,
             rax,
             exit,
             far,
@@ -505,23 +605,12 @@ impl Stub {
         Stub { base, data }
     }
 
-    /// Names the scratch memory that the thread takes away if nobody takes over; a length alone is for the
-    /// `map` entry, which knows the address from its own result.
-    pub fn set_scratch(&mut self, address: u64, len: u64) {
-        self.data.scratch = address;
-        self.data.scratch_len = len;
-    }
-
     /// Names the table `[start, end)` that undoes what the batch does, for the case that nobody takes over.
-    /// Its rows have four arguments.
-    pub fn set_undo(&mut self, start: u64, end: u64) {
-        self.data.undo = start;
-        self.data.undo_end = end;
-    }
-
-    /// The signal with which the batch says that it is through.
-    pub fn set_marker(&mut self, marker: SigNo) {
-        self.data.marker = u64::try_from(marker.get()).unwrap_or(0);
+    /// Its rows have four arguments. Returns whether that is another than before.
+    pub fn set_undo(&mut self, start: u64, end: u64) -> bool {
+        let before = (self.data.undo, self.data.undo_end);
+        [self.data.undo, self.data.undo_end] = [start, end];
+        before != (start, end)
     }
 
     /// Where a system call that maps the scratch memory is made.
@@ -534,14 +623,42 @@ impl Stub {
         self.base + offset_of(&raw const criu_signals_stub_single) as u64
     }
 
+    /// Where a call of the 32-bit table that maps the scratch memory is made.
+    pub fn map_compat_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_map_compat) as u64
+    }
+
+    /// Where a single call of the 32-bit table is made.
+    pub fn single_compat_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_single_compat) as u64
+    }
+
     /// Where the batch begins.
     pub fn batch_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_batch) as u64
     }
 
+    /// Where the scratch memory is taken away.
+    pub fn unmap_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_unmap) as u64
+    }
+
     /// Where a thread stands when the marker stops it.
     pub fn batch_end(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_batch_end) as u64
+    }
+
+    /// The code alone: the same in every process, so that what a dead tracer has left can be recognised.
+    pub fn code() -> &'static [u8] {
+        &template()[..offset_of(&raw const criu_signals_stub_data)]
+    }
+
+    /// When the stub in `bytes` was made; `None` if they do not begin with one.
+    pub fn made(bytes: &[u8]) -> Option<u64> {
+        let data = bytes.strip_prefix(Stub::code())?;
+        data.get(core::mem::offset_of!(StubData, made)..)?
+            .first_chunk()
+            .map(|made| u64::from_le_bytes(*made))
     }
 
     /// Code and data.
@@ -561,8 +678,8 @@ impl Stub {
 }
 
 fn template() -> &'static [u8] {
-    // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm above; it
-    // is initialised and never changes.
+    // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm
+    // above; it is initialised and never changes.
     unsafe { core::slice::from_raw_parts(&raw const criu_signals_stub_start, Stub::len()) }
 }
 
@@ -581,6 +698,16 @@ mod tests {
         r.cs = USER_CS;
         r.orig_rax = u64::MAX;
         Registers(r)
+    }
+
+    #[test]
+    fn a_stub_is_recognised() {
+        let bytes = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
+        let later = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
+        let made = Stub::made(&bytes).unwrap();
+        assert!(made != 0 && Stub::made(&later).unwrap() >= made);
+        assert_eq!(Stub::made(&bytes[1..]), None);
+        assert_eq!(Stub::made(Stub::code()), None, "cut off");
     }
 
     #[test]
@@ -637,6 +764,26 @@ mod tests {
         assert_eq!(r.call(), Some((162, -516)));
         r.0.orig_rax = 0xffff_ffff;
         assert_eq!(r.call(), None);
+    }
+
+    #[test]
+    fn a_32_bit_call_is_known_by_the_low_half() {
+        let mut r = registers();
+        r.0.cs = USER32_CS;
+        r.0.orig_rax = 29; // pause in the 32-bit table
+        // As PTRACE_SETREGSET with 32-bit registers leaves it.
+        r.0.rax = 0xffff_fe00;
+        assert_eq!(r.restarted(), (0x40_1000, 29));
+        assert_eq!(r.to_give_back().0.rax, (-512i64).cast_unsigned());
+        r.0.rax = (-516i64).cast_unsigned() & 0xffff_ffff;
+        assert_eq!(r.restarted(), (0x40_1000, SYS32_RESTART_SYSCALL));
+        r.0.orig_rax = u64::MAX;
+        assert_eq!(r.to_give_back(), r, "outside of a call nothing is changed");
+        let mut native = registers();
+        native.0.orig_rax = 34;
+        native.0.rax = 0xffff_fe00;
+        assert_eq!(native.to_give_back(), native);
+        assert_eq!(native.restarted(), (0x40_1002, 0xffff_fe00));
     }
 
     #[test]

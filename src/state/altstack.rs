@@ -1,10 +1,14 @@
 //! The alternate signal stack: sigaltstack(2), which only the thread itself can call.
+//!
+//! By the 64-bit call in 32-bit tasks, too: both end in do_sigaltstack (kernel/signal.c) with the same least size
+//! (COMPAT_MINSIGSTKSZ is MINSIGSTKSZ on x86), the same flags and the thread's own stack pointer, and leave no mark
+//! that tells them apart.
 
 use criu_signals_images::AltStack;
 
 use super::{Kind, Site};
 use crate::error::{Cause, Error, Result};
-use crate::tracee::Call;
+use crate::tracee::{Call, Outcome};
 
 /// `sizeof(stack_t)`: pointer, int, padding, size.
 const STACK_T_SIZE: usize = 24;
@@ -14,15 +18,16 @@ const SS_ONSTACK: u32 = 1;
 #[derive(Debug)]
 pub enum AlternateStack {}
 
-impl Kind for AlternateStack {
-    const NAME: &'static str = "alternate stack";
-    type State = AltStack;
-
-    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<AltStack> {
-        let call = Call::new(libc::SYS_sigaltstack, "sigaltstack(read)")
+impl AlternateStack {
+    /// The call that reads it.
+    pub(crate) fn read() -> Call {
+        Call::new(libc::SYS_sigaltstack, "sigaltstack(read)")
             .value(0)
-            .output(STACK_T_SIZE);
-        let [outcome] = one(site.injector.run(site.tid, &[call])?)?;
+            .output(STACK_T_SIZE)
+    }
+
+    /// What that call said.
+    pub(crate) fn from_outcome(outcome: &Outcome) -> Result<AltStack> {
         outcome.check()?;
         outcome
             .output
@@ -36,25 +41,27 @@ impl Kind for AlternateStack {
                 )
             })
     }
+}
+
+impl Kind for AlternateStack {
+    const NAME: &'static str = "alternate stack";
+    type State = AltStack;
+
+    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<AltStack> {
+        let outcomes = site.injector.run(site.tid, &[Self::read()])?;
+        let [outcome] = super::exactly(outcomes)?;
+        Self::from_outcome(&outcome)
+    }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &AltStack) -> Result<()> {
         let call = Call::new(libc::SYS_sigaltstack, format!("sigaltstack({wanted})"))
             .input(to_stack_t(wanted))
             .value(0);
-        let [outcome] = one(site.injector.run(site.tid, &[call])?)?;
+        let [outcome] = super::exactly(site.injector.run(site.tid, &[call])?)?;
         // ENOMEM: the stack is too small for this machine's signal frame, which rt_sigreturn does not say
         // (arch/x86/kernel/signal.c, sigaltstack_size_valid).
         outcome.check().map(drop)
     }
-}
-
-fn one<T>(outcomes: Vec<T>) -> Result<[T; 1]> {
-    outcomes.try_into().map_err(|_| {
-        Error::new(
-            "batch",
-            Cause::Unexpected("outcomes and calls differ".into()),
-        )
-    })
 }
 
 fn from_stack_t(bytes: &[u8; STACK_T_SIZE]) -> AltStack {

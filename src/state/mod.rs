@@ -7,6 +7,7 @@ pub mod interrupted;
 mod limits;
 mod mask;
 pub mod overruns;
+mod parent_death;
 pub mod queues;
 mod run_state;
 pub mod timers;
@@ -16,6 +17,7 @@ pub use dispositions::SignalDispositions;
 pub use interrupted::InterruptedSystemCall;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
+pub use parent_death::ParentDeathSignal;
 pub use queues::{PrivateQueue, Queue, SharedQueue};
 pub use run_state::GroupStop;
 pub use timers::PosixTimers;
@@ -68,6 +70,16 @@ pub trait Kind {
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
         Ok(Self::capture(site)? == *wanted)
     }
+}
+
+/// As many outcomes as there were calls.
+pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
+    outcomes.try_into().map_err(|_| {
+        Error::new(
+            "batch",
+            Cause::Unexpected("outcomes and calls differ".into()),
+        )
+    })
 }
 
 /// Puts `wanted` back unless it is there already, and reads it back: a system call that returns 0 is no proof

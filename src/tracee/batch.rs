@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use nix::errno::Errno;
 
 use super::memory::RemoteAddr;
-use crate::arch::{BATCH_RESULT, BATCH_ROW};
-use crate::error::{Error, Result};
+use crate::arch::{BATCH_COMPAT_BIT, BATCH_RESULT, BATCH_ROW};
+use crate::error::{Cause, Error, Result};
 
 /// Buffers are aligned for any kernel structure.
 const ALIGN: usize = 16;
@@ -26,6 +26,7 @@ enum Arg {
 #[derive(Clone, Debug)]
 pub struct Call {
     nr: i64,
+    compat: bool,
     name: Cow<'static, str>,
     args: Vec<Arg>,
     undo: Option<Undo>,
@@ -46,9 +47,19 @@ impl Call {
     pub fn new(nr: i64, name: impl Into<Cow<'static, str>>) -> Call {
         Call {
             nr,
+            compat: false,
             name: name.into(),
             args: Vec::with_capacity(6),
             undo: None,
+        }
+    }
+
+    /// System call number `nr` of the 32-bit table, made as a 32-bit program makes it. For 32-bit tasks: structures
+    /// have their 32-bit layout, and the kernel takes the low halves of the arguments only.
+    pub fn compat(nr: i64, name: impl Into<Cow<'static, str>>) -> Call {
+        Call {
+            compat: true,
+            ..Call::new(nr, name)
         }
     }
 
@@ -88,6 +99,16 @@ impl Call {
     /// The system call's number.
     pub(super) fn nr(&self) -> i64 {
         self.nr
+    }
+
+    /// Is it one of the 32-bit table?
+    pub(super) fn is_compat(&self) -> bool {
+        self.compat
+    }
+
+    /// The number as the loop takes it.
+    fn row_nr(&self) -> u64 {
+        self.nr.cast_unsigned() | u64::from(self.compat) << BATCH_COMPAT_BIT
     }
 
     fn size(&self) -> usize {
@@ -185,9 +206,15 @@ impl<'a> Layout<'a> {
                     }
                 }
                 *value = base.offset(at).0;
+                if call.compat && u32::try_from(*value).is_err() {
+                    return Err(Error::new(
+                        call.name.clone(),
+                        Cause::Unexpected(format!("scratch memory at {value:#x}, out of reach")),
+                    ));
+                }
                 bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
             }
-            let words = std::iter::once(call.nr.cast_unsigned()).chain(values);
+            let words = std::iter::once(call.row_nr()).chain(values);
             for (slot, word) in bytes[row * BATCH_ROW..].chunks_exact_mut(8).zip(words) {
                 slot.copy_from_slice(&word.to_le_bytes());
             }
@@ -321,6 +348,16 @@ mod tests {
                 .to_string()
                 .starts_with("rt_sigaction: EINVAL")
         );
+    }
+
+    #[test]
+    fn calls_of_the_32_bit_table() {
+        let calls = [Call::compat(174, "rt_sigaction").value(1).output(20)];
+        let (layout, _) = Layout::new(&calls, BASE, 4096).unwrap();
+        assert_eq!(word(layout.bytes(), 0), 1 << 63 | 174);
+        assert_eq!(word(layout.bytes(), 16), BASE.0 + 64);
+        let e = Layout::new(&calls, RemoteAddr(1 << 32), 4096).unwrap_err();
+        assert!(e.to_string().starts_with("rt_sigaction: "), "{e}");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! becomes the process's own copy. Nothing has to be mapped first, and no byte of the program's own is replaced,
 //! not even for an instant: the code can stay where it is if the tracer dies.
 
-use criu_signals_images::Pid;
+use criu_signals_images::{Pid, Tid};
+use nix::errno::Errno;
 
 use super::memory::{Memory, RemoteAddr};
 use crate::arch::{STUB_ALIGN, Stub};
@@ -13,7 +14,7 @@ use crate::error::{Cause, Error, Result};
 use crate::proc::{self, Mapping};
 
 /// The last bytes in use may be zeros themselves: kept clear of.
-const MARGIN: u64 = 32;
+const MARGIN: usize = 32;
 /// What is looked at behind a mapping's last used byte.
 const PAGE: u64 = 4096;
 
@@ -21,25 +22,66 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Cave {
     at: RemoteAddr,
+    /// What is there: zeros, or the stub of a tracer that died.
+    before: Vec<u8>,
     dirty: bool,
 }
 
 impl Cave {
-    /// Looks for room. Changes nothing.
-    pub fn find(pid: Pid, memory: &Memory) -> Result<Cave> {
+    /// Looks for room. Changes nothing. `threads` are all threads of the process, each with where it stands.
+    ///
+    /// A tracer that died has left its stub behind. Its place is used again when there is no other, or a few such
+    /// deaths would use up all room: the oldest one's, because a handler that began to run in a stub returns into it
+    /// however long it takes. For the same reason what was there is put back.
+    ///
+    /// # Errors
+    /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself.
+    pub fn find(pid: Pid, memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
         let mut mappings = proc::code_mappings(pid)?;
         mappings.sort_by_key(|m| !m.vdso);
+        let mut room = None;
+        let mut left_behind = Vec::new();
         for mapping in &mappings {
-            if let Some(at) = room_at_end(memory, mapping)? {
-                return Ok(Cave { at, dirty: false });
+            let Some((start, page)) = last_page(memory, mapping)? else {
+                continue;
+            };
+            for at in stubs_in(&page) {
+                let made = Stub::made(&page[at..]);
+                let before = page[at..at + Stub::len()].to_vec();
+                left_behind.push((made, RemoteAddr(start).offset(at), before));
+            }
+            if room.is_none() {
+                room = room_in(&page).map(|at| RemoteAddr(start).offset(at));
             }
         }
-        Err(Error::new(
-            "look for room for the injected code",
-            Cause::Unsupported(
-                format!("no executable mapping ends in {} unused bytes", Stub::len()).into(),
-            ),
-        ))
+        for (_, at, _) in &left_behind {
+            let stub = at.0..at.0 + Stub::len() as u64;
+            if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {
+                return Err(Error::os(
+                    "a tracer died a moment ago, and the thread is not yet back in the program",
+                    Errno::EAGAIN,
+                )
+                .in_thread(*tid));
+            }
+        }
+        let fresh = room.map(|at| (at, vec![0; Stub::len()]));
+        let oldest = || {
+            let oldest = left_behind.into_iter().min_by_key(|(made, ..)| *made);
+            oldest.map(|(_, at, before)| (at, before))
+        };
+        let (at, before) = fresh.or_else(oldest).ok_or_else(|| {
+            Error::new(
+                "look for room for the injected code",
+                Cause::Unsupported(
+                    format!("no executable mapping ends in {} unused bytes", Stub::len()).into(),
+                ),
+            )
+        })?;
+        Ok(Cave {
+            at,
+            before,
+            dirty: false,
+        })
     }
 
     /// Where the stub goes.
@@ -53,49 +95,89 @@ impl Cave {
         memory.write(self.at, &stub.to_bytes())
     }
 
-    /// Puts back the zeros.
+    /// Puts back what was there.
     pub fn clear(&mut self, memory: &Memory) -> Result<()> {
         if self.dirty {
-            memory.write(self.at, &vec![0; Stub::len()])?;
+            memory.write(self.at, &self.before)?;
             self.dirty = false;
         }
         Ok(())
     }
 }
 
-/// The address of a run of zeros at the end of the mapping that takes the stub.
-fn room_at_end(memory: &Memory, mapping: &Mapping) -> Result<Option<RemoteAddr>> {
-    let need = Stub::len() as u64;
-    let page_start = mapping.end.saturating_sub(PAGE).max(mapping.start);
-    let mut page = vec![0; usize::try_from(mapping.end - page_start).unwrap_or(0)];
-    match memory.read(RemoteAddr(page_start), &mut page) {
-        Ok(()) => {}
-        Err(e) if e.is_died() => return Err(e),
+/// The last page of a mapping, and where it is. `None` where it can't be read.
+fn last_page(memory: &Memory, mapping: &Mapping) -> Result<Option<(u64, Vec<u8>)>> {
+    let start = mapping.end.saturating_sub(PAGE).max(mapping.start);
+    let mut page = vec![0; usize::try_from(mapping.end - start).unwrap_or(0)];
+    match memory.read(RemoteAddr(start), &mut page) {
+        Ok(()) => Ok(Some((start, page))),
+        Err(e) if e.is_died() => Err(e),
         // A page behind the end of its file: no room there.
-        Err(_) => return Ok(None),
+        Err(_) => Ok(None),
     }
-    // A stub that somebody left who died: no thread is in it, or the process would not count as stopped.
-    if let Some(at) = Stub::find(&page) {
-        return Ok(Some(RemoteAddr(page_start + at as u64)));
-    }
-    let used = page
-        .iter()
-        .rposition(|&b| b != 0)
-        .map_or(0, |last| last + 1);
-    let at = (page_start + used as u64 + MARGIN).next_multiple_of(STUB_ALIGN as u64);
-    Ok((at + need <= mapping.end).then_some(RemoteAddr(at)))
+}
+
+/// Where stubs like ours are in a page.
+fn stubs_in(page: &[u8]) -> impl Iterator<Item = usize> {
+    (0..page.len())
+        .step_by(STUB_ALIGN)
+        .filter(|&at| page.len() - at >= Stub::len() && page[at..].starts_with(Stub::code()))
 }
 
 /// Is a thread at `ip` on its way out of a stub whose tracer has died? It then still undoes what was done.
 pub(super) fn is_in_stub(memory: &Memory, ip: u64) -> Result<bool> {
     let start = ip - ip % PAGE;
-    let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
-    match memory.read(RemoteAddr(start), &mut page) {
-        Ok(()) => {}
-        Err(e) if e.is_died() => return Err(e),
+    let mapping = Mapping {
+        start,
+        end: start + PAGE,
+        vdso: false,
+    };
+    let Some((_, page)) = last_page(memory, &mapping)? else {
         // It executes what nobody may read.
-        Err(_) => return Ok(false),
+        return Ok(false);
+    };
+    Ok(stubs_in(&page).any(|at| (ip - start).wrapping_sub(at as u64) < Stub::len() as u64))
+}
+
+/// Where a run of zeros begins that goes on to the end of the page and takes the stub.
+fn room_in(page: &[u8]) -> Option<usize> {
+    let used = page
+        .iter()
+        .rposition(|&b| b != 0)
+        .map_or(0, |last| last + 1);
+    let at = (used + MARGIN).next_multiple_of(STUB_ALIGN);
+    (at + Stub::len() <= page.len()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_behind_what_is_used() {
+        let mut page = vec![0; 4096];
+        page[1000] = 1;
+        let at = room_in(&page).unwrap();
+        assert!(
+            at > 1000 + MARGIN
+                && at < 1000 + MARGIN + 2 * STUB_ALIGN
+                && at.is_multiple_of(STUB_ALIGN)
+        );
+        page[4095 - Stub::len()] = 1;
+        assert_eq!(room_in(&page), None);
     }
-    Ok(Stub::find(&page)
-        .is_some_and(|at| (ip - start).wrapping_sub(at as u64) < Stub::len() as u64))
+
+    #[test]
+    fn what_a_dead_tracer_has_left_is_found_whole() {
+        let mut page = vec![0; 4096];
+        page[64..64 + Stub::code().len()].copy_from_slice(Stub::code());
+        assert_eq!(stubs_in(&page).collect::<Vec<_>>(), [64]);
+        let at = 4096 - Stub::code().len().next_multiple_of(STUB_ALIGN);
+        page[at..at + Stub::code().len()].copy_from_slice(Stub::code());
+        assert_eq!(
+            stubs_in(&page).collect::<Vec<_>>(),
+            [64],
+            "its data is cut off"
+        );
+    }
 }

@@ -6,7 +6,8 @@
 //! 2. PTRACE_SETREGS puts the thread onto the stub. From here on, without a tracer, it runs the system call
 //!    that is in its registers, puts back its mask and registers, and goes on in the program.
 //! 3. PTRACE_SETSIGMASK blocks everything, so that nothing is delivered while the thread is not itself.
-//! 4. The work.
+//! 4. The work. Memory for it is mapped at the beginning and unmapped at the end of each visit: between two visits
+//!    no code of ours would be left to take it away.
 //! 5. PTRACE_SETSIGMASK puts back the mask, then PTRACE_SETREGS the registers.
 //! 6. PTRACE_INTERRUPT and PTRACE_CONT: the thread traps again before it executes anything, and stands as it
 //!    stood before, in a PTRACE_EVENT_STOP in which the kernel will still restart what was interrupted.
@@ -23,25 +24,14 @@ use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
-use crate::arch::{Registers, Stub};
+use crate::arch::{Registers, SCRATCH_LEN, SYS32_MMAP2, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 
-/// How much scratch memory is mapped, in bytes. A longer batch runs in several rounds.
-const SCRATCH: usize = 256 * 1024;
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
-
-/// Memory of the tracee that calls may read and write.
-#[derive(Debug)]
-enum Scratch {
-    /// A mapping of our own, kept for the whole process until [`Injector::finish`].
-    Mapped(RemoteAddr),
-    /// mmap was refused: a part of the thread's stack below the red zone, put back after each round.
-    Refused,
-}
 
 /// Makes system calls inside the threads of one stopped process.
 #[derive(Debug)]
@@ -49,7 +39,6 @@ pub struct Injector<'p, Owner> {
     process: &'p StoppedProcess<Owner>,
     memory: Memory,
     cave: Cave,
-    scratch: Option<Scratch>,
     /// Signals that are not for us to send: timers of the process send them.
     reserved: SigSet,
     finished: bool,
@@ -59,7 +48,8 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// Prepares; changes nothing in the process.
     ///
     /// # Errors
-    /// If the process's memory can't be opened or has no room for the stub.
+    /// If the process's memory can't be opened or has no room for the stub; EAGAIN if a tracer died a moment ago and
+    /// a thread is still on its way back into the program.
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
         // A timer may go off at any time. While its signal is the marker it would not be blocked, so that its
         // entry would leave the queue.
@@ -68,12 +58,16 @@ impl<'p, Owner> Injector<'p, Owner> {
             .filter_map(|timer| SigNo::new(timer.signo))
             .collect();
         let memory = Memory::open(process.pid())?;
-        let cave = Cave::find(process.pid(), &memory)?;
+        let at = process
+            .threads()
+            .iter()
+            .map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())))
+            .collect::<Result<Vec<_>>>()?;
+        let cave = Cave::find(process.pid(), &memory, &at)?;
         Ok(Injector {
             process,
             memory,
             cave,
-            scratch: None,
             reserved,
             finished: false,
         })
@@ -94,52 +88,12 @@ impl<'p, Owner> Injector<'p, Owner> {
             return Ok(Vec::new());
         }
         let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
-        let done = Self::work(&mut visit, &mut self.scratch, calls, marker);
+        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
+        let done = visit.run(calls);
         let left = visit.end();
         // What went wrong first is what the reader needs.
         let outcomes = done?;
         left?;
-        Ok(outcomes)
-    }
-
-    fn work(
-        visit: &mut Visit<'_>,
-        scratch: &mut Option<Scratch>,
-        calls: &[Call],
-        marker: Option<SigNo>,
-    ) -> Result<Vec<Outcome>> {
-        let scratch = match scratch {
-            Some(scratch) => scratch,
-            None => scratch.insert(visit.map_scratch()?),
-        };
-        let mut outcomes = Vec::with_capacity(calls.len());
-        let mut rest = calls;
-        while !rest.is_empty() {
-            let (layout, later) = match scratch {
-                Scratch::Mapped(at) => Layout::new(rest, *at, SCRATCH)?,
-                Scratch::Refused => Layout::new(rest, visit.stack_room(), BORROWED)?,
-            };
-            match (&*scratch, marker) {
-                (Scratch::Mapped(at), Some(marker)) => {
-                    visit.use_scratch(*at)?;
-                    outcomes.extend(visit.run_loop(&layout, *at, marker)?);
-                }
-                (Scratch::Mapped(at), None) => {
-                    visit.use_scratch(*at)?;
-                    outcomes.extend(visit.run_singly(&layout, *at)?);
-                }
-                (Scratch::Refused, _) => {
-                    let at = visit.stack_room();
-                    let mut saved = vec![0; BORROWED];
-                    visit.memory.read(at, &mut saved)?;
-                    let done = visit.run_singly(&layout, at);
-                    visit.memory.write(at, &saved)?;
-                    outcomes.extend(done?);
-                }
-            }
-            rest = later;
-        }
         Ok(outcomes)
     }
 
@@ -155,9 +109,10 @@ impl<'p, Owner> Injector<'p, Owner> {
         call: &Call,
         then: impl FnOnce(Registers, i64) -> Registers,
     ) -> Result<i64> {
-        let mut visit =
-            Visit::begin(tid, &self.memory, &mut self.cave).map_err(|e| e.in_thread(tid))?;
-        let done = Self::make_and_interrupt(&mut visit, &mut self.scratch, call);
+        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
+        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)
+            .map_err(|e| e.in_thread(tid))?;
+        let done = visit.make_and_interrupt(call);
         if let Ok(result) = done {
             visit.saved = then(visit.saved, result);
         }
@@ -167,60 +122,17 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(result)
     }
 
-    fn make_and_interrupt(
-        visit: &mut Visit<'_>,
-        scratch: &mut Option<Scratch>,
-        call: &Call,
-    ) -> Result<i64> {
-        let scratch = match scratch {
-            Some(scratch) => scratch,
-            None => scratch.insert(visit.map_scratch()?),
-        };
-        let (at, room) = match scratch {
-            Scratch::Mapped(at) => (*at, SCRATCH),
-            Scratch::Refused => (visit.stack_room(), BORROWED),
-        };
-        if let Scratch::Mapped(at) = scratch {
-            visit.use_scratch(*at)?;
-        }
-        let (layout, _) = Layout::new(std::slice::from_ref(call), at, room)?;
-        let mut saved = vec![0; layout.bytes().len()];
-        visit.memory.read(at, &mut saved)?;
-        visit.memory.write(at, layout.bytes())?;
-        let result = visit.interrupted_syscall(call.nr(), layout.args(0));
-        visit.memory.write(at, &saved)?;
-        result
-    }
-
     /// The process that it works on.
     pub fn process(&self) -> &'p StoppedProcess<Owner> {
         self.process
     }
 
-    /// Takes away the scratch memory and the stub.
+    /// Takes away the stub.
     ///
     /// # Errors
-    /// If one of them could not be taken away.
+    /// If it could not be taken away.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
-        self.clean_up()
-    }
-
-    fn clean_up(&mut self) -> Result<()> {
-        if let Some(Scratch::Mapped(at)) = self.scratch.take() {
-            let tid = self.process.leader();
-            // The visit's stub names no scratch memory, so that nothing is taken away twice.
-            let mut visit = Visit::begin(tid, &self.memory, &mut self.cave)?;
-            let unmapped = visit.syscall(libc::SYS_munmap, [at.0, SCRATCH as u64, 0, 0, 0, 0]);
-            let left = visit.end();
-            if unmapped? != 0 {
-                return Err(Error::new(
-                    "munmap of the scratch memory",
-                    Cause::Unexpected("refused".into()),
-                ));
-            }
-            left?;
-        }
         self.cave.clear(&self.memory)
     }
 }
@@ -228,7 +140,7 @@ impl<'p, Owner> Injector<'p, Owner> {
 impl<Owner> Drop for Injector<'_, Owner> {
     fn drop(&mut self) {
         if !self.finished
-            && let Err(e) = self.clean_up()
+            && let Err(e) = self.cave.clear(&self.memory)
             && !e.is_died()
         {
             log::error!(
@@ -249,6 +161,10 @@ struct Visit<'i> {
     mask: SigSet,
     rseq: Option<Rseq>,
     stub: Stub,
+    marker: Option<SigNo>,
+    /// Memory that calls may read and write. It does not outlive the visit: between two of them the tracer could
+    /// die, and no code of ours would be left to take it away.
+    scratch: Option<RemoteAddr>,
     ended: bool,
 }
 
@@ -267,7 +183,12 @@ const RSEQ_CS_LEN: usize = 16;
 const RSEQ_CS_ABORT: usize = 24;
 
 impl<'i> Visit<'i> {
-    fn begin(tid: Tid, memory: &'i Memory, cave: &'i mut Cave) -> Result<Self> {
+    fn begin(
+        tid: Tid,
+        memory: &'i Memory,
+        cave: &'i mut Cave,
+        marker: Option<SigNo>,
+    ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let rseq = read_rseq(tid, memory)?;
@@ -276,7 +197,7 @@ impl<'i> Visit<'i> {
             Some(rseq) => abort_address(memory, rseq.cs, saved.ip())?,
             None => None,
         };
-        let stub = Stub::new(cave.address(), &saved, resume_ip, mask);
+        let stub = Stub::new(cave.address(), &saved, resume_ip, mask, marker);
         let mut visit = Visit {
             tid,
             memory,
@@ -285,6 +206,8 @@ impl<'i> Visit<'i> {
             mask,
             rseq,
             stub,
+            marker,
+            scratch: None,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -294,7 +217,11 @@ impl<'i> Visit<'i> {
             .for_syscall(visit.stub.single_entry(), libc::SYS_getpid, [0; 6]);
         visit.ended = false;
         ptrace::set_registers(tid, &idle)?;
-        ptrace::set_signal_mask(tid, SigSet::FULL)?;
+        let blocked = match marker {
+            Some(marker) => SigSet::FULL.without(marker),
+            None => SigSet::FULL,
+        };
+        ptrace::set_signal_mask(tid, blocked)?;
         Ok(visit)
     }
 
@@ -305,11 +232,17 @@ impl<'i> Visit<'i> {
 
     fn put_back(&mut self) -> Result<()> {
         self.ended = true;
+        let unmapped = self.unmap_scratch();
+        self.leave()?;
+        unmapped
+    }
+
+    fn leave(&mut self) -> Result<()> {
         if let Some(rseq) = &self.rseq {
             self.memory.write(rseq.field, &rseq.cs.to_le_bytes())?;
         }
         ptrace::set_signal_mask(self.tid, self.mask)?;
-        ptrace::set_registers(self.tid, &self.saved)?;
+        ptrace::set_registers(self.tid, &self.saved.to_give_back())?;
         ptrace::interrupt(self.tid)?;
         ptrace::resume(self.tid, Resume::Run, 0)?;
         loop {
@@ -327,35 +260,96 @@ impl<'i> Visit<'i> {
         }
     }
 
-    fn map_scratch(&mut self) -> Result<Scratch> {
-        self.stub.set_scratch(0, SCRATCH as u64);
-        self.cave.write(self.memory, &self.stub)?;
+    /// Makes `calls`, in as many rounds as the room for them asks for.
+    fn run(&mut self, calls: &[Call]) -> Result<Vec<Outcome>> {
+        self.map_scratch()?;
+        let mut outcomes = Vec::with_capacity(calls.len());
+        let mut rest = calls;
+        while !rest.is_empty() {
+            let (at, room) = match self.scratch {
+                Some(at) => (at, SCRATCH_LEN),
+                None => (self.stack_room(), BORROWED),
+            };
+            let (layout, later) = Layout::new(rest, at, room)?;
+            match (self.scratch, self.marker) {
+                (Some(_), Some(marker)) => outcomes.extend(self.run_loop(&layout, at, marker)?),
+                (Some(_), None) => outcomes.extend(self.run_singly(&layout, at)?),
+                (None, _) => {
+                    let mut saved = vec![0; BORROWED];
+                    self.memory.read(at, &mut saved)?;
+                    let done = self.run_singly(&layout, at);
+                    self.memory.write(at, &saved)?;
+                    outcomes.extend(done?);
+                }
+            }
+            rest = later;
+        }
+        Ok(outcomes)
+    }
+
+    /// Where mmap is refused, there is no scratch memory afterwards, and a part of the thread's stack below the red
+    /// zone has to do.
+    fn map_scratch(&mut self) -> Result<()> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // A 32-bit program could not use, but must also not lose, anything above 4 GiB: nothing to care about,
-        // except that its addresses are 32 bits wide where it looks at its own maps.
-        let flags = if self.saved.is_compat() {
-            flags | libc::MAP_32BIT
+        let args = [
+            0,
+            SCRATCH_LEN as u64,
+            number(prot),
+            number(flags),
+            u64::MAX,
+            0,
+        ];
+        // A 32-bit task asks as its own code would, so that the memory is where its addresses reach: CRIU restores
+        // one from a 64-bit process, to which a 64-bit mmap gives memory above 4 GiB.
+        let registers = if self.saved.is_compat() {
+            self.saved
+                .for_compat_syscall(self.stub.map_compat_entry(), SYS32_MMAP2, args)
         } else {
-            flags
+            self.saved
+                .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
-        let args = [0, SCRATCH as u64, number(prot), number(flags), u64::MAX, 0];
-        let result = self.syscall_at(self.stub.map_entry(), libc::SYS_mmap, args)?;
+        let result = match self.marker {
+            Some(marker) => {
+                ptrace::set_registers(self.tid, &registers)?;
+                self.run_to_marker(marker)?.mapped()
+            }
+            None => self.run_syscall(&registers)?,
+        };
         if (-4095..0).contains(&result) {
             log::debug!(
                 "tid {}: mmap of scratch memory: {}; using the stack",
                 self.tid,
                 Errno::from_raw(i32::try_from(-result).unwrap_or(0))
             );
-            return Ok(Scratch::Refused);
+            return Ok(());
         }
-        Ok(Scratch::Mapped(RemoteAddr(result.cast_unsigned())))
+        self.scratch = Some(RemoteAddr(result.cast_unsigned()));
+        Ok(())
     }
 
-    /// Lets the stub know what it has to unmap if nobody else does.
-    fn use_scratch(&mut self, at: RemoteAddr) -> Result<()> {
-        self.stub.set_scratch(at.0, SCRATCH as u64);
-        self.cave.write(self.memory, &self.stub)
+    fn unmap_scratch(&mut self) -> Result<()> {
+        let Some(at) = self.scratch else {
+            return Ok(());
+        };
+        // It is in that memory.
+        self.name_undo((0, 0))?;
+        match self.marker {
+            Some(marker) => {
+                let registers = self
+                    .saved
+                    .for_batch(self.stub.unmap_entry(), 0, 0)
+                    .holding(Some(at.0));
+                ptrace::set_registers(self.tid, &registers)?;
+                self.run_to_marker(marker)?;
+            }
+            None => {
+                let args = [at.0, SCRATCH_LEN as u64, 0, 0, 0, 0];
+                self.syscall(libc::SYS_munmap, args)?;
+            }
+        }
+        self.scratch = None;
+        Ok(())
     }
 
     fn stack_room(&self) -> RemoteAddr {
@@ -369,27 +363,46 @@ impl<'i> Visit<'i> {
         at: RemoteAddr,
         marker: SigNo,
     ) -> Result<Vec<Outcome>> {
+        // The outcome of the last round is known here, and its table gives way to this one's.
+        self.name_undo((0, 0))?;
         self.memory.write(at, layout.bytes())?;
-        self.stub.set_marker(marker);
-        self.cave.write(self.memory, &self.stub)?;
         let (start, end) = layout.table();
-        ptrace::set_registers(
-            self.tid,
-            &self.saved.for_batch(self.stub.batch_entry(), start, end),
-        )?;
+        let registers = self
+            .saved
+            .for_batch(self.stub.batch_entry(), start, end)
+            .holding(Some(at.0));
+        ptrace::set_registers(self.tid, &registers)?;
         // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
-        let (undo, undo_end) = layout.undo();
-        self.stub.set_undo(undo, undo_end);
-        self.cave.write(self.memory, &self.stub)?;
-        ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker))?;
+        self.name_undo(layout.undo())?;
+        if !self.run_to_marker(marker)?.batch_is_through() {
+            return Err(Error::new(
+                "run the batch",
+                Cause::Unexpected("the thread left it early".into()),
+            ));
+        }
+        let mut after = vec![0; layout.bytes().len()];
+        self.memory.read(at, &mut after)?;
+        Ok(layout.outcomes(&after))
+    }
+
+    /// Tells the stub which table undoes what the batch does.
+    fn name_undo(&mut self, (start, end): (u64, u64)) -> Result<()> {
+        if self.stub.set_undo(start, end) {
+            self.cave.write(self.memory, &self.stub)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the stub until it says that it is through. Returns the registers then.
+    fn run_to_marker(&mut self, marker: SigNo) -> Result<Registers> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
             deliver = match ptrace::wait_stop(self.tid, None)? {
                 Stop::Signal(signal) if signal == marker.get() => {
                     let now = ptrace::registers(self.tid)?;
-                    if now.ip() == self.stub.batch_end() && now.batch_is_through() {
-                        break;
+                    if now.ip() == self.stub.batch_end() {
+                        return Ok(now);
                     }
                     // Somebody else's: it would have been ignored.
                     0
@@ -399,10 +412,6 @@ impl<'i> Visit<'i> {
                 Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_) => 0,
             };
         }
-        ptrace::set_signal_mask(self.tid, SigSet::FULL)?;
-        let mut after = vec![0; layout.bytes().len()];
-        self.memory.read(at, &mut after)?;
-        Ok(layout.outcomes(&after))
     }
 
     /// One call after the other, two stops each.
@@ -410,7 +419,12 @@ impl<'i> Visit<'i> {
         self.memory.write(at, layout.bytes())?;
         let mut results = Vec::with_capacity(layout.calls().len());
         for (row, call) in layout.calls().iter().enumerate() {
-            results.push(self.syscall(call.nr(), layout.args(row))?);
+            let args = layout.args(row);
+            results.push(if call.is_compat() {
+                self.compat_syscall(call.nr(), args)?
+            } else {
+                self.syscall(call.nr(), args)?
+            });
         }
         let mut after = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut after)?;
@@ -422,21 +436,46 @@ impl<'i> Visit<'i> {
     }
 
     fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
-        self.syscall_at(self.stub.single_entry(), nr, args)
+        let entry = self.stub.single_entry();
+        let registers = self.saved.for_syscall(entry, nr, args);
+        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
     }
 
-    fn syscall_at(&mut self, entry: u64, nr: i64, args: [u64; 6]) -> Result<i64> {
-        ptrace::set_registers(self.tid, &self.saved.for_syscall(entry, nr, args))?;
+    fn compat_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
+        let entry = self.stub.single_compat_entry();
+        let registers = self.saved.for_compat_syscall(entry, nr, args);
+        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
+    }
+
+    fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {
+        ptrace::set_registers(self.tid, registers)?;
         self.run_to_syscall_stop()?;
         self.run_to_syscall_stop()?;
         Ok(ptrace::registers(self.tid)?.result())
+    }
+
+    fn make_and_interrupt(&mut self, call: &Call) -> Result<i64> {
+        self.map_scratch()?;
+        let (at, room) = match self.scratch {
+            Some(at) => (at, SCRATCH_LEN),
+            None => (self.stack_room(), BORROWED),
+        };
+        let (layout, _) = Layout::new(std::slice::from_ref(call), at, room)?;
+        let mut saved = vec![0; layout.bytes().len()];
+        self.memory.read(at, &mut saved)?;
+        self.memory.write(at, layout.bytes())?;
+        let result = self.interrupted_syscall(call.nr(), layout.args(0));
+        self.memory.write(at, &saved)?;
+        result
     }
 
     /// The interrupt is asked for while the thread stands at the entry, so it is there already when the call would
     /// wait.
     fn interrupted_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
         let entry = self.stub.single_entry();
-        ptrace::set_registers(self.tid, &self.saved.for_syscall(entry, nr, args))?;
+        let registers = self.saved.for_syscall(entry, nr, args);
+        let registers = registers.holding(self.scratch.map(|at| at.0));
+        ptrace::set_registers(self.tid, &registers)?;
         self.run_to_syscall_stop()?;
         ptrace::interrupt(self.tid)?;
         self.run_to_syscall_stop()?;

@@ -1,0 +1,79 @@
+//! What a run cannot keep, and says: in words where it is found, and counted in one line at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A kind of thing that is said because it can't be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Notice {
+    /// A parent-death signal that criu's own exit will send.
+    ParentDeathSignal,
+    /// An exit signal other than SIGCHLD.
+    ExitSignal,
+    /// An alternate stack on which this machine's signal frames do not fit.
+    SmallStack,
+}
+
+impl fmt::Display for Notice {
+    /// As [`CRIU_SIGNALS_REFUSE`](crate::settings::REFUSE) names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Notice::ParentDeathSignal => "pdeathsig",
+            Notice::ExitSignal => "exit-signal",
+            Notice::SmallStack => "altstack",
+        })
+    }
+}
+
+impl Notice {
+    /// All of them.
+    pub const ALL: [Notice; 3] = [
+        Notice::ParentDeathSignal,
+        Notice::ExitSignal,
+        Notice::SmallStack,
+    ];
+}
+
+/// What has been said so far.
+#[derive(Debug, Default)]
+pub struct Notices(BTreeMap<Notice, usize>);
+
+impl Notices {
+    /// Says it, as a warning.
+    pub fn say(&mut self, notice: Notice, what: &str) {
+        *self.0.entry(notice).or_default() += 1;
+        log::warn!("{what}");
+    }
+
+    /// How often anything was said.
+    pub fn count(&self) -> usize {
+        self.0.values().sum()
+    }
+}
+
+impl fmt::Display for Notices {
+    /// `nothing`, `pdeathsig=1 exit-signal=2`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nothing");
+        }
+        let counts: Vec<String> = self.0.iter().map(|(n, c)| format!("{n}={c}")).collect();
+        f.write_str(&counts.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn are_counted() {
+        let mut notices = Notices::default();
+        assert_eq!(notices.to_string(), "nothing");
+        notices.say(Notice::ExitSignal, "one");
+        notices.say(Notice::ParentDeathSignal, "two");
+        notices.say(Notice::ExitSignal, "three");
+        assert_eq!(notices.to_string(), "pdeathsig=1 exit-signal=2");
+        assert_eq!(notices.count(), 3);
+    }
+}

@@ -125,6 +125,19 @@ impl Before {
         })
     }
 
+    /// Adds what has been found at a later look: between the two, the process may have been sent more stop signals, or
+    /// been continued and stopped again.
+    pub fn looked_again(&mut self, later: Before) {
+        if later.signal != self.signal_now() {
+            *self = later;
+            return;
+        }
+        self.changed_over |= later.changed_over;
+        self.pending = self.pending.union(later.pending);
+        self.shared.extend(later.shared);
+        self.private.extend(later.private);
+    }
+
     /// What to tell people: the signal that it was stopped by, where it had to be put into another stop.
     pub fn changed_over(&self) -> Option<SigNo> {
         self.changed_over.then_some(self.signal)

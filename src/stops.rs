@@ -14,6 +14,7 @@ use criu_signals_images::{
     WaitStatus,
 };
 use nix::errno::Errno;
+use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
@@ -575,6 +576,13 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
             None
         }
     };
+    if stop.is_some() && dies_with_us(child) {
+        log::warn!(
+            "pid {child}: stopped, a child of this criu and in its session: if criu exits first (restore --detach), the \
+             kernel sends SIGHUP and SIGCONT to its process group, as to any that is orphaned with stopped jobs in it. \
+             Restore without --detach, or with --restore-sibling"
+        );
+    }
     note(match stop {
         Some(signal) => stop_by(stopped, dumped, signal),
         None => stopped.stop_and_continue(),
@@ -583,6 +591,16 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         note(parent.settle(child, dumped.wait_status, had_chld));
     }
     errors
+}
+
+/// Will the end of this program orphan the process group of `child` (reparent_leader and kill_orphaned_pgrp,
+/// kernel/exit.c)? Only a parent in the same session keeps a group from being orphaned.
+fn dies_with_us(child: Pid) -> bool {
+    let session = |pid: i32| getsid(Some(nix::unistd::Pid::from_raw(pid))).ok();
+    let us = std::process::id();
+    proc::parent(child).is_ok_and(|parent| u32::try_from(parent.0) == Ok(us))
+        && session(child.0).is_some()
+        && session(child.0) == session(0)
 }
 
 fn has_sigstop<Owner>(stopped: &StoppedProcess<Owner>) -> bool {

@@ -139,6 +139,17 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>> {
     Ok(children)
 }
 
+/// `root` and all that descends from it, parents first. What comes and goes meanwhile may be there or not.
+pub fn tree(root: Pid) -> Vec<Pid> {
+    let mut tree = vec![root];
+    let mut at = 0;
+    while let Some(&pid) = tree.get(at) {
+        tree.extend(children(pid).unwrap_or_default());
+        at += 1;
+    }
+    tree
+}
+
 /// Does a freezer of cgroup v1 hold the process? Then no tracer can stop it before it is thawed. That of v2 does not
 /// stand in the way.
 pub fn is_frozen(pid: Pid) -> Result<bool> {

@@ -14,6 +14,7 @@ use criu_signals_images::{
     WaitStatus,
 };
 use nix::errno::Errno;
+use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
@@ -123,6 +124,19 @@ impl Before {
             shared,
             private,
         })
+    }
+
+    /// Adds what has been found at a later look: between the two, the process may have been sent more stop signals, or
+    /// been continued and stopped again.
+    pub fn looked_again(&mut self, later: Before) {
+        if later.signal != self.signal_now() {
+            *self = later;
+            return;
+        }
+        self.changed_over |= later.changed_over;
+        self.pending = self.pending.union(later.pending);
+        self.shared.extend(later.shared);
+        self.private.extend(later.private);
     }
 
     /// What to tell people: the signal that it was stopped by, where it had to be put into another stop.
@@ -562,6 +576,13 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
             None
         }
     };
+    if stop.is_some() && dies_with_us(child) {
+        log::warn!(
+            "pid {child}: stopped, a child of this criu and in its session: if criu exits first (restore --detach), the \
+             kernel sends SIGHUP and SIGCONT to its process group, as to any that is orphaned with stopped jobs in it. \
+             Restore without --detach, or with --restore-sibling"
+        );
+    }
     note(match stop {
         Some(signal) => stop_by(stopped, dumped, signal),
         None => stopped.stop_and_continue(),
@@ -570,6 +591,16 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         note(parent.settle(child, dumped.wait_status, had_chld));
     }
     errors
+}
+
+/// Will the end of this program orphan the process group of `child` (reparent_leader and kill_orphaned_pgrp,
+/// kernel/exit.c)? Only a parent in the same session keeps a group from being orphaned.
+fn dies_with_us(child: Pid) -> bool {
+    let session = |pid: i32| getsid(Some(nix::unistd::Pid::from_raw(pid))).ok();
+    let us = std::process::id();
+    proc::parent(child).is_ok_and(|parent| u32::try_from(parent.0) == Ok(us))
+        && session(child.0).is_some()
+        && session(child.0) == session(0)
 }
 
 fn has_sigstop<Owner>(stopped: &StoppedProcess<Owner>) -> bool {

@@ -1,6 +1,7 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use criu_signals::capture;
@@ -39,6 +40,7 @@ pub struct Dump {
     /// Processes that were stopped before CRIU seized them.
     before: HashMap<Pid, Before>,
     wait_statuses: WaitStatuses,
+    root_seen: bool,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
@@ -65,6 +67,7 @@ impl Dump {
             custody: HashMap::new(),
             before: HashMap::new(),
             wait_statuses: WaitStatuses::default(),
+            root_seen: false,
             handed_over: Vec::new(),
             asleep: HashMap::new(),
             handed: Vec::new(),
@@ -72,25 +75,48 @@ impl Dump {
         })
     }
 
-    /// Looks at a process that CRIU seizes next. CRIU comes again to one that it could not seize.
+    /// Looks at a process that CRIU seizes next. The first is the root: with `--freeze-cgroup`, CRIU freezes all
+    /// others before their turn, and what a freezer of cgroup v1 holds can't be looked at. So all have their turn now.
     pub fn before_seize(&mut self, pid: Pid) {
+        if self.root_seen {
+            self.look(pid);
+            return;
+        }
+        self.root_seen = true;
+        for pid in proc::tree(pid) {
+            self.look(pid);
+        }
+    }
+
+    fn look(&mut self, pid: Pid) {
         // How long it has been waiting can't be seen any more when it has been stopped.
-        self.asleep.insert(pid.0, asleep::look(pid));
+        let waiting = asleep::look(pid);
+        if !waiting.is_empty() {
+            self.asleep.insert(pid.0, waiting);
+        }
         self.take_trap(pid);
-        if self.before.contains_key(&pid) {
+        if self.before.contains_key(&pid) && proc::is_frozen(pid).unwrap_or(false) {
             return;
         }
         match Before::look(pid) {
-            Ok(None) => {}
-            Ok(Some(before)) => {
-                if let Some(signal) = before.changed_over() {
+            Ok(None) => {
+                self.before.remove(&pid);
+            }
+            Ok(Some(found)) => {
+                if let Some(signal) = found.changed_over() {
                     log::info!(
                         "pid {pid}: stopped by {signal}: put into a plain stop by SIGSTOP for the time of the dump, \
                          because criu dumps no other, or takes pending signals away where stop signals are among them"
                     );
                 }
-                self.before.insert(pid, before);
+                match self.before.entry(pid) {
+                    Entry::Occupied(mut known) => known.get_mut().looked_again(found),
+                    Entry::Vacant(place) => {
+                        place.insert(found);
+                    }
+                }
             }
+            Err(e) if e.is_died() => {}
             // CRIU says what it can't dump. What it can is dumped as it shows after the seize.
             Err(e) => log::warn!("{e}"),
         }

@@ -2,14 +2,14 @@
 
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, image};
+use criu_signals::images::{Image, Pid, TimerEntry, image};
 use criu_signals::record;
 use criu_signals::state::overruns;
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
-use crate::settings::Settings;
+use crate::settings::{OVERRUNS, Settings};
 
 /// What a dump has written so far.
 pub struct Dump {
@@ -46,6 +46,8 @@ impl Dump {
         let mut image = record::of(&stopped)?;
         if self.count_overruns {
             self.count(&stopped, &mut image)?;
+        } else {
+            not_counted(pid, &image);
         }
         let dir = self
             .host
@@ -101,5 +103,19 @@ impl Dump {
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
         }
+    }
+}
+
+/// What the image does not say because nobody asked for it.
+fn not_counted(pid: Pid, image: &Image) {
+    let timers = image.process.timers.iter().filter(|timer| {
+        timer.interval != 0 && matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
+    });
+    for timer in timers {
+        log::info!(
+            "pid {pid}: timer {}: how often it has expired while its signal is pending is not counted, and begins \
+             at 0 after a restore ({OVERRUNS}=count counts it)",
+            timer.id
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! The rule is that what is taken out is never lost. It is written down before, a guardian watches, and whatever
 //! ends the dump, it goes back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pending, Pid, ProcessState, SigNo, SigSet, Siginfo, TakenOut, Tid};
 
@@ -169,9 +169,16 @@ impl Custody {
     /// says otherwise and the guardian has it when this process ends.
     pub fn take_trap(pid: Pid, others: &[&Custody]) -> Result<Custody> {
         let inner = || {
+            let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let threads = stopped.threads().to_vec();
             let custody = Custody::take_trap_of(&stopped, others);
             stopped.release()?;
+            if was_stopped {
+                // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second. If
+                // it has been continued meanwhile, nobody waits for anything.
+                proc::wait_stopped(pid, &threads, Instant::now() + STOP_TIMEOUT)?;
+            }
             custody
         };
         inner().map_err(|e: Error| e.during(Phase::Capture, pid))

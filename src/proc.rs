@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::{ExitSignal, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
 use procfs::FromRead;
@@ -115,6 +116,19 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
     let status = Status::from_file(task_file(pid, tid, "status"))
         .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
     Ok(status.state.starts_with('T'))
+}
+
+/// Waits until all of `threads` are stopped by job control again. False if that does not happen before `deadline`.
+pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool> {
+    for &tid in threads {
+        while !is_stopped(pid, tid)? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+    Ok(true)
 }
 
 /// The parent, which is not the tracer. 0: it is in none of our pid namespaces.

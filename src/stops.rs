@@ -85,15 +85,9 @@ impl Before {
         let threads = stopped.threads().to_vec();
         stopped.release()?;
         // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second.
-        let deadline = Instant::now() + PATIENCE;
-        for tid in threads {
-            while !proc::is_stopped(pid, tid)? {
-                if Instant::now() >= deadline {
-                    log::info!("pid {pid}: was stopped by {signal}, and has been continued");
-                    return Ok(None);
-                }
-                std::thread::sleep(Duration::from_micros(50));
-            }
+        if !proc::wait_stopped(pid, &threads, Instant::now() + PATIENCE)? {
+            log::info!("pid {pid}: was stopped by {signal}, and has been continued");
+            return Ok(None);
         }
         Ok(Some(before))
     }
@@ -707,21 +701,8 @@ mod tests {
 
     fn stopped_by(signo: SigNo) -> ProcessState {
         ProcessState {
-            ids: criu_signals_images::NsIds::new(vec![7]).unwrap(),
-            pid_ns: 0,
-            comm: String::new(),
-            compat: false,
-            rlimit_sigpending: criu_signals_images::Rlimit { soft: 0, hard: 0 },
-            queued: 0,
-            dispositions: criu_signals_images::Dispositions::default(),
             run_state: RunState::Stopped(signo),
-            wait_status: WaitStatus::Unknown,
-            taken_out: Vec::new(),
-            timers: Vec::new(),
-            exit_signal: None,
-            stack_needs: None,
-            shared: Pending::default(),
-            threads: Vec::new(),
+            ..ProcessState::bare(criu_signals_images::NsIds::new(vec![7]).unwrap())
         }
     }
 

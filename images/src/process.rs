@@ -112,6 +112,19 @@ pub struct ThreadState {
 }
 
 impl ThreadState {
+    /// A thread with these ids and nothing else: no signal blocked or pending, no alternate stack.
+    pub fn bare(ids: NsIds) -> ThreadState {
+        ThreadState {
+            ids,
+            blocked: SigSet::EMPTY,
+            saved_mask: None,
+            altstack: AltStack::DISABLED,
+            pending: Pending::default(),
+            interrupted: None,
+            parent_death_signal: None,
+        }
+    }
+
     /// The mask that the thread has when no call is borrowing another.
     pub fn lasting_mask(&self) -> SigSet {
         self.saved_mask.unwrap_or(self.blocked)
@@ -403,6 +416,30 @@ pub(crate) fn no_threads() -> FieldError {
 }
 
 impl ProcessState {
+    /// A running process with these ids and nothing else: default dispositions, no limit, one bare thread.
+    pub fn bare(ids: NsIds) -> ProcessState {
+        ProcessState {
+            pid_ns: 0,
+            comm: String::new(),
+            compat: false,
+            rlimit_sigpending: Rlimit {
+                soft: Rlimit::INFINITY,
+                hard: Rlimit::INFINITY,
+            },
+            queued: 0,
+            dispositions: Dispositions::default(),
+            run_state: RunState::Running,
+            wait_status: WaitStatus::Unknown,
+            shared: Pending::default(),
+            timers: Vec::new(),
+            taken_out: Vec::new(),
+            exit_signal: None,
+            stack_needs: None,
+            threads: vec![ThreadState::bare(ids.clone())],
+            ids,
+        }
+    }
+
     /// The limits of `signals.proto` that the types leave open: what a reader would refuse must not be
     /// written.
     pub(crate) fn check(&self) -> Result<(), FieldError> {

@@ -4,23 +4,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
-use criu_signals_images::{
-    AltStack, Arch, Dispositions, FORMAT_VERSION, Header, Image, NsIds, Pending, ProcessState,
-    Rlimit, RunState, SigSet, ThreadState, WaitStatus, image,
-};
+use criu_signals_images::{Arch, FORMAT_VERSION, Header, Image, NsIds, ProcessState, image};
 use nix::sys::stat::{Mode, umask};
 
 fn smallest() -> Option<Image> {
     let ids = NsIds::new(vec![7])?;
-    let leader = ThreadState {
-        ids: ids.clone(),
-        blocked: SigSet::EMPTY,
-        saved_mask: None,
-        altstack: AltStack::DISABLED,
-        pending: Pending::default(),
-        interrupted: None,
-        parent_death_signal: None,
-    };
     Some(Image {
         header: Header {
             format_version: FORMAT_VERSION,
@@ -29,23 +17,7 @@ fn smallest() -> Option<Image> {
             tool_version: String::new(),
             criu_version: None,
         },
-        process: ProcessState {
-            ids,
-            pid_ns: 0,
-            comm: String::new(),
-            compat: false,
-            rlimit_sigpending: Rlimit { soft: 0, hard: 0 },
-            queued: 0,
-            dispositions: Dispositions::default(),
-            run_state: RunState::Running,
-            taken_out: Vec::new(),
-            wait_status: WaitStatus::Unknown,
-            shared: Pending::default(),
-            timers: Vec::new(),
-            exit_signal: None,
-            stack_needs: None,
-            threads: vec![leader],
-        },
+        process: ProcessState::bare(ids),
     })
 }
 

@@ -8,7 +8,7 @@ use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
+use criu_signals::images::{Image, Pid, ProcessState, TakenOut, TimerEntry, image};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
@@ -20,7 +20,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::NAME;
 use crate::notices::Notices;
 use crate::parents::{self, Saying, Ties};
-use crate::settings::{REFUSE, Settings, TakeOut};
+use crate::settings::{OVERRUNS, REFUSE, Settings, TakeOut};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,12 +89,16 @@ impl Dump {
     }
 
     fn look(&mut self, pid: Pid) {
-        // How long it has been waiting can't be seen any more when it has been stopped.
+        self.look_at_stop(pid);
+        self.take_trap(pid);
+        // Last: how long it has been waiting can't be seen any more when it has been stopped once more.
         let waiting = asleep::look(pid);
         if !waiting.is_empty() {
             self.asleep.insert(pid.0, waiting);
         }
-        self.take_trap(pid);
+    }
+
+    fn look_at_stop(&mut self, pid: Pid) {
         if self.before.contains_key(&pid) && proc::is_frozen(pid).unwrap_or(false) {
             return;
         }
@@ -173,6 +177,8 @@ impl Dump {
         }
         if self.settings.count_overruns {
             count_overruns(&stopped, &mut state)?;
+        } else {
+            not_counted(pid, &state);
         }
         state.wait_status = self.wait_statuses.of(pid)?;
         if count_arrived_stop(&mut state) {
@@ -383,4 +389,18 @@ fn count_overruns(stopped: &StoppedProcess<ByHost>, state: &mut ProcessState) ->
         );
     }
     Ok(())
+}
+
+/// What the image does not say because nobody asked for it.
+fn not_counted(pid: Pid, state: &ProcessState) {
+    let timers = state.timers.iter().filter(|timer| {
+        timer.interval != 0 && matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
+    });
+    for timer in timers {
+        log::info!(
+            "pid {pid}: timer {}: how often it has expired while its signal is pending is not counted, and begins \
+             at 0 after a restore ({OVERRUNS}=count counts it)",
+            timer.id
+        );
+    }
 }

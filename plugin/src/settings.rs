@@ -13,7 +13,7 @@ const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
 /// From how many entries on a queue is deep.
 const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
 /// Whether the overruns of pending timers are counted at a dump.
-const OVERRUNS: &str = "CRIU_SIGNALS_TIMER_OVERRUNS";
+pub const OVERRUNS: &str = "CRIU_SIGNALS_TIMER_OVERRUNS";
 
 /// The variable that lists what is refused rather than said, separated by commas: `pdeathsig` and `exit-signal` make
 /// a dump fail, and the tasks run on; `altstack` makes a restore fail before anything is restored, as the policy

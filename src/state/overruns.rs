@@ -256,3 +256,86 @@ fn take(signo: SigNo) -> Call {
     .input(timespec(0))
     .value(SIGSET_SIZE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals_images::{Notify, NsIds, Pending, ThreadState};
+
+    fn timer(notify: Notify, entry: TimerEntry) -> PosixTimer {
+        PosixTimer {
+            id: 1,
+            clock: 1,
+            signo: 34,
+            value: 0,
+            notify,
+            interval: 10,
+            remaining: 5,
+            overrun: 0,
+            entry,
+            entry_overrun: None,
+        }
+    }
+
+    fn own() -> Siginfo {
+        let fields = Fields::Timer {
+            id: 1,
+            overrun: 0,
+            value: 0,
+            sys_private: 0,
+        };
+        Siginfo::from_fields(34, 0, -2, &fields)
+    }
+
+    fn kill() -> Siginfo {
+        Siginfo::from_fields(34, 0, 0, &Fields::Kill { pid: 1, uid: 0 })
+    }
+
+    fn pending(queue: &[Siginfo]) -> Pending {
+        Pending {
+            bits: queue.iter().filter_map(|i| SigNo::new(i.signo())).collect(),
+            queue: queue.to_vec(),
+        }
+    }
+
+    fn process(shared: &[Siginfo], leader: &[Siginfo], thread: &[Siginfo]) -> ProcessState {
+        let ids = |id| NsIds::new(vec![id]).expect("an id");
+        let state = |id, queue: &[Siginfo]| ThreadState {
+            pending: pending(queue),
+            ..ThreadState::bare(ids(id))
+        };
+        ProcessState {
+            shared: pending(shared),
+            threads: vec![state(7, leader), state(8, thread)],
+            ..ProcessState::bare(ids(7))
+        }
+    }
+
+    #[test]
+    fn only_what_comes_out_alone_is_taken_out() {
+        let pending = timer(Notify::Process, TimerEntry::Pending);
+        let at = |state: &ProcessState, timer: &PosixTimer| alone(state, timer).map(|(tid, _)| tid);
+        assert_eq!(at(&process(&[own()], &[], &[]), &pending), Some(Tid(7)));
+        assert_eq!(
+            at(&process(&[own()], &[], &[kill()]), &pending),
+            Some(Tid(7)),
+            "another thread's queue is not looked at"
+        );
+        assert_eq!(at(&process(&[kill(), own()], &[], &[]), &pending), None);
+        assert_eq!(at(&process(&[own()], &[kill()], &[]), &pending), None);
+
+        let directed = timer(Notify::Thread(8), TimerEntry::Pending);
+        assert_eq!(
+            at(&process(&[kill()], &[], &[own()]), &directed),
+            Some(Tid(8))
+        );
+        assert_eq!(at(&process(&[], &[], &[own(), kill()]), &directed), None);
+
+        let aside = timer(Notify::Process, TimerEntry::Ignored);
+        let mut state = process(&[], &[], &[]);
+        state.timers = vec![aside];
+        assert_eq!(at(&state, &aside), Some(Tid(7)));
+        state.timers.push(PosixTimer { id: 2, ..aside });
+        assert_eq!(at(&state, &aside), None, "both would come into the queue");
+    }
+}

@@ -218,13 +218,13 @@ fn find_ignored<Owner>(
     state: &ProcessState,
     timers: &mut [PosixTimer],
 ) -> Result<()> {
-    let [thread] = state.threads.as_slice() else {
-        return Ok(());
-    };
     if !keeps_ignored_entries()? {
         return Ok(());
     }
-    let pending = state.shared.bits.union(thread.pending.bits);
+    let pending = state
+        .threads
+        .iter()
+        .fold(state.shared.bits, |bits, t| bits.union(t.pending.bits));
     let may_be = |timer: &PosixTimer| -> Option<SigNo> {
         let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody)?;
         let ignored = state.dispositions[signo].handler == SIG_IGN && !pending.contains(signo);
@@ -232,6 +232,17 @@ fn find_ignored<Owner>(
         (timer.entry == TimerEntry::Idle && ignored && period).then_some(signo)
     };
     let numbers: SigSet = timers.iter().filter_map(may_be).collect();
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let [thread] = state.threads.as_slice() else {
+        log::warn!(
+            "pid {}: periodic timers with signals that are ignored ({numbers}): in a process with several threads \
+             there is no telling whether they have expired. After a restore they expire when their period ends",
+            injector.process().pid()
+        );
+        return Ok(());
+    };
     for signo in numbers.iter() {
         let kept = state.dispositions[signo];
         // Never entered.

@@ -5,8 +5,8 @@ use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, T
 use crate::error::{Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::state::{
-    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, PrivateQueue,
-    SharedQueue, SignalDispositions, SignalMask, Site,
+    AlternateStack, GroupStop, InterruptedSystemCall, Kind, PendingLimit, Queue,
+    SignalDispositions, SignalMask, Site,
 };
 use crate::tracee::{Injector, StoppedProcess};
 
@@ -15,21 +15,92 @@ use crate::tracee::{Injector, StoppedProcess};
 /// # Errors
 /// Whatever could not be read, with phase, pid, tid, operation and errno. There is no partial result.
 pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
-    during(stopped, Phase::Capture)
+    run(stopped, Phase::Capture, &Reading::Whole)
 }
 
-/// As [`process`], for a caller whose errors belong to another phase.
-pub(crate) fn during<Owner>(stopped: &StoppedProcess<Owner>, phase: Phase) -> Result<ProcessState> {
+/// As [`process`], but a queue of more than `most` entries is not read. `None` in the second place: all was.
+/// Otherwise no queue's entries are in the state, only their bits.
+///
+/// # Errors
+/// Those of [`process`].
+pub fn unless_deeper<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    most: usize,
+) -> Result<(ProcessState, bool)> {
+    let mut state = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
+    let threads = state.threads.iter_mut().map(|t| &mut t.pending);
+    let mut queues: Vec<_> = threads.chain([&mut state.shared]).collect();
+    let deep = queues.iter().any(|pending| pending.queue.len() > most);
+    if deep {
+        for pending in &mut queues {
+            pending.queue.clear();
+        }
+    }
+    Ok((state, deep))
+}
+
+/// As [`process`], after `expected` was put back: a deep queue that agrees with it wherever it is looked at is
+/// taken for it.
+pub(crate) fn expecting<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    phase: Phase,
+    expected: &ProcessState,
+) -> Result<ProcessState> {
+    run(stopped, phase, &Reading::Expecting(expected))
+}
+
+/// How queues are read.
+enum Reading<'e> {
+    Whole,
+    UpTo(usize),
+    Expecting(&'e ProcessState),
+}
+
+impl Reading<'_> {
+    fn read<Owner>(&self, queue: Queue, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
+        let most = match self {
+            Reading::Whole => usize::MAX,
+            Reading::UpTo(most) => *most,
+            Reading::Expecting(state) => {
+                let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
+                let thread = || {
+                    state
+                        .threads
+                        .iter()
+                        .find(|t| t.ids.innermost() == ids.innermost())
+                };
+                let expected = match queue {
+                    Queue::Shared => Some(&state.shared),
+                    Queue::Private => thread().map(|t| &t.pending),
+                };
+                match expected {
+                    Some(expected) if queue.holds(site, expected)? => return Ok(expected.clone()),
+                    _ => usize::MAX,
+                }
+            }
+        };
+        queue.read(site, most)
+    }
+}
+
+fn run<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    phase: Phase,
+    reading: &Reading<'_>,
+) -> Result<ProcessState> {
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let state = capture(&mut injector)?;
+        let state = capture(&mut injector, reading)?;
         injector.finish()?;
         Ok(state)
     };
     inner().map_err(|e: crate::error::Error| e.during(phase, stopped.pid()))
 }
 
-fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
+fn capture<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    reading: &Reading<'_>,
+) -> Result<ProcessState> {
     let stopped = injector.process();
     let pid = stopped.pid();
     let leader = stopped.leader();
@@ -43,15 +114,18 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
     };
     let run_state = GroupStop::capture(&mut site)?;
     let rlimit_sigpending = PendingLimit::capture(&mut site)?;
-    let shared = SharedQueue::capture(&mut site)?;
+    let shared = reading.read(Queue::Shared, &mut site)?;
     let threads = stopped
         .threads()
         .iter()
         .map(|&tid| {
-            from_outside(&mut Site {
-                injector: &mut *injector,
-                tid,
-            })
+            from_outside(
+                &mut Site {
+                    injector: &mut *injector,
+                    tid,
+                },
+                reading,
+            )
             .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -90,6 +164,7 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<ProcessState> {
         dispositions,
         run_state,
         shared,
+        taken_out: Vec::new(),
         threads,
     })
 }
@@ -103,10 +178,10 @@ struct Outside {
     interrupted: Option<InterruptedCall>,
 }
 
-fn from_outside<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Outside> {
+fn from_outside<Owner>(site: &mut Site<'_, '_, Owner>, reading: &Reading<'_>) -> Result<Outside> {
     let status = SignalStatus::read(site.pid(), site.tid)?;
     let mask = SignalMask::capture(site)?;
-    let pending = PrivateQueue::capture(site)?;
+    let pending = reading.read(Queue::Private, site)?;
     let interrupted = InterruptedSystemCall::capture(site)?;
     Ok(Outside {
         tid: site.tid,

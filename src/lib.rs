@@ -4,7 +4,9 @@
 pub mod arch;
 pub mod capture;
 pub mod criu;
+pub mod custody;
 pub mod error;
+mod guardian;
 pub mod order;
 pub mod proc;
 pub mod record;

@@ -103,6 +103,33 @@ pub const ORDER: [Row; 10] = [
     },
 ];
 
+/// How much of the table is walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    All,
+    /// What concerns queues, for a process that is otherwise as it should be.
+    Queues,
+    /// The system calls, likewise.
+    InterruptedCalls,
+}
+
+impl Extent {
+    fn includes(self, step: Step) -> bool {
+        let queues = [
+            Step::RaiseLimit,
+            Step::PrivateQueues,
+            Step::SharedQueue,
+            Step::Limit,
+        ];
+        match self {
+            Extent::All => true,
+            Extent::Queues => queues.contains(&step),
+            Extent::InterruptedCalls => step == Step::InterruptedCalls,
+        }
+    }
+}
+
 /// What is put back, and where.
 pub(crate) struct Replay<'r, 'p, Owner> {
     pub injector: &'r mut Injector<'p, Owner>,
@@ -113,13 +140,16 @@ pub(crate) struct Replay<'r, 'p, Owner> {
 }
 
 impl<Owner> Replay<'_, '_, Owner> {
-    /// Takes every step. Returns what failed.
-    pub fn walk(&mut self) -> Vec<Error> {
-        ORDER.iter().flat_map(|row| self.take(row.step)).collect()
+    /// Takes the steps of `extent`. Returns what failed.
+    pub fn walk(&mut self, extent: Extent) -> Vec<Error> {
+        let steps = ORDER
+            .iter()
+            .map(|row| row.step)
+            .filter(|&step| extent.includes(step));
+        steps.flat_map(|step| self.take(step)).collect()
     }
 
-    /// Takes one step, for a process in which nothing else has to be done.
-    pub fn take(&mut self, step: Step) -> Vec<Error> {
+    fn take(&mut self, step: Step) -> Vec<Error> {
         match step {
             Step::BlockAll => {
                 self.each_thread(|site, _| ptrace::set_signal_mask(site.tid, SigSet::FULL))

@@ -58,13 +58,15 @@ impl SignalStatus {
 
     /// A signal that does nothing to this thread when it is delivered, and that is not pending now: it is
     /// ignored, by disposition or by default. SIGCHLD is left out, because ignoring it has effects of its own,
-    /// and SIGCONT, because sending it has.
+    /// and SIGCONT, because sending it has; and real-time signals, because sending one fails where
+    /// RLIMIT_SIGPENDING leaves no room, while a legacy one is at least pending without a siginfo
+    /// (`__send_signal_locked`).
     pub fn harmless_signal(&self) -> Option<SigNo> {
         let default_ignored: SigSet = [SigNo::URG, SigNo::WINCH].into_iter().collect();
         let harmless = default_ignored.difference(self.caught).union(self.ignored);
-        let unfit: SigSet = [SigNo::CHLD, SigNo::CONT, SigNo::KILL]
-            .into_iter()
-            .chain(stop_signals())
+        let unfit: SigSet = SigNo::all()
+            .filter(|signo| signo.is_stop() || signo.is_realtime())
+            .chain([SigNo::CHLD, SigNo::CONT, SigNo::KILL])
             .collect();
         harmless
             .difference(unfit)
@@ -73,10 +75,6 @@ impl SignalStatus {
             .iter()
             .last()
     }
-}
-
-fn stop_signals() -> impl Iterator<Item = SigNo> {
-    SigNo::all().filter(|s| s.is_stop())
 }
 
 /// The threads of `pid`, the leader first.
@@ -120,6 +118,14 @@ pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
 pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
     std::fs::read_link(task_file(pid, tid, &format!("fd/{fd}")))
         .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+}
+
+/// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
+pub fn start_time(pid: Pid) -> Result<u64> {
+    process(pid)?
+        .stat()
+        .map(|stat| stat.starttime)
+        .map_err(|e| Error::proc("read stat", &e))
 }
 
 /// The inode of `pid`'s pid namespace.

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use criu_signals_images::{FORMAT_VERSION, Header, Image, Pid, SigNo, Tid};
+use criu_signals_images::{FORMAT_VERSION, Header, Image, Pid, ProcessState, SigNo, Tid};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -19,7 +19,14 @@ use crate::tracee::StoppedProcess;
 /// # Errors
 /// Those of [`capture::process`].
 pub fn of<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
-    let process = capture::process(stopped)?;
+    with_header(capture::process(stopped)?)
+}
+
+/// Makes an image of what was captured.
+///
+/// # Errors
+/// If uname(2) fails, which it does not.
+pub fn with_header(process: ProcessState) -> Result<Image> {
     let kernel_release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .map_err(|errno| Error::os("uname", errno))?;
@@ -109,10 +116,11 @@ pub fn summary(pid: Pid, image: &Image, name: &str) -> String {
 pub fn lines(report: &Report) -> Vec<String> {
     let pid = report.pid;
     let mut lines = vec![format!(
-        "pid {pid}: verdict={} threads={} siginfos={} arrived-since={} differences={} failures={}",
+        "pid {pid}: verdict={} threads={} siginfos={} given-back={} arrived-since={} differences={} failures={}",
         report.verdict(),
         report.threads,
         report.siginfos,
+        report.given_back,
         report.arrived,
         report.findings.len(),
         report.errors.len(),

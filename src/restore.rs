@@ -8,7 +8,7 @@ use criu_signals_images::{
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
-use crate::order::{Replay, Step};
+use crate::order::{Extent, Replay};
 use crate::state::queues::with_arrivals;
 use crate::state::{GroupStop, Site};
 use crate::tracee::{Injector, StoppedProcess};
@@ -76,6 +76,8 @@ pub struct Report {
     pub threads: usize,
     /// See `threads`.
     pub siginfos: usize,
+    /// Siginfos that had been taken out at the dump and were put back.
+    pub given_back: usize,
     /// Siginfos that have been queued since the dump; they stand behind those of the dump.
     pub arrived: usize,
     /// Every difference, and what became of it.
@@ -113,23 +115,25 @@ pub fn check<Owner>(
     dumped: &ProcessState,
     mode: Mode,
 ) -> Result<Report> {
-    let pid = stopped.pid();
-    let look = || {
-        let mut found = capture::during(stopped, Phase::Verify)?;
-        let entered = found.run_state == dumped.run_state;
-        count_queued_stop(&mut found, dumped.run_state);
-        Ok::<_, Error>((found, entered))
-    };
-    let (found, entered) = look()?;
-    let wanted = wanted(dumped, &found);
     let mut report = Report {
-        pid,
+        pid: stopped.pid(),
         threads: dumped.threads.len(),
         siginfos: siginfos(dumped),
-        arrived: siginfos(&wanted).saturating_sub(siginfos(dumped)),
+        given_back: 0,
+        arrived: 0,
         findings: Vec::new(),
         errors: Vec::new(),
     };
+    // What this library took out is its own to put back: no difference, and no matter of the mode.
+    if !dumped.taken_out.is_empty() {
+        match give_back(stopped, dumped) {
+            Ok(count) => report.given_back = count,
+            Err(e) => report.errors.push(e),
+        }
+    }
+    let (found, entered) = look(stopped, dumped, dumped)?;
+    let wanted = wanted(dumped, &found);
+    report.arrived = siginfos(&wanted).saturating_sub(siginfos(dumped));
     let differences = compare(&wanted, &found);
     if mode == Mode::Report {
         report.findings = differences
@@ -140,7 +144,7 @@ pub fn check<Owner>(
     }
 
     if differences.is_empty() {
-        report.errors = resume_calls(stopped, &wanted, &found);
+        report.errors.extend(resume_calls(stopped, &wanted, &found));
         if !entered {
             report
                 .errors
@@ -148,8 +152,10 @@ pub fn check<Owner>(
         }
         return Ok(report);
     }
-    report.errors = put_back(stopped, &wanted, &found);
-    let left = match look() {
+    report
+        .errors
+        .extend(put_back(stopped, &wanted, &found, Extent::All));
+    let left = match look(stopped, dumped, &wanted) {
         Ok((found, _)) => compare(&wanted, &found),
         Err(e) => {
             report.errors.push(e);
@@ -173,6 +179,36 @@ pub fn check<Owner>(
         })
         .collect();
     Ok(report)
+}
+
+/// Puts back the pending signals of `state`, which have been taken out of the process, before whatever has arrived
+/// since. Returns how many siginfos were missing.
+///
+/// # Errors
+/// The first that could not be put back; as many as possible of the others are.
+pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Result<usize> {
+    let found = capture::expecting(stopped, Phase::Replay, state)?;
+    let wanted = wanted(state, &found);
+    let missing = siginfos(&wanted).saturating_sub(siginfos(&found));
+    match put_back(stopped, &wanted, &found, Extent::Queues)
+        .into_iter()
+        .next()
+    {
+        None => Ok(missing),
+        Some(e) => Err(e),
+    }
+}
+
+/// The process as it is now, with the stop that CRIU has queued counted as entered; and whether it is.
+fn look<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    expected: &ProcessState,
+) -> Result<(ProcessState, bool)> {
+    let mut found = capture::expecting(stopped, Phase::Verify, expected)?;
+    let entered = found.run_state == dumped.run_state;
+    count_queued_stop(&mut found, dumped.run_state);
+    Ok((found, entered))
 }
 
 fn siginfos(state: &ProcessState) -> usize {
@@ -225,14 +261,6 @@ fn same_thread<'t>(threads: &'t [ThreadState], thread: &ThreadState) -> Option<&
         .find(|t| t.ids.innermost() == thread.ids.innermost())
 }
 
-fn put_back<Owner>(
-    stopped: &StoppedProcess<Owner>,
-    wanted: &ProcessState,
-    found: &ProcessState,
-) -> Vec<Error> {
-    replay(stopped, wanted, found, None)
-}
-
 /// CRIU restores no interrupted call as interrupted, so that there is nothing to compare: what it leaves is a thread
 /// that makes the call once more.
 fn resume_calls<Owner>(
@@ -243,14 +271,14 @@ fn resume_calls<Owner>(
     if wanted.threads.iter().all(|t| t.interrupted.is_none()) {
         return Vec::new();
     }
-    replay(stopped, wanted, found, Some(Step::InterruptedCalls))
+    put_back(stopped, wanted, found, Extent::InterruptedCalls)
 }
 
-fn replay<Owner>(
+fn put_back<Owner>(
     stopped: &StoppedProcess<Owner>,
     wanted: &ProcessState,
     found: &ProcessState,
-    only: Option<Step>,
+    extent: Extent,
 ) -> Vec<Error> {
     let threads: Vec<(Tid, ThreadState)> = found
         .threads
@@ -269,18 +297,13 @@ fn replay<Owner>(
             wanted,
             threads: &threads,
         };
-        let errors = match only {
-            None => replay.walk(),
-            Some(step) => replay.take(step),
-        };
+        let errors = replay.walk(extent);
         injector.finish()?;
         Ok(errors)
     };
     let errors = inner().unwrap_or_else(|e: Error| vec![e]);
-    errors
-        .into_iter()
-        .map(|e| e.during(Phase::Replay, stopped.pid()))
-        .collect()
+    let during = |e: Error| e.during(Phase::Replay, stopped.pid());
+    errors.into_iter().map(during).collect()
 }
 
 fn enter_stop<Owner>(stopped: &StoppedProcess<Owner>, stop: RunState) -> Result<()> {

@@ -104,7 +104,7 @@ pub enum ImageError {
         computed: u32,
     },
     /// State that no process can have, in a JSON document or on its way into an image.
-    #[error("this is not the state of a process: {field}: {reason}")]
+    #[error("this cannot be an image: {field}: {reason}")]
     Invalid {
         /// Path of the field as in `signals.proto`.
         field: String,

@@ -3,8 +3,10 @@
 mod file;
 
 use std::io::{BufReader, Read, Write};
+use std::ops::RangeInclusive;
 
-use protobuf::Message;
+use protobuf::rt::WireType;
+use protobuf::{CodedInputStream, Message};
 
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::{FieldError, ImageError};
@@ -25,6 +27,9 @@ pub const MAX_ENTRY: u64 = 1 << 20;
 pub const MAX_FILE: u64 = 1 << 30;
 /// Siginfos in one queue chunk.
 pub const MAX_CHUNK: usize = 256;
+
+/// Field numbers of `Entry.kind`.
+const KINDS: RangeInclusive<u32> = 1..=5;
 
 const STREAM: &str = "the image";
 
@@ -160,11 +165,34 @@ fn next<R: Read>(frames: &mut FrameReader<R>) -> Result<Frame, ImageError> {
 }
 
 fn kind(frame: &Frame) -> Result<Kind, ImageError> {
-    let entry = pb::Entry::parse_from_bytes(&frame.bytes)
-        .map_err(|error| FieldError::new("message", error.to_string()).in_entry(frame.index))?;
-    // To skip an entry of an unknown kind would be to lose state silently.
-    let unknown = || FieldError::new("kind", "is not one that format version 1 has");
-    entry.kind.ok_or_else(|| unknown().in_entry(frame.index))
+    let undecodable = |error: protobuf::Error| {
+        FieldError::new("message", error.to_string()).in_entry(frame.index)
+    };
+    let entry = pb::Entry::parse_from_bytes(&frame.bytes).map_err(undecodable)?;
+    match (entry.kind, count_kinds(&frame.bytes).map_err(undecodable)?) {
+        (Some(kind), 1) => Ok(kind),
+        // To skip an entry of an unknown kind would be to lose state silently.
+        (None, _) => Err("is not one that format version 1 has"),
+        // The protobuf crate takes the last and drops the others.
+        (Some(_), _) => Err("is there more than once"),
+    }
+    .map_err(|reason| FieldError::new("kind", reason).in_entry(frame.index))
+}
+
+fn count_kinds(entry: &[u8]) -> protobuf::Result<usize> {
+    let mut fields = CodedInputStream::from_bytes(entry);
+    let mut kinds = 0;
+    while let Some(tag) = fields.read_raw_tag_or_eof()? {
+        let (number, wire_type) = (tag >> 3, tag & 7);
+        if KINDS.contains(&number) {
+            kinds += 1;
+        }
+        match WireType::new(wire_type) {
+            Some(wire_type) => fields.skip_field(wire_type)?,
+            None => break,
+        }
+    }
+    Ok(kinds)
 }
 
 fn read_header(frame: &Frame) -> Result<Header, ImageError> {
@@ -506,6 +534,29 @@ mod tests {
             .mut_unknown_fields()
             .add_fixed32(99, 1);
         assert_eq!(read(&*file(entries)).ok(), Some(sample_image()));
+    }
+
+    #[test]
+    fn an_entry_is_of_one_kind() {
+        let kinds = sample_entries().into_iter();
+        let entries: Vec<Vec<u8>> = kinds.map(|kind| encode(kind).expect("valid")).collect();
+        let refused = |entry: &[u8]| {
+            let mut bytes = Vec::new();
+            let mut frames = FrameWriter::new(&mut bytes, STREAM, MAGIC, MAX_ENTRY).expect("magic");
+            frames.write(&entries[0]).expect("small");
+            frames.write(entry).expect("small");
+            match read(&*bytes) {
+                Err(ImageError::Corrupt {
+                    entry: 1, field, ..
+                }) => field == "kind",
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(refused(&entries[..2].concat()));
+        assert!(refused(&[entries[1].as_slice(), &entries[1]].concat()));
+        // Field 6, a number.
+        assert!(refused(&[0x30, 0x01]));
+        assert!(refused(&[]));
     }
 
     #[test]

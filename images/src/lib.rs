@@ -45,7 +45,12 @@ pub use ids::{NsIds, Pid, Tid};
 pub use image::Image;
 pub use interrupted::{InterruptedCall, RestartCode};
 pub use pending::Pending;
-pub use process::{ProcessState, Rlimit, RunState, ThreadState};
+pub use process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
+
+/// So that the example there is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,6 +36,30 @@ impl fmt::Display for RunState {
     }
 }
 
+/// Why the pending signals of a process were taken out of it at the dump. CRIU's images do not hold them then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TakenOut {
+    /// A SIGTRAP is pending: CRIU takes it for its own and refuses.
+    Trap,
+    /// A fault signal of the kernel is pending for one thread: it would be delivered in place of CRIU's trap.
+    Fault,
+    /// RLIMIT_SIGPENDING leaves little room or none: CRIU's restore could fail, or lose siginfos.
+    Limit,
+    /// The queue is so deep that CRIU would take long to read it.
+    Deep,
+}
+
+impl fmt::Display for TakenOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TakenOut::Trap => "a SIGTRAP is pending",
+            TakenOut::Fault => "a fault signal is pending for a thread",
+            TakenOut::Limit => "RLIMIT_SIGPENDING leaves too little room",
+            TakenOut::Deep => "the queue is deep",
+        })
+    }
+}
+
 /// A resource limit, `getrlimit(2)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rlimit {
@@ -121,6 +145,8 @@ pub struct ProcessState {
     pub run_state: RunState,
     /// What is pending for the process as a whole.
     pub shared: Pending,
+    /// Why what was pending has been taken out; empty where it was left in, which is the rule.
+    pub taken_out: Vec<TakenOut>,
     /// Its threads, the leader first.
     pub threads: Vec<ThreadState>,
 }
@@ -229,6 +255,7 @@ impl Codec for ProcessState {
             dispositions: self.dispositions.to_proto(),
             stop_signal: self.run_state.to_proto(),
             shared_bits: self.shared.bits.bits(),
+            taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             ..pb::Process::default()
         }
     }
@@ -248,8 +275,54 @@ impl Codec for ProcessState {
                 bits: SigSet::from_bits(message.shared_bits),
                 queue: Vec::new(),
             },
+            taken_out: taken_out(&message.taken_out)?,
             threads: Vec::new(),
         })
+    }
+}
+
+fn taken_out(
+    messages: &[protobuf::EnumOrUnknown<pb::TakenOut>],
+) -> Result<Vec<TakenOut>, FieldError> {
+    let mut reasons = Vec::new();
+    for message in messages {
+        let reason = TakenOut::from_proto(message)?;
+        if reasons.contains(&reason) {
+            return Err(FieldError::new(
+                "taken_out",
+                format!("{reason:?} occurs twice"),
+            ));
+        }
+        reasons.push(reason);
+    }
+    Ok(reasons)
+}
+
+impl Codec for TakenOut {
+    type Message = protobuf::EnumOrUnknown<pb::TakenOut>;
+
+    fn to_proto(&self) -> Self::Message {
+        match self {
+            TakenOut::Trap => pb::TakenOut::TAKEN_OUT_TRAP,
+            TakenOut::Fault => pb::TakenOut::TAKEN_OUT_FAULT,
+            TakenOut::Limit => pb::TakenOut::TAKEN_OUT_LIMIT,
+            TakenOut::Deep => pb::TakenOut::TAKEN_OUT_DEEP,
+        }
+        .into()
+    }
+
+    fn from_proto(message: &Self::Message) -> Result<TakenOut, FieldError> {
+        match message.enum_value() {
+            Ok(pb::TakenOut::TAKEN_OUT_TRAP) => Ok(TakenOut::Trap),
+            Ok(pb::TakenOut::TAKEN_OUT_FAULT) => Ok(TakenOut::Fault),
+            Ok(pb::TakenOut::TAKEN_OUT_LIMIT) => Ok(TakenOut::Limit),
+            Ok(pb::TakenOut::TAKEN_OUT_DEEP) => Ok(TakenOut::Deep),
+            Ok(pb::TakenOut::TAKEN_OUT_UNSPECIFIED) => Err(FieldError::missing("taken_out")),
+            Err(number) => {
+                let reason = format!("{number} is not a reason that format version 1 knows");
+                Err(FieldError::new("taken_out", reason))
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ids::NsIds;
 use crate::image::Image;
 use crate::interrupted::{InterruptedCall, RestartCode};
 use crate::pending::Pending;
-use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
+use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -54,6 +54,7 @@ pub(crate) fn sample() -> ProcessState {
         dispositions,
         run_state: RunState::Stopped(SigNo::TSTP),
         shared: pending(SigSet::from(SigNo::HUP), vec![queued(64, 9)]),
+        taken_out: Vec::new(),
         threads: vec![leader, thread],
     }
 }
@@ -198,6 +199,13 @@ fn run_state() -> impl Strategy<Value = RunState> {
     ]
 }
 
+const TAKEN_OUT: [TakenOut; 4] = [
+    TakenOut::Trap,
+    TakenOut::Fault,
+    TakenOut::Limit,
+    TakenOut::Deep,
+];
+
 pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     let own = (
         any::<u64>(),
@@ -210,13 +218,14 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
         dispositions(),
         run_state(),
         any_pending(),
+        prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
         vec(thread(), 1..4),
     );
     let ids = (1..4_usize, 1..1_000_000_i32);
     (own, signals, ids).prop_map(
         |(
             (pid_ns, comm, compat, numbers),
-            (dispositions, run_state, shared, threads),
+            (dispositions, run_state, shared, taken_out, threads),
             (depth, pid),
         )| {
             let ids = |index| {
@@ -236,6 +245,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 dispositions,
                 run_state,
                 shared,
+                taken_out,
                 threads: threads
                     .into_iter()
                     .enumerate()

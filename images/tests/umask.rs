@@ -37,6 +37,7 @@ fn smallest() -> Option<Image> {
             queued: 0,
             dispositions: Dispositions::default(),
             run_state: RunState::Running,
+            taken_out: Vec::new(),
             shared: Pending::default(),
             threads: vec![leader],
         },

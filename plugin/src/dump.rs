@@ -1,41 +1,58 @@
 //! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
+use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Pid, image};
+use criu_signals::images::{Image, Pid, ProcessState, TakenOut, image};
 use criu_signals::record;
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
-use criu_signals::tracee::{ByHost, StoppedProcess};
+use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
+use crate::settings::{Settings, TakeOut};
 
-/// What a dump has written so far.
+/// How long a thread may take to stop where CRIU has not stopped it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a dump has done so far.
 pub struct Dump {
     host: Host,
+    settings: Settings,
+    /// Will a restore be refused without this plugin?
+    recorded: bool,
     /// File names in the image folder.
     written: Vec<String>,
-    innermost: Vec<i32>,
+    /// The processes, by their pids in their own namespaces.
+    captured: Vec<i32>,
+    /// Signals that are with us for the time of the dump.
+    custody: HashMap<Pid, Vec<Custody>>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
-    asleep: HashMap<i32, Vec<Asleep>>,
+    asleep: HashMap<Pid, Vec<Asleep>>,
 }
 
 impl Dump {
-    pub fn begin(host: Host) -> std::result::Result<Dump, HookError> {
-        if host.add_inventory_plugin(NAME)? == Inventory::Unsupported {
+    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+        let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
+        if !recorded {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
             );
         }
         Ok(Dump {
             host,
+            settings,
+            recorded,
             written: Vec::new(),
-            innermost: Vec::new(),
+            captured: Vec::new(),
+            custody: HashMap::new(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
         })
@@ -43,45 +60,145 @@ impl Dump {
 
     /// Looks at one process while it runs: how long it has been waiting can't be seen later.
     pub fn look(&mut self, pid: Pid) {
-        self.asleep.insert(pid.0, asleep::look(pid));
+        self.asleep.insert(pid, asleep::look(pid));
     }
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        self.write(pid).map_err(HookError::from)
+        self.try_capture(pid)
+            .map_err(|e| e.during(Phase::Capture, pid))
+            .map_err(HookError::from)
     }
 
-    fn write(&mut self, pid: Pid) -> Result<()> {
-        let during = |e: Error| e.during(Phase::Capture, pid);
-        let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
-        interrupted::shield(&stopped).map_err(during)?;
-        let seen = self.asleep.remove(&pid.0).unwrap_or_default();
+    fn try_capture(&mut self, pid: Pid) -> Result<()> {
+        let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        // Before anything runs in it, after which nobody could tell how it was stopped.
+        interrupted::shield(&stopped)?;
+        let seen = self.asleep.remove(&pid).unwrap_or_default();
         let waited = asleep::confirm(&stopped, &seen);
-        let mut image = record::of(&stopped)?;
-        interrupted::complete(&stopped, &mut image.process, &waited)?;
-        let dir = self
-            .host
-            .image_dir()
-            .map_err(|e| {
+        let limits = self.settings.limits;
+        let (mut state, deep) = match self.settings.take_out {
+            TakeOut::Never => (capture::process(&stopped)?, false),
+            TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
+        };
+        interrupted::complete(&stopped, &mut state, &waited)?;
+        let calls = interrupted::calls(&state);
+        self.captured.push(state.ids.innermost());
+        self.keep(&stopped, state, deep)?;
+        // From here on CRIU goes by what it finds.
+        self.handed_over
+            .push(interrupted::hand_over(&stopped, calls)?);
+        Ok(())
+    }
+
+    /// Writes the image, and takes out what CRIU cannot cope with.
+    fn keep(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        mut state: ProcessState,
+        deep: bool,
+    ) -> Result<()> {
+        let pid = stopped.pid();
+        let limits = self.settings.limits;
+        if self.settings.take_out != TakeOut::Never {
+            state.taken_out = custody::reasons(&state, deep, &limits);
+        }
+        let more = !state.taken_out.is_empty();
+        if let Some(before) = self.custody.get(&pid) {
+            state.taken_out.push(TakenOut::Trap);
+            if !deep {
+                before.iter().for_each(|custody| custody.add_to(&mut state));
+            }
+        }
+        if !more {
+            return self.write(pid, state).map(drop);
+        }
+        let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
+        let why = why.join(", ");
+        self.may_take_out(&why)?;
+        // What is taken out is on disk before, or in the guardian's hands where nobody knows it yet.
+        if !deep {
+            self.write(pid, state.clone())?;
+        }
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
+        let custody = Custody::take(stopped, state, deep, &others)?;
+        let mut all = custody.state().clone();
+        let held = self.custody.entry(pid).or_default();
+        if deep {
+            held.iter().for_each(|before| before.add_to(&mut all));
+        }
+        held.push(custody);
+        if deep {
+            self.write(pid, all)?;
+        }
+        log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
+        Ok(())
+    }
+
+    /// Takes out what CRIU does not even seize a process with. It still runs, and CRIU comes again to one that it
+    /// could not seize. Where this fails, CRIU refuses the process in its own words.
+    pub fn before_seize(&mut self, pid: Pid) {
+        if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
+            return;
+        }
+        let others: Vec<&Custody> = self.custody.values().flatten().collect();
+        let why = TakenOut::Trap.to_string();
+        let take = || {
+            if !custody::trap_is_pending(pid)? {
+                return Ok(None);
+            }
+            self.may_take_out(&why)?;
+            Custody::take_trap(pid, &others).map(Some)
+        };
+        match take() {
+            Ok(None) => {}
+            Ok(Some(custody)) => {
+                log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");
+                self.custody.insert(pid, vec![custody]);
+            }
+            Err(e) if e.is_died() => {}
+            Err(e) => log::warn!("{}", e.during(Phase::Capture, pid)),
+        }
+    }
+
+    /// May signals be taken out, given that a restore without this plugin would lose them?
+    fn may_take_out(&self, why: &str) -> Result<()> {
+        if self.recorded || self.settings.take_out == TakeOut::Always {
+            return Ok(());
+        }
+        Err(Error::new(
+            "take out pending signals",
+            Cause::Unsupported(
+                format!(
+                    "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
+                     without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                     the same, =never leaves it to criu"
+                )
+                .into(),
+            ),
+        ))
+    }
+
+    fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
+        let image: Image = record::with_header(state)?;
+        let inner = || {
+            let dir = self.host.image_dir().map_err(|e| {
                 Error::new(
                     "find the image folder",
                     Cause::Unsupported(e.to_string().into()),
                 )
-            })
-            .map_err(|e| e.during(Phase::Image, pid))?;
-        let name = image::create_in(dir, &image)
-            .map_err(|e| Error::new("write", Cause::Image(e)).during(Phase::Image, pid))?;
+            })?;
+            image::create_in(dir, &image).map_err(|e| Error::new("write", Cause::Image(e)))
+        };
+        let name = inner().map_err(|e| e.during(Phase::Image, pid))?;
         log::info!("{}", record::summary(pid, &image, &name));
         self.written.push(name);
-        self.innermost.push(image.process.ids.innermost());
-        // From here on CRIU goes by what it finds.
-        let handed_over = interrupted::hand_over(&stopped, &image.process).map_err(during)?;
-        self.handed_over.push(handed_over);
         Ok(())
     }
 
-    /// After a failed dump its images would only be in the way of the next.
-    pub fn end(self, ret: i32) {
+    /// The tasks are still seized, and are killed or let go next.
+    pub fn end(mut self, ret: i32) {
+        self.give_back();
         // Whatever became of the dump, the tasks may be about to run on.
         for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
             log::error!("{error}");
@@ -91,6 +208,7 @@ impl Dump {
             Err(e) => return log::error!("{e}"),
         };
         if ret != 0 {
+            // They would be in the way of the next dump.
             for name in &self.written {
                 if let Err(e) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                     log::warn!("the dump failed; removing {name}: {e}");
@@ -100,7 +218,7 @@ impl Dump {
         }
         match record::dumped_processes(dir) {
             Ok(dumped) => {
-                for pid in dumped.iter().filter(|pid| !self.innermost.contains(pid)) {
+                for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {
                     log::error!(
                         "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
                          its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
@@ -109,6 +227,37 @@ impl Dump {
                 }
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+        }
+    }
+
+    /// Whatever became of the dump: even after a good one a script of the user's may decide that the tasks run on.
+    fn give_back(&mut self) {
+        for (pid, custody) in self
+            .custody
+            .drain()
+            .flat_map(|(pid, all)| all.into_iter().map(move |one| (pid, one)))
+        {
+            match give_back(pid, custody) {
+                Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
+                Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
+                Err(e) => log::error!(
+                    "{}; the guardian tries again when criu has ended",
+                    e.during(Phase::Replay, pid)
+                ),
+            }
+        }
+    }
+}
+
+/// A dump that failed early may not have seized the process.
+fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
+    match StoppedProcess::<ByHost>::of_host(pid) {
+        Ok(stopped) => custody.give_back(&stopped),
+        Err(_) => {
+            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let count = custody.give_back(&stopped);
+            stopped.release()?;
+            count
         }
     }
 }

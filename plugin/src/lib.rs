@@ -34,7 +34,7 @@ impl Plugin for Signals {
 
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
-            Stage::Dump => Ok(Signals::Dump(Dump::begin(host)?)),
+            Stage::Dump => Ok(Signals::Dump(Dump::begin(host, Settings::from_env()?)?)),
             Stage::PreDump => Ok(Signals::PreDump),
             Stage::Restore => Ok(Signals::Restore(Restore::begin(
                 host,
@@ -43,8 +43,11 @@ impl Plugin for Signals {
         }
     }
 
+    /// A pre-dump has no `exit` to take anything back in, and needs nothing.
     fn pause_devices(&mut self, pid: Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
+            dump.before_seize(pid);
+            // Last: what was done before may have stopped it.
             dump.look(pid);
         }
         Ok(Reply::PassOn)

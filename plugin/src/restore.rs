@@ -41,20 +41,30 @@ impl Restore {
         Ok(Restore { host, policy, left })
     }
 
-    /// Checks one process. An error is for the log; [`Restore::refuse`] decides what follows from it.
+    /// Checks one process. An error makes the restore fail: by [`Restore::refuse`] up to CRIU 4.2, which ignores
+    /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        let report = self.compare(pid)?;
-        for line in record::lines(&report) {
-            match report.verdict() {
-                Verdict::Verified => log::info!("{line}"),
-                Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
-                Verdict::Failed => log::error!("{line}"),
+        let verdict = match self.compare(pid) {
+            Ok(report) => {
+                for line in record::lines(&report) {
+                    match report.verdict() {
+                        Verdict::Verified => log::info!("{line}"),
+                        Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
+                        Verdict::Failed => log::error!("{line}"),
+                    }
+                }
+                report.verdict()
             }
-        }
-        if self.policy == Policy::Strict && report.verdict() == Verdict::Failed {
+            Err(e) => {
+                log::error!("pid {pid}: verdict={}", Verdict::Failed);
+                log::error!("{e}");
+                Verdict::Failed
+            }
+        };
+        if self.policy == Policy::Strict && verdict == Verdict::Failed {
             return Err(HookError::new(
                 Errno::EIO,
-                format!("pid {pid}: signal state could not be put back"),
+                "signal state is not as it was captured, and policy=strict",
             ));
         }
         Ok(())
@@ -94,7 +104,7 @@ impl Restore {
             })
     }
 
-    /// CRIU ignores what the hook returns. Without this task it cannot finish, and kills the others.
+    /// Without this task CRIU cannot finish, and kills the others.
     pub fn refuse(&self, pid: Pid) {
         if self.policy != Policy::Strict {
             return;

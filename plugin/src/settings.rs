@@ -2,8 +2,14 @@
 
 use std::fmt;
 
+use criu_signals::custody::Limits;
+
 /// The variable that names the policy.
-pub const POLICY: &str = "CRIU_SIGNALS_POLICY";
+const POLICY: &str = "CRIU_SIGNALS_POLICY";
+/// Whether signals may be taken out of a process for the time of a dump.
+const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
+/// From how many entries on a queue is deep.
+const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
 
 /// What happens to a difference that a restore shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,21 +33,55 @@ impl fmt::Display for Policy {
     }
 }
 
+/// Whether signals may be taken out of a process for the time of a dump, where CRIU cannot cope with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOut {
+    /// If CRIU makes sure that the restore is done with this plugin: from 4.1 on.
+    #[default]
+    Auto,
+    /// Even if a restore without this plugin would lose them.
+    Always,
+    /// Never: what CRIU cannot cope with is left to it.
+    Never,
+}
+
+impl fmt::Display for TakeOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TakeOut::Auto => "auto",
+            TakeOut::Always => "always",
+            TakeOut::Never => "never",
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// See [`Policy`].
     pub policy: Policy,
+    /// See [`TakeOut`].
+    pub take_out: TakeOut,
+    /// From where on they are.
+    pub limits: Limits,
 }
 
 /// A setting that says nothing this plugin knows. Taking it for the default could let a restore pass that was to be
 /// refused.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UnknownSetting(String);
+pub struct UnknownSetting {
+    variable: &'static str,
+    value: String,
+    accepted: String,
+}
 
 impl fmt::Display for UnknownSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{POLICY}={:?}: must be repair, strict or report", self.0)
+        write!(
+            f,
+            "{}={:?}: must be {}",
+            self.variable, self.value, self.accepted
+        )
     }
 }
 
@@ -50,46 +90,90 @@ impl std::error::Error for UnknownSetting {}
 impl Settings {
     /// Reads them.
     pub fn from_env() -> Result<Settings, UnknownSetting> {
-        Settings::from_policy(
-            std::env::var_os(POLICY)
-                .map(|v| v.to_string_lossy().into_owned())
-                .as_deref(),
-        )
+        Settings::from(|variable| {
+            std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
+        })
     }
 
-    fn from_policy(policy: Option<&str>) -> Result<Settings, UnknownSetting> {
-        let policy = match policy {
-            None | Some("" | "repair") => Policy::Repair,
-            Some("strict") => Policy::Strict,
-            Some("report") => Policy::Report,
-            Some(other) => return Err(UnknownSetting(other.to_owned())),
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Settings, UnknownSetting> {
+        let default = Limits::default();
+        let deep = match variable(DEEP_QUEUE).filter(|value| !value.is_empty()) {
+            None => default.deep,
+            Some(value) => value.parse().map_err(|_| UnknownSetting {
+                variable: DEEP_QUEUE,
+                value,
+                accepted: "a number of signals".to_owned(),
+            })?,
         };
-        Ok(Settings { policy })
+        Ok(Settings {
+            policy: one_of(
+                POLICY,
+                &variable,
+                &[Policy::Repair, Policy::Strict, Policy::Report],
+            )?,
+            take_out: one_of(
+                TAKE_OUT,
+                &variable,
+                &[TakeOut::Auto, TakeOut::Always, TakeOut::Never],
+            )?,
+            limits: Limits { deep, ..default },
+        })
     }
+}
+
+/// The choice that a variable names; the first if it is unset or empty.
+fn one_of<T: Copy + fmt::Display>(
+    name: &'static str,
+    variable: impl Fn(&str) -> Option<String>,
+    choices: &[T],
+) -> Result<T, UnknownSetting> {
+    let value = variable(name).unwrap_or_default();
+    if value.is_empty() {
+        return Ok(choices[0]);
+    }
+    choices
+        .iter()
+        .copied()
+        .find(|choice| choice.to_string() == value)
+        .ok_or_else(|| {
+            let names: Vec<String> = choices.iter().map(T::to_string).collect();
+            UnknownSetting {
+                variable: name,
+                value,
+                accepted: names.join(" or "),
+            }
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn with(name: &str, value: &str) -> Result<Settings, UnknownSetting> {
+        Settings::from(|variable| (variable == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn unset_or_empty_is_the_default() {
+        assert_eq!(Settings::from(|_| None), Ok(Settings::default()));
+        assert_eq!(
+            Settings::from(|_| Some(String::new())),
+            Ok(Settings::default())
+        );
+    }
+
     #[test]
     fn a_typo_is_not_the_default() {
-        assert_eq!(
-            Settings::from_policy(None),
-            Ok(Settings {
-                policy: Policy::Repair
-            })
-        );
         for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
-            assert_eq!(
-                Settings::from_policy(Some(&policy.to_string())),
-                Ok(Settings { policy })
-            );
+            assert_eq!(with(POLICY, &policy.to_string()).unwrap().policy, policy);
         }
-        let e = Settings::from_policy(Some("strikt")).unwrap_err();
         assert_eq!(
-            e.to_string(),
-            "CRIU_SIGNALS_POLICY=\"strikt\": must be repair, strict or report"
+            with(POLICY, "strikt").unwrap_err().to_string(),
+            "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report"
         );
+        assert_eq!(with(TAKE_OUT, "never").unwrap().take_out, TakeOut::Never);
+        with(TAKE_OUT, "no").unwrap_err();
+        assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
+        with(DEEP_QUEUE, "-1").unwrap_err();
     }
 }

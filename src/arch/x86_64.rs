@@ -260,8 +260,8 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
 //   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
 //
 // In the ordinary course the tracer stops the thread behind each of them and sets its registers. What follows
-// each entry runs only if the tracer is gone: the thread then takes away the scratch memory, puts back its
-// signal mask and registers, and goes on in the program as if nothing had been. So there is no instant at
+// each entry runs only if the tracer is gone: the thread then undoes what the batch did, takes away the scratch
+// memory, puts back its signal mask and registers, and goes on in the program as if nothing had been. So there is no instant at
 // which a dead tracer leaves a broken thread.
 //
 // How the batch tells the tracer that it is through: it sends itself the marker, a signal that the process
@@ -305,8 +305,22 @@ core::arch::global_asm!(
     "    mov eax, {tkill}",
     "    syscall",
     "criu_signals_stub_batch_end:",
-    // From here on: nobody took over.
+    // From here on: nobody took over. What the batch has done is undone first, by a table of its own.
     "5:",
+    "    mov r12, [rip + criu_signals_stub_data + {undo}]",
+    "    mov r13, [rip + criu_signals_stub_data + {undo_end}]",
+    "3:",
+    "    cmp r12, r13",
+    "    jae 2f",
+    "    mov rax, [r12]",
+    "    mov rdi, [r12 + 8]",
+    "    mov rsi, [r12 + 16]",
+    "    mov rdx, [r12 + 24]",
+    "    mov r10, [r12 + 32]",
+    "    syscall",
+    "    add r12, 64",
+    "    jmp 3b",
+    "2:",
     "    mov rdi, [rip + criu_signals_stub_data + {scratch}]",
     "6:",
     "    mov rsi, [rip + criu_signals_stub_data + {scratch_len}]",
@@ -360,6 +374,8 @@ core::arch::global_asm!(
     munmap = const libc::SYS_munmap,
     rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     sig_setmask = const libc::SIG_SETMASK,
+    undo = const core::mem::offset_of!(StubData, undo),
+    undo_end = const core::mem::offset_of!(StubData, undo_end),
     scratch = const core::mem::offset_of!(StubData, scratch),
     scratch_len = const core::mem::offset_of!(StubData, scratch_len),
     mask = const core::mem::offset_of!(StubData, mask),
@@ -396,6 +412,8 @@ unsafe extern "C" {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct StubData {
+    undo: u64,
+    undo_end: u64,
     scratch: u64,
     scratch_len: u64,
     mask: u64,
@@ -416,6 +434,9 @@ struct StubData {
     far: u64,
 }
 
+/// Stubs stand at multiples of this many bytes.
+pub const STUB_ALIGN: usize = 16;
+
 /// Size of one row of the batch's table, and where in it number, arguments and result are.
 pub const BATCH_ROW: usize = 64;
 /// Offset of the result in a row.
@@ -432,6 +453,15 @@ impl Stub {
     /// How much room it needs, in bytes.
     pub fn len() -> usize {
         offset_of(&raw const criu_signals_stub_end)
+    }
+
+    /// Where in `page` a stub stands, if one does: left behind by a tracer that died.
+    pub fn find(page: &[u8]) -> Option<usize> {
+        let code = &template()[..offset_of(&raw const criu_signals_stub_data)];
+        page.windows(code.len())
+            .step_by(STUB_ALIGN)
+            .position(|window| window == code)
+            .map(|n| n * STUB_ALIGN)
     }
 
     /// The stub at `base` for a thread that was found with `registers`, goes on at `resume_ip` where that
@@ -451,6 +481,8 @@ impl Stub {
             (ip, 0)
         };
         let data = StubData {
+            undo: 0,
+            undo_end: 0,
             scratch: 0,
             scratch_len: 0,
             mask: mask.bits(),
@@ -480,6 +512,13 @@ impl Stub {
         self.data.scratch_len = len;
     }
 
+    /// Names the table `[start, end)` that undoes what the batch does, for the case that nobody takes over.
+    /// Its rows have four arguments.
+    pub fn set_undo(&mut self, start: u64, end: u64) {
+        self.data.undo = start;
+        self.data.undo_end = end;
+    }
+
     /// The signal with which the batch says that it is through.
     pub fn set_marker(&mut self, marker: SigNo) {
         self.data.marker = u64::try_from(marker.get()).unwrap_or(0);
@@ -507,12 +546,7 @@ impl Stub {
 
     /// Code and data.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let len = Stub::len();
-        // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm
-        // above; it is initialised and never changes.
-        let template =
-            unsafe { core::slice::from_raw_parts(&raw const criu_signals_stub_start, len) };
-        let mut bytes = template.to_vec();
+        let mut bytes = template().to_vec();
         let at = offset_of(&raw const criu_signals_stub_data);
         // SAFETY: StubData is repr(C) of u64 only, so it has no padding and any reading of its bytes is sound.
         let data = unsafe {
@@ -524,6 +558,12 @@ impl Stub {
         bytes[at..at + data.len()].copy_from_slice(data);
         bytes
     }
+}
+
+fn template() -> &'static [u8] {
+    // SAFETY: start and end delimit one object in this library's read-only data, made by the global_asm above; it
+    // is initialised and never changes.
+    unsafe { core::slice::from_raw_parts(&raw const criu_signals_stub_start, Stub::len()) }
 }
 
 fn offset_of(label: *const u8) -> usize {

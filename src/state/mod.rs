@@ -14,7 +14,7 @@ pub use dispositions::SignalDispositions;
 pub use interrupted::InterruptedSystemCall;
 pub use limits::PendingLimit;
 pub use mask::SignalMask;
-pub use queues::{PrivateQueue, SharedQueue};
+pub use queues::{PrivateQueue, Queue, SharedQueue};
 pub use run_state::GroupStop;
 
 use criu_signals_images::{Pid, Tid};
@@ -57,6 +57,14 @@ pub trait Kind {
     /// # Errors
     /// What the kernel refused. See [`put_back`] for what it accepted and did not keep.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<()>;
+
+    /// Is `wanted` what is there?
+    ///
+    /// # Errors
+    /// Those of [`Kind::capture`].
+    fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
+        Ok(Self::capture(site)? == *wanted)
+    }
 }
 
 /// Puts `wanted` back unless it is there already, and reads it back: a system call that returns 0 is no proof
@@ -69,11 +77,11 @@ pub trait Kind {
 pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::State) -> Result<bool> {
     let tid = site.tid;
     let inner = |site: &mut Site<'_, '_, Owner>| {
-        if K::capture(site)? == *wanted {
+        if K::holds(site, wanted)? {
             return Ok(false);
         }
         K::replay(site, wanted)?;
-        if K::capture(site)? == *wanted {
+        if K::holds(site, wanted)? {
             Ok(true)
         } else {
             Err(Error::new(

@@ -23,6 +23,14 @@ const SI_QUEUE: i32 = -1;
 /// `si_code` of kill(2). With any other a real-time signal that finds no room is refused with EAGAIN.
 const SI_USER: i32 = 0;
 
+/// A queue longer than this is not read whole to be compared: PTRACE_PEEKSIGINFO walks the list anew for every
+/// entry, which takes a second for 20,000 of them.
+const READ_WHOLE: usize = 2_048;
+/// How much of a longer queue is compared at its head and at its end. That it has the right length is known from
+/// where it ends, and that the kernel has stored each entry from what queueing it returned.
+const SAMPLE: usize = 512;
+const SAMPLE_AT_END: usize = 16;
+
 /// One thread's own queue.
 #[derive(Debug)]
 pub enum PrivateQueue {}
@@ -31,9 +39,12 @@ pub enum PrivateQueue {}
 #[derive(Debug)]
 pub enum SharedQueue {}
 
+/// Which of the two queues that a thread can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+pub enum Queue {
+    /// Its own.
     Private,
+    /// Its process's.
     Shared,
 }
 
@@ -42,11 +53,15 @@ impl Kind for PrivateQueue {
     type State = Pending;
 
     fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
-        Which::Private.read(site)
+        Queue::Private.read(site, usize::MAX)
     }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        Which::Private.make(site, wanted)
+        Queue::Private.make(site, wanted)
+    }
+
+    fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        Queue::Private.holds(site, wanted)
     }
 }
 
@@ -55,38 +70,50 @@ impl Kind for SharedQueue {
     type State = Pending;
 
     fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
-        Which::Shared.read(site)
+        Queue::Shared.read(site, usize::MAX)
     }
 
-    /// rt_sigtimedwait takes from the private queue first, so the leader's is taken out of the way and put back.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        let private = Which::Private.read(site)?;
-        Which::Private.make(site, &Pending::default())?;
-        let shared = Which::Shared.make(site, wanted);
-        Which::Private.make(site, &private)?;
+        if Queue::Shared.is_head_of(site, wanted)? {
+            return Queue::Shared.make(site, wanted);
+        }
+        // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back.
+        let private = Queue::Private.read(site, usize::MAX)?;
+        Queue::Private.make(site, &Pending::default())?;
+        let shared = Queue::Shared.make(site, wanted);
+        Queue::Private.make(site, &private)?;
         shared
+    }
+
+    fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        Queue::Shared.holds(site, wanted)
     }
 }
 
-impl Which {
-    fn read<Owner>(self, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
-        let bits = || {
-            let status = SignalStatus::read(site.pid(), site.tid)?;
-            Ok::<_, Error>(match self {
-                Which::Private => status.pending,
-                Which::Shared => status.shared_pending,
-            })
-        };
+impl Queue {
+    fn bits<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<SigSet> {
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        Ok(match self {
+            Queue::Private => status.pending,
+            Queue::Shared => status.shared_pending,
+        })
+    }
+
+    /// Its bits, and at most `most` of its entries.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn read<Owner>(self, site: &Site<'_, '_, Owner>, most: usize) -> Result<Pending> {
         // Signals arrive at stopped threads too. One that comes between the two reads would be a siginfo without its
         // bit, or a bit that seems to have no siginfo.
-        let mut before = bits()?;
+        let mut before = self.bits(site)?;
         for _ in 0..READ_ATTEMPTS {
-            let queue = ptrace::peek_queue(site.tid, self == Which::Shared)?;
-            let after = bits()?;
-            if before == after {
-                return Ok(Pending { bits: after, queue });
+            let queue = self.peek(site, 0, most)?;
+            let bits = self.bits(site)?;
+            if bits == before {
+                return Ok(Pending { bits, queue });
             }
-            before = after;
+            before = bits;
         }
         Err(Error::new(
             "read the queue",
@@ -94,28 +121,58 @@ impl Which {
         ))
     }
 
-    /// Makes the queue what is wanted: keeps the head that is right, takes out the rest, queues what is missing.
-    /// The thread's other signals must be blocked, and RLIMIT_SIGPENDING leave room.
+    /// At most `most` entries, from the one at index `from` on.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn peek<Owner>(
+        self,
+        site: &Site<'_, '_, Owner>,
+        from: usize,
+        most: usize,
+    ) -> Result<Vec<Siginfo>> {
+        ptrace::peek(site.tid, self == Queue::Shared, from, most)
+    }
+
+    /// Is `wanted` what is in the queue? A long one is looked at in places only.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn holds<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        if self.bits(site)? != wanted.bits {
+            return Ok(false);
+        }
+        let queue = &wanted.queue;
+        if queue.len() <= READ_WHOLE {
+            return Ok(self.peek(site, 0, queue.len() + 1)? == *queue);
+        }
+        let end = queue.len() - SAMPLE_AT_END;
+        Ok(self.peek(site, 0, SAMPLE)? == queue[..SAMPLE]
+            && self.peek(site, end, SAMPLE_AT_END + 1)? == queue[end..])
+    }
+
+    /// Is what is in the queue the beginning of `wanted`, so that nothing has to be taken out?
+    fn is_head_of<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        let found = self.peek(site, 0, wanted.queue.len().min(READ_WHOLE) + 1)?;
+        let bare = self.bits(site)?.difference(signos(&found));
+        Ok(wanted.queue.starts_with(&found)
+            && bare.difference(wanted.bits_without_info()).is_empty())
+    }
+
+    /// Makes the queue what is wanted: queues what is missing behind what is right, or else takes everything out
+    /// first. The thread's other signals must be blocked, and RLIMIT_SIGPENDING leave room.
     fn make<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        let found = self.read(site)?;
-        let right = found
-            .queue
-            .iter()
-            .zip(&wanted.queue)
-            .take_while(|(a, b)| a == b)
-            .count();
-        // Taking one out needs its number to be at the head of its kind: behind `right` equal ones it is not.
-        let keep = if found.queue.len() == right && found.bits_without_info().is_empty() {
-            right
+        let mut have = 0;
+        if self.is_head_of(site, wanted)? {
+            have = self.peek(site, 0, wanted.queue.len())?.len();
         } else {
-            0
-        };
-        if keep == 0 {
-            self.take_out(site, &found)?;
+            let found = self.read(site, usize::MAX)?;
+            self.take_out(site, &found.queue)?;
+            self.take_out_bits(site, found.bits_without_info())?;
         }
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
-        self.queue(site, &ids, &wanted.queue[keep..])?;
-        let bare = wanted.bits_without_info();
+        self.queue(site, &ids, &wanted.queue[have..])?;
+        let bare = wanted.bits_without_info().difference(self.bits(site)?);
         if bare.is_empty() {
             Ok(())
         } else {
@@ -123,18 +180,67 @@ impl Which {
         }
     }
 
-    /// In list order, each call naming one number: the kernel then finds its entry at the head of the list.
-    fn take_out<Owner>(self, site: &mut Site<'_, '_, Owner>, found: &Pending) -> Result<()> {
-        let queued = found
-            .queue
-            .iter()
-            .filter_map(|info| SigNo::new(info.signo()));
-        let calls: Vec<Call> = queued
-            .chain(found.bits_without_info().iter())
-            .map(take_one)
-            .collect();
+    /// What of one number is in the queue.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn only<Owner>(self, site: &Site<'_, '_, Owner>, signo: SigNo) -> Result<Pending> {
+        let mut pending = Pending::default();
+        if self.bits(site)?.contains(signo) {
+            pending.bits.insert(signo);
+            pending.queue = self.peek(site, 0, usize::MAX)?;
+            pending.queue.retain(|info| info.signo() == signo.get());
+        }
+        Ok(pending)
+    }
+
+    /// Takes out pending bits that have no siginfo.
+    ///
+    /// # Errors
+    /// If one was not pending.
+    pub fn take_out_bits<Owner>(self, site: &mut Site<'_, '_, Owner>, bits: SigSet) -> Result<()> {
+        let calls: Vec<Call> = bits.iter().map(take_one).collect();
         for outcome in site.injector.run(site.tid, &calls)? {
             outcome.check()?;
+        }
+        Ok(())
+    }
+
+    /// Takes `infos` out of the queue, which are in it in this order. Each call names one number, and where
+    /// nothing of that number stands in front, the kernel finds its entry at once (collect_signal).
+    ///
+    /// Should the tracer die while it runs, the thread queues again what it has taken out.
+    ///
+    /// # Errors
+    /// If something else came out than was expected: a caller that has seen the queue and whose process is stopped
+    /// need not expect that.
+    pub fn take_out<Owner>(self, site: &mut Site<'_, '_, Owner>, infos: &[Siginfo]) -> Result<()> {
+        let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
+        let leader = self.leader_in_namespace(site)?;
+        let tid = u64::from(ids.innermost().cast_unsigned());
+        let calls = infos
+            .iter()
+            .filter_map(|info| SigNo::new(info.signo()))
+            .map(|signo| {
+                let number = u64::from(signo.get().cast_unsigned());
+                let call = take_one(signo);
+                match self {
+                    Queue::Private => {
+                        call.undone_by(libc::SYS_rt_tgsigqueueinfo, &[leader, tid, number])
+                    }
+                    Queue::Shared => call.undone_by(libc::SYS_rt_sigqueueinfo, &[leader, number]),
+                }
+            })
+            .collect::<Vec<_>>();
+        let outcomes = site.injector.run(site.tid, &calls)?;
+        for (info, outcome) in infos.iter().zip(&outcomes) {
+            outcome.check()?;
+            if outcome.output != info.as_bytes() {
+                return Err(Error::new(
+                    "rt_sigtimedwait",
+                    Cause::Unexpected(format!("took out something else than {info}")),
+                ));
+            }
         }
         Ok(())
     }
@@ -191,10 +297,10 @@ impl Which {
             None => format!("{call}({})", info.signo()),
         };
         match self {
-            Which::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name("rt_tgsigqueueinfo"))
+            Queue::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name("rt_tgsigqueueinfo"))
                 .value(leader)
                 .value(u64::from(tid.0.cast_unsigned())),
-            Which::Shared => {
+            Queue::Shared => {
                 Call::new(libc::SYS_rt_sigqueueinfo, name("rt_sigqueueinfo")).value(leader)
             }
         }
@@ -214,6 +320,7 @@ impl Which {
     }
 }
 
+/// One entry of this number, in the order in which they were queued.
 fn take_one(signo: SigNo) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
@@ -222,9 +329,16 @@ fn take_one(signo: SigNo) -> Call {
         format!("rt_sigtimedwait({signo})"),
     )
     .input(set.bits().to_le_bytes())
-    .value(0)
+    .output(SIGINFO_SIZE)
     .input(no_time)
     .value(SIGSET_SIZE)
+}
+
+fn signos(infos: &[Siginfo]) -> SigSet {
+    infos
+        .iter()
+        .filter_map(|info| SigNo::new(info.signo()))
+        .collect()
 }
 
 /// What a queue must hold after a restore: what was pending at the dump, in its order, and behind it what has

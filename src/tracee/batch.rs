@@ -28,7 +28,18 @@ pub struct Call {
     nr: i64,
     name: Cow<'static, str>,
     args: Vec<Arg>,
+    undo: Option<Undo>,
 }
+
+/// What the thread does about a call if it is left alone before the tracer has taken over the outcome.
+#[derive(Clone, Debug)]
+struct Undo {
+    nr: i64,
+    args: Vec<u64>,
+}
+
+/// How many arguments the stub gives a call that undoes another.
+const UNDO_ARGS: usize = 4;
 
 impl Call {
     /// System call number `nr`. `name` is for error messages.
@@ -37,6 +48,7 @@ impl Call {
             nr,
             name: name.into(),
             args: Vec::with_capacity(6),
+            undo: None,
         }
     }
 
@@ -61,6 +73,18 @@ impl Call {
         self
     }
 
+    /// Should the tracer die before it has the outcome, the thread itself calls `nr` with `args`, at most three,
+    /// and the address of this call's output behind them.
+    #[must_use]
+    pub fn undone_by(mut self, nr: i64, args: &[u64]) -> Call {
+        debug_assert!(args.len() < UNDO_ARGS);
+        self.undo = Some(Undo {
+            nr,
+            args: args.to_vec(),
+        });
+        self
+    }
+
     /// The system call's number.
     pub(super) fn nr(&self) -> i64 {
         self.nr
@@ -75,7 +99,7 @@ impl Call {
                 Arg::Output(len) => len.next_multiple_of(ALIGN),
             })
             .sum::<usize>()
-            + BATCH_ROW
+            + BATCH_ROW * if self.undo.is_some() { 2 } else { 1 }
     }
 }
 
@@ -117,6 +141,7 @@ pub(super) struct Layout<'a> {
     bytes: Vec<u8>,
     args: Vec<[u64; 6]>,
     outputs: Vec<Option<(usize, usize)>>,
+    undo: (usize, usize),
 }
 
 impl<'a> Layout<'a> {
@@ -169,6 +194,20 @@ impl<'a> Layout<'a> {
             args.push(values);
             outputs.push(output);
         }
+        let undo_start = bytes.len();
+        for (call, output) in now.iter().zip(&outputs) {
+            let Some(undo) = &call.undo else { continue };
+            let mut row = [0u8; BATCH_ROW];
+            let address = output.map(|(at, _)| base.offset(at).0);
+            let words = std::iter::once(undo.nr.cast_unsigned())
+                .chain(undo.args.iter().copied())
+                .chain(address);
+            for (slot, word) in row.chunks_exact_mut(8).zip(words) {
+                slot.copy_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(&row);
+        }
+        let undo = (undo_start, bytes.len());
         Ok((
             Layout {
                 calls: now,
@@ -176,6 +215,7 @@ impl<'a> Layout<'a> {
                 bytes,
                 args,
                 outputs,
+                undo,
             },
             later,
         ))
@@ -200,6 +240,14 @@ impl<'a> Layout<'a> {
         (
             self.base.0,
             self.base.offset(self.calls.len() * BATCH_ROW).0,
+        )
+    }
+
+    /// First address and first address behind the table that undoes the calls.
+    pub(super) fn undo(&self) -> (u64, u64) {
+        (
+            self.base.offset(self.undo.0).0,
+            self.base.offset(self.undo.1).0,
         )
     }
 

@@ -8,11 +8,10 @@
 use criu_signals_images::Pid;
 
 use super::memory::{Memory, RemoteAddr};
-use crate::arch::Stub;
+use crate::arch::{STUB_ALIGN, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, Mapping};
 
-const ALIGN: u64 = 16;
 /// The last bytes in use may be zeros themselves: kept clear of.
 const MARGIN: u64 = 32;
 /// What is looked at behind a mapping's last used byte.
@@ -75,10 +74,28 @@ fn room_at_end(memory: &Memory, mapping: &Mapping) -> Result<Option<RemoteAddr>>
         // A page behind the end of its file: no room there.
         Err(_) => return Ok(None),
     }
+    // A stub that somebody left who died: no thread is in it, or the process would not count as stopped.
+    if let Some(at) = Stub::find(&page) {
+        return Ok(Some(RemoteAddr(page_start + at as u64)));
+    }
     let used = page
         .iter()
         .rposition(|&b| b != 0)
         .map_or(0, |last| last + 1);
-    let at = (page_start + used as u64 + MARGIN).next_multiple_of(ALIGN);
+    let at = (page_start + used as u64 + MARGIN).next_multiple_of(STUB_ALIGN as u64);
     Ok((at + need <= mapping.end).then_some(RemoteAddr(at)))
+}
+
+/// Is a thread at `ip` on its way out of a stub whose tracer has died? It then still undoes what was done.
+pub(super) fn is_in_stub(memory: &Memory, ip: u64) -> Result<bool> {
+    let start = ip - ip % PAGE;
+    let mut page = vec![0; usize::try_from(PAGE).unwrap_or(0)];
+    match memory.read(RemoteAddr(start), &mut page) {
+        Ok(()) => {}
+        Err(e) if e.is_died() => return Err(e),
+        // It executes what nobody may read.
+        Err(_) => return Ok(false),
+    }
+    Ok(Stub::find(&page)
+        .is_some_and(|at| (ip - start).wrapping_sub(at as u64) < Stub::len() as u64))
 }

@@ -28,7 +28,7 @@ use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 
 /// How much scratch memory is mapped, in bytes. A longer batch runs in several rounds.
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH: usize = 256 * 1024;
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
 /// What the ABI lets a function use below the stack pointer without moving it.
@@ -389,6 +389,10 @@ impl<'i> Visit<'i> {
             self.tid,
             &self.saved.for_batch(self.stub.batch_entry(), start, end),
         )?;
+        // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
+        let (undo, undo_end) = layout.undo();
+        self.stub.set_undo(undo, undo_end);
+        self.cave.write(self.memory, &self.stub)?;
         ptrace::set_signal_mask(self.tid, SigSet::FULL.without(marker))?;
         let mut deliver = 0;
         loop {

@@ -179,21 +179,26 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
     }
 }
 
-/// `PTRACE_PEEKSIGINFO` until it returns 0: every entry of one queue, in list order. `shared` asks for the
-/// process's queue instead of the thread's own. Bits without siginfo do not show here.
-pub fn peek_queue(tid: Tid, shared: bool) -> Result<Vec<Siginfo>> {
+/// `PTRACE_PEEKSIGINFO` until it returns 0 or there are `most` entries: what is in one queue, in list order, from
+/// index `from` on. `shared` asks for the process's queue instead of the thread's own. Bits without siginfo do not
+/// show here.
+///
+/// The kernel walks the list from its head for every entry (ptrace_peek_siginfo), so that the time grows with the
+/// square of the length.
+pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Siginfo>> {
     let name = if shared {
         "PTRACE_PEEKSIGINFO(shared)"
     } else {
         "PTRACE_PEEKSIGINFO"
     };
     let mut queue: Vec<Siginfo> = Vec::new();
-    let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK];
-    loop {
+    let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK.min(most)];
+    while queue.len() < most {
+        let nr = chunk.len().min(most - queue.len());
         let args = PeeksiginfoArgs {
-            off: queue.len() as u64,
+            off: (from + queue.len()) as u64,
             flags: if shared { PEEKSIGINFO_SHARED } else { 0 },
-            nr: i32::try_from(chunk.len()).unwrap_or(i32::MAX),
+            nr: i32::try_from(nr).unwrap_or(i32::MAX),
         };
         let at = chunk.as_mut_ptr().addr();
         let n = request(
@@ -203,12 +208,13 @@ pub fn peek_queue(tid: Tid, shared: bool) -> Result<Vec<Siginfo>> {
             (&raw const args).addr(),
             at,
         )?;
-        let n = usize::try_from(n).unwrap_or(0).min(chunk.len());
+        let n = usize::try_from(n).unwrap_or(0).min(nr);
         if n == 0 {
-            return Ok(queue);
+            break;
         }
         queue.extend(chunk[..n].iter().copied().map(Siginfo::from_bytes));
     }
+    Ok(queue)
 }
 
 /// `PTRACE_GET_RSEQ_CONFIGURATION`: where the thread's `struct rseq` is. `None` if it has registered none, or

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
 
+use super::cave;
+use super::memory::Memory;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
@@ -88,17 +90,41 @@ impl StoppedProcess<ByUs> {
     /// not stop within `timeout` (uninterruptible sleep). The threads stopped until then go on.
     pub fn seize(pid: Pid, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
-        let mut stopped = StoppedProcess {
-            pid,
-            threads: Vec::new(),
-            owned: true,
-            owner: PhantomData,
+        let inner = || {
+            loop {
+                let mut stopped = StoppedProcess {
+                    pid,
+                    threads: Vec::new(),
+                    owned: true,
+                    owner: PhantomData,
+                };
+                stopped.seize_threads(deadline)?;
+                if !stopped.is_being_put_back()? {
+                    interrupted::shield(&stopped)?;
+                    return Ok(stopped);
+                }
+                // Its last tracer has died a moment ago, and a thread still undoes what was done in it.
+                stopped.release()?;
+                if Instant::now() >= deadline {
+                    return Err(Error::os(
+                        "wait until a dead tracer's work is undone",
+                        Errno::ETIMEDOUT,
+                    ));
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
         };
-        stopped
-            .seize_threads(deadline)
-            .and_then(|()| interrupted::shield(&stopped))
-            .map_err(|e| e.during(Phase::Seize, pid))?;
-        Ok(stopped)
+        inner().map_err(|e: Error| e.during(Phase::Seize, pid))
+    }
+
+    fn is_being_put_back(&self) -> Result<bool> {
+        let memory = Memory::open(self.pid)?;
+        for &tid in &self.threads {
+            if cave::is_in_stub(&memory, ptrace::registers(tid)?.ip())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Threads that run may clone others, so until a whole pass finds nobody new.

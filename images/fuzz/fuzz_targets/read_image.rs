@@ -24,7 +24,12 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(json::from_json(&text).ok(), Some(found));
     }
     if let Ok(core) = CoreImage::read(data) {
-        let _ = (core.dispositions(), core.shared_queue(), core.private_queue(), core.mask());
+        let _ = (
+            core.dispositions(),
+            core.shared_queue(),
+            core.private_queue(),
+            core.mask(),
+        );
         assert_eq!(core.to_bytes().ok().as_deref(), Some(data));
     }
     if let Ok(text) = str::from_utf8(data) {

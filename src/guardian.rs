@@ -1,0 +1,230 @@
+//! The guardian: a process that puts signals back if the one that took them out dies before it could.
+//!
+//! It is forked before the first signal is taken out, knows all that is, and does nothing as long as its link to
+//! the parent holds. If the link breaks without the parent having said that all is done, the parent is gone: the
+//! kernel has let its tracees go, they run, and the guardian stops them itself and queues what they lack, before
+//! what has arrived since.
+#![allow(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork, setsid};
+
+use crate::error::{Cause, Error, Result};
+use crate::proc;
+use crate::restore;
+use crate::state::Queue;
+use crate::tracee::{ByUs, StoppedProcess};
+
+/// How long a rescue tries to stop the process: its tracer is about to end, or has ended.
+const RESCUE_TIME: Duration = Duration::from_secs(30);
+
+const HOLD: u8 = b'h';
+const DONE: u8 = b'd';
+/// Kind, whether shared, tid, number of siginfos.
+const HEADER: usize = 10;
+
+/// The parent's end.
+#[derive(Debug)]
+pub struct Guardian {
+    link: UnixStream,
+}
+
+impl Guardian {
+    /// Starts a guardian for `pid`, which knows `state`. `others` are the guardians that run already: it must not
+    /// keep their links open.
+    ///
+    /// The caller's process must have one thread: the guardian goes on in a copy of it.
+    ///
+    /// # Errors
+    /// If there can be no further process, or `pid` is gone.
+    pub fn start(pid: Pid, state: &ProcessState, others: &[&Guardian]) -> Result<Guardian> {
+        let failed = |e: io::Error| Error::io("start the guardian", &e);
+        let started = proc::start_time(pid)?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
+        match unsafe { fork() }.map_err(|errno| Error::os("fork the guardian", errno))? {
+            ForkResult::Parent { child } => {
+                // The child's child is the guardian: not ours to reap, and no SIGCHLD when it ends.
+                loop {
+                    match waitpid(child, None) {
+                        Err(Errno::EINTR) => {}
+                        Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => break,
+                        // Somebody else's handler was faster.
+                        Err(Errno::ECHILD) => break,
+                        other => {
+                            let what = format!("the process that was to start it: {other:?}");
+                            return Err(Error::new("start the guardian", Cause::Unexpected(what)));
+                        }
+                    }
+                }
+                Ok(Guardian { link: ours })
+            }
+            ForkResult::Child => {
+                let foreign: Vec<RawFd> = others
+                    .iter()
+                    .map(|other| other.link.as_raw_fd())
+                    .chain([ours.as_raw_fd()])
+                    .collect();
+                detach(&foreign);
+                let code = std::panic::catch_unwind(|| watch(theirs, pid, started, state.clone()))
+                    .unwrap_or(1);
+                exit(code);
+            }
+        }
+    }
+
+    /// Tells the guardian what is about to be taken out, which it did not know when it was started.
+    ///
+    /// # Errors
+    /// EPIPE if the guardian is gone: then nothing may be taken out.
+    pub fn hold(&mut self, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Result<()> {
+        let count = u32::try_from(infos.len()).unwrap_or(u32::MAX);
+        let mut message = Vec::with_capacity(HEADER + infos.len() * SIGINFO_SIZE);
+        message.push(HOLD);
+        message.push(u8::from(queue == Queue::Shared));
+        message.extend_from_slice(&tid.0.to_le_bytes());
+        message.extend_from_slice(&count.to_le_bytes());
+        for info in infos {
+            message.extend_from_slice(info.as_bytes());
+        }
+        self.send(&message)
+    }
+
+    /// Is it still there?
+    ///
+    /// # Errors
+    /// EPIPE if not.
+    pub fn check(&mut self) -> Result<()> {
+        self.hold(Queue::Shared, Tid(0), &[])
+    }
+
+    /// Everything is where it belongs again: the guardian ends.
+    ///
+    /// # Errors
+    /// EPIPE if it has ended before.
+    pub fn dismiss(mut self) -> Result<()> {
+        let mut message = [0; HEADER];
+        message[0] = DONE;
+        self.send(&message)
+    }
+
+    fn send(&mut self, message: &[u8]) -> Result<()> {
+        self.link
+            .write_all(message)
+            .map_err(|e| Error::io("tell the guardian", &e))
+    }
+}
+
+/// Leaves the parent's session, signals and links behind, and its parenthood.
+fn detach(foreign: &[RawFd]) {
+    // What ends the parent must not end this one: ^C and SIGHUP go to the session.
+    let _ = setsid();
+    let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+    for &fd in foreign {
+        let _ = nix::unistd::close(fd);
+    }
+    // SAFETY: still one thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {}
+        Ok(ForkResult::Parent { .. }) => exit(0),
+        Err(_) => exit(1),
+    }
+    // For those who look at the list of processes.
+    let _ = nix::sys::prctl::set_name(c"signals-guard");
+}
+
+/// Ends a copy of the host without running what the host has registered for its own end.
+fn exit(code: i32) -> ! {
+    // SAFETY: _exit takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) -> i32 {
+    loop {
+        match receive(&mut link, &mut state) {
+            Ok(true) => {}
+            Ok(false) => return 0,
+            Err(_) => break,
+        }
+    }
+    match rescue(pid, started, &state) {
+        Ok(count) => {
+            log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
+            0
+        }
+        Err(e) => {
+            log::error!("pid {pid}: criu is gone, and pending signals could NOT be put back: {e}");
+            1
+        }
+    }
+}
+
+/// Takes one message. False: all is done. An error: the parent is gone.
+fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<bool> {
+    let mut header = [0; HEADER];
+    link.read_exact(&mut header)?;
+    if header[0] == DONE {
+        return Ok(false);
+    }
+    let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+    let tid = number(2).cast_signed();
+    let mut infos = vec![0; number(6) as usize * SIGINFO_SIZE];
+    link.read_exact(&mut infos)?;
+    let infos: Vec<Siginfo> = infos
+        .chunks_exact(SIGINFO_SIZE)
+        .map(|bytes| Siginfo::from_bytes(std::array::from_fn(|i| bytes[i])))
+        .collect();
+    let queue = if header[1] == 1 {
+        Queue::Shared
+    } else {
+        Queue::Private
+    };
+    hold(state, queue, Tid(tid), &infos);
+    Ok(true)
+}
+
+/// Notes in `state` what is about to be taken out.
+pub fn hold(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo]) {
+    let pending = match queue {
+        Queue::Shared => Some(&mut state.shared),
+        Queue::Private => {
+            let thread = state.threads.iter_mut().find(|t| t.tid() == tid);
+            thread.map(|t| &mut t.pending)
+        }
+    };
+    if let Some(pending) = pending {
+        pending
+            .bits
+            .extend(infos.iter().filter_map(|info| SigNo::new(info.signo())));
+        pending.queue.extend_from_slice(infos);
+    }
+}
+
+fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
+    let deadline = Instant::now() + RESCUE_TIME;
+    loop {
+        if proc::start_time(pid)? != started {
+            return Err(Error::new("find the process", Cause::Died));
+        }
+        match StoppedProcess::<ByUs>::seize(pid, deadline - Instant::now()) {
+            Ok(stopped) => {
+                let result = restore::give_back(&stopped, state);
+                stopped.release()?;
+                return result;
+            }
+            // Traced still: the kernel closes the files of a process that ends before it lets its tracees go.
+            Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -20,7 +20,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::NAME;
 use crate::notices::Notices;
 use crate::parents::{self, Saying, Ties};
-use crate::settings::{OVERRUNS, REFUSE, Settings, TakeOut};
+use crate::settings::{OVERRUNS, Overruns, REFUSE, Settings, TakeOut};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub struct Dump {
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
-    asleep: HashMap<i32, Vec<Asleep>>,
+    asleep: HashMap<Pid, Vec<Asleep>>,
     /// The processes, as criu sees them.
     handed: Vec<Pid>,
     notices: Notices,
@@ -94,7 +94,7 @@ impl Dump {
         // Last: how long it has been waiting can't be seen any more when it has been stopped once more.
         let waiting = asleep::look(pid);
         if !waiting.is_empty() {
-            self.asleep.insert(pid.0, waiting);
+            self.asleep.insert(pid, waiting);
         }
     }
 
@@ -159,8 +159,9 @@ impl Dump {
 
     fn try_capture(&mut self, pid: Pid) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        // Before anything runs in it, after which nobody could tell how it was stopped.
         interrupted::shield(&stopped)?;
-        let seen = self.asleep.remove(&pid.0).unwrap_or_default();
+        let seen = self.asleep.remove(&pid).unwrap_or_default();
         let waited = asleep::confirm(&stopped, &seen);
         let limits = self.settings.limits;
         let (mut state, deep) = match self.settings.take_out {
@@ -175,7 +176,8 @@ impl Dump {
         {
             before.complete(&mut state);
         }
-        if self.settings.count_overruns {
+        // A deep queue's entries are not known here, and timers' are told by them.
+        if self.settings.overruns == Overruns::Count && !deep {
             count_overruns(&stopped, &mut state)?;
         } else {
             not_counted(pid, &state);
@@ -202,8 +204,10 @@ impl Dump {
             state
         };
         // From here on CRIU goes by what it finds.
-        self.handed_over
-            .push(interrupted::hand_over(&stopped, &state)?);
+        self.handed_over.push(interrupted::hand_over(
+            &stopped,
+            interrupted::calls(&state),
+        )?);
         Ok(())
     }
 

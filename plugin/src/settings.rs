@@ -75,6 +75,26 @@ impl fmt::Display for TakeOut {
     }
 }
 
+/// Whether a dump counts how many overruns a pending timer stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overruns {
+    /// It does, for which the timer's entry has to be taken out of its queue and brought back; see
+    /// `criu_signals::state::overruns`.
+    #[default]
+    Count,
+    /// They begin at 0 after a restore.
+    Leave,
+}
+
+impl fmt::Display for Overruns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Overruns::Count => "count",
+            Overruns::Leave => "leave",
+        })
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -86,9 +106,8 @@ pub struct Settings {
     pub take_out: TakeOut,
     /// From where on they are.
     pub limits: Limits,
-    /// Whether a dump counts how many overruns a pending timer stands for, for which the timer's entry has to
-    /// be taken out of its queue and brought back; see `criu_signals::state::overruns`.
-    pub count_overruns: bool,
+    /// See [`Overruns`].
+    pub overruns: Overruns,
 }
 
 /// A setting that says nothing this plugin knows. Taking it for the default could let a run pass that was to be
@@ -142,7 +161,7 @@ impl Settings {
                 &[TakeOut::Auto, TakeOut::Always, TakeOut::Never],
             )?,
             limits: Limits { deep, ..default },
-            count_overruns: one_of(OVERRUNS, &variable, &["leave", "count"])? == "count",
+            overruns: one_of(OVERRUNS, &variable, &[Overruns::Count, Overruns::Leave])?,
             refuse: refuse(variable(REFUSE).as_deref())?,
         })
     }
@@ -237,7 +256,7 @@ mod tests {
         with(TAKE_OUT, "no").unwrap_err();
         assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
         with(DEEP_QUEUE, "-1").unwrap_err();
-        assert!(with(OVERRUNS, "count").unwrap().count_overruns);
+        assert_eq!(with(OVERRUNS, "leave").unwrap().overruns, Overruns::Leave);
         with(OVERRUNS, "yes").unwrap_err();
     }
 }

@@ -17,7 +17,9 @@
 //!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
 //!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
 
-use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, Tid};
+use criu_signals_images::{
+    InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, ThreadState, Tid,
+};
 
 use super::asleep::Waited;
 use super::{Kind, Site};
@@ -192,29 +194,32 @@ pub struct HandedOver {
 ///
 /// # Errors
 /// If a thread could not be changed.
-pub fn hand_over(stopped: &StoppedProcess<ByHost>, state: &ProcessState) -> Result<HandedOver> {
-    let mut handed_over = HandedOver {
-        pid: stopped.pid(),
-        calls: Vec::new(),
-    };
-    for thread in &state.threads {
-        let Some(call) = thread.interrupted else {
-            continue;
-        };
-        let tid = thread.tid();
-        handed_over.calls.push((tid, call));
-        let registers = ptrace::registers(tid).map_err(|e| e.in_thread(tid))?;
+pub fn hand_over(
+    stopped: &StoppedProcess<ByHost>,
+    calls: Vec<(Tid, InterruptedCall)>,
+) -> Result<HandedOver> {
+    for (tid, call) in &calls {
+        let registers = ptrace::registers(*tid).map_err(|e| e.in_thread(*tid))?;
         if call.code != RestartCode::ByBlock {
             continue;
         }
-        if is_restart(&call, &registers) {
-            says_eintr(tid, &call);
+        if is_restart(call, &registers) {
+            says_eintr(*tid, call);
         } else {
-            set(tid, &registers, &call, RestartCode::UnlessHandled)
-                .map_err(|e| e.in_thread(tid))?;
+            set(*tid, &registers, call, RestartCode::UnlessHandled)
+                .map_err(|e| e.in_thread(*tid))?;
         }
     }
-    Ok(handed_over)
+    Ok(HandedOver {
+        pid: stopped.pid(),
+        calls,
+    })
+}
+
+/// The calls that the threads of a captured process are in.
+pub fn calls(state: &ProcessState) -> Vec<(Tid, InterruptedCall)> {
+    let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
+    state.threads.iter().filter_map(of).collect()
 }
 
 impl HandedOver {

@@ -1,1 +1,25 @@
-//! Scenarios with a real criu.
+//! Runs a real criu over small programs ("victims") whose signal state is known, with the plugin and without it.
+//!
+//! A *victim* is a C program in `victims/`: it sets up one behaviour, says that it is ready, and when it is told to
+//! go on it looks at itself and prints PASS. A *scenario* ([`table`]) is a victim with what is expected of it; each
+//! scenario is run in four [flavours](scenario::Flavour). The same program passes without a checkpoint first: Linux
+//! is the oracle, not this crate.
+//!
+//! The modules, in the order in which a run needs them: [`ns`] gives it pids of its own, [`rundir`] a folder,
+//! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
+//! reads what the plugin said, [`run`] puts these together.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod criu;
+pub mod ns;
+pub mod plugin;
+pub mod procfs;
+pub mod run;
+pub mod rundir;
+pub mod scenario;
+pub mod skip;
+pub mod table;
+pub mod victim;
+pub mod wait;

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A second CRIU plugin, which only says that it was called. Copied beside the plugin under test, under names that
+ * CRIU reads before and after it, it shows that neither hides the other.
+ *
+ * The descriptor is written down here, not taken from criu-plugin.h, so that this builds without CRIU's headers.
+ * max_hooks stays 12: a CRIU that knows fewer hooks than a plugin claims refuses to run.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+
+enum { RESUME_DEVICES_LATE = 9, CHECKPOINT_DEVICES = 11, MAX_HOOKS = 12 };
+enum { LOG_INFO = 3 };
+
+struct cr_plugin_desc {
+	const char *name;
+	int (*init)(int stage);
+	void (*exit)(int stage, int ret);
+	unsigned int version;
+	unsigned int max_hooks;
+	void *hooks[MAX_HOOKS];
+};
+
+/* In criu itself. */
+extern void print_on_level(unsigned int level, const char *format, ...);
+
+/* The name under which this copy was loaded. */
+static const char *file_name(void)
+{
+	Dl_info info;
+	const char *slash;
+
+	if (!dladdr((void *)file_name, &info) || !info.dli_fname)
+		return "?";
+	slash = strrchr(info.dli_fname, '/');
+	return slash ? slash + 1 : info.dli_fname;
+}
+
+static int init(int stage)
+{
+	(void)stage;
+	return 0;
+}
+
+static void finish(int stage, int ret)
+{
+	(void)stage;
+	(void)ret;
+}
+
+static int checkpoint(int pid)
+{
+	print_on_level(LOG_INFO, "other plugin: checkpoint %d (%s)\n", pid, file_name());
+	/* "Not mine": CRIU goes on to the next plugin. */
+	return -ENOTSUP;
+}
+
+static int resume(int pid)
+{
+	print_on_level(LOG_INFO, "other plugin: resume %d (%s)\n", pid, file_name());
+	return -ENOTSUP;
+}
+
+struct cr_plugin_desc CR_PLUGIN_DESC = {
+	.name = "other_plugin",
+	.init = init,
+	.exit = finish,
+	/* CRIU_PLUGIN_GEN_VERSION(0, 2, 0) */
+	.version = 2 << 8,
+	.max_hooks = MAX_HOOKS,
+	.hooks = { [RESUME_DEVICES_LATE] = (void *)resume, [CHECKPOINT_DEVICES] = (void *)checkpoint },
+};

@@ -1,0 +1,189 @@
+//! `make bench`: what the plugin adds to a dump and to a restore, side by side in one run, and what one capture takes.
+//!
+//! With and without the plugin alternate, so that whatever else the machine does falls on both. Medians are shown:
+//! these are times of whole processes, with outliers upwards only.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use comfy_table::{Table, presets};
+use criu_signals::capture;
+use criu_signals::images::Pid;
+use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_tests::criu::Criu;
+use criu_tests::ns::{self, Ended, Place};
+use criu_tests::rundir::RunDir;
+use criu_tests::victim::{Victim, reap_all};
+use criu_tests::{config, wait::PATIENCE};
+
+const THREADS: [u32; 3] = [1, 8, 64];
+const DEFAULT_ROUNDS: usize = 15;
+const CAPTURES: usize = 200;
+const LIMIT: Duration = Duration::from_secs(1800);
+
+fn main() -> ExitCode {
+    let done = match ns::arrive() {
+        Ok(Place::Outside) => outside(),
+        Ok(Place::Inside) => inside(),
+        Err(why) => Err(why),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("bench: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn outside() -> Result<()> {
+    let rounds: usize = match std::env::args().nth(1) {
+        Some(text) => text.parse().context("the number of rounds")?,
+        None => DEFAULT_ROUNDS,
+    };
+    let dir = RunDir::create(&config::target_dir().join("bench"))?;
+    let folder = dir.path().to_string_lossy();
+    let ended = ns::run(&[&folder, &rounds.to_string()], &dir.file("run"), LIMIT)?;
+    print!("{}", dir.read("run"));
+    match ended {
+        Ended::With(status) => ensure!(status.success(), "see above"),
+        Ended::TimedOut => anyhow::bail!("it took longer than {LIMIT:?}"),
+    }
+    dir.remove()
+}
+
+/// Times of one kind, with the plugin and without.
+#[derive(Default)]
+struct Sample {
+    alone: Vec<Duration>,
+    plugin: Vec<Duration>,
+}
+
+impl Sample {
+    fn row(mut self, threads: u32, what: &str) -> [String; 6] {
+        let (alone, plugin) = (median(&mut self.alone), median(&mut self.plugin));
+        let ratio = plugin.as_secs_f64() / alone.as_secs_f64();
+        let added = plugin.as_secs_f64() - alone.as_secs_f64();
+        [
+            threads.to_string(),
+            what.to_owned(),
+            format!("{:.1} ms", millis(alone)),
+            format!("{:.1} ms", millis(plugin)),
+            format!("{ratio:.2}"),
+            format!("{:+.1} ms", added * 1e3),
+        ]
+    }
+}
+
+fn inside() -> Result<()> {
+    let mut args = std::env::args_os().skip(1);
+    let path = args.next().context("no folder")?;
+    let rounds: usize = args
+        .next()
+        .and_then(|text| text.to_str()?.parse().ok())
+        .context("no number of rounds")?;
+    let dir = RunDir::open(path.as_ref());
+    let none = dir.no_plugins();
+    let ours = config::plugin_dir()?;
+    let mut times = Table::new();
+    times.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "threads",
+        "",
+        "criu alone",
+        "with plugin",
+        "ratio",
+        "added",
+    ]);
+    let mut captures = Table::new();
+    captures
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header(["threads", "stop", "capture", "capture per thread"]);
+
+    for threads in THREADS {
+        let (mut dumps, mut restores) = (Sample::default(), Sample::default());
+        for round in 0..rounds * 2 {
+            let with = round % 2 == 1;
+            let libdir = if with { &ours } else { &none };
+            let run = RunDir::create(&dir.file("round"))?;
+            let (dump, restore) = once(threads, libdir, &run)?;
+            let pick = |sample: &mut Sample, took| {
+                let times = if with {
+                    &mut sample.plugin
+                } else {
+                    &mut sample.alone
+                };
+                times.push(took);
+            };
+            pick(&mut dumps, dump);
+            pick(&mut restores, restore);
+        }
+        times.add_row(dumps.row(threads, "dump"));
+        times.add_row(restores.row(threads, "restore"));
+        captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
+    }
+    let criu = Criu::new(&config::criu()?, &none);
+    println!(
+        "criu {}; medians of {rounds} runs each, with and without in turns",
+        criu.version()?
+    );
+    println!("{times}");
+    println!("The library by itself, on a live process; medians of {CAPTURES}");
+    println!("{captures}");
+    Ok(())
+}
+
+/// One victim, dumped and restored.
+fn once(threads: u32, libdir: &std::path::Path, run: &RunDir) -> Result<(Duration, Duration)> {
+    let criu = Criu::new(&config::criu()?, libdir);
+    let victim = start(threads, run)?;
+    let dump = criu.dump(victim.pid(), &run.images(), false)?;
+    ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
+    reap_all()?;
+    let (restore, pid) = criu.restore(&run.images())?;
+    ensure!(restore.ok, "the restore failed:\n{}", restore.tail(20));
+    Victim::restored(pid.context("no pid")?, run).finish(PATIENCE)?;
+    Ok((dump.took, restore.took))
+}
+
+fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {
+    let victim = start(threads, run)?;
+    let (mut stops, mut captures) = (Vec::new(), Vec::new());
+    for _ in 0..CAPTURES {
+        let start = Instant::now();
+        let stopped = StoppedProcess::<ByUs>::seize(Pid(victim.pid()), PATIENCE)?;
+        stops.push(start.elapsed());
+        let start = Instant::now();
+        capture::process(&stopped)?;
+        captures.push(start.elapsed());
+        stopped.release()?;
+    }
+    victim.finish(PATIENCE)?;
+    let capture = median(&mut captures);
+    Ok([
+        threads.to_string(),
+        format!("{:.2} ms", millis(median(&mut stops))),
+        format!("{:.2} ms", millis(capture)),
+        format!("{:.0} us", millis(capture) * 1e3 / f64::from(threads)),
+    ])
+}
+
+/// `many_threads` takes the number of threads beside the leader.
+fn start(threads: u32, run: &RunDir) -> Result<Victim> {
+    let beside = (threads - 1).to_string();
+    Victim::start(
+        &config::victim("many_threads", false),
+        Some(&beside),
+        run,
+        false,
+    )
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,71 @@
+//! Where things are: criu and the plugin from the environment, the programs where the build script put them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+/// The criu binary: `CRIU`, else `criu/criu` in the target folder.
+pub fn criu() -> Result<PathBuf> {
+    let path = from_env("CRIU", "criu/criu");
+    ensure!(
+        path.is_file(),
+        "there is no criu at {}: run `make test`, which gets one, or set CRIU to the path of a criu >= 4.0",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The folder that holds `signals_plugin.so` and nothing else (criu loads every .so in it): `CRIU_SIGNALS_PLUGIN_DIR`,
+/// else `plugins` in the target folder.
+pub fn plugin_dir() -> Result<PathBuf> {
+    let dir = from_env("CRIU_SIGNALS_PLUGIN_DIR", "plugins");
+    ensure!(
+        dir.join(PLUGIN_FILE).is_file(),
+        "there is no {PLUGIN_FILE} in {}: run `make test`, which builds it, or set CRIU_SIGNALS_PLUGIN_DIR to its folder",
+        dir.display()
+    );
+    Ok(dir)
+}
+
+/// The name of the plugin under test.
+pub const PLUGIN_FILE: &str = "signals_plugin.so";
+
+/// The program of a victim, 64-bit or (`ia32`) 32-bit.
+pub fn victim(program: &str, ia32: bool) -> PathBuf {
+    built(if ia32 { "victims-ia32" } else { "victims" }).join(program)
+}
+
+/// Whether the 32-bit victims could be built (they need gcc-multilib).
+pub fn has_ia32() -> bool {
+    built("victims-ia32").is_dir()
+}
+
+/// The plugin that only says that it was called; see `plugins/other_plugin.c`.
+pub fn other_plugin() -> PathBuf {
+    built("other_plugin.so")
+}
+
+/// Cargo's target folder of the workspace.
+pub fn target_dir() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate is in a workspace");
+    // A relative CARGO_TARGET_DIR is meant from where cargo was called, which for this workspace is its root.
+    workspace.join(
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from),
+    )
+}
+
+fn from_env(name: &str, default: &str) -> PathBuf {
+    let path = match env::var_os(name) {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => target_dir().join(default),
+    };
+    // Runs have other working folders; cargo runs tests in the crate's.
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn built(name: &str) -> PathBuf {
+    Path::new(env!("CRIU_TESTS_BUILT")).join(name)
+}

@@ -1,0 +1,174 @@
+//! The criu command: dump and restore, with their logs.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::procfs::Pid;
+
+/// A criu binary and what it is always called with.
+#[derive(Debug, Clone)]
+pub struct Criu {
+    binary: PathBuf,
+    libdir: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+/// How one call of criu went.
+#[derive(Debug)]
+pub struct Step {
+    /// It exited with 0.
+    pub ok: bool,
+    /// Its whole log, of level `-v4`, and before it what it printed.
+    pub log: String,
+    /// From start to exit, as seen from outside.
+    pub took: Duration,
+}
+
+impl Step {
+    /// The last lines of the log.
+    pub fn tail(&self, lines: usize) -> String {
+        let all: Vec<&str> = self.log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Criu {
+    /// `libdir` is the folder whose plugins are loaded; it is always given, since criu has a default one.
+    pub fn new(binary: &Path, libdir: &Path) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            libdir: libdir.to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// One more argument for every call.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// A variable for criu's environment, from which plugins read their settings.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The version, as `criu --version` says it: "4.1.1".
+    pub fn version(&self) -> Result<String> {
+        let out = Command::new(&self.binary)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("{} --version", self.binary.display()))?;
+        let text = String::from_utf8_lossy(&out.stdout);
+        let version = text.lines().find_map(|line| line.strip_prefix("Version:"));
+        version.map(|v| v.trim().to_owned()).with_context(|| {
+            format!(
+                "{} --version printed no version: {text}",
+                self.binary.display()
+            )
+        })
+    }
+
+    /// `criu dump`: the images and `dump.log` go to `images`. Without `leave_running` the tree is gone afterwards, but
+    /// its processes remain zombies, and their pids taken, until their parent has waited for them.
+    pub fn dump(&self, pid: Pid, images: &Path, leave_running: bool) -> Result<Step> {
+        let command = self.dump_command(pid, images, leave_running);
+        Self::run(command, &images.join("dump.log"))
+    }
+
+    fn dump_command(&self, pid: Pid, images: &Path, leave_running: bool) -> Command {
+        let mut command = self.command("dump", images);
+        command.arg("--tree").arg(pid.to_string());
+        if leave_running {
+            command.arg("--leave-running");
+        }
+        command
+    }
+
+    /// As [`dump`](Self::dump), but does not wait for it.
+    pub fn start_dump(&self, pid: Pid, images: &Path, leave_running: bool) -> Result<Child> {
+        let mut command = self.dump_command(pid, images, leave_running);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+            .spawn()
+            .with_context(|| format!("starting {command:?}"))
+    }
+
+    /// `criu restore --restore-detached`: the restored tree becomes a child of whoever adopts orphans. Its root's pid
+    /// is given where the restore succeeded.
+    pub fn restore(&self, images: &Path) -> Result<(Step, Option<Pid>)> {
+        let pidfile = images.join("restored.pid");
+        let mut command = self.command("restore", images);
+        command
+            .arg("--restore-detached")
+            .arg("--pidfile")
+            .arg(&pidfile);
+        let step = Self::run(command, &images.join("restore.log"))?;
+        if !step.ok {
+            return Ok((step, None));
+        }
+        let text = fs::read_to_string(&pidfile).with_context(|| pidfile.display().to_string())?;
+        let pid = text
+            .trim()
+            .parse()
+            .with_context(|| format!("{}: {text:?}", pidfile.display()))?;
+        Ok((step, Some(pid)))
+    }
+
+    fn command(&self, action: &str, images: &Path) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .arg(action)
+            .arg("--images-dir")
+            .arg(images)
+            .arg("-v4");
+        command
+            .arg("--log-file")
+            .arg(format!("{action}.log"))
+            .arg("--libdir")
+            .arg(&self.libdir)
+            .args(&self.args);
+        command
+            .env_remove("CRIU_LIBS_DIR")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The output goes to a file, not to a pipe: what criu leaves behind would keep the pipe open.
+    fn run(mut command: Command, log: &Path) -> Result<Step> {
+        let printed = log.with_extension("out");
+        let out = fs::File::create(&printed).with_context(|| printed.display().to_string())?;
+        let start = Instant::now();
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .status()
+            .with_context(|| format!("starting {command:?}"))?;
+        let took = start.elapsed();
+        let mut text = String::from_utf8_lossy(&fs::read(&printed)?).into_owned();
+        match fs::read(log) {
+            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+            // It gave up before it had opened its log.
+            Err(why) => ensure!(!status.success(), "{}: {why}", log.display()),
+        }
+        Ok(Step {
+            ok: status.success(),
+            log: text,
+            took,
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! A pid namespace for each run.
+//!
+//! A restore needs the very pids that were dumped. On a machine where other runs start processes meanwhile, one of
+//! those may be taken by then. So each run is pid 1 of a pid namespace of its own, with its own /proc: whatever
+//! runs elsewhere, its pids are free; everything it starts and loses becomes its child, also what `criu restore -d`
+//! leaves behind; and when it ends, for whatever reason, the kernel ends all that is left.
+//!
+//! A process enters a new pid namespace only by being born into it. So there are two steps, both in new processes
+//! of the same program, told apart by an environment variable: the first (`enter`) unshares, the second (`inside`) is
+//! its child.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio, exit};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, io};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+const STEP: &str = "CRIU_TESTS_STEP";
+
+/// Where `main` finds itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the program as it was started.
+    Outside,
+    /// In pid 1 of a new namespace, with the arguments given to [`run`].
+    Inside,
+}
+
+/// To be called first in `main` of every program that uses [`run`], while it has one thread.
+pub fn arrive() -> Result<Place> {
+    match env::var(STEP).as_deref() {
+        Ok("enter") => {
+            set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
+            unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS).context("unshare")?;
+            let status = again("inside")?
+                .args(env::args_os().skip(1))
+                .status()
+                .context("starting pid 1")?;
+            exit(
+                status
+                    .code()
+                    .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            );
+        }
+        Ok("inside") => {
+            // The first step is killed when a run takes too long; this takes the namespace along.
+            set_pdeathsig(Signal::SIGKILL).context("prctl(PR_SET_PDEATHSIG)")?;
+            ensure!(
+                nix::unistd::getpid().as_raw() == 1,
+                "this is to be pid 1 of its namespace"
+            );
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+                .context("making mounts private")?;
+            mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)
+                .context("mounting /proc")?;
+            // criu keeps what it learnt about the kernel in /run/criu.kdat, where runs of another version write too.
+            mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
+                .context("mounting /run")?;
+            Ok(Place::Inside)
+        }
+        _ => Ok(Place::Outside),
+    }
+}
+
+/// How a run in a namespace ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// By itself.
+    With(ExitStatus),
+    /// It was ended, with everything in its namespace.
+    TimedOut,
+}
+
+/// Runs this program again as pid 1 of a new namespace, with these arguments, and its output to a file.
+pub fn run(args: &[&str], output: &Path, patience: Duration) -> Result<Ended> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "criu and namespaces need root: run the tests as root"
+    );
+    let out = File::create(output).with_context(|| format!("making {}", output.display()))?;
+    let mut child = again("enter")?
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().context("dup")?)
+        .stderr(out)
+        .spawn()
+        .context("starting the first step")?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context("wait")? {
+            return Ok(Ended::With(status));
+        }
+        if start.elapsed() > patience {
+            child.kill().context("kill")?;
+            child.wait().context("wait")?;
+            return Ok(Ended::TimedOut);
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn again(step: &str) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.env(STEP, step);
+    Ok(command)
+}

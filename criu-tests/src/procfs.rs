@@ -1,0 +1,117 @@
+//! What /proc says about a process and its tree.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// A process id in the namespace of the run.
+pub type Pid = i32;
+
+/// The state letter of `/proc/PID/stat` (R, S, T, Z, ...); `None` if there is no such process.
+pub fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, parentheses included.
+    stat[stat.rfind(')')? + 1..].trim_start().chars().next()
+}
+
+/// The process and all its descendants, dead ones left out, each before its children.
+pub fn tree(root: Pid) -> Result<Vec<Pid>> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        for tid in tasks(pid)? {
+            // Gone in the meantime: then it has no children.
+            let children =
+                fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+            found.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|word| word.parse().ok())
+                    .filter(|&child| !matches!(state(child), None | Some('Z' | 'X'))),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// The threads of a process.
+pub fn tasks(pid: Pid) -> Result<Vec<Pid>> {
+    let dir = format!("/proc/{pid}/task");
+    let mut tids = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| dir.clone())? {
+        if let Ok(tid) = entry?.file_name().to_string_lossy().parse() {
+            tids.push(tid);
+        }
+    }
+    Ok(tids)
+}
+
+/// The lines of `/proc/PID/task/TID/status` that are signal state, by (pid, tid), for each of these processes.
+pub type SignalLines = BTreeMap<(Pid, Pid), String>;
+
+/// Reads the signal lines of all threads of these processes.
+pub fn signal_lines(pids: &[Pid]) -> Result<SignalLines> {
+    let mut all = SignalLines::new();
+    for &pid in pids {
+        for tid in tasks(pid)? {
+            let path = format!("/proc/{pid}/task/{tid}/status");
+            let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+            all.insert((pid, tid), pick_signal_lines(&status));
+        }
+    }
+    Ok(all)
+}
+
+/// SigQ is left out: it counts the entries of all processes of the user, also those of other runs.
+fn pick_signal_lines(status: &str) -> String {
+    const NAMES: [&str; 5] = ["SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:"];
+    let lines: Vec<&str> = status
+        .lines()
+        .filter(|line| NAMES.iter().any(|name| line.starts_with(name)))
+        .collect();
+    lines.join(" ").replace('\t', " ")
+}
+
+/// Says in one line per thread what differs.
+pub fn describe_difference(before: &SignalLines, after: &SignalLines) -> String {
+    let mut lines = Vec::new();
+    for ((pid, tid), was) in before {
+        match after.get(&(*pid, *tid)) {
+            None => lines.push(format!("pid {pid} tid {tid}: gone")),
+            Some(is) if is != was => lines.push(format!("pid {pid} tid {tid}: was {was}; is {is}")),
+            Some(_) => {}
+        }
+    }
+    for (pid, tid) in after.keys().filter(|key| !before.contains_key(key)) {
+        lines.push(format!("pid {pid} tid {tid}: new"));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_state_is_found() {
+        let pid = std::process::id().try_into().unwrap();
+        assert!(matches!(state(pid), Some('R' | 'S')));
+        assert!(tree(pid).unwrap().contains(&pid));
+        let lines = signal_lines(&[pid]).unwrap();
+        assert!(lines[&(pid, pid)].contains("SigBlk: "));
+        assert!(!lines[&(pid, pid)].contains("SigQ"));
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let before =
+            SignalLines::from([((2, 2), "SigBlk: 0".into()), ((2, 3), "SigBlk: 1".into())]);
+        let after = SignalLines::from([((2, 2), "SigBlk: 4".into()), ((2, 5), "SigBlk: 1".into())]);
+        assert_eq!(
+            describe_difference(&before, &after),
+            "pid 2 tid 2: was SigBlk: 0; is SigBlk: 4\npid 2 tid 3: gone\npid 2 tid 5: new"
+        );
+    }
+}

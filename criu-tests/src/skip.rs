@@ -1,0 +1,107 @@
+//! Scenarios that a machine cannot run are skipped, but never silently.
+
+use std::{env, fs};
+
+use crate::config;
+
+/// What a scenario may need of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The capability to raise hard limits.
+    CapSysResource,
+    /// The 32-bit victims.
+    Ia32,
+}
+
+impl Need {
+    /// Why the machine lacks it; `None` if it is there.
+    pub fn missing(self) -> Option<&'static str> {
+        match self {
+            Need::CapSysResource => (!has_capability(CAP_SYS_RESOURCE)).then_some(
+                "it raises a hard limit, and this machine gives nobody CAP_SYS_RESOURCE",
+            ),
+            Need::Ia32 => (!config::has_ia32())
+                .then_some("no 32-bit programs can be built: gcc-multilib is missing"),
+        }
+    }
+}
+
+/// Its number in linux/capability.h.
+const CAP_SYS_RESOURCE: u32 = 24;
+
+fn has_capability(number: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// What is to become of a run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing is missing.
+    Run,
+    /// Reported as ignored, with the reason.
+    Skip(String),
+    /// It would be skipped, but CI has not been told to expect that.
+    Refuse(String),
+}
+
+/// The decision by what the machine has, and by `CI` and `CRIU_TESTS_ALLOW_SKIP`.
+pub fn decide(name: &str, needs: &[Need]) -> Decision {
+    let strict = env::var("CI").is_ok_and(|ci| ci == "true");
+    let allowed = env::var("CRIU_TESTS_ALLOW_SKIP").unwrap_or_default();
+    decide_by(
+        name,
+        needs.iter().find_map(|need| need.missing()),
+        strict,
+        &allowed,
+    )
+}
+
+fn decide_by(name: &str, missing: Option<&str>, strict: bool, allowed: &str) -> Decision {
+    let Some(reason) = missing else {
+        return Decision::Run;
+    };
+    // A whole scenario may be named as well as one run of it.
+    let known = allowed.split(',').map(str::trim).any(|entry| {
+        entry == name
+            || name
+                .rsplit_once('.')
+                .is_some_and(|(scenario, _)| entry == scenario)
+    });
+    if strict && !known {
+        Decision::Refuse(format!(
+            "would be skipped, and CRIU_TESTS_ALLOW_SKIP does not name it: {reason}"
+        ))
+    } else {
+        Decision::Skip(reason.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ci_accepts_only_skips_that_it_was_told() {
+        assert_eq!(decide_by("a.alone", None, true, ""), Decision::Run);
+        assert_eq!(
+            decide_by("a.alone", Some("why"), false, ""),
+            Decision::Skip("why".into())
+        );
+        assert!(matches!(
+            decide_by("a.alone", Some("why"), true, "b,c.alone"),
+            Decision::Refuse(_)
+        ));
+        assert_eq!(
+            decide_by("a.alone", Some("why"), true, "b, a.alone"),
+            Decision::Skip("why".into())
+        );
+        assert_eq!(
+            decide_by("a.alone", Some("why"), true, "a"),
+            Decision::Skip("why".into())
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! All scenarios.
+//!
+//! Where `alone` is not [`Expect::Pass`], the row shows something that CRIU loses, refuses or doubles; where `plugin` or
+//! `leave_running` is not either, the plugin does not answer it. All are checked: a row that starts to pass must be changed.
+
+use crate::plugin::Verdict::{Repaired, Verified};
+use crate::scenario::{Expect, Scenario};
+use crate::skip::Need;
+
+/// A run's scenario by its name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
+}
+
+/// A program in its 32-bit build.
+const fn ia32(name: &'static str) -> Scenario {
+    Scenario {
+        ia32: true,
+        needs: &[Need::Ia32],
+        ..Scenario::new(name)
+    }
+}
+
+/// Every scenario.
+pub const SCENARIOS: &[Scenario] = &[
+    // What CRIU gets right: with the plugin nothing may change.
+    Scenario::new("dispositions-0").program("dispositions", "0"),
+    Scenario::new("dispositions-1").program("dispositions", "1"),
+    Scenario::new("dispositions-2").program("dispositions", "2"),
+    Scenario::new("dispositions-ignored").program("dispositions", "ignored"),
+    Scenario::new("dispositions-default").program("dispositions", "default"),
+    Scenario::new("masks"),
+    Scenario::new("altstacks"),
+    Scenario::new("private_queues"),
+    Scenario::new("shared_queue"),
+    Scenario::new("fifo"),
+    Scenario::new("siginfo_user"),
+    Scenario::new("siginfo_faults"),
+    Scenario::new("sigchld-exited").program("sigchld", "exited"),
+    Scenario::new("sigchld-killed").program("sigchld", "killed"),
+    Scenario::new("sigio"),
+    Scenario::new("process_tree"),
+    Scenario {
+        leaves_pid: true,
+        ..Scenario::new("pidns")
+    },
+    Scenario {
+        stops: true,
+        // CRIU, when it lets a stopped task go, sends it another SIGSTOP, which stays pending until the SIGCONT.
+        leave_running: Expect::Fails("is SigPnd: 0000000000000000 ShdPnd: 0000000400040000"),
+        ..Scenario::new("stopped")
+    },
+    Scenario::new("sigsuspend"),
+    Scenario::new("ppoll"),
+    // The entry that CRIU queues in the place of a timer's own does not behave like it.
+    Scenario {
+        verdicts: &[Repaired],
+        ..Scenario::new("posix_timer")
+    },
+    Scenario::new("itimer"),
+    Scenario::new("signalfd"),
+    Scenario::new("many_threads"),
+    Scenario::new("deep_queue").program("deep_queue", "2000"),
+    Scenario::new("ignored_blocked"),
+    Scenario::new("trap-blocked").program("trap_disposition", "blocked"),
+    Scenario {
+        other_plugins: true,
+        program: "masks",
+        ..Scenario::new("other_plugins")
+    },
+    // 32-bit programs: another sigaction, another siginfo, other syscalls.
+    ia32("ia32-dispositions").program("dispositions", "0"),
+    ia32("ia32-masks").program("masks", ""),
+    ia32("ia32-altstacks").program("altstacks", ""),
+    ia32("ia32-private_queues").program("private_queues", ""),
+    ia32("ia32-shared_queue").program("shared_queue", ""),
+    ia32("ia32-siginfo_user").program("siginfo_user", ""),
+    ia32("ia32-siginfo_faults").program("siginfo_faults", ""),
+    ia32("ia32-sigchld").program("sigchld", "exited"),
+    ia32("ia32-sigio").program("sigio", ""),
+    ia32("ia32-process_tree").program("process_tree", ""),
+    ia32("ia32-sigsuspend").program("sigsuspend", ""),
+    ia32("ia32-ppoll").program("ppoll", ""),
+    Scenario {
+        verdicts: &[Repaired],
+        ..ia32("ia32-posix_timer").program("posix_timer", "")
+    },
+    // What it loses, and the plugin puts back.
+    Scenario {
+        alone: Expect::Fails("SigPnd, expected"),
+        verdicts: &[Repaired],
+        ..Scenario::new("bits_without_info")
+    },
+    Scenario {
+        alone: Expect::Race("private queue, length, expected 1, got 0"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("private_sigchld")
+    },
+    Scenario {
+        alone: Expect::Fails("signal 5 handler"),
+        // CRIU reads SIG_DFL and leaves SIG_DFL behind.
+        leave_running: Expect::Fails("signal 5 handler"),
+        verdicts: &[Repaired],
+        ..Scenario::new("trap-ignored").program("trap_disposition", "ignored")
+    },
+    // What it refuses or destroys, and the plugin gets through.
+    Scenario {
+        alone: Expect::DumpHarms("task interruption, aborting"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("private_fault")
+    },
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("trap_pending")
+    },
+    Scenario {
+        alone: Expect::RestoreFails("Unable to send siginfo"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("sigpending_limit")
+    },
+    Scenario {
+        alone: Expect::Fails("state of the child, expected T, got Z"),
+        // As in `stopped`: a second SIGSTOP.
+        leave_running: Expect::Fails("is SigPnd: 0000000000000000 ShdPnd: 0000000000044000"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("stopped_pending")
+    },
+];

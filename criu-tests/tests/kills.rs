@@ -1,0 +1,183 @@
+//! What is left of a program when whoever works on it is killed: nothing may be.
+//!
+//! The tracer is killed at random instants, many times over one program that checks itself without a pause; and criu
+//! is killed while the plugin holds signals in custody. `KILLS` sets how often the tracer is killed.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::capture;
+use criu_signals::images::Pid;
+use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_tests::criu::Criu;
+use criu_tests::rundir::RunDir;
+use criu_tests::victim::Victim;
+use criu_tests::wait::{self, PATIENCE};
+use criu_tests::{config, procfs};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Makes this program a tracer that captures the process named in it, again and again.
+const TRACER: &str = "CRIU_TESTS_TRACER";
+const DEFAULT_KILLS: u32 = 1000;
+/// A tracer's captures take about 2 ms, starting one about as long.
+const TRACER_SPAN: Duration = Duration::from_micros(6000);
+const CRIU_KILLS: u32 = 40;
+/// From before the plugin is loaded until after CRIU has begun to dump.
+const CRIU_SPAN: Duration = Duration::from_millis(60);
+const DEPTH: &str = "3000";
+
+fn main() -> ExitCode {
+    if let Ok(pid) = std::env::var(TRACER) {
+        return match trace(&pid) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                println!("{why:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let args = Arguments::from_args();
+    let trial = |name: &str, run: fn(&RunDir) -> Result<()>| {
+        let dir = config::target_dir().join("criu-tests").join(name);
+        Trial::test(name, move || in_folder(&dir, run).map_err(Failed::from))
+    };
+    let trials = vec![
+        trial("tracer-killed", tracer_killed),
+        trial("criu-killed-with-signals-in-custody", criu_killed),
+    ];
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// A failed run keeps its folder.
+fn in_folder(path: &Path, run: impl Fn(&RunDir) -> Result<()>) -> Result<(), String> {
+    let dir = RunDir::create(path).map_err(|why| format!("{why:#}"))?;
+    run(&dir).map_err(|why| format!("{why:#}\nthe folder is {}", path.display()))?;
+    dir.remove().map_err(|why| format!("{why:#}"))
+}
+
+fn trace(pid: &str) -> Result<()> {
+    let pid = Pid(pid.parse().context("pid")?);
+    loop {
+        let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+        capture::process(&stopped)?;
+        stopped.release()?;
+    }
+}
+
+fn tracer_killed(dir: &RunDir) -> Result<()> {
+    let kills = match std::env::var("KILLS") {
+        Ok(text) => text.parse().context("KILLS")?,
+        Err(_) => DEFAULT_KILLS,
+    };
+    let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
+    let pid = victim.pid();
+    let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps")).map(|m| m.lines().count());
+    let before = maps()?;
+    let mut random = Random(u64::from(std::process::id()));
+    for round in 0..kills {
+        let mut tracer = Command::new(std::env::current_exe()?)
+            .env(TRACER, pid.to_string())
+            .stdout(File::create(dir.file("tracer"))?)
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the tracer")?;
+        std::thread::sleep(random.below(TRACER_SPAN));
+        // It may not have failed before it was killed.
+        if let Some(status) = tracer.try_wait()? {
+            bail!(
+                "round {round}: the tracer ended: {status}; {}",
+                dir.read("tracer")
+            );
+        }
+        tracer.kill()?;
+        tracer.wait()?;
+        ensure!(
+            procfs::state(pid).is_some(),
+            "round {round}: the program is gone"
+        );
+    }
+    let same = wait::until("the mappings to be as before", PATIENCE, || {
+        Ok((maps()? == before).then_some(()))
+    });
+    victim.finish(PATIENCE)?;
+    same
+}
+
+fn criu_killed(dir: &RunDir) -> Result<()> {
+    let mut random = Random(u64::from(std::process::id()));
+    let (mut killed, mut held, mut lost_to_criu) = (0, 0, 0);
+    for round in 0..CRIU_KILLS {
+        let run = RunDir::create(&dir.file("round"))?;
+        let program = config::victim("deep_queue", false);
+        let victim = Victim::start(&program, Some(DEPTH), &run, false)?;
+        let criu = Criu::new(&config::criu()?, &config::plugin_dir()?);
+        let mut dump = criu.start_dump(victim.pid(), &run.images(), true)?;
+        std::thread::sleep(random.below(CRIU_SPAN));
+        if dump.try_wait()?.is_none() {
+            dump.kill()?;
+            killed += 1;
+        }
+        dump.wait()?;
+        // The guardian says so when it is through; where it had nothing to do there is nothing to wait for.
+        let log = || {
+            String::from_utf8_lossy(
+                &std::fs::read(run.images().join("dump.log")).unwrap_or_default(),
+            )
+            .into_owned()
+        };
+        let _ = wait::until("the guardian", Duration::from_millis(300), || {
+            Ok(log().contains("criu is gone").then_some(()))
+        });
+        if log().contains("criu is gone") {
+            held += 1;
+        }
+        if died_of_criu(&log()) && procfs::state(victim.pid()).is_none_or(|state| state == 'Z') {
+            lost_to_criu += 1;
+            victim.end();
+            continue;
+        }
+        victim.finish(PATIENCE).with_context(|| {
+            format!(
+                "round {round}; the end of criu's log:\n{}",
+                tail(&log(), 12)
+            )
+        })?;
+    }
+    println!(
+        "criu was killed {killed} times, {held} times with signals in custody; {lost_to_criu} programs died of criu's own \
+         injected code"
+    );
+    ensure!(
+        held > 0,
+        "criu was never killed with signals in custody: nothing was shown"
+    );
+    Ok(())
+}
+
+/// CRIU stops its own code inside the task by a trap instruction: killed there, the trap kills the task
+/// (design: not ours to mend).
+fn died_of_criu(log: &str) -> bool {
+    log.contains("Parasite syscall_ip")
+}
+
+fn tail(log: &str, lines: usize) -> String {
+    let all: Vec<&str> = log.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Instants need no better randomness than this (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: Duration) -> Duration {
+        self.0 = self.0.max(1);
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
+        Duration::from_micros(self.0 % micros)
+    }
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The soft RLIMIT_SIGPENDING was lowered after the queue had been filled beyond it. */
+#include "victim.h"
+
+#include <sys/resource.h>
+
+int main(int argc, char **argv)
+{
+	struct k_sigaction ignore = { .handler = (unsigned long)SIG_IGN };
+	struct rlimit lim;
+	siginfo_t info;
+
+	victim_begin(argc, argv);
+	k_setmask(ALL_SIGNALS);
+	/* Under the limit such a signal cannot be sent by tgkill, which might seem a harmless mark to somebody. */
+	k_sigaction(K_NSIG, &ignore, NULL);
+	for (int i = 0; i < 20; i++) {
+		info = info_value(SIGRTMIN + 1, i);
+		k_queue_shared(&info);
+	}
+	getrlimit(RLIMIT_SIGPENDING, &lim);
+	lim.rlim_cur = 5;
+	if (setrlimit(RLIMIT_SIGPENDING, &lim))
+		victim_die("setrlimit: %m");
+	victim_checkpoint();
+	getrlimit(RLIMIT_SIGPENDING, &lim);
+	expect_int(5, (long)lim.rlim_cur, "soft RLIMIT_SIGPENDING");
+	victim_drain();
+	return victim_end();
+}

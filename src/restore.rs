@@ -201,6 +201,11 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     }
 }
 
+/// Puts back dispositions in a process that still is the one that `state` was captured from. Returns what failed.
+pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Vec<Error> {
+    put_back(stopped, state, state, Extent::Only(Step::Dispositions))
+}
+
 /// The process as it is now, with the stop that CRIU has queued counted as entered.
 fn look<Owner>(
     stopped: &StoppedProcess<Owner>,

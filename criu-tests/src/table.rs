@@ -98,8 +98,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         alone: Expect::Fails("signal 5 handler"),
-        // CRIU reads SIG_DFL and leaves SIG_DFL behind.
-        leave_running: Expect::Fails("signal 5 handler"),
         verdicts: &[Repaired],
         ..Scenario::new("trap-ignored").program("trap_disposition", "ignored")
     },

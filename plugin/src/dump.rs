@@ -8,13 +8,13 @@ use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, ProcessState, TakenOut, TimerEntry, image};
+use criu_signals::images::{Image, Pid, ProcessState, SigNo, TakenOut, TimerEntry, image};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
-use criu_signals::{proc, record};
+use criu_signals::{proc, record, restore};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
@@ -41,6 +41,9 @@ pub struct Dump {
     before: HashMap<Pid, Before>,
     wait_statuses: WaitStatuses,
     root_seen: bool,
+    /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
+    /// CRIU looks at dispositions only after the first of them.
+    trap_ignored: Vec<(Pid, ProcessState)>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
@@ -68,6 +71,7 @@ impl Dump {
             before: HashMap::new(),
             wait_statuses: WaitStatuses::default(),
             root_seen: false,
+            trap_ignored: Vec::new(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
             handed: Vec::new(),
@@ -203,6 +207,9 @@ impl Dump {
             self.write(pid, state.clone())?;
             state
         };
+        if state.dispositions[SigNo::TRAP].is_ignored() {
+            self.trap_ignored.push((pid, state.clone()));
+        }
         // From here on CRIU goes by what it finds.
         self.handed_over.push(interrupted::hand_over(
             &stopped,
@@ -305,6 +312,15 @@ impl Dump {
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
         self.give_back();
+        for (pid, state) in &self.trap_ignored {
+            let errors = match StoppedProcess::<ByHost>::of_host(*pid) {
+                Ok(stopped) => restore::dispositions(&stopped, state),
+                Err(e) => vec![e.during(Phase::Replay, *pid)],
+            };
+            for error in errors.iter().filter(|e| !e.is_died()) {
+                log::error!("{error}");
+            }
+        }
         for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
             log::error!("{error}");
         }

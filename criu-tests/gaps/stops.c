@@ -8,7 +8,7 @@
 #include "gap.h"
 
 static pid_t child;
-static int *ran;
+static int *ran, stop_signal = SIGSTOP;
 
 static void handler(int sig)
 {
@@ -57,6 +57,7 @@ static void say_waitable(const char *when, int options)
 static void say_state(void)
 {
 	char state, names[1024];
+	uint64_t pending;
 
 	/* It must not run at any time; whatever it does it does at once. */
 	gap_sleep(100);
@@ -65,8 +66,15 @@ static void say_state(void)
 		      state == 'Z' || state == 0 ? "dead" :
 		      state == 'S' || state == 'R' ? "running" :
 						     "in another state");
+	pending = gap_status(child, 0, "ShdPnd") | gap_status(child, 0, "SigPnd");
+	/*
+	 * criu sends the stop signal to a stopped task that it lets go: it may be pending besides. SIGCONT takes it
+	 * away, so that only 2-pending looks at it.
+	 */
+	if (state == 'T' && !gap_is("2-pending"))
+		pending &= ~BIT(stop_signal);
 	if (state && state != 'Z')
-		gap_say("pending: %s", gap_names(gap_status(child, 0, "ShdPnd") | gap_status(child, 0, "SigPnd"), names));
+		gap_say("pending: %s", gap_names(pending, names));
 }
 
 static void say_sigchld(void)
@@ -125,6 +133,7 @@ int main(int argc, char **argv)
 		how = SIGTTOU;
 	if (gap_is("1-handler"))
 		handled = SIGUSR1;
+	stop_signal = how;
 	child = fork();
 	if (child < 0)
 		gap_die("fork: %m");
@@ -147,9 +156,13 @@ int main(int argc, char **argv)
 			say_waitable("SIGCONT", 0);
 		}
 	} else if (*gap_sub() == '2') {
-		if (gap_is("2-consumed"))
+		if (!gap_is("2-waitable"))
 			consume_stop(how);
 		gap_checkpoint();
+		if (gap_is("2-pending")) {
+			say_state();
+			gap_end();
+		}
 		say_state();
 		say_waitable("parent", WUNTRACED);
 		say_waitable("again", WUNTRACED);

@@ -1,1 +1,3 @@
 //! Scenarios with a real criu.
+
+pub mod gaps;

@@ -133,7 +133,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "1-tstp",
@@ -141,7 +141,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "1-handler",
@@ -149,7 +149,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "1-root",
@@ -157,7 +157,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "2-consumed",
@@ -173,7 +173,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "2-pending",
@@ -215,7 +215,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         &["SIGTRAP"],
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "6-private",
@@ -223,7 +223,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         &["SIGTRAP"],
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "7-segv",
@@ -231,7 +231,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         &["SIGSEGV"],
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "7-all",
@@ -239,7 +239,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         &["SIGSEGV"],
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "7-thread",
@@ -247,7 +247,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         &["SIGSEGV"],
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "8-two-timers",
@@ -255,7 +255,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Said,
     ),
     row(
         "8-kill-and-timer",
@@ -263,7 +263,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Said,
     ),
     row(
         "9-delete",
@@ -327,7 +327,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "12-hard",
@@ -343,7 +343,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Said,
     )
     .only_restored()
     .between(Between::Program),
@@ -364,7 +364,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "14-hard",
@@ -562,7 +562,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "21",

@@ -158,16 +158,15 @@ pub fn is_right(row: &Row, run: &Run, control: &str) -> bool {
 }
 
 /// What the plugin says of whatever it could not put back, with the signal and the reason.
-const NOT_PUT_BACK: &str = "not put back";
+const NOT_PUT_BACK: [&str; 2] = ["not put back", "not be put back"];
 
 fn of_run(row: &Row, run: &Run, control: &str) -> Verdict {
     let named = run.warnings.iter().any(|line| {
         let line = line.to_lowercase();
-        line.contains(NOT_PUT_BACK)
-            || row
-                .words
-                .iter()
-                .any(|word| line.contains(&word.to_lowercase()))
+        let words = row.words.iter().copied().chain(NOT_PUT_BACK);
+        words
+            .map(str::to_lowercase)
+            .any(|word| line.contains(&word))
     });
     if is_right(row, run, control) {
         return Verdict::Fixed;
@@ -185,15 +184,30 @@ fn of_run(row: &Row, run: &Run, control: &str) -> Verdict {
     }
 }
 
-/// The worst of all runs with the plugin.
+/// The worst of all runs with the plugin. To say it is not enough where criu alone does it right.
 pub fn verdict(row: &Row, runs: &[(Mode, Run)]) -> Verdict {
     let Some(control) = control(runs) else {
         return Verdict::NoControl;
     };
+    let right_in = |mode: Mode| {
+        let mut of_mode = runs.iter().filter(|(m, _)| *m == mode).peekable();
+        of_mode.peek().is_some() && of_mode.all(|(_, run)| is_right(row, run, control))
+    };
+    let (alone, left_alone) = (right_in(Mode::Alone), right_in(Mode::LeftAlone));
     let worst = runs
         .iter()
         .filter(|(mode, _)| mode.has_plugin())
-        .map(|(_, run)| of_run(row, run, control))
+        .map(|(mode, run)| {
+            let without = if mode.leaves_running() {
+                left_alone
+            } else {
+                alone
+            };
+            match of_run(row, run, control) {
+                Verdict::Said if without => Verdict::Silent,
+                verdict => verdict,
+            }
+        })
         .max();
     // Not one run with the plugin shows nothing.
     worst.unwrap_or(Verdict::NoControl)
@@ -257,6 +271,21 @@ mod tests {
         assert_eq!(of(&refused), Verdict::Refused);
         refused.afterwards = Some("dead".into());
         assert_eq!(of(&refused), Verdict::Said);
+    }
+
+    #[test]
+    fn what_criu_alone_does_right_must_not_be_lost_with_a_warning() {
+        let mut lost = run(End::Finished, "nothing queued");
+        lost.warnings
+            .push("pending signals could NOT be put back".into());
+        let mut runs = vec![
+            (Mode::Control, run(End::Finished, "20 entries")),
+            (Mode::LeftPlugin, lost),
+            (Mode::LeftAlone, run(End::Lost, "dead")),
+        ];
+        assert_eq!(verdict(row("12-hard"), &runs), Verdict::Said);
+        runs[2].1 = run(End::Finished, "20 entries");
+        assert_eq!(verdict(row("12-hard"), &runs), Verdict::Silent);
     }
 
     #[test]

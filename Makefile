@@ -26,7 +26,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build demo test bench lint clean root
+.PHONY: help deps criu build demo test gaps bench lint clean root
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -49,6 +49,9 @@ test: root build ## runs all tests: units, documentation, then the scenarios wit
 	$(cargo_test) --lib --bins --examples$(test_args)
 	$(cargo_test) --doc$(test_args)
 	$(cargo_test) --test '*'$(test_args)
+
+gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md (ARGS="--case 9" for some)
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
 
 bench: PROFILE := release
 bench: root build ## measures what the plugin adds to a dump and to a restore (release build)

@@ -1,0 +1,241 @@
+//! All runs of all rows, some at a time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::config;
+use crate::gaps::inside::TOO_LATE;
+use crate::gaps::table::{FEW, Row};
+use crate::gaps::verdict::{End, Mode, Run};
+use crate::ns::{self, Ended};
+use crate::rundir::RunDir;
+
+/// No run takes so long, but for deep queues.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// For those.
+const PATIENCE_DEEP: Duration = Duration::from_secs(240);
+/// How often a run is made again in which the signal came too late.
+const ATTEMPTS: u32 = 20;
+
+/// What is to be run.
+pub struct Plan {
+    /// The cases.
+    pub rows: Vec<&'static Row>,
+    /// In these ways, where they apply.
+    pub modes: Vec<Mode>,
+    /// Instead of each row's own number.
+    pub repeats: Option<u32>,
+    /// At a time.
+    pub jobs: usize,
+    /// Keep every run's folder, not only those that went wrong.
+    pub keep: bool,
+}
+
+/// The runs of each row, by its name.
+pub type Runs = BTreeMap<&'static str, Vec<(Mode, Run)>>;
+
+struct Job {
+    row: &'static Row,
+    mode: Mode,
+    number: u32,
+}
+
+impl Plan {
+    /// How often a row is run in one way.
+    pub fn repeats(&self, row: &Row, mode: Mode) -> u32 {
+        let most = if mode.has_plugin() {
+            row.repeats
+        } else {
+            row.repeats.min(FEW)
+        };
+        self.repeats.unwrap_or(most)
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for &row in &self.rows {
+            for &mode in self
+                .modes
+                .iter()
+                .filter(|mode| row.leave_running || !mode.leaves_running())
+            {
+                jobs.extend((0..self.repeats(row, mode)).map(|number| Job { row, mode, number }));
+            }
+        }
+        jobs
+    }
+}
+
+/// Where the runs' folders are.
+pub fn folder() -> PathBuf {
+    config::target_dir().join("gaps")
+}
+
+/// Builds the programs. They are not victims: a failure to build one is not a failure of the tests' build.
+pub fn build_programs(to: &Path) -> Result<()> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("gaps");
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    for name in ["stops", "queues", "timers", "calls", "others"] {
+        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args([
+                "-std=gnu11",
+                "-O1",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-pthread",
+                "-o",
+            ])
+            .arg(to.join(name))
+            .args([sources.join(format!("{name}.c")), sources.join("gap.c")])
+            .status()
+            .context("starting the C compiler")?;
+        ensure!(status.success(), "{name}.c does not compile");
+    }
+    Ok(())
+}
+
+/// Makes all runs. `progress` is called after each.
+pub fn run(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Runs> {
+    let jobs = plan.jobs();
+    let next = AtomicUsize::new(0);
+    let done = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, Result<Run>)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..plan.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some((index, job)) = take(&jobs, &next) {
+                    let result = one(job, plan.keep);
+                    if let Ok(mut all) = results.lock() {
+                        all.push((index, result));
+                    }
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
+                }
+            });
+        }
+    });
+    let mut runs = Runs::new();
+    let mut all = results
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    all.sort_by_key(|(index, _)| *index);
+    for (index, result) in all {
+        let job = &jobs[index];
+        let run = result
+            .with_context(|| format!("{} {}, run {}", job.row.name, job.mode.name(), job.number))?;
+        runs.entry(job.row.name).or_default().push((job.mode, run));
+    }
+    Ok(runs)
+}
+
+fn take<'a>(jobs: &'a [Job], next: &AtomicUsize) -> Option<(usize, &'a Job)> {
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    jobs.get(index).map(|job| (index, job))
+}
+
+fn one(job: &Job, keep: bool) -> Result<Run> {
+    for _ in 0..ATTEMPTS {
+        if let Some(run) = attempt(job, keep)? {
+            return Ok(run);
+        }
+    }
+    bail!("the signal came too late {ATTEMPTS} times")
+}
+
+/// `None` if it was nothing.
+fn attempt(job: &Job, keep: bool) -> Result<Option<Run>> {
+    let path = folder().join(format!(
+        "{}.{}.{}",
+        job.row.name,
+        job.mode.name(),
+        job.number
+    ));
+    let dir = RunDir::create(&path)?;
+    // A case's own uid writes here as well.
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    let args = [job.row.name, job.mode.name(), &path.to_string_lossy()];
+    let patience = if job.row.frozen_us.is_some() {
+        PATIENCE_DEEP
+    } else {
+        PATIENCE
+    };
+    match ns::run(&args, &dir.file("inside.out"), patience)? {
+        Ended::With(status) => ensure!(status.success(), "{}", dir.tail("inside.out", 10)),
+        Ended::TimedOut => {
+            let step = if dir.images().join("restore.log").exists() {
+                "restore"
+            } else {
+                "dump"
+            };
+            return Ok(Some(Run {
+                end: End::Lost,
+                outcome: format!("criu {step} does not end"),
+                afterwards: None,
+                warnings: warnings(&dir),
+                frozen_us: None,
+            }));
+        }
+    }
+    let result = dir.read("result");
+    if result == TOO_LATE {
+        return Ok(None);
+    }
+    let run = parse(&result, warnings(&dir))?;
+    if !keep && run.end == End::Finished {
+        dir.remove()?;
+    }
+    Ok(Some(run))
+}
+
+fn parse(text: &str, warnings: Vec<String>) -> Result<Run> {
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.split_once(' ').filter(|(key, _)| *key == name))
+            .map(|(_, value)| value)
+    };
+    Ok(Run {
+        end: field("end")
+            .and_then(End::of)
+            .context("the result has no end")?,
+        outcome: field("outcome")
+            .context("the result has no outcome")?
+            .to_owned(),
+        afterwards: field("afterwards").map(str::to_owned),
+        warnings,
+        frozen_us: field("frozen").and_then(|us| us.parse().ok()),
+    })
+}
+
+/// What the plugin warned of in criu's logs: an information that nobody reads does not count.
+fn warnings(dir: &RunDir) -> Vec<String> {
+    ["images/dump.log", "images/restore.log"]
+        .iter()
+        .flat_map(|log| dir.read(log).lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| {
+            line.contains("signals: ") && (line.contains("Warn") || line.contains("Error"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_read_back() {
+        let run = parse("frozen 12\nend finished\noutcome a b; c\n", Vec::new()).unwrap();
+        assert_eq!(
+            (run.end, run.outcome.as_str(), run.frozen_us),
+            (End::Finished, "a b; c", Some(12))
+        );
+        assert!(parse("outcome a\n", Vec::new()).is_err());
+    }
+}

@@ -1,0 +1,640 @@
+//! The cases: what is run, how often, and what is expected of it now.
+
+use crate::gaps::verdict::Verdict::{self, Fixed, Said, Silent};
+
+/// What happens between dump and restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// Nothing.
+    Nothing,
+    /// The program's part that stays outside of the tree does something: the file `between` tells it to.
+    Program,
+    /// The alternate stacks in the images become smaller than this kernel accepts, as if the images came from a
+    /// machine with smaller signal frames.
+    SmallStack,
+}
+
+/// One case, or one of several that a row of the design's table names.
+#[derive(Debug)]
+pub struct Row {
+    /// The name: the number in the design's table, and which of its cases. Argument of the program.
+    pub name: &'static str,
+    /// What it is about.
+    pub title: &'static str,
+    /// The C file in `gaps/`, without extension.
+    pub program: &'static str,
+    /// Also with `criu dump --leave-running`.
+    pub leave_running: bool,
+    /// Between dump and restore.
+    pub between: Between,
+    /// A signal arrives while criu holds the task. A run in which it came too late for the images is made again.
+    pub arrives: bool,
+    /// Not without CAP_SYS_RESOURCE: criu needs it for this task.
+    pub needs_resource: bool,
+    /// Runs in each way with the plugin. At least [`RACE`] for whatever depends on who comes first.
+    pub repeats: u32,
+    /// A line of the plugin's in criu's log (warning or error) that has one of these in it names the case.
+    pub words: &'static [&'static str],
+    /// For deep queues: the tasks may not be held longer than this, in microseconds.
+    pub frozen_us: Option<u64>,
+    /// What comes out at present. `make gaps` fails when it is anything else, better or worse.
+    pub expected: Verdict,
+}
+
+/// Runs of what depends on who comes first.
+pub const RACE: u32 = 20;
+/// Of what does not; and of runs without the plugin, which only show what is right and what is not.
+pub const FEW: u32 = 5;
+
+const STOP: &[&str] = &["stop"];
+const WAIT: &[&str] = &["continued", "wait status"];
+const TIMER: &[&str] = &["timer"];
+const LIMIT: &[&str] = &["RLIMIT_SIGPENDING", "limit"];
+const CALL: &[&str] = &["EINTR", "interrupted call", "system call"];
+
+const fn row(
+    name: &'static str,
+    title: &'static str,
+    program: &'static str,
+    words: &'static [&'static str],
+    repeats: u32,
+    expected: Verdict,
+) -> Row {
+    Row {
+        name,
+        title,
+        program,
+        leave_running: true,
+        between: Between::Nothing,
+        arrives: false,
+        needs_resource: false,
+        repeats,
+        words,
+        frozen_us: None,
+        expected,
+    }
+}
+
+impl Row {
+    const fn only_restored(mut self) -> Row {
+        self.leave_running = false;
+        self
+    }
+
+    const fn between(mut self, between: Between) -> Row {
+        self.between = between;
+        self
+    }
+
+    const fn arriving(mut self) -> Row {
+        self.arrives = true;
+        self
+    }
+
+    const fn needs_resource(mut self) -> Row {
+        self.needs_resource = true;
+        self
+    }
+
+    /// The number in the design's table.
+    pub fn case(&self) -> u32 {
+        self.name
+            .split('-')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0)
+    }
+
+    const fn frozen_at_most(mut self, us: u64) -> Row {
+        self.frozen_us = Some(us);
+        self
+    }
+}
+
+/// The depth that a row of case 24 names.
+const fn deep(name: &'static str, depth: u64, expected: Verdict) -> Row {
+    // Taking out costs 0.4 us an entry, queueing 0.8 us. The rest is for a dump of this process with nothing queued.
+    row(
+        name,
+        "a deep queue: how long the task is held",
+        "queues",
+        &[],
+        1,
+        expected,
+    )
+    .frozen_at_most(50_000 + 10 * depth)
+}
+
+/// All of them. Case 25, criu being killed, has a test of its own.
+pub const ROWS: &[Row] = &[
+    row(
+        "1-stop",
+        "SIGTERM pending in a child stopped by SIGSTOP",
+        "stops",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "1-tstp",
+        "SIGTERM pending in a child stopped by SIGTSTP",
+        "stops",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "1-handler",
+        "a handled signal pending in a stopped child",
+        "stops",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "1-root",
+        "SIGTERM pending in the stopped root of the tree",
+        "stops",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "2-consumed",
+        "stop of a child that its parent has waited for",
+        "stops",
+        STOP,
+        RACE,
+        Silent,
+    ),
+    row(
+        "2-waitable",
+        "stop of a child that its parent has not waited for",
+        "stops",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "2-pending",
+        "the stop signal itself, pending in a stopped child",
+        "stops",
+        STOP,
+        FEW,
+        Silent,
+    ),
+    row(
+        "3",
+        "WCONTINUED status that nobody has waited for",
+        "stops",
+        WAIT,
+        RACE,
+        Silent,
+    ),
+    row(
+        "4",
+        "SIGTSTP and SIGTTIN pending in a child stopped by SIGSTOP",
+        "stops",
+        STOP,
+        RACE,
+        Silent,
+    ),
+    row("5-ttin", "stopped by SIGTTIN", "stops", STOP, RACE, Silent),
+    row("5-ttou", "stopped by SIGTTOU", "stops", STOP, RACE, Silent),
+    row(
+        "5-ttin-consumed",
+        "stopped by SIGTTIN, the parent has waited",
+        "stops",
+        STOP,
+        RACE,
+        Silent,
+    ),
+    row(
+        "6-shared",
+        "SIGTRAP pending and blocked, shared",
+        "queues",
+        &["SIGTRAP"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "6-private",
+        "SIGTRAP pending and blocked, private",
+        "queues",
+        &["SIGTRAP"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "7-segv",
+        "private blocked SIGSEGV with si_code > 0",
+        "queues",
+        &["SIGSEGV"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "7-all",
+        "the same of SIGSEGV, BUS, SYS, FPE and ILL",
+        "queues",
+        &["SIGSEGV"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "7-thread",
+        "private blocked SIGSEGV of another thread",
+        "queues",
+        &["SIGSEGV"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "8-two-timers",
+        "two POSIX timers pending with one number",
+        "timers",
+        TIMER,
+        RACE,
+        Said,
+    ),
+    row(
+        "8-kill-and-timer",
+        "kill() and a timer pending with one number",
+        "timers",
+        TIMER,
+        RACE,
+        Said,
+    ),
+    row(
+        "9-delete",
+        "one-shot timer pending, then timer_delete",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "9-disarm",
+        "one-shot timer pending, then disarmed",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "9-rearm",
+        "one-shot timer pending, then armed again",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "10-getoverrun",
+        "timer_getoverrun of an expiry taken before",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "10-pending",
+        "overrun of a pending expiry",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "10-ticking",
+        "overrun of a pending expiry, the timer ticks on",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "11-ignored",
+        "periodic timer whose number is ignored, a handler later",
+        "timers",
+        TIMER,
+        RACE,
+        Silent,
+    ),
+    row(
+        "12-soft",
+        "soft RLIMIT_SIGPENDING below the queue's depth",
+        "queues",
+        LIMIT,
+        FEW,
+        Fixed,
+    ),
+    row(
+        "12-hard",
+        "soft and hard RLIMIT_SIGPENDING below it",
+        "queues",
+        LIMIT,
+        FEW,
+        Silent,
+    ),
+    row(
+        "13-same-uid",
+        "the limit is used up by others of the uid at the restore",
+        "queues",
+        LIMIT,
+        FEW,
+        Said,
+    )
+    .only_restored()
+    .between(Between::Program),
+    row(
+        "13-other-uid",
+        "the limit is used up by others of criu's uid",
+        "queues",
+        LIMIT,
+        FEW,
+        Silent,
+    )
+    .only_restored()
+    .between(Between::Program)
+    .needs_resource(),
+    row(
+        "14-soft",
+        "entries whose siginfo the soft limit would refuse",
+        "queues",
+        LIMIT,
+        FEW,
+        Fixed,
+    ),
+    row(
+        "14-hard",
+        "entries whose siginfo soft and hard limit would refuse",
+        "queues",
+        LIMIT,
+        FEW,
+        Silent,
+    ),
+    row(
+        "15-shared",
+        "shared pending bits without siginfo",
+        "queues",
+        &["siginfo"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "15-private",
+        "private pending bit without siginfo",
+        "queues",
+        &["siginfo"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "16-default",
+        "private SIGCHLD of threads, default action",
+        "queues",
+        &["SIGCHLD"],
+        RACE,
+        Fixed,
+    ),
+    row(
+        "16-ignored",
+        "private SIGCHLD of threads, ignored",
+        "queues",
+        &["SIGCHLD"],
+        RACE,
+        Fixed,
+    ),
+    row(
+        "17-sigtimedwait",
+        "in rt_sigtimedwait",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "17-sigtimedwait-timeout",
+        "in rt_sigtimedwait, with a timeout",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row("17-epoll_wait", "in epoll_wait", "calls", CALL, FEW, Silent),
+    row(
+        "17-epoll_wait-timeout",
+        "in epoll_wait, with a timeout",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "17-epoll_pwait",
+        "in epoll_pwait",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "17-recv",
+        "in recv with SO_RCVTIMEO, data comes",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "17-recv-timeout",
+        "in recv with SO_RCVTIMEO, no data comes",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "18-poll",
+        "in poll with a timeout",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row("18-nanosleep", "in nanosleep", "calls", CALL, FEW, Silent),
+    row(
+        "18-clock_nanosleep",
+        "in clock_nanosleep, relative",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "18-futex",
+        "in futex with a timeout",
+        "calls",
+        CALL,
+        FEW,
+        Silent,
+    ),
+    row(
+        "19-pause",
+        "a handled signal arrives while pause is held",
+        "calls",
+        CALL,
+        RACE,
+        Silent,
+    )
+    .arriving(),
+    row("19-read", "the same in read", "calls", CALL, RACE, Silent).arriving(),
+    row(
+        "19-select",
+        "the same in select",
+        "calls",
+        CALL,
+        RACE,
+        Silent,
+    )
+    .arriving(),
+    row("19-recv", "the same in recv", "calls", CALL, RACE, Silent).arriving(),
+    row("19-wait", "the same in wait4", "calls", CALL, RACE, Silent).arriving(),
+    row("19-futex", "the same in futex", "calls", CALL, RACE, Silent).arriving(),
+    row(
+        "19-read-restart",
+        "the same in read, the handler has SA_RESTART",
+        "calls",
+        CALL,
+        RACE,
+        Fixed,
+    )
+    .arriving(),
+    row(
+        "19-wait-restart",
+        "the same in wait4, with SA_RESTART",
+        "calls",
+        CALL,
+        RACE,
+        Fixed,
+    )
+    .arriving(),
+    row(
+        "19-pause-restart",
+        "the same in pause, SA_RESTART does not matter",
+        "calls",
+        CALL,
+        RACE,
+        Silent,
+    )
+    .arriving(),
+    row(
+        "19-select-restart",
+        "the same in select, SA_RESTART does not matter",
+        "calls",
+        CALL,
+        RACE,
+        Silent,
+    )
+    .arriving(),
+    row(
+        "19-nanosleep",
+        "the same in nanosleep",
+        "calls",
+        CALL,
+        RACE,
+        Fixed,
+    )
+    .arriving(),
+    row(
+        "19-epoll_wait",
+        "the same in epoll_wait",
+        "calls",
+        CALL,
+        RACE,
+        Fixed,
+    )
+    .arriving(),
+    row(
+        "20",
+        "stopped by SIGTSTP in epoll_pwait whose real mask blocks it",
+        "calls",
+        STOP,
+        RACE,
+        Fixed,
+    ),
+    row(
+        "21",
+        "root of the tree with a parent-death signal, restore -d",
+        "others",
+        &["pdeath", "parent-death"],
+        FEW,
+        Silent,
+    )
+    .only_restored(),
+    row(
+        "22-usr1",
+        "child cloned with exit signal SIGUSR1",
+        "others",
+        &["exit signal", "exit_signal"],
+        FEW,
+        Silent,
+    ),
+    row(
+        "22-none",
+        "child cloned without exit signal",
+        "others",
+        &["exit signal", "exit_signal"],
+        FEW,
+        Silent,
+    ),
+    row(
+        "23",
+        "alternate stack too small for this kernel",
+        "others",
+        &["alternate stack", "altstack"],
+        FEW,
+        Said,
+    )
+    .only_restored()
+    .between(Between::SmallStack),
+    deep("24-10000", 10_000, Silent),
+];
+
+/// Only when asked for by name: they take long without the plugin.
+pub const DEEPER: &[Row] = &[
+    deep("24-20000", 20_000, Silent),
+    deep("24-40000", 40_000, Silent),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_of_the_design_has_a_row_in_order() {
+        let mut cases: Vec<u32> = ROWS.iter().map(Row::case).collect();
+        assert!(cases.is_sorted());
+        cases.dedup();
+        assert_eq!(cases, (1..=24).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_are_unique_and_can_be_folder_names() {
+        let mut names: Vec<&str> = ROWS.iter().chain(DEEPER).map(|row| row.name).collect();
+        assert!(names.iter().all(|name| {
+            name.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        }));
+        names.sort_unstable();
+        assert!(names.windows(2).all(|two| two[0] != two[1]));
+    }
+
+    #[test]
+    fn a_refusal_is_never_what_a_case_ends_with_that_can_be_fixed() {
+        for row in ROWS.iter().filter(|row| row.expected == Verdict::Refused) {
+            assert!(matches!(row.case(), 21..=23), "{}", row.name);
+        }
+    }
+}

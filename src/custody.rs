@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pending, Pid, ProcessState, SigNo, SigSet, Siginfo, TakenOut, Tid};
+use criu_signals_images::{
+    Pending, Pid, ProcessState, Rlimit, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid,
+};
 
 use crate::capture;
 
-use crate::error::{Error, Phase, Result};
+use crate::error::{Cause, Error, Phase, Result};
 use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
@@ -44,34 +46,71 @@ impl Default for Limits {
     }
 }
 
-/// Whether CRIU cannot cope with what is pending, and why. Nothing is taken out of a process for which this is
-/// empty. `deep` says that a queue is longer than `state` knows.
-pub fn reasons(state: &ProcessState, deep: bool, limits: &Limits) -> Vec<TakenOut> {
-    let mut reasons = Vec::new();
-    let queues = || {
-        state
-            .threads
-            .iter()
-            .map(|t| &t.pending)
-            .chain([&state.shared])
-    };
-    let own: usize = queues().map(|p| p.queue.len()).sum();
-    if state
-        .threads
-        .iter()
-        .any(|t| t.pending.queue.iter().any(is_fault))
-    {
-        reasons.push(TakenOut::Fault);
-    }
+/// What has to be done about the pending signals of a process for the time of a dump. Nothing, as a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Why they have to be taken out; empty where they stay in.
+    pub take_out: Vec<TakenOut>,
+    /// They stay in, and CRIU's image gets a larger RLIMIT_SIGPENDING, under which CRIU can queue them again. The
+    /// right one is set at the restore.
+    pub lend_room: bool,
+}
+
+/// Siginfos that may arrive while others are taken out, and that must not keep those from going back.
+const ARRIVALS: u64 = 64;
+
+/// What CRIU cannot cope with in this process. `deep` says that a queue is longer than `state` knows, `may_raise` that
+/// hard limits can be raised (CAP_SYS_RESOURCE).
+///
+/// # Errors
+/// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now.
+pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) -> Result<Plan> {
+    let private = state.threads.iter().map(|t| &t.pending);
+    let own: usize = private
+        .chain([&state.shared])
+        .map(|pending| pending.queue.len())
+        .sum();
+    let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
+    let fault = state.threads.iter().any(is_fault);
     // Every entry counts against the limit of its process, together with all others of the same user.
-    let room = state.rlimit_sigpending.soft.saturating_sub(own as u64);
-    if own > 0 && room < limits.headroom {
-        reasons.push(TakenOut::Limit);
+    let counted = if deep { state.queued } else { own as u64 };
+    let room = state.rlimit_sigpending.soft.saturating_sub(counted);
+    let low = counted > 0 && room < limits.headroom;
+    let can_put_back = may_raise || has_room(state.queued, state.rlimit_sigpending.hard);
+    if fault && !can_put_back {
+        return Err(no_room(&TakenOut::Fault, state.rlimit_sigpending));
     }
-    if deep || own > limits.deep {
-        reasons.push(TakenOut::Deep);
+    let mut plan = Plan {
+        take_out: Vec::new(),
+        lend_room: low && !may_raise,
+    };
+    if fault {
+        plan.take_out.push(TakenOut::Fault);
     }
-    reasons
+    if low && may_raise {
+        plan.take_out.push(TakenOut::Limit);
+    }
+    if (deep || own > limits.deep) && can_put_back {
+        plan.take_out.push(TakenOut::Deep);
+    }
+    Ok(plan)
+}
+
+fn has_room(queued: u64, hard: u64) -> bool {
+    queued.saturating_add(ARRIVALS) <= hard
+}
+
+fn no_room(why: &TakenOut, limit: Rlimit) -> Error {
+    Error::new(
+        "take out pending signals",
+        Cause::Unsupported(
+            format!(
+                "{why}, with which criu cannot cope, and what is taken out could not be put back under \
+                 RLIMIT_SIGPENDING {limit}: raise the hard limit, or run criu with CAP_SYS_RESOURCE"
+            )
+            .into(),
+        ),
+    )
 }
 
 /// A signal of the kernel's for a fault of this thread. Such a one is taken for the fault of what CRIU runs inside
@@ -169,6 +208,11 @@ impl Custody {
     /// says otherwise and the guardian has it when this process ends.
     pub fn take_trap(pid: Pid, others: &[&Custody]) -> Result<Custody> {
         let inner = || {
+            let limit = proc::rlimit_sigpending(pid)?;
+            let queued = SignalStatus::read(pid, Tid::from(pid))?.queued;
+            if !has_room(queued, limit.hard) && !proc::may_raise_limits()? {
+                return Err(no_room(&TakenOut::Trap, limit));
+            }
             let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
             let threads = stopped.threads().to_vec();
@@ -362,4 +406,82 @@ fn queues_of(state: &mut ProcessState) -> impl Iterator<Item = &mut Pending> {
 
 fn number(info: &Siginfo) -> Option<SigNo> {
     SigNo::new(info.signo())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals_images::{Fields, NsIds};
+
+    fn process(queued: usize, soft: u64, hard: u64) -> ProcessState {
+        let fields = Fields::Value {
+            pid: 7,
+            uid: 0,
+            value: 1,
+        };
+        let info = Siginfo::from_fields(40, 0, -1, &fields);
+        let mut state = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+        state.shared.queue = vec![info; queued];
+        state.queued = queued as u64;
+        state.rlimit_sigpending = Rlimit { soft, hard };
+        state
+    }
+
+    fn with_fault(mut state: ProcessState) -> ProcessState {
+        let fields = Fields::Kill { pid: 0, uid: 0 };
+        let info = Siginfo::from_fields(SigNo::SEGV.get(), 0, 1, &fields);
+        state.threads[0].pending.queue.push(info);
+        state
+    }
+
+    fn planned(state: &ProcessState, deep: bool, may_raise: bool) -> Option<Plan> {
+        plan(state, deep, &Limits::default(), may_raise).ok()
+    }
+
+    #[test]
+    fn an_ordinary_queue_is_left_to_criu() {
+        for may_raise in [false, true] {
+            assert_eq!(
+                planned(&process(100, 10_000, 10_000), false, may_raise),
+                Some(Plan::default())
+            );
+            assert_eq!(
+                planned(&process(0, 0, 0), false, may_raise),
+                Some(Plan::default())
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_out_that_cannot_go_back() {
+        let low = process(20, 4, 4);
+        assert_eq!(
+            planned(&low, false, false),
+            Some(Plan {
+                take_out: vec![],
+                lend_room: true
+            })
+        );
+        assert_eq!(
+            planned(&low, false, true),
+            Some(Plan {
+                take_out: vec![TakenOut::Limit],
+                lend_room: false
+            })
+        );
+        assert_eq!(
+            planned(&with_fault(low.clone()), false, false),
+            None,
+            "refused"
+        );
+        assert!(planned(&with_fault(low), false, true).is_some());
+        let deep = process(2_000, 2_000, 2_000);
+        assert_eq!(planned(&deep, true, false).unwrap().take_out, []);
+        assert_eq!(
+            planned(&process(2_000, 90_000, 90_000), true, false)
+                .unwrap()
+                .take_out,
+            [TakenOut::Deep]
+        );
+    }
 }

@@ -318,6 +318,14 @@ pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
         .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
 }
 
+/// May this process raise hard limits: has it CAP_SYS_RESOURCE?
+pub fn may_raise_limits() -> Result<bool> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = Status::from_file("/proc/self/status")
+        .map_err(|e| Error::proc("read /proc/self/status", &e))?;
+    Ok(status.capeff >> CAP_SYS_RESOURCE & 1 == 1)
+}
+
 /// The inode of `pid`'s pid namespace.
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))

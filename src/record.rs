@@ -1,15 +1,20 @@
 //! Image folders: what is recorded of a process, which processes a folder knows, and what a log says about them.
 
-use std::os::fd::BorrowedFd;
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 
-use criu_signals_images::{FORMAT_VERSION, Header, Image, Pid, ProcessState, SigNo, Tid};
+use criu_signals_images::{
+    CoreImage, FORMAT_VERSION, Header, Image, Pid, ProcessState, Rlimit, SigNo, Tid,
+};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::arch;
 use crate::capture;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 use crate::restore::Report;
 use crate::tracee::StoppedProcess;
@@ -62,6 +67,34 @@ pub fn captured_processes(dir: BorrowedFd<'_>) -> Result<Vec<i32>> {
 /// If the folder can't be listed.
 pub fn dumped_processes(dir: BorrowedFd<'_>) -> Result<Vec<i32>> {
     numbered(dir, "mm-")
+}
+
+/// Changes RLIMIT_SIGPENDING in CRIU's own image of the process that is `pid` in its own namespace. The image is replaced
+/// as a whole or not at all.
+///
+/// # Errors
+/// If CRIU's image can't be read, understood or replaced.
+pub fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> Result<()> {
+    let name = format!("core-{pid}.img");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(&name);
+    let failed = |e: &std::io::Error| Error::io(format!("replace {name}"), e);
+    let image = |e| Error::new(format!("replace {name}"), Cause::Image(e));
+    let mut core = CoreImage::read(&fs::read(&path).map_err(|e| failed(&e))?).map_err(image)?;
+    core.set_rlimit_sigpending(limit).map_err(image)?;
+    let bytes = core.to_bytes().map_err(image)?;
+    let mode = fs::metadata(&path).map_err(|e| failed(&e))?.permissions();
+    let beside = path.with_extension("img.signals");
+    let replace = || {
+        let mut file = fs::File::create_new(&beside)?;
+        file.write_all(&bytes)?;
+        file.set_permissions(mode)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)
+    };
+    replace().map_err(|e| {
+        let _ = fs::remove_file(&beside);
+        failed(&e)
+    })
 }
 
 fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {

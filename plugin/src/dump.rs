@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, ProcessState, SigNo, TakenOut, TimerEntry, image};
+use criu_signals::images::{Image, Pid, ProcessState, Rlimit, SigNo, TakenOut, TimerEntry, image};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record, restore};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
@@ -41,6 +43,9 @@ pub struct Dump {
     before: HashMap<Pid, Before>,
     wait_statuses: WaitStatuses,
     root_seen: bool,
+    /// Processes whose queues CRIU can restore only under a larger RLIMIT_SIGPENDING, by their pids in their own
+    /// namespaces.
+    lent_room: Vec<i32>,
     /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
     /// CRIU looks at dispositions only after the first of them.
     trap_ignored: Vec<(Pid, ProcessState)>,
@@ -71,6 +76,7 @@ impl Dump {
             before: HashMap::new(),
             wait_statuses: WaitStatuses::default(),
             root_seen: false,
+            lent_room: Vec::new(),
             trap_ignored: Vec::new(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
@@ -192,7 +198,12 @@ impl Dump {
         }
         interrupted::complete(&stopped, &mut state, &waited)?;
         if self.settings.take_out != TakeOut::Never {
-            state.taken_out = custody::reasons(&state, deep, &limits);
+            let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
+            if plan.lend_room {
+                self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
+                self.lent_room.push(state.ids.innermost());
+            }
+            state.taken_out = plan.take_out;
         }
         let more = !state.taken_out.is_empty();
         if let Some(before) = self.custody.get(&pid) {
@@ -345,6 +356,7 @@ impl Dump {
             }
             return;
         }
+        self.lend_room(dir);
         let summary = format!(
             "dump: {} processes captured; not kept: {}",
             self.written.len(),
@@ -366,6 +378,28 @@ impl Dump {
                 }
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+        }
+    }
+
+    /// CRIU's images are written by now.
+    fn lend_room(&self, dir: BorrowedFd<'_>) {
+        for &pid in &self.lent_room {
+            let lent = getrlimit(Resource::RLIMIT_SIGPENDING)
+                .map_err(|errno| Error::os("getrlimit", errno))
+                .and_then(|(_, hard)| {
+                    let limit = Rlimit { soft: hard, hard };
+                    record::lend_room(dir, pid, limit).map(|()| limit)
+                });
+            match lent {
+                Ok(limit) => log::info!(
+                    "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which the queue \
+                     can be restored; the right one is set at the restore"
+                ),
+                Err(e) => log::error!(
+                    "pid {pid} (in its own namespace): criu will fail to restore the queue, as RLIMIT_SIGPENDING leaves \
+                     too little room: {e}"
+                ),
+            }
         }
     }
 

@@ -50,6 +50,7 @@ test: root build ## runs all tests: units, documentation, then the scenarios wit
 	$(cargo_test) --doc$(test_args)
 	$(cargo_test) --test '*'$(test_args)
 
+gaps: PROFILE := release
 gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md (ARGS="--case 9" for some)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
 

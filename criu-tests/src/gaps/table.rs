@@ -165,7 +165,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         STOP,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "2-waitable",
@@ -189,7 +189,7 @@ pub const ROWS: &[Row] = &[
         "stops",
         WAIT,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "4",
@@ -255,7 +255,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Said,
+        Fixed,
     ),
     row(
         "8-kill-and-timer",
@@ -263,7 +263,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Said,
+        Fixed,
     ),
     row(
         "9-delete",
@@ -271,7 +271,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "9-disarm",
@@ -279,7 +279,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "9-rearm",
@@ -287,7 +287,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "10-getoverrun",
@@ -295,7 +295,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "10-pending",
@@ -303,7 +303,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "10-ticking",
@@ -311,7 +311,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "11-ignored",
@@ -319,7 +319,7 @@ pub const ROWS: &[Row] = &[
         "timers",
         TIMER,
         RACE,
-        Silent,
+        Fixed,
     ),
     row(
         "12-soft",
@@ -335,7 +335,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "13-same-uid",
@@ -343,7 +343,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Said,
+        Fixed,
     )
     .only_restored()
     .between(Between::Program),
@@ -353,7 +353,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Fixed,
     )
     .only_restored()
     .between(Between::Program)
@@ -372,7 +372,7 @@ pub const ROWS: &[Row] = &[
         "queues",
         LIMIT,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "15-shared",
@@ -412,7 +412,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "17-sigtimedwait-timeout",
@@ -422,7 +422,7 @@ pub const ROWS: &[Row] = &[
         FEW,
         Silent,
     ),
-    row("17-epoll_wait", "in epoll_wait", "calls", CALL, FEW, Silent),
+    row("17-epoll_wait", "in epoll_wait", "calls", CALL, FEW, Fixed),
     row(
         "17-epoll_wait-timeout",
         "in epoll_wait, with a timeout",
@@ -437,7 +437,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "17-recv",
@@ -445,7 +445,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "17-recv-timeout",
@@ -461,16 +461,16 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
-    row("18-nanosleep", "in nanosleep", "calls", CALL, FEW, Silent),
+    row("18-nanosleep", "in nanosleep", "calls", CALL, FEW, Fixed),
     row(
         "18-clock_nanosleep",
         "in clock_nanosleep, relative",
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "18-futex",
@@ -478,7 +478,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         FEW,
-        Silent,
+        Fixed,
     ),
     row(
         "19-pause",
@@ -486,22 +486,22 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         RACE,
-        Silent,
+        Fixed,
     )
     .arriving(),
-    row("19-read", "the same in read", "calls", CALL, RACE, Silent).arriving(),
+    row("19-read", "the same in read", "calls", CALL, RACE, Fixed).arriving(),
     row(
         "19-select",
         "the same in select",
         "calls",
         CALL,
         RACE,
-        Silent,
+        Fixed,
     )
     .arriving(),
-    row("19-recv", "the same in recv", "calls", CALL, RACE, Silent).arriving(),
-    row("19-wait", "the same in wait4", "calls", CALL, RACE, Silent).arriving(),
-    row("19-futex", "the same in futex", "calls", CALL, RACE, Silent).arriving(),
+    row("19-recv", "the same in recv", "calls", CALL, RACE, Fixed).arriving(),
+    row("19-wait", "the same in wait4", "calls", CALL, RACE, Fixed).arriving(),
+    row("19-futex", "the same in futex", "calls", CALL, RACE, Fixed).arriving(),
     row(
         "19-read-restart",
         "the same in read, the handler has SA_RESTART",
@@ -526,7 +526,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         RACE,
-        Silent,
+        Fixed,
     )
     .arriving(),
     row(
@@ -535,7 +535,7 @@ pub const ROWS: &[Row] = &[
         "calls",
         CALL,
         RACE,
-        Silent,
+        Fixed,
     )
     .arriving(),
     row(
@@ -570,7 +570,7 @@ pub const ROWS: &[Row] = &[
         "others",
         &["pdeath", "parent-death"],
         FEW,
-        Silent,
+        Said,
     )
     .only_restored(),
     row(
@@ -579,7 +579,7 @@ pub const ROWS: &[Row] = &[
         "others",
         &["exit signal", "exit_signal"],
         FEW,
-        Silent,
+        Said,
     ),
     row(
         "22-none",
@@ -587,7 +587,7 @@ pub const ROWS: &[Row] = &[
         "others",
         &["exit signal", "exit_signal"],
         FEW,
-        Silent,
+        Said,
     ),
     row(
         "23",
@@ -599,13 +599,13 @@ pub const ROWS: &[Row] = &[
     )
     .only_restored()
     .between(Between::SmallStack),
-    deep("24-10000", 10_000, Silent),
+    deep("24-10000", 10_000, Fixed),
 ];
 
 /// Only when asked for by name: they take long without the plugin.
 pub const DEEPER: &[Row] = &[
-    deep("24-20000", 20_000, Silent),
-    deep("24-40000", 40_000, Silent),
+    deep("24-20000", 20_000, Fixed),
+    deep("24-40000", 40_000, Fixed),
 ];
 
 #[cfg(test)]

@@ -324,6 +324,22 @@ const LOST: &[Lost] = &[
         says: "private queue, entry 1",
         doubled: Some("private queue, length, expected 4, got 5"),
     },
+    // Ignored by default, as it is: the plugin itself uses such signals for its work.
+    Lost {
+        name: "shared-sigwinch",
+        victim: "shared_queue",
+        of: Whose::Leader,
+        change: |core| {
+            let mut queue = core.shared_queue();
+            queue.retain(|info| info.signo() != SigNo::WINCH.get());
+            changed(queue.len() == core.shared_queue().len() - 1)?;
+            Ok(core.set_shared_queue(&queue)?)
+        },
+        field: "shared queue",
+        place: Whose::Process,
+        says: "shared queue, length, expected ",
+        doubled: None,
+    },
     Lost {
         name: "altstack",
         victim: "demo",
@@ -383,6 +399,17 @@ const LOST: &[Lost] = &[
         victim: "demo",
         of: Whose::Leader,
         change: |core| set_disposition(core, SigNo::USR1, IGNORE),
+        field: "disposition of SIGUSR1",
+        place: Whose::Process,
+        says: "signal 10 handler, expected",
+        doubled: None,
+    },
+    // To put this back is to ignore a signal that is pending, which empties the queues of it.
+    Lost {
+        name: "no-longer-ignored-while-pending",
+        victim: "ignored_blocked",
+        of: Whose::Leader,
+        change: |core| set_disposition(core, SigNo::USR1, Disposition::DEFAULT),
         field: "disposition of SIGUSR1",
         place: Whose::Process,
         says: "signal 10 handler, expected",

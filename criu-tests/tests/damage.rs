@@ -425,6 +425,17 @@ const LOST: &[Lost] = &[
         says: "soft RLIMIT_SIGPENDING, expected ",
         doubled: None,
     },
+    // So low that the plugin takes the signals out at the dump. To put them back it raises the limit for a moment.
+    Lost {
+        name: "rlimit-low",
+        victim: "sigpending_limit",
+        of: Whose::Leader,
+        change: lower_limit,
+        field: "RLIMIT_SIGPENDING",
+        place: Whose::Process,
+        says: "soft RLIMIT_SIGPENDING, expected 5, got 4",
+        doubled: None,
+    },
 ];
 
 /// Where si_value begins in a siginfo, behind si_pid and si_uid.

@@ -116,6 +116,16 @@ fn tests() -> Vec<Test> {
             dumped_without(policy, dir)
         }));
     }
+    // Several processes, a pid namespace, a zombie: what is not damaged is not refused.
+    for (victim, arg) in [
+        ("process_tree", None),
+        ("pidns", None),
+        ("sigchld", Some("exited")),
+    ] {
+        tests.push(test(format!("intact.{victim}.strict"), move |dir| {
+            intact(victim, arg, dir)
+        }));
+    }
     tests.push(test("restored-without", restored_without));
     tests.push(test("unknown-policy", unknown_policy));
     for (victim, arg) in [
@@ -740,7 +750,8 @@ fn cannot_be_read(bad: &Unreadable, policy: Policy, dir: &RunDir) -> Result<()> 
     if policy == Policy::Strict {
         let restore = refused(&criu, dir)?;
         expect_error(&restore, &[&name, bad.says])?;
-        return expect_error(&restore, &["policy=strict"]);
+        expect_error(&restore, &["Nothing is restored (policy=strict)"])?;
+        return expect_nothing_restored(&restore, true);
     }
     let (restore, found) = restored(&criu, dir)?;
     expect_verdict(&restore, Verdict::Failed)?;
@@ -780,13 +791,14 @@ fn one_missing(policy: Policy, dir: &RunDir) -> Result<()> {
     ensure!(processes.len() > 1, "only one process");
     fs::remove_file(our_image(lost, dir))?;
     let name = image::file_name(lost);
-    let reason = "there is no such image: nothing checked";
+    let reason = "there is no such image";
 
     let criu = with_policy(policy)?;
     if policy == Policy::Strict {
         let restore = refused(&criu, dir)?;
         expect_error(&restore, &[&name, reason])?;
-        return expect_error(&restore, &["policy=strict"]);
+        expect_error(&restore, &["Nothing is restored (policy=strict)"])?;
+        return expect_nothing_restored(&restore, true);
     }
     let (restore, found) = restored(&criu, dir)?;
     expect_error(&restore, &[&name, reason])?;
@@ -796,6 +808,26 @@ fn one_missing(policy: Policy, dir: &RunDir) -> Result<()> {
         count(Verdict::Failed) == 1 && count(Verdict::Verified) == processes.len() - 1,
         "{} processes, and the verdicts are {verdicts:?}",
         processes.len()
+    );
+    found
+}
+
+fn intact(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(
+        &config::victim(program, false),
+        arg,
+        dir,
+        program == "pidns",
+    )?;
+    let count = procfs::tree(victim.pid())?.len();
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    let (restore, found) = restored(&with_policy(Policy::Strict)?, dir)?;
+    let verdicts = plugin::verdicts(&restore.log);
+    ensure!(
+        verdicts == vec![Ok(Verdict::Verified); count],
+        "{count} processes, and the verdicts are {verdicts:?}"
     );
     found
 }

@@ -137,6 +137,12 @@ fn tests() -> Vec<Test> {
             image_exists(victim, arg, dir)
         }));
     }
+    // With every signal taken out, also those that the plugin would use for its own work.
+    for victim in ["shared_queue", "private_queues", "ignored_blocked"] {
+        tests.push(test(format!("dump.taken-out.{victim}"), move |dir| {
+            taken_out(victim, dir)
+        }));
+    }
     tests.push(test("dump.folder-full", folder_full));
     tests.push(test("dump.fails-late", fails_late));
     tests
@@ -890,6 +896,34 @@ fn image_exists(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> {
     )?;
     ensure!(fs::read(&path)? == b"precious", "{name} was changed");
     victim.finish(CHECK)
+}
+
+/// First a dump that fails, after which all signals are back; then one that does not, and its restore.
+fn taken_out(program: &str, dir: &RunDir) -> Result<()> {
+    let criu = with_plugin()?.env("CRIU_SIGNALS_DEEP_QUEUE", "1");
+    let victim = start(program, None, dir)?;
+    let pid = victim.pid();
+    let before = procfs::signal_lines(&[pid])?;
+    let path = our_image(pid, dir);
+    fs::write(&path, "precious")?;
+    let dump = criu.dump(pid, &dir.images(), false)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_error(&dump, &["exists already"])?;
+    expect_line(&dump, &["pending signals put back"])?;
+    let after = procfs::signal_lines(&[pid])?;
+    ensure!(
+        before == after,
+        "after the failed dump: {}",
+        procfs::describe_difference(&before, &after)
+    );
+    fs::remove_file(&path)?;
+
+    let dump = criu.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "the second criu dump failed");
+    reap_all()?;
+    let (restore, found) = restored(&criu, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    found
 }
 
 fn folder_full(dir: &RunDir) -> Result<()> {

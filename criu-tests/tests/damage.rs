@@ -127,7 +127,8 @@ fn tests() -> Vec<Test> {
         }));
     }
     tests.push(test("restored-without", restored_without));
-    tests.push(test("unknown-policy", unknown_policy));
+    tests.push(test("unknown-policy.dump", unknown_policy));
+    tests.push(test("unknown-policy.restore", unknown_policy_at_restore));
     for (victim, arg) in [
         ("demo", None),
         ("trap_pending", None),
@@ -143,7 +144,12 @@ fn tests() -> Vec<Test> {
             taken_out(victim, dir)
         }));
     }
-    tests.push(test("dump.folder-full", folder_full));
+    tests.push(test("dump.folder-full", |dir| {
+        no_place(dir, &fill, "No space left on device")
+    }));
+    tests.push(test("dump.folder-read-only", |dir| {
+        no_place(dir, &make_read_only, "Read-only file system")
+    }));
     tests.push(test("dump.fails-late", fails_late));
     tests
 }
@@ -870,14 +876,30 @@ fn restored_without(dir: &RunDir) -> Result<()> {
 
 // ---- dumps that fail ---------------------------------------------------------------------------------------------
 
+const UNKNOWN: (&str, &str) = (
+    "strikt",
+    "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report",
+);
+
 fn unknown_policy(dir: &RunDir) -> Result<()> {
     let victim = start("demo", None, dir)?;
-    let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", "strikt");
+    let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", UNKNOWN.0);
     let dump = criu.dump(victim.pid(), &dir.images(), false)?;
     ensure!(!dump.ok, "criu dump has succeeded");
-    let sentence = "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report";
-    expect_error(&dump, &[sentence])?;
+    expect_error(&dump, &[UNKNOWN.1])?;
     victim.finish(CHECK)
+}
+
+fn unknown_policy_at_restore(dir: &RunDir) -> Result<()> {
+    dumped("demo", dir)?;
+    let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", UNKNOWN.0);
+    let restore = refused(&criu, dir)?;
+    expect_error(&restore, &[UNKNOWN.1])?;
+    expect_nothing_restored(&restore, true)?;
+    // The images are as good as before.
+    let (restore, found) = restored(&with_plugin()?, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    found
 }
 
 /// Something of that name is there already: it is not touched, and the task runs on with all its signals.
@@ -926,7 +948,8 @@ fn taken_out(program: &str, dir: &RunDir) -> Result<()> {
     found
 }
 
-fn folder_full(dir: &RunDir) -> Result<()> {
+/// Nothing can be written to the image folder. criu's log is elsewhere, or nobody could read what is said.
+fn no_place(dir: &RunDir, spoil: &dyn Fn(&Path) -> Result<()>, says: &str) -> Result<()> {
     let images = dir.images();
     let flags = MsFlags::empty();
     mount(
@@ -937,20 +960,30 @@ fn folder_full(dir: &RunDir) -> Result<()> {
         Some("size=64k"),
     )
     .context("mounting")?;
-    // criu's log is to be read, wherever it would have been cut.
     for name in ["dump.log", "dump.out"] {
         symlink(dir.file(name), images.join(name))?;
     }
-    let filler = images.join("filler");
-    ensure!(fs::write(&filler, vec![1; 1 << 20]).is_err(), "not full");
+    spoil(&images)?;
 
     let victim = start("demo", None, dir)?;
     let dump = with_plugin()?.dump(victim.pid(), &images, false)?;
     ensure!(!dump.ok, "criu dump has succeeded");
     let name = image::file_name(victim.pid());
-    expect_error(&dump, &[&name, "No space left on device"])?;
+    expect_error(&dump, &[&name, says])?;
     ensure!(!images.join(&name).exists(), "{name} is left behind");
     victim.finish(CHECK)
+}
+
+fn fill(images: &Path) -> Result<()> {
+    let filled = fs::write(images.join("filler"), vec![1; 1 << 20]);
+    ensure!(filled.is_err(), "it is not full");
+    Ok(())
+}
+
+fn make_read_only(images: &Path) -> Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, images, none, flags, none).context("mounting it anew")
 }
 
 /// CRIU gives up when all is captured: our images go, and the next dump finds no obstacle.

@@ -9,6 +9,7 @@ use criu_signals_images::{
 use crate::capture;
 use crate::error::{Error, Phase, Result};
 use crate::order::{Extent, Replay, Step};
+use crate::proc;
 use crate::state::timers::{with_expiries, with_timer_arrivals};
 use crate::stops;
 use crate::tracee::{Injector, StoppedProcess};
@@ -131,7 +132,15 @@ pub fn check<Owner>(
     };
     // What this library took out is its own to put back: no difference, and no matter of the mode.
     if !dumped.taken_out.is_empty() {
-        match give_back(stopped, dumped) {
+        // The limit is not among what was taken out.
+        let back = proc::rlimit_sigpending(stopped.pid()).and_then(|limit| {
+            let state = ProcessState {
+                rlimit_sigpending: limit,
+                ..dumped.clone()
+            };
+            give_back(stopped, &state)
+        });
+        match back {
             Ok(count) => report.given_back = count,
             Err(e) => report.errors.push(e),
         }

@@ -7,13 +7,15 @@
 //!
 //! The modules, in the order in which a run needs them: [`ns`] gives it pids of its own, [`rundir`] a folder,
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
-//! reads what the plugin said, [`run`] puts these together. [`gaps`] is the table of what CRIU loses.
+//! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it. [`gaps`] is the table of
+//! what CRIU loses.
 
 #![deny(unsafe_code)]
 
 pub mod config;
 pub mod criu;
 pub mod gaps;
+pub mod harness;
 pub mod ns;
 pub mod plugin;
 pub mod procfs;

@@ -47,19 +47,24 @@ impl Restore {
             notices: Notices::default(),
             left,
         };
-        restore.check_stacks(&settings)?;
+        restore.check_images(&settings)?;
         Ok(restore)
     }
 
-    /// Before anything is restored: does a signal fit on the alternate stacks, here?
-    fn check_stacks(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
+    /// Before anything is restored: are all images there, and does a signal fit on the alternate stacks, here?
+    fn check_images(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
         let dir = self.host.image_dir()?;
-        let mut fatal = 0;
+        let (mut fatal, mut unusable) = (0, 0);
         for &innermost in &self.left {
             let process = match image::open_in(dir, innermost) {
                 Ok(Some(image)) => image.process,
                 // It is an error when its process is to be checked.
                 Ok(None) => continue,
+                Err(e) if self.policy == Policy::Strict => {
+                    unusable += 1;
+                    log::error!("{}: {e}", image::file_name(innermost));
+                    continue;
+                }
                 Err(e) => {
                     log::warn!(
                         "{}: {e}: its stacks are not checked",
@@ -77,6 +82,20 @@ impl Restore {
                     log::info!("{what}");
                 }
             }
+        }
+        // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
+        if self.policy == Policy::Strict && !self.left.is_empty() {
+            let dumped = record::dumped_processes(dir)?;
+            for pid in dumped.iter().filter(|pid| !self.left.contains(pid)) {
+                unusable += 1;
+                log::error!("{}: there is no such image", image::file_name(*pid));
+            }
+        }
+        if unusable != 0 {
+            let what = format!(
+                "the signal state of {unusable} processes is missing or unreadable. Nothing is restored (policy=strict)"
+            );
+            return Err(HookError::new(Errno::EIO, what));
         }
         if fatal == 0 {
             return Ok(());

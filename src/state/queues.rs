@@ -293,8 +293,8 @@ impl Queue {
     }
 
     fn queue_one(self, leader: u64, tid: Tid, info: &Siginfo) -> Call {
-        let signo = u64::from(info.signo().cast_unsigned());
-        let name = |call: &str| match SigNo::new(info.signo()) {
+        let signo = SigNo::new(info.signo());
+        let name = |call: &str| match signo {
             Some(signo) => format!("{call}({signo})"),
             None => format!("{call}({})", info.signo()),
         };
@@ -306,8 +306,9 @@ impl Queue {
                 Call::new(libc::SYS_rt_sigqueueinfo, name("rt_sigqueueinfo")).value(leader)
             }
         }
-        .value(signo)
+        .value(u64::from(info.signo().cast_unsigned()))
         .input(info.as_bytes().to_vec())
+        .sending(signo)
     }
 
     /// The process's pid as the process itself sees it.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use criu_signals_images::SigNo;
 use nix::errno::Errno;
 
 use super::memory::RemoteAddr;
@@ -30,6 +31,7 @@ pub struct Call {
     name: Cow<'static, str>,
     args: Vec<Arg>,
     undo: Option<Undo>,
+    sends: Option<SigNo>,
 }
 
 /// What the thread does about a call if it is left alone before the tracer has taken over the outcome.
@@ -51,6 +53,7 @@ impl Call {
             name: name.into(),
             args: Vec::with_capacity(6),
             undo: None,
+            sends: None,
         }
     }
 
@@ -94,6 +97,18 @@ impl Call {
             args: args.to_vec(),
         });
         self
+    }
+
+    /// The call queues this signal to the thread that makes it, or its process, where it is to stay.
+    #[must_use]
+    pub fn sending(mut self, signo: Option<SigNo>) -> Call {
+        self.sends = signo;
+        self
+    }
+
+    /// What [`sending`](Call::sending) said.
+    pub(super) fn sends(&self) -> Option<SigNo> {
+        self.sends
     }
 
     /// The system call's number.

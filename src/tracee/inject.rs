@@ -87,7 +87,10 @@ impl<'p, Owner> Injector<'p, Owner> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
+        // The marker is not blocked: queued by a call, it would be gone at once.
+        let sent: SigSet = calls.iter().filter_map(Call::sends).collect();
+        let marker =
+            SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved.union(sent));
         let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
         let done = visit.run(calls);
         let left = visit.end();

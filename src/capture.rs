@@ -171,6 +171,7 @@ fn capture<Owner>(
         exit_signal: proc::parentage(pid)?.exit_signal,
         stack_needs: Some(sigstack::here()),
         taken_out: Vec::new(),
+        lent_limit: None,
         timers: Vec::new(),
         threads,
     };

@@ -12,7 +12,7 @@ use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::timers::{with_expiries, with_timer_arrivals};
 use crate::stops;
-use crate::tracee::{Injector, StoppedProcess};
+use crate::tracee::{Injector, StoppedProcess, rlimit};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +145,9 @@ pub fn check<Owner>(
             Err(e) => report.errors.push(e),
         }
     }
+    report
+        .errors
+        .extend(take_back_limit(stopped.pid(), dumped).err());
     let mut found = look(stopped, dumped, dumped)?;
     distrust_entries(&mut found, dumped);
     let wanted = wanted(dumped, &found);
@@ -208,6 +211,18 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
         None => Ok(missing),
         Some(e) => Err(e),
     }
+}
+
+/// CRIU has queued what was pending under a limit that it was lent. The process's own comes back whatever the mode: the
+/// other was this library's doing. One that is neither of them is a difference like any other.
+fn take_back_limit(pid: Pid, dumped: &ProcessState) -> Result<()> {
+    let inner = || match dumped.lent_limit {
+        Some(lent) if proc::rlimit_sigpending(pid)? == lent => {
+            rlimit::set_sigpending(pid, dumped.rlimit_sigpending)
+        }
+        _ => Ok(()),
+    };
+    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
 }
 
 /// Puts back dispositions in a process that still is the one that `state` was captured from. Returns what failed.

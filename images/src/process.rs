@@ -174,6 +174,8 @@ pub struct ProcessState {
     pub timers: Vec<PosixTimer>,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
     pub taken_out: Vec<TakenOut>,
+    /// The RLIMIT_SIGPENDING that CRIU restores instead of the process's own, so that it has room for the queue.
+    pub lent_limit: Option<Rlimit>,
     /// Its threads, the leader first.
     pub threads: Vec<ThreadState>,
 }
@@ -295,6 +297,7 @@ impl Codec for ProcessState {
             stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
+            lent_limit: self.lent_limit.map(|limit| limit.to_proto()).into(),
             ..pb::Process::default()
         }
     }
@@ -336,6 +339,11 @@ impl Codec for ProcessState {
                 .transpose()?,
             timers,
             taken_out: taken_out(&message.taken_out)?,
+            lent_limit: message
+                .lent_limit
+                .as_ref()
+                .map(Rlimit::from_proto)
+                .transpose()?,
             threads: Vec::new(),
         })
     }
@@ -433,6 +441,7 @@ impl ProcessState {
             shared: Pending::default(),
             timers: Vec::new(),
             taken_out: Vec::new(),
+            lent_limit: None,
             exit_signal: None,
             stack_needs: None,
             threads: vec![ThreadState::bare(ids.clone())],

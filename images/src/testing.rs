@@ -63,6 +63,7 @@ pub(crate) fn sample() -> ProcessState {
         exit_signal: None,
         stack_needs: None,
         taken_out: Vec::new(),
+        lent_limit: None,
         timers: Vec::new(),
         threads: vec![leader, thread],
     }
@@ -331,6 +332,10 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 exit_signal,
                 stack_needs,
                 taken_out,
+                lent_limit: Some(Rlimit {
+                    soft: numbers.1,
+                    hard: numbers.2,
+                }),
                 timers,
                 threads: threads
                     .into_iter()

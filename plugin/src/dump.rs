@@ -45,7 +45,7 @@ pub struct Dump {
     root_seen: bool,
     /// Processes whose queues CRIU can restore only under a larger RLIMIT_SIGPENDING, by their pids in their own
     /// namespaces.
-    lent_room: Vec<i32>,
+    lent_room: Vec<(i32, Rlimit)>,
     /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
     /// CRIU looks at dispositions only after the first of them.
     trap_ignored: Vec<(Pid, ProcessState)>,
@@ -201,7 +201,9 @@ impl Dump {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
             if plan.lend_room {
                 self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
-                self.lent_room.push(state.ids.innermost());
+                let limit = lendable(state.rlimit_sigpending)?;
+                self.lent_room.push((state.ids.innermost(), limit));
+                state.lent_limit = Some(limit);
             }
             state.taken_out = plan.take_out;
         }
@@ -383,15 +385,9 @@ impl Dump {
 
     /// CRIU's images are written by now.
     fn lend_room(&self, dir: BorrowedFd<'_>) {
-        for &pid in &self.lent_room {
-            let lent = getrlimit(Resource::RLIMIT_SIGPENDING)
-                .map_err(|errno| Error::os("getrlimit", errno))
-                .and_then(|(_, hard)| {
-                    let limit = Rlimit { soft: hard, hard };
-                    record::lend_room(dir, pid, limit).map(|()| limit)
-                });
-            match lent {
-                Ok(limit) => log::info!(
+        for &(pid, limit) in &self.lent_room {
+            match record::lend_room(dir, pid, limit) {
+                Ok(()) => log::info!(
                     "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which the queue \
                      can be restored; the right one is set at the restore"
                 ),
@@ -457,4 +453,12 @@ fn not_counted(pid: Pid, state: &ProcessState) {
             timer.id
         );
     }
+}
+
+/// The largest limit that a criu of the same rights can give: its own hard one, or what the process has.
+fn lendable(own: Rlimit) -> Result<Rlimit> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_SIGPENDING)
+        .map_err(|errno| Error::os("getrlimit(RLIMIT_SIGPENDING)", errno))?;
+    let hard = hard.max(own.hard);
+    Ok(Rlimit { soft: hard, hard })
 }

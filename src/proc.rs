@@ -10,6 +10,9 @@ use procfs::process::{LimitValue, Status};
 
 use crate::error::{Cause, Error, Result};
 
+/// The parent of all kernel threads (init/main.c, rest_init).
+const KTHREADD: i32 = 2;
+
 /// The signal lines of `/proc/PID/task/TID/status` (proc_pid_status(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignalStatus {
@@ -19,6 +22,10 @@ pub struct SignalStatus {
     pub comm: String,
     /// Is it a zombie or dead (`State`)?
     pub dead: bool,
+    /// Has it memory? A task that is ending has none any more, a kernel thread never had.
+    pub has_memory: bool,
+    /// Is it a kernel thread: kthreadd or a child of it?
+    pub kernel: bool,
     /// Pending for this thread (`SigPnd`), with siginfo or without.
     pub pending: SigSet,
     /// Pending for the process (`ShdPnd`).
@@ -47,6 +54,8 @@ impl SignalStatus {
         Ok(SignalStatus {
             ids,
             comm: status.name,
+            has_memory: status.vmsize.is_some(),
+            kernel: status.vmsize.is_none() && (status.pid == KTHREADD || status.ppid == KTHREADD),
             dead: matches!(status.state.as_bytes().first(), Some(b'Z' | b'X' | b'x')),
             pending: SigSet::from_bits(status.sigpnd),
             shared_pending: SigSet::from_bits(status.shdpnd),

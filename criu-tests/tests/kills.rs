@@ -1,9 +1,12 @@
 //! What is left of a program when whoever works on it is killed: nothing may be.
 //!
+//! And what is said when the program itself dies under our hands, or may not be touched.
+//!
 //! The tracer is killed at random instants, many times over one program that checks itself without a pause; and criu
 //! is killed while the plugin holds signals in custody. `KILLS` sets how often the tracer is killed.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -18,6 +21,8 @@ use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::{config, procfs};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 
 /// Makes this program a tracer that captures the process named in it, again and again.
 const TRACER: &str = "CRIU_TESTS_TRACER";
@@ -27,6 +32,10 @@ const TRACER_SPAN: Duration = Duration::from_micros(6000);
 const CRIU_KILLS: u32 = 40;
 /// From before the plugin is loaded until after CRIU has begun to dump.
 const CRIU_SPAN: Duration = Duration::from_millis(60);
+const TASK_KILLS: u32 = 50;
+/// By then the tracer is at work.
+const TASK_START: Duration = Duration::from_millis(5);
+const TASK_SPAN: Duration = Duration::from_millis(8);
 const DEPTH: &str = "3000";
 
 fn main() -> ExitCode {
@@ -34,7 +43,7 @@ fn main() -> ExitCode {
         return match trace(&pid) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                println!("{why:#}");
+                println!("{why}");
                 ExitCode::FAILURE
             }
         };
@@ -47,6 +56,8 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("tracer-killed", tracer_killed),
         trial("criu-killed-with-signals-in-custody", criu_killed),
+        trial("task-killed", task_killed),
+        trial("not-permitted", not_permitted),
     ];
     libtest_mimic::run(&args, trials).exit_code()
 }
@@ -106,6 +117,62 @@ fn tracer_killed(dir: &RunDir) -> Result<()> {
     same
 }
 
+/// The task dies at a random instant of a capture, also between two stops of one batch.
+fn task_killed(dir: &RunDir) -> Result<()> {
+    let mut random = Random(u64::from(std::process::id()));
+    for round in 0..TASK_KILLS {
+        let run = RunDir::create(&dir.file("round"))?;
+        let victim = Victim::start(&config::victim("busy", false), None, &run, false)?;
+        let pid = victim.pid();
+        let mut tracer = Command::new(std::env::current_exe()?)
+            .env(TRACER, pid.to_string())
+            .stdout(File::create(run.file("tracer"))?)
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the tracer")?;
+        std::thread::sleep(TASK_START + random.below(TASK_SPAN));
+        kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL)?;
+        let ended = wait::until("the tracer to notice", PATIENCE, || Ok(tracer.try_wait()?));
+        tracer.kill().ok();
+        tracer.wait()?;
+        // This one alone: other tests have children of this process, too.
+        waitpid(nix::unistd::Pid::from_raw(pid), None)?;
+        let said = run.read("tracer");
+        ensure!(!ended?.success(), "round {round}: the tracer saw no error");
+        ensure!(
+            said.contains(&format!("pid {pid}")) && said.trim().ends_with("the task is gone"),
+            "round {round}: the error does not say whom and what: {said}"
+        );
+    }
+    Ok(())
+}
+
+/// As somebody who may not trace it.
+fn not_permitted(dir: &RunDir) -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
+    // Nobody can reach the folder that this program is in.
+    let program = std::env::temp_dir().join(format!("criu-tests-tracer-{}", std::process::id()));
+    std::fs::copy(std::env::current_exe()?, &program)?;
+    let tracer = Command::new(&program)
+        .env(TRACER, victim.pid().to_string())
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output();
+    std::fs::remove_file(&program)?;
+    let tracer = tracer.context("starting the tracer")?;
+    let said = String::from_utf8_lossy(&tracer.stdout);
+    let pid = victim.pid();
+    let expected =
+        format!("seize: pid {pid} tid {pid}: PTRACE_SEIZE: EPERM (Operation not permitted)");
+    ensure!(
+        !tracer.status.success() && said.trim() == expected,
+        "it says: {said}"
+    );
+    victim.finish(PATIENCE)
+}
+
 fn criu_killed(dir: &RunDir) -> Result<()> {
     let mut random = Random(u64::from(std::process::id()));
     let (mut killed, mut held, mut lost_to_criu) = (0, 0, 0);
@@ -136,7 +203,7 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
         }
         if died_of_criu(&log()) && procfs::state(victim.pid()).is_none_or(|state| state == 'Z') {
             lost_to_criu += 1;
-            victim.end();
+            waitpid(nix::unistd::Pid::from_raw(victim.pid()), None)?;
             continue;
         }
         victim.finish(PATIENCE).with_context(|| {

@@ -38,6 +38,10 @@ impl Cave {
     /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself.
     pub fn find(pid: Pid, memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
         let mut mappings = proc::code_mappings(pid)?;
+        if mappings.is_empty() {
+            // Nothing can run without code: its memory is gone already.
+            return Err(Error::new("read maps", Cause::Died));
+        }
         mappings.sort_by_key(|m| !m.vdso);
         let mut room = None;
         let mut left_behind = Vec::new();

@@ -246,31 +246,71 @@ pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
     }
 }
 
+/// How long a stop usually takes at most: until then the wait is a busy one.
+const SOON: Duration = Duration::from_micros(200);
+/// How often it is asked whether the thread is dead.
+const LATER: Duration = Duration::from_millis(1);
+
 /// Waits until the thread stops. Its death is [`Cause::Died`]; `deadline` passing is ETIMEDOUT.
+///
+/// It does not block in waitpid(2): the kernel reports a leader's death only when all other threads are reaped, which
+/// those that we trace as well are by nobody but us (delay_group_leader).
 pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
-    let mut pause = Duration::from_micros(20);
+    let start = Instant::now();
     loop {
-        let mut status = 0;
-        let options = libc::__WALL | if deadline.is_some() { libc::WNOHANG } else { 0 };
-        // SAFETY: waitpid writes one int.
-        let result = unsafe { libc::waitpid(tid.0, &raw mut status, options) };
-        match result {
-            -1 => match Errno::last() {
-                Errno::EINTR => {}
-                // Reaped already: by a SIGCHLD handler of the process that we live in.
-                Errno::ECHILD => return Err(Error::new("waitpid", Cause::Died).in_thread(tid)),
-                errno => return Err(Error::os("waitpid", errno).in_thread(tid)),
-            },
-            0 => {
-                if deadline.is_some_and(|d| Instant::now() >= d) {
-                    return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
-                }
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(5));
-            }
-            _ => return decode(tid, status),
+        if let Some(stop) = try_wait(tid)? {
+            return Ok(stop);
+        }
+        if start.elapsed() < SOON {
+            std::thread::yield_now();
+            continue;
+        }
+        if deadline.is_some_and(|d| Instant::now() >= d) {
+            return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
+        }
+        std::thread::sleep(if start.elapsed() < LATER {
+            SOON / 4
+        } else {
+            LATER
+        });
+        if is_dead(tid) {
+            return Err(Error::new("wait for the stop", Cause::Died).in_thread(tid));
         }
     }
+}
+
+/// What has happened to the thread, if anything has.
+fn try_wait(tid: Tid) -> Result<Option<Stop>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int.
+    let result = unsafe { libc::waitpid(tid.0, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    match result {
+        -1 => match Errno::last() {
+            Errno::EINTR => Ok(None),
+            // Reaped already: by a SIGCHLD handler of the process that we live in.
+            Errno::ECHILD => Err(Error::new("waitpid", Cause::Died).in_thread(tid)),
+            errno => Err(Error::os("waitpid", errno).in_thread(tid)),
+        },
+        0 => Ok(None),
+        _ => decode(tid, status).map(Some),
+    }
+}
+
+fn is_dead(tid: Tid) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{tid}/stat")) else {
+        return true;
+    };
+    // The name in parentheses may hold anything.
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next());
+    matches!(state, None | Some('Z' | 'X' | 'x'))
+}
+
+/// Takes note of the death of threads that we trace, so that their process's parent hears of it.
+pub fn reap(tid: Tid) {
+    let _ = try_wait(tid);
 }
 
 fn decode(tid: Tid, status: i32) -> Result<Stop> {

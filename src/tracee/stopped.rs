@@ -147,9 +147,10 @@ impl StoppedProcess<ByUs> {
                 match seize_thread(tid, deadline) {
                     Ok(()) => self.threads.push(tid),
                     // A thread may end between being listed and being seized; the leader may not.
-                    Err(e) if e.is_died() && tid.0 != self.pid.0 => {}
+                    Err(e) if e.is_died() && tid.0 != self.pid.0 => ptrace::reap(tid),
                     Err(e) => {
-                        // Seized but not stopped, it cannot be detached; the kernel lets it go with us.
+                        // Seized, perhaps, and not stopped: it is let go, or its death noted, with the others.
+                        self.threads.push(tid);
                         return Err(e);
                     }
                 }
@@ -167,15 +168,36 @@ impl StoppedProcess<ByUs> {
 
     fn detach_all(&mut self) -> Result<()> {
         let mut first = Ok(());
+        let mut dead = Vec::new();
         for tid in std::mem::take(&mut self.threads) {
             match ptrace::detach(tid) {
                 Ok(()) => {}
-                Err(e) if e.is_died() => {}
+                Err(e) if e.is_died() => dead.push(tid),
                 Err(e) if first.is_ok() => first = Err(e.during(Phase::Release, self.pid)),
                 Err(_) => {}
             }
         }
+        // The leader last: it is reported when the others are.
+        dead.iter().rev().for_each(|&tid| ptrace::reap(tid));
         first
+    }
+}
+
+/// The kernel says EPERM for a task that is ending, too: it has no memory any more by which permission is judged
+/// (`__ptrace_may_access`).
+fn why_not(tid: Tid, e: Error) -> Error {
+    let pid = Pid(tid.0);
+    match proc::SignalStatus::read(pid, tid) {
+        Err(gone) if gone.is_died() => gone,
+        Ok(status) if status.dead || !status.has_memory && !status.kernel => {
+            Error::new("PTRACE_SEIZE", Cause::Died).in_thread(tid)
+        }
+        Ok(status) if status.kernel => Error::new(
+            "PTRACE_SEIZE",
+            Cause::Unsupported("a kernel thread has no signal state of its own".into()),
+        )
+        .in_thread(tid),
+        _ => e,
     }
 }
 
@@ -184,7 +206,7 @@ fn seize_thread(tid: Tid, deadline: Instant) -> Result<()> {
     // Injected system calls are not the program's: its seccomp filter must not judge them. Needs CAP_SYS_ADMIN.
     match ptrace::seize(tid, options | libc::PTRACE_O_SUSPEND_SECCOMP) {
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM | Errno::EINVAL)) => {
-            ptrace::seize(tid, options)?
+            ptrace::seize(tid, options).map_err(|e| why_not(tid, e))?
         }
         other => other?,
     }
@@ -204,11 +226,11 @@ impl<Owner> Drop for StoppedProcess<Owner> {
         if !self.owned {
             return;
         }
-        for &tid in &self.threads {
-            if let Err(e) = ptrace::detach(tid)
-                && !e.is_died()
-            {
-                log::error!("{}", e.during(Phase::Release, self.pid));
+        for &tid in self.threads.iter().rev() {
+            match ptrace::detach(tid) {
+                Ok(()) => {}
+                Err(e) if e.is_died() => ptrace::reap(tid),
+                Err(e) => log::error!("{}", e.during(Phase::Release, self.pid)),
             }
         }
     }

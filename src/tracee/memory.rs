@@ -2,11 +2,12 @@
 //! may only execute, on a private copy of the page (mm/gup.c, FOLL_FORCE).
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use criu_signals_images::Pid;
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// An address in another process. Not a pointer: nothing here can follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +18,14 @@ impl RemoteAddr {
     #[must_use]
     pub fn offset(self, bytes: usize) -> RemoteAddr {
         RemoteAddr(self.0.wrapping_add(bytes as u64))
+    }
+}
+
+/// No bytes at all, where an address that is not mapped gives EIO: the memory as a whole is gone (mem_rw, fs/proc/base.c).
+fn failed(operation: String, e: &std::io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::WriteZero => Error::new(operation, Cause::Died),
+        _ => Error::io(operation, e),
     }
 }
 
@@ -39,14 +48,14 @@ impl Memory {
     pub fn read(&self, at: RemoteAddr, buf: &mut [u8]) -> Result<()> {
         self.0
             .read_exact_at(buf, at.0)
-            .map_err(|e| Error::io(format!("read {} bytes at {:#x}", buf.len(), at.0), &e))
+            .map_err(|e| failed(format!("read {} bytes at {:#x}", buf.len(), at.0), &e))
     }
 
     /// Writes all of `bytes`.
     pub fn write(&self, at: RemoteAddr, bytes: &[u8]) -> Result<()> {
         self.0
             .write_all_at(bytes, at.0)
-            .map_err(|e| Error::io(format!("write {} bytes at {:#x}", bytes.len(), at.0), &e))
+            .map_err(|e| failed(format!("write {} bytes at {:#x}", bytes.len(), at.0), &e))
     }
 
     /// Reads a little-endian 64-bit number.

@@ -19,8 +19,8 @@ pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
     run(stopped, Phase::Capture, &Reading::Whole)
 }
 
-/// As [`process`], but a queue of more than `most` entries is not read. `None` in the second place: all was.
-/// Otherwise no queue's entries are in the state, only their bits.
+/// As [`process`], but a queue of more than `most` entries is not read whole. True in the second place: there is
+/// one, and no queue's entries are in the state, only their bits.
 ///
 /// # Errors
 /// Those of [`process`].
@@ -29,11 +29,9 @@ pub fn unless_deeper<Owner>(
     most: usize,
 ) -> Result<(ProcessState, bool)> {
     let mut state = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
-    let threads = state.threads.iter_mut().map(|t| &mut t.pending);
-    let mut queues: Vec<_> = threads.chain([&mut state.shared]).collect();
-    let deep = queues.iter().any(|pending| pending.queue.len() > most);
+    let deep = state.queues().any(|pending| pending.queue.len() > most);
     if deep {
-        for pending in &mut queues {
+        for pending in state.queues_mut() {
             pending.queue.clear();
         }
     }

@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// The depth is where CRIU's way becomes the slower one on the machine of `docs/deep-queues.md`.
+    /// At 1,000 entries CRIU's way, which is quadratic, is still fast; it is not at ten times that.
     fn default() -> Self {
         Limits {
             deep: 1_000,
@@ -65,11 +65,7 @@ const ARRIVALS: u64 = 64;
 /// # Errors
 /// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now.
 pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) -> Result<Plan> {
-    let private = state.threads.iter().map(|t| &t.pending);
-    let own: usize = private
-        .chain([&state.shared])
-        .map(|pending| pending.queue.len())
-        .sum();
+    let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
     let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
     let fault = state.threads.iter().any(is_fault);
     // Every entry counts against the limit of its process, together with all others of the same user.
@@ -177,7 +173,7 @@ impl Custody {
                 timers: Vec::new(),
                 ..state.clone()
             };
-            for pending in queues_of(&mut taken) {
+            for pending in taken.queues_mut() {
                 if deep {
                     *pending = Pending::default();
                 } else {
@@ -238,7 +234,7 @@ impl Custody {
             .map(|&tid| (tid, Queue::Private))
             .collect();
         places.push((stopped.leader(), Queue::Shared));
-        for (&(tid, queue), pending) in places.iter().zip(queues_of(&mut taken)) {
+        for (&(tid, queue), pending) in places.iter().zip(taken.queues_mut()) {
             let site = Site {
                 injector: &mut injector,
                 tid,
@@ -253,7 +249,7 @@ impl Custody {
             guardian,
         };
         let mut take = || {
-            for (&(tid, queue), pending) in places.iter().zip(queues_of(&mut custody.taken)) {
+            for (&(tid, queue), pending) in places.iter().zip(custody.taken.queues_mut()) {
                 let mut site = Site {
                     injector: &mut injector,
                     tid,
@@ -277,7 +273,7 @@ impl Custody {
     /// Adds what is in custody to the state of the same process, captured later.
     pub fn add_to(&self, state: &mut ProcessState) {
         let mut taken = self.taken.clone();
-        let taken: Vec<Pending> = queues_of(&mut taken).map(std::mem::take).collect();
+        let taken: Vec<Pending> = taken.queues_mut().map(std::mem::take).collect();
         let tids: Vec<Option<Tid>> = self
             .taken
             .threads
@@ -397,11 +393,6 @@ fn without_timers(pending: &mut Pending) {
         .queue
         .retain(|info| number(info).is_some_and(|signo| !stay.contains(signo)));
     pending.bits = pending.bits.difference(stay);
-}
-
-fn queues_of(state: &mut ProcessState) -> impl Iterator<Item = &mut Pending> {
-    let private = state.threads.iter_mut().map(|t| &mut t.pending);
-    private.chain([&mut state.shared])
 }
 
 fn number(info: &Siginfo) -> Option<SigNo> {

@@ -140,13 +140,6 @@ pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool
     Ok(true)
 }
 
-/// The parent, which is not the tracer. 0: it is in none of our pid namespaces.
-pub fn parent(pid: Pid) -> Result<Pid> {
-    let status = Status::from_file(task_file(pid, Tid::from(pid), "status"))
-        .map_err(|e| Error::proc("read status", &e))?;
-    Ok(Pid(status.ppid))
-}
-
 /// The children of all threads of `pid`, zombies among them. Complete only while `pid` is stopped.
 pub fn children(pid: Pid) -> Result<Vec<Pid>> {
     let mut children = Vec::new();
@@ -207,7 +200,7 @@ pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
 /// What `pid` and its parent have to do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parentage {
-    /// The parent.
+    /// The parent, which is not the tracer. 0: it is in none of our pid namespaces.
     pub parent: Pid,
     /// What it is sent when `pid` ends.
     pub exit_signal: Option<ExitSignal>,

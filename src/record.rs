@@ -121,12 +121,10 @@ fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {
 pub fn summary(pid: Pid, image: &Image, name: &str) -> String {
     let process = &image.process;
     let private: usize = process.threads.iter().map(|t| t.pending.queue.len()).sum();
-    let bare: usize = process.shared.bits_without_info().len()
-        + process
-            .threads
-            .iter()
-            .map(|t| t.pending.bits_without_info().len())
-            .sum::<usize>();
+    let bare: usize = process
+        .queues()
+        .map(|pending| pending.bits_without_info().len())
+        .sum();
     let changed = SigNo::all()
         .filter(|&s| !process.dispositions[s].is_default_handler())
         .count();

@@ -242,12 +242,7 @@ fn look<Owner>(
 }
 
 fn siginfos(state: &ProcessState) -> usize {
-    state.shared.queue.len()
-        + state
-            .threads
-            .iter()
-            .map(|t| t.pending.queue.len())
-            .sum::<usize>()
+    state.queues().map(|pending| pending.queue.len()).sum()
 }
 
 /// CRIU restores a stop by queueing the stop signal as its last act: that entry stands for the stop.

@@ -306,9 +306,8 @@ fn put_in(pending: &mut Pending, taken: &[Taken]) {
 /// A SIGSTOP that was pending when the process was captured has taken effect in the course of that, since nothing can
 /// block it. So the process is stopped; its parent has not heard of it, and is told when the stop is entered again.
 pub fn count_arrived_stop(state: &mut ProcessState) -> bool {
-    let threads = state.threads.iter_mut().map(|t| &mut t.pending);
     let mut arrived = false;
-    for pending in threads.chain([&mut state.shared]) {
+    for pending in state.queues_mut() {
         if pending.bits.contains(SigNo::STOP) {
             arrived = true;
             pending.bits.remove(SigNo::STOP);
@@ -364,7 +363,7 @@ struct Parent {
 impl Parent {
     /// `None` if it is stopped by somebody else or not at all: it is not among what is dumped or restored.
     fn of(child: Pid) -> Result<Option<Parent>> {
-        let pid = proc::parent(child)?;
+        let pid = proc::parentage(child)?.parent;
         if pid.0 <= 0 {
             return Ok(None);
         }
@@ -592,7 +591,7 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
 fn dies_with_us(child: Pid) -> bool {
     let session = |pid: i32| getsid(Some(nix::unistd::Pid::from_raw(pid))).ok();
     let us = std::process::id();
-    proc::parent(child).is_ok_and(|parent| u32::try_from(parent.0) == Ok(us))
+    proc::parentage(child).is_ok_and(|p| u32::try_from(p.parent.0) == Ok(us))
         && session(child.0).is_some()
         && session(child.0) == session(0)
 }

@@ -12,16 +12,18 @@
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio, exit};
+use std::process::{Command, ExitCode, ExitStatus, Stdio, exit};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+
+use crate::rundir::RunDir;
 
 const STEP: &str = "CRIU_TESTS_STEP";
 
@@ -69,6 +71,37 @@ pub fn arrive() -> Result<Place> {
         }
         _ => Ok(Place::Outside),
     }
+}
+
+/// What `main` of a program is that runs `inside` in a namespace, and `outside` before: its error is printed.
+pub fn main(
+    name: &str,
+    outside: impl FnOnce() -> Result<()>,
+    inside: impl FnOnce() -> Result<()>,
+) -> ExitCode {
+    let done = match arrive() {
+        Ok(Place::Outside) => outside(),
+        Ok(Place::Inside) => inside(),
+        Err(why) => Err(why),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{name}: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// As [`run`], in a run folder: prints what the program said, and fails if it did.
+pub fn run_and_print(args: &[&str], dir: &RunDir, patience: Duration) -> Result<()> {
+    let ended = run(args, &dir.file("run"), patience)?;
+    print!("{}", dir.read("run"));
+    match ended {
+        Ended::With(status) => ensure!(status.success(), "see above"),
+        Ended::TimedOut => bail!("it took longer than {patience:?}"),
+    }
+    Ok(())
 }
 
 /// How a run in a namespace ended.

@@ -424,6 +424,18 @@ pub(crate) fn no_threads() -> FieldError {
 }
 
 impl ProcessState {
+    /// Every queue: the private ones, thread by thread, and the shared one last.
+    pub fn queues(&self) -> impl Iterator<Item = &Pending> {
+        let private = self.threads.iter().map(|thread| &thread.pending);
+        private.chain([&self.shared])
+    }
+
+    /// As [`queues`](Self::queues), to be changed.
+    pub fn queues_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
+        let private = self.threads.iter_mut().map(|thread| &mut thread.pending);
+        private.chain([&mut self.shared])
+    }
+
     /// A running process with these ids and nothing else: default dispositions, no limit, one bare thread.
     pub fn bare(ids: NsIds) -> ProcessState {
         ProcessState {

@@ -12,7 +12,7 @@ use criu_signals::capture;
 use criu_signals::images::Pid;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
-use criu_tests::ns::{self, Ended, Place};
+use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::{Victim, reap_all};
 use criu_tests::{config, wait::PATIENCE};
@@ -23,18 +23,7 @@ const CAPTURES: usize = 200;
 const LIMIT: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {
-    let done = match ns::arrive() {
-        Ok(Place::Outside) => outside(),
-        Ok(Place::Inside) => inside(),
-        Err(why) => Err(why),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            println!("bench: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ns::main("bench", outside, inside)
 }
 
 fn outside() -> Result<()> {
@@ -44,12 +33,7 @@ fn outside() -> Result<()> {
     };
     let dir = RunDir::create(&config::target_dir().join("bench"))?;
     let folder = dir.path().to_string_lossy();
-    let ended = ns::run(&[&folder, &rounds.to_string()], &dir.file("run"), LIMIT)?;
-    print!("{}", dir.read("run"));
-    match ended {
-        Ended::With(status) => ensure!(status.success(), "see above"),
-        Ended::TimedOut => anyhow::bail!("it took longer than {LIMIT:?}"),
-    }
+    ns::run_and_print(&[&folder, &rounds.to_string()], &dir, LIMIT)?;
     dir.remove()
 }
 

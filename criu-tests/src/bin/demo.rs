@@ -10,7 +10,7 @@ use criu_signals::images::{Pid, ProcessState, SigNo, image};
 use criu_signals::record;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
-use criu_tests::ns::{self, Ended, Place};
+use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::{Victim, reap_all};
 use criu_tests::{config, plugin};
@@ -18,30 +18,13 @@ use criu_tests::{config, plugin};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let done = match ns::arrive() {
-        Ok(Place::Outside) => outside(),
-        Ok(Place::Inside) => inside(),
-        Err(why) => Err(why),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            println!("demo: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ns::main("demo", outside, inside)
 }
 
 /// The demo's own pids must be free at the restore, so it runs in a pid namespace, as the scenarios do.
 fn outside() -> Result<()> {
     let dir = RunDir::create(&config::target_dir().join("demo"))?;
-    let ended = ns::run(&[&dir.path().to_string_lossy()], &dir.file("run"), PATIENCE)?;
-    print!("{}", dir.read("run"));
-    match ended {
-        Ended::With(status) => ensure!(status.success(), "see above"),
-        Ended::TimedOut => anyhow::bail!("it took longer than {PATIENCE:?}"),
-    }
-    Ok(())
+    ns::run_and_print(&[&dir.path().to_string_lossy()], &dir, PATIENCE)
 }
 
 fn inside() -> Result<()> {

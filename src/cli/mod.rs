@@ -1,23 +1,21 @@
-//! The command line: what it accepts, and which part of the library does it.
+//! The command line: what it accepts, and which part of the library does it. One module for each command.
 
+mod decode;
+mod encode;
 mod show;
+mod source;
 
-use std::fs;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use criu_signals::images::{Image, Pid, image, json};
-use criu_signals::record;
-use criu_signals::tracee::{ByUs, StoppedProcess};
+use clap::{Args, Parser, Subcommand};
 
 /// What a command that failed says.
 type Failure = Box<dyn std::error::Error>;
 
-/// How long a thread may take to stop. Only one in uninterruptible sleep takes any time at all.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The exit code of a command that could not do what it was asked for; 1 is for one whose answer is no.
+const FAILED: u8 = 2;
 
 /// Shows the signal state of Linux processes: live ones, and those in CRIU's image folders.
 #[derive(Parser)]
@@ -27,109 +25,68 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
     criu-signals decode images/signals-4711.img | jq .process.comm"
 )]
 struct Arguments {
+    #[command(flatten)]
+    context: Context,
     #[command(subcommand)]
     command: Command,
 }
 
+/// What all commands accept.
+#[derive(Args)]
+struct Context {
+    /// How long to wait for a process to stop, in seconds. Only one in uninterruptible sleep takes any time at all.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Shows the signal state of live processes, of images, or of all images in a folder.
-    Show {
-        /// A pid, a signals-PID.img, or a folder that holds some.
-        #[arg(required = true, value_name = "PID|IMAGE|FOLDER")]
-        what: Vec<String>,
-        /// Print every entry of long queues.
-        #[arg(long)]
-        all: bool,
-    },
-    /// Writes an image as JSON.
-    Decode {
-        /// A signals-PID.img.
-        image: PathBuf,
-    },
-    /// Writes JSON, as `decode` gives it, as an image.
-    Encode {
-        /// The JSON; standard input if it is `-`.
-        json: PathBuf,
-        /// The image to write. It must not exist.
-        #[arg(short, long)]
-        output: PathBuf,
-    },
+    Show(show::Show),
+    Decode(decode::Decode),
+    Encode(encode::Encode),
 }
 
-/// Runs the command: 0, or 2 if it failed.
+/// Runs the command.
 pub fn run() -> ExitCode {
-    match execute(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            // A reader that has seen enough is no failure.
-            if e.downcast_ref::<io::Error>()
-                .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-            {
-                return ExitCode::SUCCESS;
-            }
-            eprintln!("criu-signals: {e}");
-            ExitCode::from(2)
+    let Arguments { context, command } = Arguments::parse();
+    let done = match command {
+        Command::Show(show) => show.run(&context),
+        Command::Decode(decode) => decode.run(),
+        Command::Encode(encode) => encode.run(),
+    };
+    done.unwrap_or_else(|e| {
+        // A reader that has seen enough is no failure.
+        if e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        {
+            return ExitCode::SUCCESS;
         }
-    }
+        eprintln!("criu-signals: {e}");
+        ExitCode::from(FAILED)
+    })
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match command {
-        Command::Show { what, all } => {
-            for (n, what) in what.iter().enumerate() {
-                if n > 0 {
-                    writeln!(out)?;
-                }
-                for (n, image) in load(what)?.iter().enumerate() {
-                    if n > 0 {
-                        writeln!(out)?;
-                    }
-                    show::process(&mut out, &image.process, all)?;
-                }
-            }
-        }
-        Command::Decode { image: path } => {
-            writeln!(out, "{}", json::to_json(&image::open(&path)?)?)?
-        }
-        Command::Encode { json: path, output } => {
-            let mut text = String::new();
-            if path.as_os_str() == "-" {
-                io::stdin().read_to_string(&mut text)?;
-            } else {
-                text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            }
-            let decoded = json::from_json(&text)?;
-            let file =
-                fs::File::create_new(&output).map_err(|e| format!("{}: {e}", output.display()))?;
-            image::write(io::BufWriter::new(file), &decoded)?;
-        }
-    }
-    Ok(())
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
-/// A number is a pid, a folder stands for its images.
-fn load(what: &str) -> Result<Vec<Image>, Failure> {
-    if let Ok(pid) = what.parse() {
-        return live(Pid(pid)).map(|image| vec![image]);
-    }
-    let path = Path::new(what);
-    if !path.is_dir() {
-        return Ok(vec![image::open(path)?]);
-    }
-    let dir = fs::File::open(path).map_err(|e| format!("{what}: {e}"))?;
-    let pids = record::captured_processes(std::os::fd::AsFd::as_fd(&dir))?;
-    if pids.is_empty() {
-        return Err(format!("{what}: holds no signals-PID.img").into());
-    }
-    let open = |pid| image::open(&path.join(image::file_name(pid))).map_err(Failure::from);
-    pids.into_iter().map(open).collect()
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
 
-fn live(pid: Pid) -> Result<Image, Failure> {
-    let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
-    let image = record::of(&stopped);
-    stopped.release()?;
-    Ok(image?)
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_timeout_is_a_time() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "x", "-1", "NaN", "inf"] {
+            seconds(wrong).unwrap_err();
+        }
+    }
 }

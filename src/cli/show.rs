@@ -1,14 +1,43 @@
-//! The signal state of a process, for people.
+//! `criu-signals show`: the signal state of processes, for people.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use criu_signals::images::{NsIds, Pending, ProcessState, SigNo};
+
+use super::{Context, Failure, source};
 
 /// How many entries of a queue are printed unless all are asked for.
 const SUMMARY: usize = 10;
 
-/// Prints one process.
-pub fn process(out: &mut impl Write, process: &ProcessState, all: bool) -> io::Result<()> {
+/// Shows the signal state of live processes, of images, or of all images in a folder.
+#[derive(clap::Args)]
+pub struct Show {
+    /// A pid, a signals-PID.img, or a folder that holds some.
+    #[arg(required = true, value_name = "PID|IMAGE|FOLDER")]
+    what: Vec<String>,
+    /// Print every entry of long queues.
+    #[arg(long)]
+    all: bool,
+}
+
+impl Show {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let mut out = io::stdout().lock();
+        let mut first = true;
+        for what in &self.what {
+            for image in source::load(what, context)? {
+                if !std::mem::take(&mut first) {
+                    writeln!(out)?;
+                }
+                process(&mut out, &image.process, self.all)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn process(out: &mut impl Write, process: &ProcessState, all: bool) -> io::Result<()> {
     let kind = if process.compat { ", 32-bit" } else { "" };
     writeln!(
         out,

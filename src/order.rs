@@ -286,4 +286,38 @@ mod tests {
             );
         }
     }
+
+    /// What the documents call a step.
+    fn title(step: Step) -> &'static str {
+        match step {
+            Step::BlockAll => "all signals blocked in every thread",
+            Step::Dispositions => "dispositions",
+            Step::RaiseLimit => "RLIMIT_SIGPENDING raised",
+            Step::PrivateQueues => "private queues",
+            Step::SharedQueue => "the shared queue",
+            Step::Timers => "POSIX timers",
+            Step::AlternateStacks => "alternate stacks",
+            Step::ParentDeathSignals => "parent-death signals",
+            Step::Limit => "RLIMIT_SIGPENDING as captured",
+            Step::Masks => "masks",
+            Step::InterruptedCalls => "interrupted system calls",
+            Step::GroupStop => "the group stop",
+        }
+    }
+
+    #[test]
+    fn the_documents_show_this_order() {
+        let shown = |document: &str, before: &str, after: &str| {
+            ORDER.map(|row| document.find(&format!("{before}{}{after}", title(row.step))))
+        };
+        for places in [
+            shown(include_str!("../docs/order.md"), "\n| ", " |"),
+            shown(include_str!("../docs/order.svg"), ">", "<"),
+        ] {
+            assert!(
+                places.iter().all(Option::is_some) && places.is_sorted(),
+                "{places:?}"
+            );
+        }
+    }
 }

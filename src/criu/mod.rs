@@ -60,6 +60,7 @@ mod descriptor;
 pub mod entry;
 mod hook;
 mod host;
+pub mod installed;
 mod logger;
 mod plugin;
 

@@ -17,6 +17,7 @@ pub struct Criu {
     libdir: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    env_removed: Vec<OsString>,
 }
 
 /// How one call of criu went.
@@ -46,6 +47,7 @@ impl Criu {
             libdir: libdir.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            env_removed: Vec::new(),
         }
     }
 
@@ -60,6 +62,13 @@ impl Criu {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Without a variable that criu otherwise has in its environment.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.env_removed.push(name.into());
         self
     }
 
@@ -143,7 +152,13 @@ impl Criu {
             .args(&self.args);
         command
             .env_remove("CRIU_LIBS_DIR")
+            .env_remove("CRIU_SIGNALS_PLUGIN_DIR")
+            // Of this machine's settings none is to count.
+            .env("CRIU_SIGNALS_CONFIG", "")
             .envs(self.env.iter().map(|(name, value)| (name, value)));
+        for name in &self.env_removed {
+            command.env_remove(name);
+        }
         command
     }
 

@@ -7,11 +7,12 @@
 //!
 //! The modules, in the order in which a run needs them: [`ns`] gives it pids of its own, [`rundir`] a folder,
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
-//! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it. [`gaps`] is the table of
+//! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it, [`cases`] one of any function. [`gaps`] is the table of
 //! what CRIU loses.
 
 #![deny(unsafe_code)]
 
+pub mod cases;
 pub mod config;
 pub mod criu;
 pub mod gaps;

@@ -6,84 +6,29 @@
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
-use std::env;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{
     AltStack, CoreImage, Disposition, NsIds, SigNo, Siginfo, ThreadState, image,
 };
+use criu_tests::cases::{
+    self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
+    test, with_plugin,
+};
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
-use criu_tests::harness::isolated;
-use criu_tests::ns::{self, Place};
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::{Victim, reap_all};
-use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 
-/// How long a released victim may take to check itself.
-const CHECK: Duration = Duration::from_secs(20);
-
 fn main() -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
-    let args = Arguments::from_args();
-    let trials = tests()
-        .into_iter()
-        .map(|test| {
-            let name = test.name;
-            Trial::test(name.clone(), move || {
-                isolated("damage", &name, &[&name]).map_err(Failed::from)
-            })
-        })
-        .collect();
-    libtest_mimic::run(&args, trials).exit_code()
-}
-
-/// Pid 1 of the namespace.
-fn inside() -> ExitCode {
-    let run = || {
-        let args: Vec<String> = env::args().skip(1).collect();
-        let [name, dir] = args.as_slice() else {
-            bail!("two arguments are needed: {args:?}")
-        };
-        let test = tests().into_iter().find(|test| test.name == *name);
-        (test.with_context(|| format!("no test {name}"))?.run)(&RunDir::open(Path::new(dir)))
-    };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            println!("{why:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-type Run = dyn Fn(&RunDir) -> Result<()>;
-
-struct Test {
-    name: String,
-    run: Box<Run>,
-}
-
-fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'static) -> Test {
-    Test {
-        name: name.into(),
-        run: Box::new(run),
-    }
+    cases::main("damage", tests)
 }
 
 fn tests() -> Vec<Test> {
@@ -172,73 +117,8 @@ impl Policy {
     }
 }
 
-/// criu with the plugin and nothing else.
-fn with_plugin() -> Result<Criu> {
-    Ok(Criu::new(&config::criu()?, &config::plugin_dir()?))
-}
-
 fn with_policy(policy: Policy) -> Result<Criu> {
     Ok(with_plugin()?.env("CRIU_SIGNALS_POLICY", policy.name()))
-}
-
-fn start(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<Victim> {
-    Victim::start(&config::victim(program, false), arg, dir, false)
-}
-
-/// Starts the victim and dumps it with the plugin. It is gone when this returns.
-fn dumped(program: &str, dir: &RunDir) -> Result<Pid> {
-    let victim = start(program, None, dir)?;
-    let pid = victim.pid();
-    let dump = with_plugin()?.dump(pid, &dir.images(), false)?;
-    ensure!(dump.ok, "criu dump failed");
-    reap_all()?;
-    Ok(pid)
-}
-
-/// Restores it, which must succeed, and lets the victim check itself.
-fn restored(criu: &Criu, dir: &RunDir) -> Result<(Step, Result<()>)> {
-    let (step, pid) = criu.restore(&dir.images())?;
-    let pid = pid.context("criu restore failed")?;
-    Ok((step, Victim::restored(pid, dir).finish(CHECK)))
-}
-
-/// Restores it, which must fail, and leave no process behind.
-fn refused(criu: &Criu, dir: &RunDir) -> Result<Step> {
-    let (step, pid) = criu.restore(&dir.images())?;
-    ensure!(pid.is_none(), "criu restore has succeeded");
-    reap_all()?;
-    let left: Vec<Pid> = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&pid| pid != 1)
-        .collect();
-    ensure!(left.is_empty(), "criu restore failed, and left {left:?}");
-    Ok(step)
-}
-
-/// One line of the plugin's must have all of this.
-fn expect_line(step: &Step, parts: &[&str]) -> Result<()> {
-    let found = plugin::lines(&step.log).any(|line| parts.iter().all(|part| line.contains(part)));
-    ensure!(
-        found,
-        "no line of the plugin's has {parts:?}:\n{}",
-        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
-    );
-    Ok(())
-}
-
-/// As [`expect_line`], and CRIU has marked it as an error.
-fn expect_error(step: &Step, parts: &[&str]) -> Result<()> {
-    expect_line(step, &[&["Error ("], parts].concat())
-}
-
-fn expect_verdict(step: &Step, verdict: Verdict) -> Result<()> {
-    let found = plugin::verdicts(&step.log);
-    ensure!(
-        found == [Ok(verdict)],
-        "the verdict is {found:?}, expected {verdict}:\n{}",
-        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
-    );
-    Ok(())
 }
 
 // ---- what CRIU loses ---------------------------------------------------------------------------------------------

@@ -30,21 +30,25 @@ enum Signals {
     Restore(Restore),
 }
 
+/// Reads the settings, and says which.
+fn settings() -> Result<Settings, HookError> {
+    let settings = Settings::read()?;
+    log::info!("{}", settings.in_force());
+    for name in settings::unknown_variables() {
+        log::warn!("{name} is in the environment, and is no setting");
+    }
+    Ok(settings)
+}
+
 impl Plugin for Signals {
     const NAME: &'static CStr = NAME;
     const LOG_PREFIX: &'static str = "signals: ";
 
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
-            Stage::Dump => Ok(Signals::Dump(Box::new(Dump::begin(
-                host,
-                Settings::from_env()?,
-            )?))),
+            Stage::Dump => Ok(Signals::Dump(Box::new(Dump::begin(host, settings()?)?))),
             Stage::PreDump => Ok(Signals::PreDump),
-            Stage::Restore => Ok(Signals::Restore(Restore::begin(
-                host,
-                Settings::from_env()?,
-            )?)),
+            Stage::Restore => Ok(Signals::Restore(Restore::begin(host, settings()?)?)),
         }
     }
 

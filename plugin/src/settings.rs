@@ -1,24 +1,75 @@
-//! Settings, from the environment: container engines start criu themselves, so there is no command line.
+//! Settings, from a file and from the environment, which wins. There is no command line: container engines start criu
+//! themselves, and hand it an environment of their own making. So what is to hold for every checkpoint of a machine
+//! stands in a file.
+//!
+//! The file is beside criu's own in `/etc/criu`. criu reads `default.conf` there and nothing else that it is not told
+//! to (criu/config.c), so ours is not in its way. Its lines are `name = value`, with the names and the values that the
+//! variables have: `policy = strict` is `CRIU_SIGNALS_POLICY=strict`.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use criu_signals::custody::Limits;
 
 use crate::notices::Notice;
 
-/// The variable that names the policy.
-const POLICY: &str = "CRIU_SIGNALS_POLICY";
-/// Whether signals may be taken out of a process for the time of a dump.
-const TAKE_OUT: &str = "CRIU_SIGNALS_TAKE_OUT";
-/// From how many entries on a queue is deep.
-const DEEP_QUEUE: &str = "CRIU_SIGNALS_DEEP_QUEUE";
-/// Whether the overruns of pending timers are counted at a dump.
-pub const OVERRUNS: &str = "CRIU_SIGNALS_TIMER_OVERRUNS";
+/// The file that is read where [`CONFIG`] names no other. It need not be there.
+pub const CONFIG_FILE: &str = "/etc/criu/signals.conf";
 
-/// The variable that lists what is refused rather than said, separated by commas: `pdeathsig` and `exit-signal` make
-/// a dump fail, and the tasks run on; `altstack` makes a restore fail before anything is restored, as the policy
-/// `strict` does.
-pub const REFUSE: &str = "CRIU_SIGNALS_REFUSE";
+/// The variable that names another file, which must be there; empty, no file is read.
+const CONFIG: &str = "CRIU_SIGNALS_CONFIG";
+
+/// What every variable begins with.
+const PREFIX: &str = "CRIU_SIGNALS_";
+
+/// A settings file has some ten lines. What is longer is another file, and is not read whole to find that out.
+const LONGEST_FILE: u64 = 64 * 1024;
+
+/// The name of a setting. `Display` gives the variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    in_file: &'static str,
+    variable: &'static str,
+}
+
+/// What becomes of differences.
+const POLICY: Name = Name {
+    in_file: "policy",
+    variable: "CRIU_SIGNALS_POLICY",
+};
+/// What is refused rather than said: `pdeathsig` and `exit-signal` make a dump fail, and the tasks run on; `altstack`
+/// makes a restore fail before anything is restored, as the policy `strict` does.
+pub const REFUSE: Name = Name {
+    in_file: "refuse",
+    variable: "CRIU_SIGNALS_REFUSE",
+};
+/// Whether signals may be taken out of a process for the time of a dump.
+const TAKE_OUT: Name = Name {
+    in_file: "take_out",
+    variable: "CRIU_SIGNALS_TAKE_OUT",
+};
+/// From how many entries on a queue is deep.
+const DEEP_QUEUE: Name = Name {
+    in_file: "deep_queue",
+    variable: "CRIU_SIGNALS_DEEP_QUEUE",
+};
+/// Whether the overruns of pending timers are counted at a dump.
+pub const OVERRUNS: Name = Name {
+    in_file: "timer_overruns",
+    variable: "CRIU_SIGNALS_TIMER_OVERRUNS",
+};
+
+/// All of them, in the order in which they are described.
+const NAMES: [Name; 5] = [POLICY, REFUSE, TAKE_OUT, DEEP_QUEUE, OVERRUNS];
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.variable)
+    }
+}
 
 /// What happens to a difference that a restore shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,136 +159,347 @@ pub struct Settings {
     pub limits: Limits,
     /// See [`Overruns`].
     pub overruns: Overruns,
+    /// Those that are not the default, and where they are set.
+    in_force: Vec<String>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Environment,
+    File { path: PathBuf, line: usize },
+}
+
+/// A value, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    value: String,
+    origin: Origin,
+}
+
+impl Given {
+    /// As it stands there.
+    fn quoted(&self, name: Name) -> String {
+        match &self.origin {
+            Origin::Environment => format!("{}={:?}", name.variable, self.value),
+            Origin::File { path, line } => {
+                format!(
+                    "{}:{line}: {} = {:?}",
+                    path.display(),
+                    name.in_file,
+                    self.value
+                )
+            }
+        }
+    }
+
+    /// As the log says it.
+    fn in_force(&self, name: Name) -> String {
+        match &self.origin {
+            Origin::Environment => format!("{}={} ({name})", name.in_file, self.value),
+            Origin::File { path, line } => {
+                format!(
+                    "{}={} ({}:{line})",
+                    name.in_file,
+                    self.value,
+                    path.display()
+                )
+            }
+        }
+    }
 }
 
 /// A setting that says nothing this plugin knows. Taking it for the default could let a run pass that was to be
 /// refused.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UnknownSetting {
-    variable: &'static str,
-    value: String,
-    accepted: String,
+pub enum BadSetting {
+    /// A value that is none.
+    Value {
+        /// The setting as it stands where it stands.
+        setting: String,
+        /// What it may be.
+        accepted: String,
+    },
+    /// A line of the file that is none.
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file can't be read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
 }
 
-impl fmt::Display for UnknownSetting {
+impl fmt::Display for BadSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}={:?}: must be {}",
-            self.variable, self.value, self.accepted
-        )
+        match self {
+            BadSetting::Value { setting, accepted } => write!(f, "{setting}: must be {accepted}"),
+            BadSetting::Line { path, line, what } => {
+                write!(f, "{}:{line}: {what}", path.display())
+            }
+            BadSetting::File { path, why } => {
+                write!(f, "settings file {}: {why}", path.display())
+            }
+        }
     }
 }
 
-impl std::error::Error for UnknownSetting {}
+impl std::error::Error for BadSetting {}
+
+type Result<T> = std::result::Result<T, BadSetting>;
 
 impl Settings {
-    /// Reads them.
-    pub fn from_env() -> Result<Settings, UnknownSetting> {
-        Settings::from(|variable| {
-            std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned())
-        })
+    /// Reads the file, and the environment over it.
+    ///
+    /// # Errors
+    /// If the file can't be read, though it was named or is there, or if a name or a value is not known.
+    pub fn read() -> Result<Settings> {
+        let variable =
+            |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let from_file = match std::env::var_os(CONFIG) {
+            None => read_file(Path::new(CONFIG_FILE), Missing::IsFine)?,
+            Some(path) if path.is_empty() => BTreeMap::new(),
+            Some(path) => read_file(Path::new(&path), Missing::IsAnError)?,
+        };
+        Settings::from(from_file, variable)
     }
 
-    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Settings, UnknownSetting> {
-        let default = Limits::default();
-        let deep = match variable(DEEP_QUEUE).filter(|value| !value.is_empty()) {
-            None => default.deep,
-            Some(value) => value.parse().map_err(|_| UnknownSetting {
-                variable: DEEP_QUEUE,
-                value,
-                accepted: "a number of signals".to_owned(),
-            })?,
-        };
-        Ok(Settings {
-            policy: one_of(
-                POLICY,
-                &variable,
-                &[Policy::Repair, Policy::Strict, Policy::Report],
-            )?,
-            take_out: one_of(
-                TAKE_OUT,
-                &variable,
-                &[TakeOut::Auto, TakeOut::Always, TakeOut::Never],
-            )?,
-            limits: Limits { deep, ..default },
-            overruns: one_of(OVERRUNS, &variable, &[Overruns::Count, Overruns::Leave])?,
-            refuse: refuse(variable(REFUSE).as_deref())?,
-        })
+    /// In one line: what is not the default, and where it is set.
+    pub fn in_force(&self) -> String {
+        if self.in_force.is_empty() {
+            return "settings: all are the default".to_owned();
+        }
+        format!(
+            "settings: {}; others are the default",
+            self.in_force.join(", ")
+        )
+    }
+
+    fn from(
+        mut given: BTreeMap<&'static str, Given>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Settings> {
+        for name in NAMES {
+            // An empty variable is as good as none: unsetting one is not always in a caller's power.
+            if let Some(value) = variable(name.variable).filter(|value| !value.is_empty()) {
+                let origin = Origin::Environment;
+                given.insert(name.in_file, Given { value, origin });
+            }
+        }
+        let mut settings = Settings::default();
+        let mut in_force = Vec::new();
+        let mut set =
+            |name: Name, change: &mut dyn FnMut(&str) -> std::result::Result<bool, String>| {
+                let Some(given) = given.get(name.in_file) else {
+                    return Ok(());
+                };
+                match change(&given.value) {
+                    Ok(true) => in_force.push(given.in_force(name)),
+                    Ok(false) => {}
+                    Err(accepted) => {
+                        let setting = given.quoted(name);
+                        return Err(BadSetting::Value { setting, accepted });
+                    }
+                }
+                Ok(())
+            };
+        set(POLICY, &mut |value| {
+            let all = [Policy::Repair, Policy::Strict, Policy::Report];
+            put(&mut settings.policy, one_of(value, &all)?)
+        })?;
+        set(REFUSE, &mut |value| {
+            put(&mut settings.refuse, refuse(value)?)
+        })?;
+        set(TAKE_OUT, &mut |value| {
+            let all = [TakeOut::Auto, TakeOut::Always, TakeOut::Never];
+            put(&mut settings.take_out, one_of(value, &all)?)
+        })?;
+        set(DEEP_QUEUE, &mut |value| {
+            let deep = value
+                .parse()
+                .map_err(|_| "a number of signals".to_owned())?;
+            put(&mut settings.limits.deep, deep)
+        })?;
+        set(OVERRUNS, &mut |value| {
+            let all = [Overruns::Count, Overruns::Leave];
+            put(&mut settings.overruns, one_of(value, &all)?)
+        })?;
+        settings.in_force = in_force;
+        Ok(settings)
     }
 }
 
-/// The choice that a variable names; the first if it is unset or empty.
-fn one_of<T: Copy + fmt::Display>(
-    name: &'static str,
-    variable: impl Fn(&str) -> Option<String>,
-    choices: &[T],
-) -> Result<T, UnknownSetting> {
-    let value = variable(name).unwrap_or_default();
-    if value.is_empty() {
-        return Ok(choices[0]);
-    }
+/// Sets it, and says whether that changed anything.
+#[allow(clippy::unnecessary_wraps)] // The last step of what can fail.
+fn put<T: PartialEq>(place: &mut T, value: T) -> std::result::Result<bool, String> {
+    let changes = *place != value;
+    *place = value;
+    Ok(changes)
+}
+
+/// The choice of this name, or what could be chosen.
+fn one_of<T: Copy + fmt::Display>(value: &str, choices: &[T]) -> std::result::Result<T, String> {
     choices
         .iter()
         .copied()
         .find(|choice| choice.to_string() == value)
         .ok_or_else(|| {
             let names: Vec<String> = choices.iter().map(T::to_string).collect();
-            UnknownSetting {
-                variable: name,
-                value,
-                accepted: names.join(" or "),
-            }
+            names.join(" or ")
         })
 }
 
-fn refuse(value: Option<&str>) -> Result<Refuse, UnknownSetting> {
-    let words = value.unwrap_or_default().split(',').map(str::trim);
+fn refuse(value: &str) -> std::result::Result<Refuse, String> {
+    let words = value.split(',').map(str::trim);
     let notice = |word: &str| {
         let known = Notice::ALL.into_iter().find(|n| n.to_string() == word);
-        known.ok_or_else(|| UnknownSetting {
-            variable: REFUSE,
-            value: value.unwrap_or_default().to_owned(),
-            accepted: format!(
+        known.ok_or_else(|| {
+            format!(
                 "a list, with commas, of {}",
                 Notice::ALL.map(|n| n.to_string()).join(", ")
-            ),
+            )
         })
     };
     words
         .filter(|word| !word.is_empty())
         .map(notice)
-        .collect::<Result<_, _>>()
+        .collect::<std::result::Result<_, _>>()
         .map(Refuse)
+}
+
+/// What it means that the file is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    IsFine,
+    IsAnError,
+}
+
+fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Given>> {
+    let read = || {
+        let mut text = String::new();
+        File::open(path)?
+            .take(LONGEST_FILE + 1)
+            .read_to_string(&mut text)?;
+        if text.len() as u64 > LONGEST_FILE {
+            return Err(io::Error::other("too long to be a settings file"));
+        }
+        Ok(text)
+    };
+    match read() {
+        Ok(text) => parse(&text, path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && missing == Missing::IsFine => {
+            Ok(BTreeMap::new())
+        }
+        Err(e) => Err(BadSetting::File {
+            path: path.to_owned(),
+            why: e.to_string(),
+        }),
+    }
+}
+
+/// Lines `name = value`. Empty lines and lines that begin with `#` say nothing. A value reaches to the end of its line,
+/// and may be empty: then the setting is the default, as with a variable.
+fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, Given>> {
+    let mut given: BTreeMap<&'static str, Given> = BTreeMap::new();
+    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for (at, text) in text.lines().enumerate() {
+        let (line, text) = (at + 1, text.trim());
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let bad = |what: String| BadSetting::Line {
+            path: path.to_owned(),
+            line,
+            what,
+        };
+        let (name, value) = text
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .ok_or_else(|| bad(format!("{text:?}: a line must be NAME = VALUE")))?;
+        let known = NAMES.into_iter().find(|known| known.in_file == name);
+        let Some(known) = known else {
+            let names = NAMES.map(|known| known.in_file).join(", ");
+            return Err(bad(format!(
+                "there is no setting {name:?}; there are {names}"
+            )));
+        };
+        // Which of the two was meant, nobody knows.
+        if let Some(before) = seen.insert(known.in_file, line) {
+            return Err(bad(format!("{name} is set in line {before} already")));
+        }
+        if !value.is_empty() {
+            let origin = Origin::File {
+                path: path.to_owned(),
+                line,
+            };
+            let value = value.to_owned();
+            given.insert(known.in_file, Given { value, origin });
+        }
+    }
+    Ok(given)
+}
+
+/// Variables that look like settings and are none: a typo that the environment, unlike the file, can't be refused for,
+/// because others put names of their own there.
+pub fn unknown_variables() -> Vec<String> {
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with(PREFIX) && name != CONFIG)
+        .filter(|name| NAMES.iter().all(|known| known.variable != name))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with(name: &str, value: &str) -> Result<Settings, UnknownSetting> {
-        Settings::from(|variable| (variable == name).then(|| value.to_owned()))
+    fn with(name: Name, value: &str) -> Result<Settings> {
+        Settings::from(BTreeMap::new(), |variable| {
+            (variable == name.variable).then(|| value.to_owned())
+        })
+    }
+
+    fn from_file(text: &str) -> Result<Settings> {
+        Settings::from(parse(text, Path::new("/f"))?, |_| None)
+    }
+
+    fn said(result: Result<Settings>) -> String {
+        result.unwrap_err().to_string()
     }
 
     #[test]
     fn unset_or_empty_is_the_default() {
-        assert_eq!(Settings::from(|_| None), Ok(Settings::default()));
+        let none = BTreeMap::new();
         assert_eq!(
-            Settings::from(|_| Some(String::new())),
+            Settings::from(none.clone(), |_| None),
+            Ok(Settings::default())
+        );
+        assert_eq!(
+            Settings::from(none, |_| Some(String::new())),
+            Ok(Settings::default())
+        );
+        assert_eq!(
+            from_file("policy =\n\n# policy = strict\n"),
             Ok(Settings::default())
         );
     }
 
     #[test]
     fn what_is_refused() {
-        assert_eq!(refuse(None), Ok(Refuse::default()));
-        assert_eq!(refuse(Some("")), Ok(Refuse::default()));
-        let both = refuse(Some("pdeathsig, exit-signal")).unwrap();
+        assert_eq!(refuse(""), Ok(Refuse::default()));
+        let both = refuse("pdeathsig, exit-signal").unwrap();
         assert!(both.includes(Notice::ParentDeathSignal) && both.includes(Notice::ExitSignal));
         assert!(!both.includes(Notice::SmallStack));
-        let e = refuse(Some("pdeathsig,exitsignal")).unwrap_err();
         assert_eq!(
-            e.to_string(),
+            said(with(REFUSE, "pdeathsig,exitsignal")),
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
              altstack"
         );
@@ -249,7 +511,7 @@ mod tests {
             assert_eq!(with(POLICY, &policy.to_string()).unwrap().policy, policy);
         }
         assert_eq!(
-            with(POLICY, "strikt").unwrap_err().to_string(),
+            said(with(POLICY, "strikt")),
             "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report"
         );
         assert_eq!(with(TAKE_OUT, "never").unwrap().take_out, TakeOut::Never);
@@ -258,5 +520,118 @@ mod tests {
         with(DEEP_QUEUE, "-1").unwrap_err();
         assert_eq!(with(OVERRUNS, "leave").unwrap().overruns, Overruns::Leave);
         with(OVERRUNS, "yes").unwrap_err();
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_the_environment() {
+        let file = "policy = strict\n refuse=pdeathsig, altstack\r\ntake_out =never\ndeep_queue= 17\n\
+                    timer_overruns = leave";
+        let settings = from_file(file).unwrap();
+        let lines: Vec<&str> = file.lines().collect();
+        for (name, line) in NAMES.into_iter().zip(&lines) {
+            assert!(
+                line.trim().starts_with(name.in_file),
+                "one line for each: {line}"
+            );
+            let variable = format!("{PREFIX}{}", name.in_file.to_uppercase());
+            assert_eq!(name.variable, variable);
+        }
+        let given = Settings::from(BTreeMap::new(), |variable| {
+            let at = NAMES.iter().position(|name| name.variable == variable)?;
+            Some(lines[at].split_once('=')?.1.trim().to_owned())
+        });
+        let given = given.unwrap();
+        assert_eq!(settings.in_force.len(), NAMES.len());
+        assert_eq!(
+            Settings {
+                in_force: Vec::new(),
+                ..settings
+            },
+            Settings {
+                in_force: Vec::new(),
+                ..given
+            }
+        );
+    }
+
+    /// What `make install` puts into /etc/criu: it changes nothing, and shows every setting with its default.
+    #[test]
+    fn the_file_that_is_installed_names_all_and_sets_none() {
+        let installed = include_str!("../signals.conf");
+        assert_eq!(from_file(installed), Ok(Settings::default()));
+        let lines = installed.lines().filter_map(|line| line.strip_prefix('#'));
+        let settings: Vec<&str> = lines.filter(|line| !line.starts_with([' ', '#'])).collect();
+        let settings: Vec<&str> = settings.into_iter().filter(|l| !l.is_empty()).collect();
+        assert_eq!(settings.len(), NAMES.len());
+        for (line, name) in settings.iter().zip(NAMES) {
+            assert!(line.starts_with(&format!("{} =", name.in_file)), "{line}");
+        }
+        assert_eq!(from_file(&settings.join("\n")), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn the_environment_wins_and_the_log_says_what_is_set_where() {
+        let given = parse(
+            "policy = report\ndeep_queue = 17\ntake_out = auto\n",
+            Path::new("/f"),
+        )
+        .unwrap();
+        let settings = Settings::from(given, |variable| {
+            (variable == POLICY.variable).then(|| "strict".to_owned())
+        });
+        let settings = settings.unwrap();
+        assert_eq!(
+            (settings.policy, settings.limits.deep),
+            (Policy::Strict, 17)
+        );
+        assert_eq!(
+            settings.in_force(),
+            "settings: policy=strict (CRIU_SIGNALS_POLICY), deep_queue=17 (/f:2); others are the default"
+        );
+        assert_eq!(
+            Settings::default().in_force(),
+            "settings: all are the default"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_by_its_line() {
+        assert_eq!(
+            said(from_file("# first\npolicy = strikt\n")),
+            "/f:2: policy = \"strikt\": must be repair or strict or report"
+        );
+        assert_eq!(
+            said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
+            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, refuse, take_out, deep_queue, \
+             timer_overruns"
+        );
+        assert_eq!(
+            said(from_file("policy strict")),
+            "/f:1: \"policy strict\": a line must be NAME = VALUE"
+        );
+        assert_eq!(
+            said(from_file("policy = strict\npolicy =")),
+            "/f:2: policy is set in line 1 already"
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let gone = Path::new("/no/such/file");
+        assert_eq!(read_file(gone, Missing::IsFine), Ok(BTreeMap::new()));
+        let said = read_file(gone, Missing::IsAnError).unwrap_err().to_string();
+        assert!(
+            said.starts_with("settings file /no/such/file: No such file"),
+            "{said}"
+        );
+        // One that can't be read, or is none, is never taken for one that is not there.
+        let folder = read_file(Path::new("/proc"), Missing::IsFine)
+            .unwrap_err()
+            .to_string();
+        assert!(folder.contains("directory"), "{folder}");
+        let endless = read_file(Path::new("/dev/zero"), Missing::IsFine)
+            .unwrap_err()
+            .to_string();
+        assert!(endless.contains("too long"), "{endless}");
     }
 }

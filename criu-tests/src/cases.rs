@@ -1,0 +1,148 @@
+//! Tests that are more than a row of [`crate::table`]: a function each, which runs as pid 1 of a namespace of its own, as
+//! the scenarios do; and the steps that such functions are made of.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::config;
+use crate::criu::{Criu, Step};
+use crate::harness::isolated;
+use crate::ns::{self, Place};
+use crate::plugin::{self, Verdict};
+use crate::procfs::Pid;
+use crate::rundir::RunDir;
+use crate::victim::{Victim, reap_all};
+
+/// How long a released victim may take to check itself.
+pub const CHECK: Duration = Duration::from_secs(20);
+
+type Run = dyn Fn(&RunDir) -> Result<()>;
+
+/// A test with its name.
+pub struct Test {
+    name: String,
+    run: Box<Run>,
+}
+
+/// A test, which is given the folder of its run.
+pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'static) -> Test {
+    Test {
+        name: name.into(),
+        run: Box::new(run),
+    }
+}
+
+/// `main` of a test program: runs `tests`, each in a namespace. `binary` is the program's name.
+pub fn main(binary: &'static str, tests: fn() -> Vec<Test>) -> ExitCode {
+    match ns::arrive() {
+        Ok(Place::Outside) => {}
+        Ok(Place::Inside) => return inside(tests),
+        Err(why) => {
+            println!("{why:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let args = Arguments::from_args();
+    let trials = tests()
+        .into_iter()
+        .map(|test| {
+            let name = test.name;
+            Trial::test(name.clone(), move || {
+                isolated(binary, &name, &[&name]).map_err(Failed::from)
+            })
+        })
+        .collect();
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// Pid 1 of the namespace.
+fn inside(tests: fn() -> Vec<Test>) -> ExitCode {
+    let run = || {
+        let args: Vec<String> = env::args().skip(1).collect();
+        let [name, dir] = args.as_slice() else {
+            bail!("two arguments are needed: {args:?}")
+        };
+        let test = tests().into_iter().find(|test| test.name == *name);
+        (test.with_context(|| format!("no test {name}"))?.run)(&RunDir::open(Path::new(dir)))
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// criu with the plugin and nothing else.
+pub fn with_plugin() -> Result<Criu> {
+    Ok(Criu::new(&config::criu()?, &config::plugin_dir()?))
+}
+
+/// Starts a victim, which is ready when this returns.
+pub fn start(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<Victim> {
+    Victim::start(&config::victim(program, false), arg, dir, false)
+}
+
+/// Starts the victim and dumps it with the plugin. It is gone when this returns.
+pub fn dumped(program: &str, dir: &RunDir) -> Result<Pid> {
+    let victim = start(program, None, dir)?;
+    let pid = victim.pid();
+    let dump = with_plugin()?.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    Ok(pid)
+}
+
+/// Restores it, which must succeed, and lets the victim check itself.
+pub fn restored(criu: &Criu, dir: &RunDir) -> Result<(Step, Result<()>)> {
+    let (step, pid) = criu.restore(&dir.images())?;
+    let pid = pid.context("criu restore failed")?;
+    Ok((step, Victim::restored(pid, dir).finish(CHECK)))
+}
+
+/// Restores it, which must fail, and leave no process behind.
+pub fn refused(criu: &Criu, dir: &RunDir) -> Result<Step> {
+    let (step, pid) = criu.restore(&dir.images())?;
+    ensure!(pid.is_none(), "criu restore has succeeded");
+    reap_all()?;
+    let left: Vec<Pid> = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid| pid != 1)
+        .collect();
+    ensure!(left.is_empty(), "criu restore failed, and left {left:?}");
+    Ok(step)
+}
+
+/// One line of the plugin's must have all of this.
+pub fn expect_line(step: &Step, parts: &[&str]) -> Result<()> {
+    let found = plugin::lines(&step.log).any(|line| parts.iter().all(|part| line.contains(part)));
+    ensure!(
+        found,
+        "no line of the plugin's has {parts:?}:\n{}",
+        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
+    );
+    Ok(())
+}
+
+/// As [`expect_line`], and CRIU has marked it as an error.
+pub fn expect_error(step: &Step, parts: &[&str]) -> Result<()> {
+    expect_line(step, &[&["Error ("], parts].concat())
+}
+
+/// The plugin's verdict on the one process there is.
+pub fn expect_verdict(step: &Step, verdict: Verdict) -> Result<()> {
+    let found = plugin::verdicts(&step.log);
+    ensure!(
+        found == [Ok(verdict)],
+        "the verdict is {found:?}, expected {verdict}:\n{}",
+        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
+    );
+    Ok(())
+}

@@ -4,7 +4,6 @@
 //! the parent holds. If the link breaks without the parent having said that all is done, the parent is gone: the
 //! kernel has let its tracees go, they run, and the guardian stops them itself and queues what they lack, before
 //! what has arrived since.
-#![allow(unsafe_code)]
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,10 +12,8 @@ use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork, setsid};
 
+use crate::companion;
 use crate::error::{Cause, Error, Result};
 use crate::proc;
 use crate::restore;
@@ -49,36 +46,18 @@ impl Guardian {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
         let started = proc::start_time(pid)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
-        match unsafe { fork() }.map_err(|errno| Error::os("fork the guardian", errno))? {
-            ForkResult::Parent { child } => {
-                // The child's child is the guardian: not ours to reap, and no SIGCHLD when it ends.
-                loop {
-                    match waitpid(child, None) {
-                        Err(Errno::EINTR) => {}
-                        Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => break,
-                        // Somebody else's handler was faster.
-                        Err(Errno::ECHILD) => break,
-                        other => {
-                            let what = format!("the process that was to start it: {other:?}");
-                            return Err(Error::new("start the guardian", Cause::Unexpected(what)));
-                        }
-                    }
-                }
-                Ok(Guardian { link: ours })
-            }
-            ForkResult::Child => {
-                let foreign: Vec<RawFd> = others
-                    .iter()
-                    .map(|other| other.link.as_raw_fd())
-                    .chain([ours.as_raw_fd()])
-                    .collect();
-                detach(&foreign);
-                let code = std::panic::catch_unwind(|| watch(theirs, pid, started, state.clone()))
-                    .unwrap_or(1);
-                exit(code);
-            }
-        }
+        let foreign: Vec<RawFd> = others
+            .iter()
+            .map(|other| other.link.as_raw_fd())
+            .chain([ours.as_raw_fd()])
+            .collect();
+        companion::start(
+            c"signals-guard",
+            "start the guardian",
+            &foreign,
+            move || watch(theirs, pid, started, state.clone()),
+        )?;
+        Ok(Guardian { link: ours })
     }
 
     /// Tells the guardian what is about to be taken out, which it did not know when it was started.
@@ -121,30 +100,6 @@ impl Guardian {
             .write_all(message)
             .map_err(|e| Error::io("tell the guardian", &e))
     }
-}
-
-/// Leaves the parent's session, signals and links behind, and its parenthood.
-fn detach(foreign: &[RawFd]) {
-    // What ends the parent must not end this one: ^C and SIGHUP go to the session.
-    let _ = setsid();
-    let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
-    for &fd in foreign {
-        let _ = nix::unistd::close(fd);
-    }
-    // SAFETY: still one thread.
-    match unsafe { fork() } {
-        Ok(ForkResult::Child) => {}
-        Ok(ForkResult::Parent { .. }) => exit(0),
-        Err(_) => exit(1),
-    }
-    // For those who look at the list of processes.
-    let _ = nix::sys::prctl::set_name(c"signals-guard");
-}
-
-/// Ends a copy of the host without running what the host has registered for its own end.
-fn exit(code: i32) -> ! {
-    // SAFETY: _exit takes a number and does not return.
-    unsafe { libc::_exit(code) }
 }
 
 fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) -> i32 {

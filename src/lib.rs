@@ -3,10 +3,12 @@
 
 pub mod arch;
 pub mod capture;
+mod companion;
 pub mod criu;
 pub mod custody;
 pub mod error;
 mod guardian;
+pub mod let_go;
 pub mod order;
 pub mod proc;
 pub mod record;

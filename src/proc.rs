@@ -127,6 +127,19 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
     Ok(status.state.starts_with('T'))
 }
 
+/// The thread that traces this one, and its name.
+pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, String)>> {
+    let status = Status::from_file(task_file(pid, tid, "status"))
+        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    if status.tracerpid == 0 {
+        return Ok(None);
+    }
+    // It may end at any moment.
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", status.tracerpid));
+    let name = name.unwrap_or_default().trim_end().to_owned();
+    Ok(Some((Tid(status.tracerpid), name)))
+}
+
 /// Waits until all of `threads` are stopped by job control again. False if that does not happen before `deadline`.
 pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool> {
     for &tid in threads {

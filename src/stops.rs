@@ -18,6 +18,7 @@ use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
+use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
 
 /// How long a stopped process may take to trap, or to stop again. It has nothing else to do.
@@ -114,7 +115,7 @@ impl Before {
             pid,
             signal,
             changed_over: open || !matches!(signal, SigNo::STOP | SigNo::TSTP),
-            pending: pending.iter().filter(|s| s.is_stop()).collect(),
+            pending: of(pending),
             shared,
             private,
         })
@@ -166,8 +167,8 @@ impl Before {
         }
     }
 
-    /// Puts the process, if it is still stopped, back into the stop that it was in. It may be seized by CRIU or by
-    /// nobody. Stop signals that were used up stay so: they can have no effect any more.
+    /// Puts the process, if it is still stopped, back into the stop that it was in, with the stop signals pending that
+    /// were used up. It may be seized by CRIU or by nobody.
     ///
     /// # Errors
     /// If it could not be done. The process is stopped all the same.
@@ -200,7 +201,42 @@ impl Before {
                 self.signal
             );
         }
-        Ok(())
+        self.queue_again(stopped)
+    }
+
+    /// The process is stopped and remains so: they come behind all else that is pending, where nobody can tell, since
+    /// signals are taken by their numbers (next_signal).
+    fn queue_again<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<()> {
+        let shared = (!self.shared.is_empty()).then_some((stopped.leader(), &self.shared));
+        let private = self.private.iter().map(|(tid, taken)| (*tid, taken));
+        let places = shared.map(|(tid, taken)| (Queue::Shared, tid, taken));
+        let places = places
+            .into_iter()
+            .chain(private.map(|(tid, taken)| (Queue::Private, tid, taken)))
+            .filter(|(_, tid, _)| stopped.threads().contains(tid));
+        let mut injector = None;
+        for (queue, tid, taken) in places {
+            let status = SignalStatus::read(stopped.pid(), tid)?;
+            let pending = match queue {
+                Queue::Shared => status.shared_pending,
+                Queue::Private => status.pending,
+            };
+            // One that is not open was left in.
+            let missing: Vec<Siginfo> = taken
+                .iter()
+                .map(|taken| taken.info)
+                .filter(|info| SigNo::new(info.signo()).is_some_and(|s| !pending.contains(s)))
+                .collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let injector = match &mut injector {
+                Some(injector) => injector,
+                none => none.insert(Injector::new(stopped)?),
+            };
+            queue.queue(&mut Site { injector, tid }, &status.ids, &missing)?;
+        }
+        injector.map_or(Ok(()), Injector::finish)
     }
 
     fn signal_now(&self) -> SigNo {
@@ -210,6 +246,66 @@ impl Before {
             self.signal
         }
     }
+}
+
+/// The stop signals among `signals`.
+pub(crate) fn of(signals: SigSet) -> SigSet {
+    signals.iter().filter(|signo| signo.is_stop()).collect()
+}
+
+/// Takes out of a stopped process what CRIU has sent it as it let it go (compel_resume_task_sig): its stop signal once
+/// more, or SIGSTOP. `own` are the stop signals that were pending for the process before that. It stays stopped as it
+/// was, and its parent is told nothing.
+///
+/// Nothing is done if the process has been continued, because SIGCONT has taken that signal away. Returns what was
+/// taken out.
+///
+/// # Errors
+/// If it could not be done. The process is stopped all the same.
+pub(crate) fn take_out_of_released(pid: Pid, own: SigSet) -> Result<SigSet> {
+    let inner = || {
+        let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+        let done = take_out_sent(&stopped, own);
+        stopped.release()?;
+        done
+    };
+    inner().map_err(|e| e.during(Phase::Release, pid))
+}
+
+fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> {
+    let leader = stopped.leader();
+    let Some(signal) = stopped.trapped_for(leader)? else {
+        return Ok(SigSet::EMPTY);
+    };
+    let pending = SignalStatus::read(stopped.pid(), leader)?.shared_pending;
+    let sent = of(pending).difference(own);
+    let mut injector = Injector::new(stopped)?;
+    for signo in sent.iter() {
+        if signo == SigNo::STOP {
+            // It is what the thread acts upon first when it is let go, whatever the call: the process enters the stop
+            // anew.
+            let call = Call::new(libc::SYS_getpid, "getpid");
+            for outcome in injector.run(leader, &[call])? {
+                outcome.check()?;
+            }
+            continue;
+        }
+        let tid = stopped.thread_without(Some(signo))?;
+        for outcome in injector.run(tid, &[take_one(signo, 0)])? {
+            outcome.check()?;
+        }
+    }
+    injector.finish()?;
+    if sent.contains(SigNo::STOP) {
+        stopped.join_group_stop(Some(SigNo::STOP))?;
+        if signal != SigNo::STOP && !stopped.change_group_stop(signal)? {
+            log::debug!(
+                "pid {}: stays stopped by SIGSTOP instead of {signal}",
+                stopped.pid()
+            );
+        }
+    }
+    Ok(sent)
 }
 
 /// Changes a stopped process over to a stop by SIGSTOP, and uses up what other stop signals it would act upon next.

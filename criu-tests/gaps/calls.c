@@ -305,9 +305,6 @@ static void case_20(void)
 	state = gap_state(child);
 	gap_say("%s", state == 'T' ? "stopped" : state == 'S' ? "running" : "dead or in another state");
 	pending = gap_status(child, 0, "ShdPnd") | gap_status(child, 0, "SigPnd");
-	/* As in stops.c: 2-pending looks at it. */
-	if (state == 'T')
-		pending &= ~BIT(SIGTSTP);
 	gap_say("pending: %s", gap_names(pending, names));
 	gap_say("epoll_pwait has%s returned", s->returned ? "" : " not");
 	kill(child, SIGCONT);

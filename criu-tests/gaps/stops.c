@@ -8,7 +8,7 @@
 #include "gap.h"
 
 static pid_t child;
-static int *ran, stop_signal = SIGSTOP;
+static int *ran;
 
 static void handler(int sig)
 {
@@ -67,12 +67,6 @@ static void say_state(void)
 		      state == 'S' || state == 'R' ? "running" :
 						     "in another state");
 	pending = gap_status(child, 0, "ShdPnd") | gap_status(child, 0, "SigPnd");
-	/*
-	 * criu sends the stop signal to a stopped task that it lets go: it may be pending besides. SIGCONT takes it
-	 * away, so that only 2-pending looks at it.
-	 */
-	if (state == 'T' && !gap_is("2-pending"))
-		pending &= ~BIT(stop_signal);
 	if (state && state != 'Z')
 		gap_say("pending: %s", gap_names(pending, names));
 }
@@ -133,7 +127,6 @@ int main(int argc, char **argv)
 		how = SIGTTOU;
 	if (gap_is("1-handler"))
 		handled = SIGUSR1;
-	stop_signal = how;
 	child = fork();
 	if (child < 0)
 		gap_die("fork: %m");

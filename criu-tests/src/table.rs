@@ -46,8 +46,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         stops: true,
-        // CRIU, when it lets a stopped task go, sends it another SIGSTOP, which stays pending until the SIGCONT.
-        leave_running: Expect::Fails("is SigPnd: 0000000000000000 ShdPnd: 0000000400040000"),
         ..Scenario::new("stopped")
     },
     Scenario::new("sigsuspend"),
@@ -119,8 +117,6 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         alone: Expect::Fails("state of the child, expected T, got Z"),
-        // As in `stopped`: a second SIGSTOP.
-        leave_running: Expect::Fails("is SigPnd: 0000000000000000 ShdPnd: 0000000000044000"),
         verdicts: &[Verified, Repaired],
         ..Scenario::new("stopped_pending")
     },

@@ -9,7 +9,10 @@ use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::images::{Image, Pid, ProcessState, Rlimit, SigNo, TakenOut, TimerEntry, image};
+use criu_signals::images::{
+    Image, Pid, ProcessState, Rlimit, RunState, SigNo, TakenOut, TimerEntry, image,
+};
+use criu_signals::let_go::{self, LetGo};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
@@ -41,6 +44,8 @@ pub struct Dump {
     custody: HashMap<Pid, Vec<Custody>>,
     /// Processes that were stopped before CRIU seized them.
     before: HashMap<Pid, Before>,
+    /// Processes that have been stopped since they were looked at.
+    stopped: Vec<Pid>,
     wait_statuses: WaitStatuses,
     root_seen: bool,
     /// Processes whose queues CRIU can restore only under a larger RLIMIT_SIGPENDING, by their pids in their own
@@ -74,6 +79,7 @@ impl Dump {
             captured: Vec::new(),
             custody: HashMap::new(),
             before: HashMap::new(),
+            stopped: Vec::new(),
             wait_statuses: WaitStatuses::default(),
             root_seen: false,
             lent_room: Vec::new(),
@@ -99,6 +105,8 @@ impl Dump {
     }
 
     fn look(&mut self, pid: Pid) {
+        // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
+        let _ = let_go::wait_until_put_right(pid);
         self.look_at_stop(pid);
         self.take_trap(pid);
         // Last: how long it has been waiting can't be seen any more when it has been stopped once more.
@@ -195,6 +203,9 @@ impl Dump {
         state.wait_status = self.wait_statuses.of(pid)?;
         if count_arrived_stop(&mut state) {
             log::info!("pid {pid}: a SIGSTOP has arrived since criu stopped it, and is in effect");
+        }
+        if matches!(state.run_state, RunState::Stopped(_)) && !self.before.contains_key(&pid) {
+            self.stopped.push(pid);
         }
         interrupted::complete(&stopped, &mut state, &waited)?;
         if self.settings.take_out != TakeOut::Never {
@@ -345,6 +356,7 @@ impl Dump {
                 log::warn!("{e}");
             }
         }
+        self.look_after_stopped();
         let dir = match self.host.image_dir() {
             Ok(dir) => dir,
             Err(e) => return log::error!("{e}"),
@@ -380,6 +392,24 @@ impl Dump {
                 }
             }
             Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+        }
+    }
+
+    /// CRIU sends them a stop signal as it lets them go.
+    fn look_after_stopped(&self) {
+        let mut all = Vec::new();
+        for &pid in self.before.keys().chain(&self.stopped) {
+            match LetGo::of(pid) {
+                Ok(one) => all.extend(one),
+                Err(e) if e.is_died() => {}
+                Err(e) => log::warn!("{}", e.during(Phase::Release, pid)),
+            }
+        }
+        if let Err(e) = let_go::put_right_afterwards(&all) {
+            log::warn!(
+                "{e}: where stopped processes are left running, the stop signal that criu sends them stays pending \
+                 until SIGCONT"
+            );
         }
     }
 

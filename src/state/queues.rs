@@ -247,7 +247,8 @@ impl Queue {
         Ok(())
     }
 
-    pub(super) fn queue<Owner>(
+    /// Queues `infos` behind what is in the queue. `ids` are those of the thread.
+    pub(crate) fn queue<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,

@@ -198,7 +198,7 @@ impl<Owner> StoppedProcess<Owner> {
     }
 
     /// A thread that dequeues a signal of the shared queue and not one of its own of the same number.
-    fn thread_without(&self, queued: Option<SigNo>) -> Result<Tid> {
+    pub(crate) fn thread_without(&self, queued: Option<SigNo>) -> Result<Tid> {
         let Some(queued) = queued else {
             return Ok(self.leader());
         };

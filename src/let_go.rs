@@ -1,0 +1,168 @@
+//! What CRIU does to a stopped process that it lets go, put right.
+//!
+//! CRIU does not know whether a process that it found stopped would be so without it, and sends it a stop signal as it
+//! lets it go (compel_resume_task_sig, compel/src/lib/infect.c). In one that is stopped already that signal stays
+//! pending, for all to see, until a SIGCONT takes it away. Nothing can be done about it while CRIU holds the process,
+//! and CRIU calls no plugin after that. So a process of its own waits until CRIU has let go, and takes it out.
+
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{Pid, SigNo, SigSet};
+
+use crate::companion;
+use crate::error::{Cause, Error, Result};
+use crate::proc::{self, SignalStatus};
+use crate::stops;
+use crate::tracee::{ByHost, StoppedProcess};
+
+/// What the process that waits is called.
+const NAME: &std::ffi::CStr = c"signals-let-go";
+/// How often it looks. It is a matter of milliseconds: CRIU lets go when it has called its plugins for the last time.
+const INTERVAL: Duration = Duration::from_micros(200);
+/// Unless it is held up by something that may take for ever.
+const LONG_INTERVAL: Duration = Duration::from_millis(20);
+/// How long it looks often.
+const SHORTLY: Duration = Duration::from_secs(2);
+
+/// A stopped process that CRIU is about to let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetGo {
+    pid: Pid,
+    started: u64,
+    /// The stop signals that are pending for it now.
+    own: SigSet,
+}
+
+impl LetGo {
+    /// `None` if the process, which is seized by CRIU, is not stopped.
+    ///
+    /// # Errors
+    /// If it is not seized, or gone.
+    pub fn of(pid: Pid) -> Result<Option<LetGo>> {
+        let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        if stopped.trap_again(stopped.leader())?.is_none() {
+            return Ok(None);
+        }
+        let pending = SignalStatus::read(pid, stopped.leader())?.shared_pending;
+        Ok(Some(LetGo {
+            pid,
+            started: proc::start_time(pid)?,
+            own: stops::of(pending),
+        }))
+    }
+
+    fn is_gone(&self) -> Result<bool> {
+        let status = SignalStatus::read(self.pid, self.pid.into())?;
+        Ok(status.dead || proc::start_time(self.pid)? != self.started)
+    }
+
+    /// Waits until `host` does not trace any thread of the process and all of them are stopped. False if there is
+    /// nothing to be done then.
+    fn wait(&self, host: i32) -> Result<bool> {
+        let begun = Instant::now();
+        let mut released = None;
+        loop {
+            if self.is_gone()? {
+                return Ok(false);
+            }
+            let (mut held, mut stopped) = (false, true);
+            for tid in proc::threads(self.pid)? {
+                match proc::tracer(self.pid, tid)? {
+                    None => stopped &= proc::is_stopped(self.pid, tid)?,
+                    Some((by, _)) if by.0 == host => held = true,
+                    Some((by, name)) => {
+                        let why = format!("thread {by} ({name}) traces it");
+                        let e = Error::new("stop", Cause::Unsupported(why.into()));
+                        return Err(e.in_thread(tid));
+                    }
+                }
+            }
+            // CRIU has sent its signal before it lets go of the leader, the first thread. On its way into the stop a
+            // thread shows as running for a moment.
+            if !held {
+                let since = *released.get_or_insert_with(Instant::now);
+                if stopped {
+                    return Ok(true);
+                }
+                // It has been continued.
+                if self.sent()?.is_empty() || since.elapsed() > SHORTLY {
+                    return Ok(false);
+                }
+            }
+            std::thread::sleep(if begun.elapsed() < SHORTLY {
+                INTERVAL
+            } else {
+                LONG_INTERVAL
+            });
+        }
+    }
+
+    /// The stop signals that are pending and have not been there before.
+    fn sent(&self) -> Result<SigSet> {
+        let pending = SignalStatus::read(self.pid, self.pid.into())?.shared_pending;
+        Ok(stops::of(pending).difference(self.own))
+    }
+
+    fn put_right(&self, host: i32) -> Result<SigSet> {
+        if !self.wait(host)? {
+            return Ok(SigSet::EMPTY);
+        }
+        if proc::is_frozen(self.pid)? {
+            let why = "a cgroup v1 freezer holds it";
+            return Err(Error::new("stop", Cause::Unsupported(why.into())));
+        }
+        stops::take_out_of_released(self.pid, self.own)
+    }
+}
+
+/// Starts the process that waits until the calling one, which must have one thread, lets go of `all`. If they are
+/// killed instead, it has nothing to do.
+///
+/// # Errors
+/// If there can be no further process.
+pub fn put_right_afterwards(all: &[LetGo]) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let host = std::process::id().cast_signed();
+    let what = "start the process that looks after stopped ones";
+    companion::start(NAME, what, &[], || {
+        let mut code = 0;
+        for one in all {
+            match one.put_right(host) {
+                Ok(sent) if sent.is_empty() => {}
+                Ok(sent) => log::info!("pid {}: taken out again: {}", one.pid, names(sent)),
+                Err(e) if e.is_died() => {}
+                Err(e) => {
+                    code = 1;
+                    log::warn!(
+                        "pid {}: stopped, and left running: the stop signal that criu has sent it stays pending until \
+                         SIGCONT: {e}",
+                        one.pid
+                    );
+                }
+            }
+        }
+        code
+    })
+}
+
+/// Waits, but not for ever, until such a process has done with `pid`: two tracers get in each other's way.
+///
+/// # Errors
+/// If `pid` is gone.
+pub fn wait_until_put_right(pid: Pid) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < SHORTLY
+        && let Some((_, name)) = proc::tracer(pid, pid.into())?
+        && name.as_bytes() == NAME.to_bytes()
+    {
+        std::thread::sleep(INTERVAL);
+    }
+    Ok(())
+}
+
+fn names(signals: SigSet) -> String {
+    let names: Vec<String> = signals.iter().map(|s: SigNo| s.to_string()).collect();
+    names.join(", ")
+}

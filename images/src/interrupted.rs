@@ -71,12 +71,18 @@ pub struct InterruptedCall {
     /// How much longer it would have waited, in nanoseconds, where its arguments do not tell and something else
     /// did.
     pub remaining: Option<u64>,
+    /// It has a relative timeout of which part may have passed, how much is not known, and it begins anew with the
+    /// whole of it.
+    pub whole_timeout: bool,
 }
 
 impl fmt::Display for InterruptedCall {
-    /// `system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left`.
+    /// `system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left`; `system call 232 (ERESTARTNOHAND), whole timeout`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "system call {} ({})", self.number, self.code)?;
+        if self.whole_timeout {
+            f.write_str(", whole timeout")?;
+        }
         match self.remaining {
             Some(ns) => write!(
                 f,
@@ -108,6 +114,7 @@ impl Codec for InterruptedCall {
             code: u32::from(self.code.number()),
             ip: self.ip,
             remaining_ns: self.remaining,
+            whole_timeout: self.whole_timeout,
             ..pb::InterruptedCall::default()
         }
     }
@@ -122,6 +129,7 @@ impl Codec for InterruptedCall {
             code,
             ip: message.ip,
             remaining: message.remaining_ns,
+            whole_timeout: message.whole_timeout,
         };
         call.check()?;
         Ok(call)
@@ -141,10 +149,20 @@ mod tests {
             code: RestartCode::ByBlock,
             ip: 0x40_1002,
             remaining: Some(1_500_000_000),
+            whole_timeout: false,
         };
         assert_eq!(
             call.to_string(),
             "system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left"
+        );
+        let call = InterruptedCall {
+            remaining: None,
+            whole_timeout: true,
+            ..call
+        };
+        assert_eq!(
+            call.to_string(),
+            "system call 35 (ERESTART_RESTARTBLOCK), whole timeout"
         );
     }
 

@@ -173,18 +173,21 @@ pub(crate) fn stack_needs() -> impl Strategy<Value = StackNeeds> {
 }
 
 pub(crate) fn interrupted_call() -> impl Strategy<Value = InterruptedCall> {
-    let own = any::<(u64, Option<u64>)>();
+    let own = any::<(u64, Option<u64>, bool)>();
     (
         0..1_u32 << 31,
         prop::sample::select(&RestartCode::ALL[..]),
         own,
     )
-        .prop_map(|(number, code, (ip, remaining))| InterruptedCall {
-            number,
-            code,
-            ip,
-            remaining,
-        })
+        .prop_map(
+            |(number, code, (ip, remaining, whole_timeout))| InterruptedCall {
+                number,
+                code,
+                ip,
+                remaining,
+                whole_timeout,
+            },
+        )
 }
 
 type Thread = (

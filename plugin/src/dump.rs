@@ -23,9 +23,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
-use crate::notices::Notices;
-use crate::parents::{self, Saying, Ties};
+use crate::notices::{Notices, Saying};
+use crate::parents::{self, Ties};
 use crate::settings::{OVERRUNS, Overruns, REFUSE, Settings, TakeOut};
+use crate::timeouts;
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +158,11 @@ impl Dump {
         let parent = proc::parentage(pid)?.parent;
         let parent_is_dumped = self.handed.contains(&parent);
         self.handed.push(pid);
-        for saying in parents::at_dump(pid, &Ties::of(process), parent_is_dumped) {
+        self.say_or_refuse(parents::at_dump(pid, &Ties::of(process), parent_is_dumped))
+    }
+
+    fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {
+        for saying in sayings {
             let Saying {
                 notice,
                 what,
@@ -178,7 +183,7 @@ impl Dump {
     fn try_capture(&mut self, pid: Pid) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         // Before anything runs in it, after which nobody could tell how it was stopped.
-        interrupted::shield(&stopped)?;
+        let anew = interrupted::shield(&stopped)?;
         let seen = self.asleep.remove(&pid).unwrap_or_default();
         let waited = asleep::confirm(&stopped, &seen);
         let limits = self.settings.limits;
@@ -207,7 +212,8 @@ impl Dump {
         if matches!(state.run_state, RunState::Stopped(_)) && !self.before.contains_key(&pid) {
             self.stopped.push(pid);
         }
-        interrupted::complete(&stopped, &mut state, &waited)?;
+        interrupted::complete(&stopped, &mut state, &waited, &anew)?;
+        self.say_or_refuse(timeouts::at_dump(pid, &state))?;
         if self.settings.take_out != TakeOut::Never {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
             if plan.lend_room {

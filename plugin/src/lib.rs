@@ -9,6 +9,7 @@ mod notices;
 mod parents;
 mod restore;
 mod settings;
+mod timeouts;
 
 use std::ffi::CStr;
 

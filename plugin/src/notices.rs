@@ -12,6 +12,8 @@ pub enum Notice {
     ExitSignal,
     /// An alternate stack on which this machine's signal frames do not fit.
     SmallStack,
+    /// A system call that begins anew with its whole timeout.
+    WholeTimeout,
 }
 
 impl fmt::Display for Notice {
@@ -21,17 +23,30 @@ impl fmt::Display for Notice {
             Notice::ParentDeathSignal => "pdeathsig",
             Notice::ExitSignal => "exit-signal",
             Notice::SmallStack => "altstack",
+            Notice::WholeTimeout => "timeout",
         })
     }
 }
 
 impl Notice {
     /// All of them.
-    pub const ALL: [Notice; 3] = [
+    pub const ALL: [Notice; 4] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
+        Notice::WholeTimeout,
     ];
+}
+
+/// One thing to say at a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saying {
+    /// Of which kind.
+    pub notice: Notice,
+    /// What will not be as it was.
+    pub what: String,
+    /// What the user can do about it.
+    pub advice: &'static str,
 }
 
 /// What has been said so far.

@@ -3,18 +3,7 @@
 
 use criu_signals::images::{ExitSignal, Pid, ProcessState, SigNo, ThreadState};
 
-use crate::notices::Notice;
-
-/// One thing to say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saying {
-    /// Of which kind.
-    pub notice: Notice,
-    /// What will not be as it was.
-    pub what: String,
-    /// What the user can do about it.
-    pub advice: &'static str,
-}
+use crate::notices::{Notice, Saying};
 
 /// What ties a process to its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]

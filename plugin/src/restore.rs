@@ -13,6 +13,7 @@ use crate::NAME;
 use crate::notices::{Notice, Notices};
 use crate::parents::Ties;
 use crate::settings::{Policy, Settings};
+use crate::timeouts;
 
 /// What a restore has looked at so far.
 pub struct Restore {
@@ -191,6 +192,9 @@ impl Restore {
                 process.comm
             );
             self.notices.say(Notice::ExitSignal, &what);
+        }
+        if let Some(what) = timeouts::at_restore(pid, process) {
+            self.notices.say(Notice::WholeTimeout, &what);
         }
         for small in sigstack::too_small(process).iter().filter(|s| s.is_fatal()) {
             log::warn!("pid {pid} ({}): restored, but {small}", process.comm);

@@ -40,8 +40,8 @@ const POLICY: Name = Name {
     in_file: "policy",
     variable: "CRIU_SIGNALS_POLICY",
 };
-/// What is refused rather than said: `pdeathsig` and `exit-signal` make a dump fail, and the tasks run on; `altstack`
-/// makes a restore fail before anything is restored, as the policy `strict` does.
+/// What is refused rather than said: `pdeathsig`, `exit-signal` and `timeout` make a dump fail, and the tasks run on;
+/// `altstack` makes a restore fail before anything is restored, as the policy `strict` does.
 pub const REFUSE: Name = Name {
     in_file: "refuse",
     variable: "CRIU_SIGNALS_REFUSE",
@@ -501,7 +501,7 @@ mod tests {
         assert_eq!(
             said(with(REFUSE, "pdeathsig,exitsignal")),
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
-             altstack"
+             altstack, timeout"
         );
     }
 

@@ -237,6 +237,68 @@ pub fn waiting(number: u32, args: [u64; 6], compat: bool) -> Option<Waiting> {
     }
 }
 
+/// Where the timeout of a call is that ends with EINTR whatever interrupted it ([`Waiting::Once`] and
+/// [`Waiting::OnceOnSocket`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// It waits as long as it takes.
+    Without,
+    /// It has one.
+    Given,
+    /// It has one if there is a pointer other than NULL at this address.
+    IfAt(u64),
+}
+
+/// The timeout of such a call.
+pub fn timeout(number: u32, args: [u64; 6], compat: bool) -> Timeout {
+    let pointer = |place: usize| {
+        if args[place] == 0 {
+            Timeout::Without
+        } else {
+            Timeout::Given
+        }
+    };
+    let number = if compat {
+        match number {
+            // ipc(SEMOP), ipc(SEMTIMEDOP): the pointer comes last.
+            117 if args[0] & 0xffff == 1 => return Timeout::Without,
+            117 => return pointer(5),
+            256 => libc::SYS_epoll_wait,
+            319 => libc::SYS_epoll_pwait,
+            441 => libc::SYS_epoll_pwait2,
+            177 | 421 => libc::SYS_rt_sigtimedwait,
+            420 => libc::SYS_semtimedop,
+            247 => libc::SYS_io_getevents,
+            426 => libc::SYS_io_uring_enter,
+            _ => return Timeout::Given,
+        }
+    } else {
+        i64::from(number)
+    };
+    match number {
+        // An int in the low half; below 0 it is for ever.
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait if args[3] & 0x8000_0000 != 0 => {
+            Timeout::Without
+        }
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => pointer(3),
+        libc::SYS_rt_sigtimedwait => pointer(2),
+        libc::SYS_semop => Timeout::Without,
+        libc::SYS_io_getevents => pointer(4),
+        libc::SYS_io_uring_enter if args[3] & IORING_ENTER_EXT_ARG == 0 => Timeout::Without,
+        // struct io_uring_getevents_arg; where that is registered memory, args[4] is an offset into it.
+        libc::SYS_io_uring_enter if args[3] & IORING_ENTER_EXT_ARG_REG == 0 => {
+            Timeout::IfAt(args[4].wrapping_add(IO_URING_GETEVENTS_ARG_TS))
+        }
+        // A socket without one would have given ERESTARTSYS (sock_intr_errno), select and its like ERESTARTNOHAND.
+        _ => Timeout::Given,
+    }
+}
+
+/// linux/io_uring.h.
+const IORING_ENTER_EXT_ARG: u64 = 1 << 3;
+const IORING_ENTER_EXT_ARG_REG: u64 = 1 << 6;
+const IO_URING_GETEVENTS_ARG_TS: u64 = 16;
+
 fn waiting_64(number: i64) -> Option<Waiting> {
     Some(match number {
         libc::SYS_epoll_wait
@@ -701,6 +763,33 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_call_waits_for_ever() {
+        let of = |number: i64, args: [u64; 6]| timeout(u32::try_from(number).unwrap(), args, false);
+        let ms = |ms: i32| [3, 0, 1, u64::from(ms.cast_unsigned()), 0, 0];
+        assert_eq!(of(libc::SYS_epoll_wait, ms(-1)), Timeout::Without);
+        assert_eq!(of(libc::SYS_epoll_pwait, ms(i32::MAX)), Timeout::Given);
+        let null = [1, 2, 0, 0, 0, 0];
+        let pointer = [1, 2, 0x7fff_0000, 0x7fff_0000, 0, 0];
+        for number in [libc::SYS_rt_sigtimedwait, libc::SYS_epoll_pwait2] {
+            assert_eq!(of(number, null), Timeout::Without);
+            assert_eq!(of(number, pointer), Timeout::Given);
+        }
+        assert_eq!(of(libc::SYS_recvfrom, null), Timeout::Given);
+        let ring = |flags| [3, 0, 1, flags, 0x1000, 24];
+        assert_eq!(of(libc::SYS_io_uring_enter, ring(1)), Timeout::Without);
+        let extended = of(libc::SYS_io_uring_enter, ring(9));
+        assert_eq!(extended, Timeout::IfAt(0x1010));
+        // By the numbers of the 32-bit table: rt_sigtimedwait, ipc(SEMTIMEDOP), ipc(SEMOP).
+        assert_eq!(timeout(177, null, true), Timeout::Without);
+        assert_eq!(timeout(421, pointer, true), Timeout::Given);
+        assert_eq!(timeout(117, [4, 0, 1, 0, 0, 0xff00], true), Timeout::Given);
+        assert_eq!(
+            timeout(117, [1, 0, 1, 0, 0, 0xff00], true),
+            Timeout::Without
+        );
+    }
+
+    #[test]
     fn a_stub_is_recognised() {
         let bytes = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
         let later = Stub::new(0x1000, &registers(), None, SigSet::FULL, None).to_bytes();
@@ -747,6 +836,7 @@ mod tests {
             code: RestartCode::ByBlock,
             ip: 0x40_1002,
             remaining: None,
+            whole_timeout: false,
         };
         assert!(found.stands_before(&call));
         let put_back = found.interrupted_in(&call, RestartCode::UnlessHandled);

@@ -23,7 +23,7 @@ use criu_signals_images::{
 
 use super::asleep::Waited;
 use super::{Kind, Site};
-use crate::arch::{Registers, Waiting, waiting};
+use crate::arch::{Registers, Timeout, Waiting, timeout, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
@@ -90,25 +90,31 @@ impl Kind for InterruptedSystemCall {
 ///
 /// A result that is due stays: that of a process which is stopped, or is about to be.
 ///
+/// Returns the threads whose calls had a timeout under way. Such a call begins anew with the whole of it: the kernel
+/// has kept nothing of it, and docs/eintr.md says why the rest is not put in its place.
+///
 /// # Errors
 /// If a thread could not be looked at or changed.
-pub fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<()> {
-    stopped
-        .threads()
-        .iter()
-        .try_for_each(|&tid| match shield_thread(stopped.pid(), tid) {
-            Err(e) if e.is_died() && tid != stopped.leader() => Ok(()),
-            other => other.map_err(|e| e.in_thread(tid)),
-        })
+pub fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Vec<Tid>> {
+    let mut anew = Vec::new();
+    for &tid in stopped.threads() {
+        match shield_thread(stopped.pid(), tid) {
+            Ok(true) => anew.push(tid),
+            Ok(false) => {}
+            Err(e) if e.is_died() && tid != stopped.leader() => {}
+            Err(e) => return Err(e.in_thread(tid)),
+        }
+    }
+    Ok(anew)
 }
 
-fn shield_thread(pid: Pid, tid: Tid) -> Result<()> {
+fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
     let registers = ptrace::registers(tid)?;
     let Some((call, result)) = in_call(&registers) else {
-        return Ok(());
+        return Ok(false);
     };
     if result != -EINTR {
-        return Ok(());
+        return Ok(false);
     }
     let args = registers.call_args();
     let once_more = match waiting(call.number, args, registers.is_compat()) {
@@ -119,10 +125,17 @@ fn shield_thread(pid: Pid, tid: Tid) -> Result<()> {
         _ => false,
     };
     if !once_more || stop_is_due(pid, tid)? {
-        return Ok(());
+        return Ok(false);
     }
     log::debug!("pid {pid} tid {tid}: {call}: EINTR is only this stop's");
-    set(tid, &registers, &call, RestartCode::UnlessHandled)
+    set(tid, &registers, &call, RestartCode::UnlessHandled)?;
+    Ok(match timeout(call.number, args, registers.is_compat()) {
+        Timeout::Without => false,
+        Timeout::Given => true,
+        Timeout::IfAt(at) => Memory::open(pid)?
+            .read_u64(RemoteAddr(at))
+            .is_ok_and(|pointer| pointer != 0),
+    })
 }
 
 /// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).
@@ -145,7 +158,8 @@ fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
 }
 
 /// Enters into a capture what is known of the calls from before the stop: how much time each has left, where the
-/// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with.
+/// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with. `anew` are the threads
+/// that [`shield`] has named.
 ///
 /// # Errors
 /// If a thread is gone.
@@ -153,30 +167,32 @@ pub fn complete<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
     waited: &[Waited],
+    anew: &[Tid],
 ) -> Result<()> {
     for thread in &mut state.threads {
         let tid = thread.tid();
         let Some(call) = &mut thread.interrupted else {
             continue;
         };
-        let Some(waited) = waited.iter().find(|waited| waited.tid == tid) else {
-            continue;
-        };
         if call.code != RestartCode::ByBlock {
+            call.whole_timeout = anew.contains(&tid);
             continue;
         }
         let registers = ptrace::registers(tid)
             .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
-        if let Some(number) = waited.restarted {
-            call.number = number;
-            call.remaining = written_back(stopped.pid(), &registers, call);
+        if let Some(waited) = waited.iter().find(|waited| waited.tid == tid) {
+            if let Some(number) = waited.restarted {
+                call.number = number;
+                call.remaining = written_back(stopped.pid(), &registers, call);
+            }
+            if call.remaining.is_none()
+                && let Some(time) = waited.time
+                && let Some(whole) = asked_for(stopped.pid(), &registers, call)
+            {
+                call.remaining = Some(whole.saturating_sub(time));
+            }
         }
-        if call.remaining.is_none()
-            && let Some(time) = waited.time
-            && let Some(whole) = asked_for(stopped.pid(), &registers, call)
-        {
-            call.remaining = Some(whole.saturating_sub(time));
-        }
+        call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
     }
     Ok(())
 }
@@ -300,6 +316,7 @@ fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
         code: RestartCode::UnlessHandled,
         ip: registers.ip(),
         remaining: None,
+        whole_timeout: false,
     };
     Some((call, result))
 }
@@ -365,6 +382,20 @@ fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Opti
         return None;
     }
     read_timespec(pid, remaining)
+}
+
+/// Has the call, which the kernel goes on with by its `restart_block`, a relative timeout? Not where the kernel has
+/// written the rest of it in its place.
+fn is_relative(registers: &Registers, call: &InterruptedCall) -> bool {
+    let args = registers.call_args();
+    match waiting(call.number, args, registers.is_compat()) {
+        Some(Waiting::Nanosleep) => args[0] != args[1],
+        Some(Waiting::ClockNanosleep) => args[1] & TIMER_ABSTIME == 0 && args[2] != args[3],
+        Some(Waiting::Futex) => args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0,
+        // An int in the low half; below 0 it is for ever.
+        Some(Waiting::Poll) => args[2] & 0x8000_0000 == 0,
+        _ => false,
+    }
 }
 
 /// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves

@@ -12,6 +12,7 @@ pub mod let_go;
 pub mod order;
 pub mod proc;
 pub mod record;
+pub mod report;
 pub mod restore;
 pub mod sigstack;
 pub mod state;

@@ -1,11 +1,14 @@
-//! What the user sets, by a file and by the environment, and whether a real criu goes by it.
+//! What the user sets, by a file and by the environment, and whether a real criu goes by it; and the report that a
+//! setting asks for.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_signals::images::{CoreImage, SigNo};
+use criu_signals::images::{CoreImage, SigNo, image};
+use criu_signals::report::{Action, Document, Outcome, Process, Stage, VERSION};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
     test, with_plugin,
@@ -14,6 +17,7 @@ use criu_tests::criu::Criu;
 use criu_tests::plugin::Verdict;
 use criu_tests::procfs::Pid;
 use criu_tests::rundir::RunDir;
+use criu_tests::victim::reap_all;
 use nix::mount::{MsFlags, mount};
 
 fn main() -> ExitCode {
@@ -30,6 +34,7 @@ fn tests() -> Vec<Test> {
             bad.is_refused_at_restore(dir)
         }));
     }
+    tests.extend(reports());
     tests
 }
 
@@ -191,4 +196,321 @@ impl Bad {
         dumped("demo", dir)?;
         expect_error(&refused(&criu, dir)?, &[&says])
     }
+}
+
+// ---- the report --------------------------------------------------------------------------------------------------
+
+const REPORT: &str = "CRIU_SIGNALS_REPORT";
+
+fn reports() -> Vec<Test> {
+    vec![
+        test("report.verified", |dir| {
+            let criu = with_plugin()?.env(REPORT, "report-%s.json");
+            let victim = start("demo", None, dir)?;
+            let pid = victim.pid();
+            let dump = criu.dump(pid, &dir.images(), false)?;
+            ensure!(dump.ok, "criu dump failed");
+            reap_all()?;
+            let captured = read(&dir.images().join("report-dump.json"))?;
+            ensure!(captured.stage == Stage::Dump && captured.outcome == Outcome::Captured);
+            let (_, found) = restored(&criu, dir)?;
+            found?;
+            let verified = read(&dir.images().join("report-restore.json"))?;
+            ensure!(verified.stage == Stage::Restore && verified.outcome == Outcome::Verified);
+            for report in [&captured, &verified] {
+                ensure!(report.report_version == VERSION && report.criu.result == Some(0));
+                ensure!(report.images == Some(dir.images().display().to_string()));
+                ensure!(report.policy == "repair" && report.errors.is_empty());
+                let [process] = report.processes.as_slice() else {
+                    bail!("not one process: {report:?}")
+                };
+                // The run is pid 1's own namespace: both sides see the same pid.
+                ensure!((process.pid, process.pid_in_namespace) == (Some(pid), Some(pid)));
+                ensure!(process.comm.as_deref() == Some("demo"), "{process:?}");
+                // victims/demo.c: two threads, four signals for each of its three queues.
+                ensure!(
+                    (process.threads, process.siginfos) == (2, DEMO_SIGINFOS),
+                    "{process:?}"
+                );
+                ensure!(process.duration_us > 0 && process.duration_us < report.duration_us);
+                ensure!(process.differences.is_empty() && process.errors.is_empty());
+            }
+            Ok(())
+        }),
+        test("report.repaired", |dir| {
+            let pid = dumped("demo", dir)?;
+            lose_a_signal(dir, pid)?;
+            // Not of this run: to be gone.
+            let path = dir.file("report.json");
+            fs::write(&path, "old")?;
+            let (_, found) = restored(&with_plugin()?.env(REPORT, &path), dir)?;
+            found?;
+            let report = read(&path)?;
+            ensure!(report.outcome == Outcome::Repaired, "{report:?}");
+            let differences = &report.processes[0].differences;
+            let queue = differences.iter().find(|d| d.field == "shared queue");
+            let queue = queue.with_context(|| format!("{report:?}"))?;
+            ensure!(queue.done == Action::PutBack && queue.place == "process");
+            ensure!(
+                queue.dumped.contains("SIGHUP") && !queue.found.contains("SIGHUP"),
+                "{queue:?}"
+            );
+            as_documented(report, pid)
+        }),
+        test("report.differs", |dir| {
+            let pid = dumped("demo", dir)?;
+            lose_a_signal(dir, pid)?;
+            let path = dir.file("report.json");
+            let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", "report");
+            let (_, found) = restored(&criu.env(REPORT, &path), dir)?;
+            ensure!(
+                found.is_err(),
+                "the victim passes, though its signal was not put back"
+            );
+            let report = read(&path)?;
+            ensure!(
+                report.outcome == Outcome::Differs && report.policy == "report",
+                "{report:?}"
+            );
+            let left = |d: &criu_signals::report::Difference| d.done == Action::LeftAlone;
+            ensure!(report.processes[0].differences.iter().all(left));
+            Ok(())
+        }),
+        test("report.failed", |dir| {
+            let (report, restore_ok) = one_image_gone("repair", dir)?;
+            ensure!(
+                restore_ok && report.outcome == Outcome::Failed,
+                "{report:?}"
+            );
+            let count = |outcome| {
+                report
+                    .processes
+                    .iter()
+                    .filter(|p| p.outcome == outcome)
+                    .count()
+            };
+            ensure!(
+                count(Outcome::Failed) == 1 && count(Outcome::Verified) > 0,
+                "{report:?}"
+            );
+            let failed = report
+                .processes
+                .iter()
+                .find(|p| p.outcome == Outcome::Failed);
+            let errors = &failed.context("counted before")?.errors;
+            ensure!(
+                errors.iter().any(|e| e.contains("there is no such image")),
+                "{errors:?}"
+            );
+            Ok(())
+        }),
+        test("report.refused", |dir| {
+            let (report, restore_ok) = one_image_gone("strict", dir)?;
+            ensure!(
+                !restore_ok && report.outcome == Outcome::Refused,
+                "{report:?}"
+            );
+            // Before there was a process, or an end of the run.
+            ensure!(
+                report.criu.result.is_none() && report.processes.is_empty(),
+                "{report:?}"
+            );
+            ensure!(
+                report
+                    .errors
+                    .iter()
+                    .any(|e| e.contains("Nothing is restored")),
+                "{report:?}"
+            );
+            Ok(())
+        }),
+        test("report.dump-refused", |dir| {
+            let victim = start("demo", None, dir)?;
+            let path = dir.file("report.json");
+            fs::write(
+                dir.images().join(image::file_name(victim.pid())),
+                "precious",
+            )?;
+            let dump =
+                with_plugin()?
+                    .env(REPORT, &path)
+                    .dump(victim.pid(), &dir.images(), false)?;
+            ensure!(!dump.ok, "criu dump has succeeded");
+            let report = read(&path)?;
+            ensure!(report.outcome == Outcome::Refused, "{report:?}");
+            let [process] = report.processes.as_slice() else {
+                bail!("not one process: {report:?}")
+            };
+            ensure!(process.outcome == Outcome::Refused);
+            ensure!(
+                process.errors.iter().any(|e| e.contains("exists already")),
+                "{process:?}"
+            );
+            victim.finish(CHECK)
+        }),
+        test("report.dump-fails-in-criu", |dir| {
+            let victim = start("locked", None, dir)?;
+            let path = dir.file("report.json");
+            let dump =
+                with_plugin()?
+                    .env(REPORT, &path)
+                    .dump(victim.pid(), &dir.images(), false)?;
+            ensure!(!dump.ok, "criu dump has succeeded");
+            let report = read(&path)?;
+            ensure!(report.outcome == Outcome::Failed, "{report:?}");
+            ensure!(
+                report.criu.result.is_some_and(|result| result != 0),
+                "{report:?}"
+            );
+            ensure!(
+                report
+                    .processes
+                    .iter()
+                    .all(|p| p.outcome == Outcome::Captured)
+            );
+            victim.finish(CHECK)
+        }),
+        // There is room for the file, and none for what is to be written to it.
+        test("report.disk-full", |dir| {
+            let victim = start("demo", None, dir)?;
+            let folder = small_disk(dir, "size=4k")?;
+            let path = folder.join("report.json");
+            fs::write(&path, vec![b'x'; 4096])?;
+            let full = fs::hard_link(&path, folder.join("filler"));
+            full.context("so that removing the old report frees nothing")?;
+            let dump = with_plugin()?
+                .env(REPORT, &path)
+                .dump(victim.pid(), &dir.images(), true)?;
+            ensure!(dump.ok, "criu dump failed");
+            expect_error(
+                &dump,
+                &[
+                    "report.json",
+                    "No space left on device",
+                    "there is no report",
+                ],
+            )?;
+            only_filler(&folder)?;
+            victim.finish(CHECK)
+        }),
+        test("report.cannot-be-made.repair", |dir| {
+            let victim = start("demo", None, dir)?;
+            let path = dir.file("nowhere/report.json");
+            let dump = with_plugin()?
+                .env(REPORT, &path)
+                .dump(victim.pid(), &dir.images(), true)?;
+            ensure!(dump.ok, "criu dump failed");
+            expect_error(
+                &dump,
+                &["nowhere/report.json", "ENOENT", "there will be no report"],
+            )?;
+            victim.finish(CHECK)
+        }),
+        test("report.cannot-be-made.strict", |dir| {
+            let victim = start("demo", None, dir)?;
+            let path = dir.file("nowhere/report.json");
+            let criu = with_plugin()?
+                .env("CRIU_SIGNALS_POLICY", "strict")
+                .env(REPORT, &path);
+            let dump = criu.dump(victim.pid(), &dir.images(), false)?;
+            ensure!(!dump.ok, "criu dump has succeeded");
+            expect_error(&dump, &["nowhere/report.json", "ENOENT", "policy=strict"])?;
+            victim.finish(CHECK)
+        }),
+    ]
+}
+
+/// What victims/demo.c has in its queues.
+const DEMO_SIGINFOS: usize = 12;
+
+/// Reads a report, which is whole, for its owner alone, and holds what is documented and nothing else.
+fn read(path: &Path) -> Result<Document> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let report: Document = serde_json::from_str(&text)?;
+    ensure!(text == format!("{}\n", serde_json::to_string_pretty(&report)?));
+    ensure!(fs::metadata(path)?.permissions().mode() & 0o777 == 0o600);
+    let folder = path.parent().context("it has a folder")?;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        ensure!(
+            !name.to_string_lossy().ends_with(".new"),
+            "{name:?} is left behind"
+        );
+    }
+    Ok(report)
+}
+
+/// Restores a tree of which one process's image is missing.
+fn one_image_gone(policy: &str, dir: &RunDir) -> Result<(Document, bool)> {
+    let root = dumped("process_tree", dir)?;
+    let of_a_child = |name: &str| name.starts_with("signals-") && name != image::file_name(root);
+    let mut names =
+        fs::read_dir(dir.images())?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let name = names
+        .find(|name| of_a_child(name))
+        .context("no child's image")?;
+    fs::remove_file(dir.images().join(name))?;
+    let path = dir.file("report.json");
+    let criu = with_plugin()?
+        .env("CRIU_SIGNALS_POLICY", policy)
+        .env(REPORT, &path);
+    let (step, _) = criu.restore(&dir.images())?;
+    Ok((read(&path)?, step.ok))
+}
+
+/// But for what differs from run to run, docs/report.md shows this very report.
+fn as_documented(report: Document, pid: Pid) -> Result<()> {
+    let text = include_str!("../../docs/report.md");
+    let (_, example) = text
+        .split_once("```json\n")
+        .context("there is no example")?;
+    let (example, _) = example
+        .split_once("```")
+        .context("the example has no end")?;
+    let example = example.replace(" pid 2 ", &format!(" pid {pid} "));
+    let documented: Document = serde_json::from_str(&example)?;
+    ensure!(
+        example == format!("{}\n", serde_json::to_string_pretty(&documented)?),
+        "the example has fields that a report does not have"
+    );
+    let documented = Document {
+        plugin_version: report.plugin_version.clone(),
+        criu: report.criu.clone(),
+        images: report.images.clone(),
+        duration_us: report.duration_us,
+        processes: documented
+            .processes
+            .into_iter()
+            .zip(&report.processes)
+            .map(|(process, real)| Process {
+                pid: real.pid,
+                pid_in_namespace: real.pid_in_namespace,
+                // Whether a thread sleeps when it is dumped is chance.
+                notices: real.notices.clone(),
+                duration_us: real.duration_us,
+                ..process
+            })
+            .collect(),
+        ..documented
+    };
+    ensure!(
+        report == documented,
+        "reported: {report:#?}\ndocumented: {documented:#?}"
+    );
+    Ok(())
+}
+
+fn small_disk(dir: &RunDir, options: &str) -> Result<PathBuf> {
+    let folder = dir.file("disk");
+    fs::create_dir(&folder)?;
+    let none = MsFlags::empty();
+    mount(Some("tmpfs"), &folder, Some("tmpfs"), none, Some(options)).context("mounting")?;
+    Ok(folder)
+}
+
+fn only_filler(folder: &Path) -> Result<()> {
+    let left = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+    let left: Vec<_> = left.collect::<Result<_>>()?;
+    ensure!(left == ["filler"], "left: {left:?}");
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
@@ -13,6 +13,7 @@ use criu_signals::images::{
     Image, Pid, ProcessState, Rlimit, RunState, SigNo, TakenOut, TimerEntry, image,
 };
 use criu_signals::let_go::{self, LetGo};
+use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::overruns;
@@ -25,6 +26,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::NAME;
 use crate::notices::{Notices, Saying};
 use crate::parents::{self, Ties};
+use crate::report::Recorder;
 use crate::settings::{OVERRUNS, Overruns, REFUSE, Settings, TakeOut};
 use crate::timeouts;
 
@@ -62,10 +64,12 @@ pub struct Dump {
     /// The processes, as criu sees them.
     handed: Vec<Pid>,
     notices: Notices,
+    recorder: Recorder,
 }
 
 impl Dump {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+        let recorder = Recorder::begin(Stage::Dump, host, &settings)?;
         let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
         if !recorded {
             log::info!(
@@ -89,6 +93,7 @@ impl Dump {
             asleep: HashMap::new(),
             handed: Vec::new(),
             notices: Notices::default(),
+            recorder,
         })
     }
 
@@ -147,9 +152,26 @@ impl Dump {
 
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        self.try_capture(pid)
-            .map_err(|e| e.during(Phase::Capture, pid))
-            .map_err(HookError::from)
+        let started = Instant::now();
+        let captured = self
+            .try_capture(pid)
+            .map_err(|e| e.during(Phase::Capture, pid));
+        let mut process = match &captured {
+            Ok(state) => captured_process(state),
+            Err(e) => {
+                // Said in the log by whoever gets the error.
+                self.recorder.refuse();
+                Process {
+                    pid_in_namespace: record::innermost(pid).ok(),
+                    errors: vec![e.to_string()],
+                    ..Process::new(Outcome::Refused)
+                }
+            }
+        };
+        process.pid = Some(pid.0);
+        process.notices = self.notices.take_said();
+        self.recorder.process(process, started);
+        captured.map(|_| ()).map_err(HookError::from)
     }
 
     /// Says what can't be kept, or refuses it, as the settings will have it.
@@ -180,7 +202,7 @@ impl Dump {
         Ok(())
     }
 
-    fn try_capture(&mut self, pid: Pid) -> Result<()> {
+    fn try_capture(&mut self, pid: Pid) -> Result<ProcessState> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         // Before anything runs in it, after which nobody could tell how it was stopped.
         let anew = interrupted::shield(&stopped)?;
@@ -245,7 +267,7 @@ impl Dump {
             &stopped,
             interrupted::calls(&state),
         )?);
-        Ok(())
+        Ok(state)
     }
 
     /// Takes pending signals out and writes the image, in the order that loses nothing. Returns the whole state.
@@ -348,11 +370,11 @@ impl Dump {
                 Err(e) => vec![e.during(Phase::Replay, *pid)],
             };
             for error in errors.iter().filter(|e| !e.is_died()) {
-                log::error!("{error}");
+                self.recorder.error(error.to_string());
             }
         }
         for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
-            log::error!("{error}");
+            self.recorder.error(error.to_string());
         }
         // Whatever becomes of the processes: whether they run on is not known here.
         for before in self.before.values() {
@@ -363,10 +385,16 @@ impl Dump {
             }
         }
         self.look_after_stopped();
-        let dir = match self.host.image_dir() {
-            Ok(dir) => dir,
-            Err(e) => return log::error!("{e}"),
-        };
+        let host = self.host;
+        match host.image_dir() {
+            Ok(dir) => self.close(dir, ret),
+            Err(e) => self.recorder.error(e.to_string()),
+        }
+        self.recorder.finish(Some(ret), None);
+    }
+
+    /// The last look at the images.
+    fn close(&mut self, dir: BorrowedFd<'_>, ret: i32) {
         if ret != 0 {
             // They would be in the way of the next dump.
             for name in &self.written {
@@ -390,14 +418,16 @@ impl Dump {
         match record::dumped_processes(dir) {
             Ok(dumped) => {
                 for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {
-                    log::error!(
+                    self.recorder.error(format!(
                         "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
                          its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
                          ended the round before this one's turn"
-                    );
+                    ));
                 }
             }
-            Err(e) => log::error!("cannot tell whether every task was captured: {e}"),
+            Err(e) => self
+                .recorder
+                .error(format!("cannot tell whether every task was captured: {e}")),
         }
     }
 
@@ -420,17 +450,17 @@ impl Dump {
     }
 
     /// CRIU's images are written by now.
-    fn lend_room(&self, dir: BorrowedFd<'_>) {
+    fn lend_room(&mut self, dir: BorrowedFd<'_>) {
         for &(pid, limit) in &self.lent_room {
             match record::lend_room(dir, pid, limit) {
                 Ok(()) => log::info!(
                     "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which the queue \
                      can be restored; the right one is set at the restore"
                 ),
-                Err(e) => log::error!(
+                Err(e) => self.recorder.error(format!(
                     "pid {pid} (in its own namespace): criu will fail to restore the queue, as RLIMIT_SIGPENDING leaves \
                      too little room: {e}"
-                ),
+                )),
             }
         }
     }
@@ -445,12 +475,25 @@ impl Dump {
             match give_back(pid, custody) {
                 Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
                 Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
-                Err(e) => log::error!(
+                Err(e) => self.recorder.error(format!(
                     "{}; the guardian tries again when criu has ended",
                     e.during(Phase::Replay, pid)
-                ),
+                )),
             }
         }
+    }
+}
+
+/// What the report says of a process that was captured.
+fn captured_process(state: &ProcessState) -> Process {
+    let innermost = state.ids.innermost();
+    Process {
+        pid_in_namespace: Some(innermost),
+        comm: Some(state.comm.clone()),
+        threads: state.threads.len(),
+        siginfos: state.queues().map(|pending| pending.queue.len()).sum(),
+        taken_out: state.taken_out.iter().map(ToString::to_string).collect(),
+        ..Process::new(Outcome::Captured)
     }
 }
 

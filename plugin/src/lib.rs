@@ -7,6 +7,7 @@
 mod dump;
 mod notices;
 mod parents;
+mod report;
 mod restore;
 mod settings;
 mod timeouts;
@@ -28,7 +29,7 @@ enum Signals {
     Dump(Box<Dump>),
     /// Only memory is dumped: nothing to do.
     PreDump,
-    Restore(Restore),
+    Restore(Box<Restore>),
 }
 
 /// Reads the settings, and says which.
@@ -49,7 +50,10 @@ impl Plugin for Signals {
         match stage {
             Stage::Dump => Ok(Signals::Dump(Box::new(Dump::begin(host, settings()?)?))),
             Stage::PreDump => Ok(Signals::PreDump),
-            Stage::Restore => Ok(Signals::Restore(Restore::begin(host, settings()?)?)),
+            Stage::Restore => Ok(Signals::Restore(Box::new(Restore::begin(
+                host,
+                settings()?,
+            )?))),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use criu_signals::report;
+
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
@@ -51,29 +53,42 @@ pub struct Saying {
 
 /// What has been said so far.
 #[derive(Debug, Default)]
-pub struct Notices(BTreeMap<Notice, usize>);
+pub struct Notices {
+    counts: BTreeMap<Notice, usize>,
+    /// Not yet in the report.
+    said: Vec<report::Notice>,
+}
 
 impl Notices {
     /// Says it, as a warning.
     pub fn say(&mut self, notice: Notice, what: &str) {
-        *self.0.entry(notice).or_default() += 1;
+        *self.counts.entry(notice).or_default() += 1;
         log::warn!("{what}");
+        self.said.push(report::Notice {
+            kind: notice.to_string(),
+            text: what.to_owned(),
+        });
+    }
+
+    /// What was said since this was asked last, for the report.
+    pub fn take_said(&mut self) -> Vec<report::Notice> {
+        std::mem::take(&mut self.said)
     }
 
     /// How often anything was said.
     pub fn count(&self) -> usize {
-        self.0.values().sum()
+        self.counts.values().sum()
     }
 }
 
 impl fmt::Display for Notices {
     /// `nothing`, `pdeathsig=1 exit-signal=2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.counts.is_empty() {
             return f.write_str("nothing");
         }
-        let counts: Vec<String> = self.0.iter().map(|(n, c)| format!("{n}={c}")).collect();
-        f.write_str(&counts.join(" "))
+        let counts = self.counts.iter().map(|(n, c)| format!("{n}={c}"));
+        f.write_str(&counts.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -89,6 +104,10 @@ mod tests {
         notices.say(Notice::ParentDeathSignal, "two");
         notices.say(Notice::ExitSignal, "three");
         assert_eq!(notices.to_string(), "pdeathsig=1 exit-signal=2");
+        assert_eq!(notices.count(), 3);
+        let said: Vec<String> = notices.take_said().into_iter().map(|n| n.text).collect();
+        assert_eq!(said, ["one", "two", "three"]);
+        assert!(notices.take_said().is_empty());
         assert_eq!(notices.count(), 3);
     }
 }

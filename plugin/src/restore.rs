@@ -1,8 +1,11 @@
 //! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
 
+use std::time::Instant;
+
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::images::{Image, Pid, ProcessState, image};
+use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use criu_signals::{proc, record, restore::Report, sigstack};
@@ -12,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::NAME;
 use crate::notices::{Notice, Notices};
 use crate::parents::Ties;
+use crate::report::Recorder;
 use crate::settings::{Policy, Settings};
 use crate::timeouts;
 
@@ -22,34 +26,53 @@ pub struct Restore {
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
+    recorder: Recorder,
 }
 
 impl Restore {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Restore, HookError> {
         let recorded = host.check_and_remove_inventory_plugin(NAME);
-        let left = record::captured_processes(host.image_dir()?)?;
-        let policy = settings.policy;
-        if left.is_empty() {
+        let mut restore = Restore {
+            host,
+            policy: settings.policy,
+            notices: Notices::default(),
+            left: Vec::new(),
+            recorder: Recorder::begin(Stage::Restore, host, &settings)?,
+        };
+        match restore.examine(recorded, &settings) {
+            Ok(()) => Ok(restore),
+            Err(e) => {
+                // There is no other end to this run.
+                restore.recorder.finish(None, Some(e.to_string()));
+                Err(e)
+            }
+        }
+    }
+
+    /// Looks at the images before anything is restored.
+    fn examine(
+        &mut self,
+        recorded: Option<bool>,
+        settings: &Settings,
+    ) -> std::result::Result<(), HookError> {
+        self.left = record::captured_processes(self.host.image_dir()?)?;
+        let policy = self.policy;
+        if self.left.is_empty() {
             // Not a word about these images in the inventory either: they were made without this plugin.
             let what = "these images hold no signal state: they were made without this plugin, or its files are gone";
             if policy == Policy::Strict {
                 return Err(HookError::new(Errno::ENOENT, what));
             }
             if recorded == Some(true) {
-                log::error!("{what}");
+                self.recorder.error(what);
             } else {
                 log::warn!("{what}");
             }
         }
-        log::info!("policy={policy}, {} processes to check", left.len());
-        let mut restore = Restore {
-            host,
-            policy,
-            notices: Notices::default(),
-            left,
-        };
-        restore.check_images(&settings)?;
-        Ok(restore)
+        log::info!("policy={policy}, {} processes to check", self.left.len());
+        let checked = self.check_images(settings);
+        self.recorder.notices(self.notices.take_said());
+        checked
     }
 
     /// Before anything is restored: are all images there, and does a signal fit on the alternate stacks, here?
@@ -63,7 +86,8 @@ impl Restore {
                 Ok(None) => continue,
                 Err(e) if self.policy == Policy::Strict => {
                     unusable += 1;
-                    log::error!("{}: {e}", image::file_name(innermost));
+                    self.recorder
+                        .error(format!("{}: {e}", image::file_name(innermost)));
                     continue;
                 }
                 Err(e) => {
@@ -89,7 +113,10 @@ impl Restore {
             let dumped = record::dumped_processes(dir)?;
             for pid in dumped.iter().filter(|pid| !self.left.contains(pid)) {
                 unusable += 1;
-                log::error!("{}: there is no such image", image::file_name(*pid));
+                self.recorder.error(format!(
+                    "{}: there is no such image",
+                    image::file_name(*pid)
+                ));
             }
         }
         if unusable != 0 {
@@ -126,7 +153,8 @@ impl Restore {
     /// Checks one process. An error makes the restore fail: by [`Restore::refuse`] up to CRIU 4.2, which ignores
     /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
-        let verdict = match self.compare(pid) {
+        let started = Instant::now();
+        let (verdict, mut record) = match self.compare(pid) {
             Ok((report, process)) => {
                 for line in record::lines(&report) {
                     match report.verdict() {
@@ -138,15 +166,33 @@ impl Restore {
                 if let Err(e) = self.say(pid, &process) {
                     log::warn!("{}", e.during(Phase::Verify, pid));
                 }
-                report.verdict()
+                let record = Process {
+                    pid_in_namespace: Some(process.ids.innermost()),
+                    comm: Some(process.comm),
+                    ..Process::checked(&report)
+                };
+                (report.verdict(), record)
             }
             Err(e) => {
                 log::error!("pid {pid}: verdict={}", Verdict::Failed);
                 log::error!("{e}");
-                Verdict::Failed
+                let record = Process {
+                    pid: Some(pid.0),
+                    pid_in_namespace: record::innermost(pid).ok(),
+                    errors: vec![e.to_string()],
+                    ..Process::new(Outcome::Failed)
+                };
+                (Verdict::Failed, record)
             }
         };
-        if self.policy == Policy::Strict && verdict == Verdict::Failed {
+        let refused = self.policy == Policy::Strict && verdict == Verdict::Failed;
+        if refused {
+            record.outcome = Outcome::Refused;
+            self.recorder.refuse();
+        }
+        record.notices = self.notices.take_said();
+        self.recorder.process(record, started);
+        if refused {
             return Err(HookError::new(
                 Errno::EIO,
                 "signal state is not as it was captured, and policy=strict",
@@ -233,19 +279,31 @@ impl Restore {
         }
     }
 
-    pub fn end(self, ret: i32) {
-        if ret != 0 {
-            return;
+    pub fn end(mut self, ret: i32) {
+        if ret == 0 {
+            self.look_back();
         }
+        self.recorder.finish(Some(ret), None);
+    }
+
+    /// All tasks run again.
+    fn look_back(&mut self) {
         if self.notices.count() != 0 {
             log::warn!("restore: not kept: {}", self.notices);
         }
         for pid in &self.left {
-            log::error!(
+            let what = format!(
                 "pid {pid} (in its own namespace): its signal state is in the images, but the task was never handed \
                  to this plugin: NOT checked. Another plugin's RESUME_DEVICES_LATE hook has ended the round before \
                  this one's turn"
             );
+            log::error!("{what}");
+            let process = Process {
+                pid_in_namespace: Some(*pid),
+                errors: vec![what],
+                ..Process::new(Outcome::Unchecked)
+            };
+            self.recorder.process(process, Instant::now());
         }
     }
 }

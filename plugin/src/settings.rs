@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use criu_signals::custody::Limits;
+use criu_signals::report::Stage;
 
 use crate::notices::Notice;
 
@@ -62,8 +63,14 @@ pub const OVERRUNS: Name = Name {
     variable: "CRIU_SIGNALS_TIMER_OVERRUNS",
 };
 
+/// Where the report of a run goes.
+pub const REPORT: Name = Name {
+    in_file: "report",
+    variable: "CRIU_SIGNALS_REPORT",
+};
+
 /// All of them, in the order in which they are described.
-const NAMES: [Name; 5] = [POLICY, REFUSE, TAKE_OUT, DEEP_QUEUE, OVERRUNS];
+const NAMES: [Name; 6] = [POLICY, REPORT, REFUSE, TAKE_OUT, DEEP_QUEUE, OVERRUNS];
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,11 +153,54 @@ impl fmt::Display for Overruns {
     }
 }
 
+/// Where the report of a run goes: a path with `%s` and `%p` in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportPath(String);
+
+impl ReportPath {
+    fn parse(value: &str) -> std::result::Result<ReportPath, String> {
+        let mut letters = value.chars();
+        let mut known = !value.ends_with('/');
+        while let Some(letter) = letters.next() {
+            if letter == '%' {
+                known &= matches!(letters.next(), Some('s' | 'p' | '%'));
+            }
+        }
+        if known {
+            Ok(ReportPath(value.to_owned()))
+        } else {
+            Err(
+                "the path of a file, in which %s is dump or restore, %p is criu's pid and %% is %"
+                    .to_owned(),
+            )
+        }
+    }
+
+    /// The path for this run. A relative one starts from the image folder.
+    pub fn path(&self, stage: Stage, pid: u32) -> PathBuf {
+        let mut path = String::new();
+        let mut letters = self.0.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '%' => match letters.next() {
+                    Some('s') => path.push_str(&stage.to_string()),
+                    Some('p') => path.push_str(&pid.to_string()),
+                    other => path.extend(other),
+                },
+                letter => path.push(letter),
+            }
+        }
+        path.into()
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// See [`Policy`].
     pub policy: Policy,
+    /// See [`ReportPath`].
+    pub report: Option<ReportPath>,
     /// See [`REFUSE`].
     pub refuse: Refuse,
     /// See [`TakeOut`].
@@ -314,6 +364,9 @@ impl Settings {
         set(POLICY, &mut |value| {
             let all = [Policy::Repair, Policy::Strict, Policy::Report];
             put(&mut settings.policy, one_of(value, &all)?)
+        })?;
+        set(REPORT, &mut |value| {
+            put(&mut settings.report, Some(ReportPath::parse(value)?))
         })?;
         set(REFUSE, &mut |value| {
             put(&mut settings.refuse, refuse(value)?)
@@ -523,8 +576,24 @@ mod tests {
     }
 
     #[test]
+    fn a_report_has_a_path_of_its_own_for_each_run() {
+        let path = |value: &str| {
+            let report = ReportPath::parse(value)?;
+            Ok::<_, String>(report.path(Stage::Restore, 41).display().to_string())
+        };
+        assert_eq!(path("/r/%s-%p.json").unwrap(), "/r/restore-41.json");
+        assert_eq!(path("100%%.json").unwrap(), "100%.json");
+        for bad in ["/r/%d.json", "r%", "/r/"] {
+            assert!(
+                path(bad).unwrap_err().starts_with("the path of a file"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
     fn a_file_says_the_same_as_the_environment() {
-        let file = "policy = strict\n refuse=pdeathsig, altstack\r\ntake_out =never\ndeep_queue= 17\n\
+        let file = "policy = strict\nreport = /r/%s\n refuse=pdeathsig, altstack\r\ntake_out =never\ndeep_queue= 17\n\
                     timer_overruns = leave";
         let settings = from_file(file).unwrap();
         let lines: Vec<&str> = file.lines().collect();
@@ -602,7 +671,7 @@ mod tests {
         );
         assert_eq!(
             said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
-            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, refuse, take_out, deep_queue, \
+            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, report, refuse, take_out, deep_queue, \
              timer_overruns"
         );
         assert_eq!(

@@ -10,6 +10,12 @@ PROFILE      := debug
 # What `make test` hands to the tests, say a part of a name.
 ARGS         :=
 
+# For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
+CRIU_SRC     :=
+TESTS        :=
+FLAVOUR      := h
+JOBS         := 2
+
 # CI builds what Cargo.lock says, or not at all.
 locked      := $(if $(CI), --locked)
 here        := $(CURDIR)
@@ -26,7 +32,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build demo test gaps bench lint clean root
+.PHONY: help deps criu build demo test gaps bench zdtm lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -58,6 +64,11 @@ bench: PROFILE := release
 bench: root build ## measures what the plugin adds to a dump and to a restore (release build)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
 
+zdtm: source root build ## runs CRIU's own test suite without and with the plugin, and compares (CRIU_SRC=dir TESTS="sig*")
+	@scripts/install-deps zdtm
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
+	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
+
 lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
 	cargo fmt --all --check
 	$(cargo) clippy --workspace --all-targets$(locked) --quiet -- -D warnings
@@ -69,6 +80,9 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 clean: ## removes all that was built and fetched
 	cargo clean --quiet
 	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-*
+
+source:
+	@[ -n "$(CRIU_SRC)" ] || { echo "CRIU's source tree is needed: make zdtm CRIU_SRC=dir" >&2; exit 1; }
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'criu must run as root: sudo -E env PATH="$$PATH" make ...' >&2; exit 1; }

@@ -9,6 +9,12 @@ TARGET       := $(or $(CARGO_TARGET_DIR),target)
 PROFILE      := debug
 # What `make test` hands to the tests, say a part of a name.
 ARGS         :=
+# Where `make install` installs: the command and its papers, the settings, and the plugin (nothing: asks criu).
+PREFIX       := /usr/local
+SYSCONFDIR   := /etc
+PLUGINDIR    :=
+# Goes before all of these.
+DESTDIR      :=
 
 # For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
 CRIU_SRC     :=
@@ -32,7 +38,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build demo test gaps bench zdtm lint clean root source
+.PHONY: help deps criu build demo test gaps bench zdtm install uninstall lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -68,6 +74,15 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 	@scripts/install-deps zdtm
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
 	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
+
+install: PROFILE := release
+install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)
+	$(cargo) build -p signals-plugin -p criu-signals$(locked)$(profile_flag)
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PLUGINDIR="$(PLUGINDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install install \
+	  "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals"
+
+uninstall: ## takes away what install has installed (PREFIX, DESTDIR as then)
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install uninstall
 
 lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
 	cargo fmt --all --check

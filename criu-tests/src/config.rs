@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 /// The criu binary: `CRIU`, else `criu/criu` in the target folder.
 pub fn criu() -> Result<PathBuf> {
@@ -29,7 +29,20 @@ pub fn plugin_dir() -> Result<PathBuf> {
 }
 
 /// The name of the plugin under test.
-pub const PLUGIN_FILE: &str = "signals_plugin.so";
+pub const PLUGIN_FILE: &str = criu_signals::criu::installed::PLUGIN_FILE;
+
+/// The command `criu-signals`, of the same profile as the program that asks.
+pub fn command() -> Result<PathBuf> {
+    // target/debug/deps/install-0123456789abcdef, or target/debug/demo
+    let exe = env::current_exe()?;
+    let found = exe
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("criu-signals"))
+        .find(|file| file.is_file());
+    found.with_context(|| format!("criu-signals is not beside {}: make build", exe.display()))
+}
 
 /// The program of a victim, 64-bit or (`ia32`) 32-bit.
 pub fn victim(program: &str, ia32: bool) -> PathBuf {

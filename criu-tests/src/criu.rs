@@ -14,7 +14,7 @@ use crate::procfs::Pid;
 #[derive(Debug, Clone)]
 pub struct Criu {
     binary: PathBuf,
-    libdir: PathBuf,
+    libdir: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     env_removed: Vec<OsString>,
@@ -40,15 +40,22 @@ impl Step {
 }
 
 impl Criu {
-    /// `libdir` is the folder whose plugins are loaded; it is always given, since criu has a default one.
+    /// `libdir` is the folder whose plugins are loaded; it is given, since criu has a default one.
     pub fn new(binary: &Path, libdir: &Path) -> Self {
         Self {
             binary: binary.to_owned(),
-            libdir: libdir.to_owned(),
+            libdir: Some(libdir.to_owned()),
             args: Vec::new(),
             env: Vec::new(),
             env_removed: Vec::new(),
         }
+    }
+
+    /// Without `--libdir`: criu looks for plugins where it does by itself.
+    #[must_use]
+    pub fn default_libdir(mut self) -> Self {
+        self.libdir = None;
+        self
     }
 
     /// One more argument for every call.
@@ -144,12 +151,11 @@ impl Criu {
             .arg("--images-dir")
             .arg(images)
             .arg("-v4");
-        command
-            .arg("--log-file")
-            .arg(format!("{action}.log"))
-            .arg("--libdir")
-            .arg(&self.libdir)
-            .args(&self.args);
+        command.arg("--log-file").arg(format!("{action}.log"));
+        if let Some(libdir) = &self.libdir {
+            command.arg("--libdir").arg(libdir);
+        }
+        command.args(&self.args);
         command
             .env_remove("CRIU_LIBS_DIR")
             .env_remove("CRIU_SIGNALS_PLUGIN_DIR")

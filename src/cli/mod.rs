@@ -2,6 +2,7 @@
 
 mod decode;
 mod encode;
+mod plugin_dir;
 mod show;
 mod source;
 
@@ -44,6 +45,8 @@ enum Command {
     Show(show::Show),
     Decode(decode::Decode),
     Encode(encode::Encode),
+    #[command(hide = true)]
+    PluginDir(plugin_dir::PluginDir),
 }
 
 /// Runs the command.
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Show(show) => show.run(&context),
         Command::Decode(decode) => decode.run(),
         Command::Encode(encode) => encode.run(),
+        Command::PluginDir(plugin_dir) => plugin_dir.run(),
     };
     done.unwrap_or_else(|e| {
         // A reader that has seen enough is no failure.

@@ -1,0 +1,359 @@
+//! `make install` and `make uninstall`: what is where afterwards, and whether criu finds it.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use criu_signals::criu::installed;
+use criu_tests::cases::{
+    self, Test, expect_line, expect_verdict, restored, start, test, with_plugin,
+};
+use criu_tests::config;
+use criu_tests::criu::Criu;
+use criu_tests::plugin::Verdict;
+use criu_tests::rundir::RunDir;
+use criu_tests::victim::reap_all;
+use nix::mount::{MsFlags, mount};
+
+fn main() -> ExitCode {
+    cases::main("install", tests)
+}
+
+fn tests() -> Vec<Test> {
+    vec![
+        test("install.list", list),
+        test("install.again", again),
+        test("install.settings-stay", settings_stay),
+        test("install.no-criu", no_criu),
+        test("install.criu-loads-it", |dir| {
+            let root = dir.file("root");
+            succeeds(&mut install(dir)?)?;
+            let libdir = root.join(plugin_folder()?.strip_prefix("/")?);
+            checkpoint(&Criu::new(&config::criu()?, &libdir), dir)
+        }),
+        test("install.criu-finds-it", criu_finds_it),
+    ]
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/install")
+}
+
+/// `PATH`, with the folder of the criu under test in front.
+fn path_with_criu() -> Result<OsString> {
+    let criu = config::criu()?;
+    ensure!(
+        criu.ends_with("criu"),
+        "{} can't be found in PATH by the name criu",
+        criu.display()
+    );
+    let folder = criu.parent().context("it has a folder")?.to_owned();
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(
+        std::iter::once(folder).chain(env::split_paths(&path)),
+    )?)
+}
+
+fn script_with(dir: &RunDir, args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(script());
+    command
+        .args(args)
+        .env("DESTDIR", dir.file("root"))
+        .env("PATH", path_with_criu()?)
+        .env_remove("PREFIX")
+        .env_remove("PLUGINDIR")
+        .env_remove("SYSCONFDIR");
+    Ok(command)
+}
+
+/// Into `root` in the folder of the run.
+fn install(dir: &RunDir) -> Result<Command> {
+    let mut command = script_with(dir, &["install"])?;
+    command
+        .arg(config::plugin_dir()?.join(config::PLUGIN_FILE))
+        .arg(config::command()?);
+    Ok(command)
+}
+
+fn uninstall(dir: &RunDir) -> Result<Command> {
+    script_with(dir, &["uninstall"])
+}
+
+fn run(command: &mut Command) -> Result<(Output, String)> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok((output, said))
+}
+
+fn succeeds(command: &mut Command) -> Result<String> {
+    let (output, said) = run(command)?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}: {said}",
+        output.status
+    );
+    Ok(said)
+}
+
+/// All files below a folder, by their paths from there.
+fn files(root: &Path) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(root)?.display().to_string());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Where the criu under test looks for plugins.
+fn plugin_folder() -> Result<PathBuf> {
+    Ok(installed::plugin_dir(&config::criu()?)?.path)
+}
+
+fn plugin_file() -> Result<String> {
+    let file = plugin_folder()?.join(config::PLUGIN_FILE);
+    Ok(file.strip_prefix("/")?.display().to_string())
+}
+
+/// Where man pages and completions go.
+const GENERATED: [&str; 4] = [
+    "usr/local/share/man/",
+    "usr/local/share/bash-completion/",
+    "usr/local/share/zsh/",
+    "usr/local/share/fish/",
+];
+
+/// What is to be there, by the sources.
+fn expected(dir: &RunDir) -> Result<BTreeSet<String>> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let share = "usr/local/share";
+    let mut files: BTreeSet<String> = [
+        "etc/criu/signals.conf".to_owned(),
+        "usr/local/bin/criu-signals".to_owned(),
+        plugin_file()?,
+        format!("{share}/bash-completion/completions/criu-signals"),
+        format!("{share}/criu-signals/installed"),
+        format!("{share}/doc/criu-signals/CHANGELOG.md"),
+        format!("{share}/doc/criu-signals/README.md"),
+        format!("{share}/fish/vendor_completions.d/criu-signals.fish"),
+        format!("{share}/man/man1/criu-signals.1"),
+        format!("{share}/zsh/site-functions/_criu-signals"),
+    ]
+    .into();
+    for doc in fs::read_dir(sources.join("docs"))? {
+        let name = doc?.file_name();
+        files.insert(format!(
+            "{share}/doc/criu-signals/docs/{}",
+            name.to_string_lossy()
+        ));
+    }
+    // An older command has neither pages nor completions.
+    let written = dir.file("generated");
+    let generate = Command::new(config::command()?)
+        .args(["generate", "man"])
+        .arg(written)
+        .output()?;
+    if !generate.status.success() {
+        files.retain(|file| !GENERATED.iter().any(|folder| file.starts_with(folder)));
+        return Ok(files);
+    }
+    // One for each command that the program speaks of.
+    let help = Command::new(config::command()?).arg("--help").output()?;
+    let help = String::from_utf8(help.stdout)?;
+    let (_, commands) = help
+        .split_once("Commands:\n")
+        .context("no commands in --help")?;
+    let names = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help");
+    files.extend(names.map(|name| format!("{share}/man/man1/criu-signals-{name}.1")));
+    Ok(files)
+}
+
+fn list(dir: &RunDir) -> Result<()> {
+    let said = succeeds(&mut install(dir)?)?;
+    let folder = plugin_folder()?;
+    ensure!(
+        said.contains(&format!("looks for plugins in {}", folder.display())),
+        "{said}"
+    );
+    let (found, expected) = (files(&dir.file("root"))?, expected(dir)?);
+    ensure!(
+        found == expected,
+        "too much: {:?}; missing: {:?}",
+        found.difference(&expected).collect::<Vec<_>>(),
+        expected.difference(&found).collect::<Vec<_>>()
+    );
+    let command = dir.file("root/usr/local/bin/criu-signals");
+    let version = succeeds(Command::new(command).arg("--version"))?;
+    ensure!(version.starts_with("criu-signals "), "{version}");
+
+    succeeds(&mut uninstall(dir)?)?;
+    let left = dir.file("root");
+    ensure!(!left.exists(), "left: {:?}", files(&left)?);
+    let (again, said) = run(&mut uninstall(dir)?)?;
+    ensure!(
+        !again.status.success() && said.contains("nothing was installed"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Over an earlier one, whose plugin was somewhere else and which had a file that this one has not.
+fn again(dir: &RunDir) -> Result<()> {
+    let root = dir.file("root");
+    // Somebody else's, in one of the folders.
+    fs::create_dir_all(root.join("opt/plugins"))?;
+    fs::write(root.join("opt/plugins/other.so"), "other")?;
+    succeeds(install(dir)?.env("PLUGINDIR", "/opt/plugins"))?;
+    let list = root.join("usr/local/share/criu-signals/installed");
+    let old = root.join("usr/local/bin/criu-signals-old");
+    fs::write(&old, "old")?;
+    let text = fs::read_to_string(&list)? + "f /usr/local/bin/criu-signals-old\n";
+    fs::write(&list, text)?;
+
+    succeeds(&mut install(dir)?)?;
+    ensure!(
+        root.join(plugin_file()?).exists(),
+        "the plugin is not where criu looks"
+    );
+    ensure!(
+        !root.join("opt/plugins").join(config::PLUGIN_FILE).exists(),
+        "two plugins"
+    );
+    ensure!(!old.exists(), "{} is left", old.display());
+    succeeds(&mut install(dir)?)?;
+    succeeds(&mut uninstall(dir)?)?;
+    let left = files(&root)?;
+    ensure!(
+        left == ["opt/plugins/other.so".to_owned()].into(),
+        "left: {left:?}"
+    );
+    Ok(())
+}
+
+fn settings_stay(dir: &RunDir) -> Result<()> {
+    let file = dir.file("root/etc/criu/signals.conf");
+    succeeds(&mut install(dir)?)?;
+    let defaults = fs::read_to_string(&file)?;
+    let mine = format!("{defaults}policy = strict\n");
+    fs::write(&file, &mine)?;
+    let said = succeeds(&mut install(dir)?)?;
+    ensure!(
+        said.contains("signals.conf is there and differs from the defaults"),
+        "{said}"
+    );
+    let said = succeeds(&mut uninstall(dir)?)?;
+    ensure!(
+        said.contains("signals.conf is not as it was installed: it stays"),
+        "{said}"
+    );
+    ensure!(
+        fs::read_to_string(&file)? == mine,
+        "the settings were changed"
+    );
+    let left = files(&dir.file("root"))?;
+    ensure!(
+        left == ["etc/criu/signals.conf".to_owned()].into(),
+        "left: {left:?}"
+    );
+    Ok(())
+}
+
+fn no_criu(dir: &RunDir) -> Result<()> {
+    let mut command = install(dir)?;
+    let (output, said) = run(command.env("PATH", "/usr/bin:/bin"))?;
+    // On a machine that has a criu of its own it is found, and that is right.
+    if installed::find().is_none() {
+        ensure!(!output.status.success(), "installed without a criu: {said}");
+        ensure!(said.contains("there is no criu in PATH"), "{said}");
+        ensure!(said.contains("PLUGINDIR="), "{said}");
+        ensure!(!dir.file("root").exists(), "something was installed");
+    }
+    Ok(())
+}
+
+/// Installed for good, on a machine of its own: what is written to /usr and /etc goes to another place. criu is told
+/// nothing about plugins.
+fn criu_finds_it(dir: &RunDir) -> Result<()> {
+    let upper = dir.file("upper");
+    fs::create_dir(&upper)?;
+    mount(
+        Some("tmpfs"),
+        &upper,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("mounting")?;
+    for lower in ["/usr", "/etc"] {
+        let (above, work) = (
+            upper.join(&lower[1..]),
+            upper.join(format!("{}.work", &lower[1..])),
+        );
+        fs::create_dir(&above)?;
+        fs::create_dir(&work)?;
+        let options = format!(
+            "lowerdir={lower},upperdir={},workdir={}",
+            above.display(),
+            work.display()
+        );
+        mount(
+            Some("overlay"),
+            lower,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .with_context(|| format!("mounting over {lower}"))?;
+    }
+    let file = Path::new("/").join(plugin_file()?);
+    ensure!(
+        !file.exists(),
+        "{} is there before it is installed",
+        file.display()
+    );
+    succeeds(install(dir)?.env_remove("DESTDIR"))?;
+    fs::write("/etc/criu/signals.conf", "deep_queue = 17\n")?;
+    let criu = with_plugin()?
+        .default_libdir()
+        .env_remove("CRIU_SIGNALS_CONFIG");
+    checkpoint(&criu, dir)?;
+    let log = dir.read("images/restore.log");
+    ensure!(
+        log.contains("settings: deep_queue=17 (/etc/criu/signals.conf:1)"),
+        "{log}"
+    );
+    succeeds(uninstall(dir)?.env_remove("DESTDIR"))?;
+    ensure!(!file.exists(), "{} is left", file.display());
+    Ok(())
+}
+
+/// Dumps and restores a victim, and sees that the plugin was there.
+fn checkpoint(criu: &Criu, dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let dump = criu.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["captured into signals-"])?;
+    reap_all()?;
+    let (restore, found) = restored(criu, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    found
+}

@@ -1,0 +1,42 @@
+//! `criu-signals plugin-dir`: where the plugin is to be put, for the script that installs it.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use criu_signals::criu::installed;
+
+use super::Failure;
+
+/// Prints the folder in which criu looks for plugins; how that was found goes to standard error.
+#[derive(clap::Args)]
+pub struct PluginDir {
+    /// The criu to ask, instead of the first in PATH.
+    #[arg(long, value_name = "FILE")]
+    criu: Option<PathBuf>,
+}
+
+impl PluginDir {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let criu = self
+            .criu
+            .or_else(installed::find)
+            .ok_or("there is no criu in PATH, nor in /usr/sbin or /usr/local/sbin")?;
+        let version = installed::version(&criu)?;
+        let dir = installed::plugin_dir(&criu)?;
+        eprintln!(
+            "criu {version} ({}) looks for plugins in {} ({})",
+            criu.display(),
+            dir.path.display(),
+            dir.source
+        );
+        if version < installed::Version::OLDEST {
+            eprintln!(
+                "criu {version} is too old for the plugin, and will refuse to run with it there: {} is needed",
+                installed::Version::OLDEST
+            );
+        }
+        writeln!(io::stdout(), "{}", dir.path.display())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -7,10 +7,12 @@ use crate::codec::proto::criu_core as pb;
 use crate::disposition::{Disposition, Dispositions};
 use crate::error::{FieldError, ImageError};
 use crate::framing::{FrameReader, FrameWriter, truncated};
+use crate::header::Arch;
 use crate::process::Rlimit;
 use crate::siginfo::{SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
+use crate::timer::{Notify, PosixTimer, TimerEntry};
 
 /// CRIU's `CORE_MAGIC`.
 pub const MAGIC: u32 = 0x5505_3847;
@@ -20,6 +22,13 @@ const LIMIT: u64 = (1 << 31) - 1;
 
 /// Of the rlimits, by number: the same on x86_64 and aarch64 (asm-generic/resource.h).
 const RLIMIT_SIGPENDING: usize = 11;
+
+/// `task_state` of a process that runs, or is stopped; others are dead.
+const TASK_ALIVE: u32 = 1;
+const TASK_STOPPED: u32 = 3;
+/// `mode` of the registers of a 32-bit task.
+const MODE_COMPAT: u32 = 2;
+const NANOSECONDS: u64 = 1_000_000_000;
 
 /// One `core-*.img`: that of a process's leader, which has the process's state too, or of another thread.
 ///
@@ -75,6 +84,31 @@ impl CoreImage {
     /// Is it the leader's, with the process's state?
     pub fn has_process(&self) -> bool {
         self.entry.tc.is_some()
+    }
+
+    /// Where the process ran. [`ImageError::Invalid`] where that is an architecture on which a siginfo is laid out
+    /// otherwise than here.
+    pub fn arch(&self) -> Result<Arch, ImageError> {
+        // enum march of CRIU's core.proto.
+        match self.entry.mtype() {
+            1 => Ok(Arch::X86_64),
+            3 => Ok(Arch::Aarch64),
+            other => {
+                let reason = format!("{other} is neither x86_64 (1) nor aarch64 (3)");
+                Err(FieldError::new("mtype", reason).into())
+            }
+        }
+    }
+
+    /// Was the process alive, running or stopped? False in the image of another thread than the leader.
+    pub fn is_alive(&self) -> bool {
+        let state = self.entry.tc.as_ref().map(|process| process.task_state());
+        matches!(state, Some(TASK_ALIVE | TASK_STOPPED))
+    }
+
+    /// Is it a 32-bit task?
+    pub fn is_compat(&self) -> bool {
+        self.entry.thread_info.gpregs.mode() == MODE_COMPAT
     }
 
     /// `/proc/PID/comm`; `None` in the image of another thread than the leader.
@@ -204,6 +238,39 @@ impl CoreImage {
         SigNo::new(i32::try_from(signo).ok()?)
     }
 
+    /// Replaces the signal that stopped the process. [`ImageError::Invalid`] in an image without process.
+    pub fn set_stop_signo(&mut self, signo: Option<SigNo>) -> Result<(), ImageError> {
+        self.process_mut()?.stop_signo = signo.map(|signo| signo.get().cast_unsigned());
+        Ok(())
+    }
+
+    /// What is sent when the thread's parent ends; `None` where that is nothing, or CRIU recorded nothing.
+    pub fn parent_death_signal(&self) -> Option<SigNo> {
+        let signo = self.entry.thread_core.as_ref()?.pdeath_sig?;
+        SigNo::new(i32::try_from(signo).ok()?)
+    }
+
+    /// Replaces what is sent when the thread's parent ends. [`ImageError::Invalid`] in an image without thread.
+    pub fn set_parent_death_signal(&mut self, signo: Option<SigNo>) -> Result<(), ImageError> {
+        self.thread_mut()?.pdeath_sig = signo.map(|signo| signo.get().cast_unsigned());
+        Ok(())
+    }
+
+    /// The POSIX timers, without where their queue entries are: CRIU does not record that.
+    /// [`ImageError::Invalid`] where one tells nobody that is known.
+    pub fn timers(&self) -> Result<Vec<PosixTimer>, ImageError> {
+        let Some(process) = self.entry.tc.as_ref() else {
+            return Ok(Vec::new());
+        };
+        let timers = process.timers.posix.iter().enumerate();
+        timers
+            .map(|(index, timer)| {
+                timer_from_criu(timer)
+                    .map_err(|error| error.within_item("tc.timers.posix", index).into())
+            })
+            .collect()
+    }
+
     /// RLIMIT_SIGPENDING; `None` where CRIU recorded none.
     pub fn rlimit_sigpending(&self) -> Option<Rlimit> {
         let limits = &self.entry.tc.as_ref()?.rlimits.as_ref()?.rlimits;
@@ -240,6 +307,37 @@ impl CoreImage {
         self.unchanged = None;
         Ok(thread)
     }
+}
+
+fn timer_from_criu(timer: &pb::Posix_timer_entry) -> Result<PosixTimer, FieldError> {
+    let time = |seconds: u64, nanoseconds: u64| {
+        seconds
+            .saturating_mul(NANOSECONDS)
+            .saturating_add(nanoseconds)
+    };
+    // SIGEV_* of asm-generic/siginfo.h.
+    let notify = match timer.it_sigev_notify() {
+        0 => Notify::Process,
+        1 => Notify::Nobody,
+        2 => Notify::Library,
+        4 => Notify::Thread(timer.notify_thread_id()),
+        other => {
+            let reason = format!("{other} is not one of SIGEV_*");
+            return Err(FieldError::new("it_sigev_notify", reason));
+        }
+    };
+    Ok(PosixTimer {
+        id: timer.it_id().cast_signed(),
+        clock: timer.clock_id().cast_signed(),
+        signo: timer.si_signo().cast_signed(),
+        value: timer.sival_ptr(),
+        notify,
+        interval: time(timer.isec(), timer.insec()),
+        remaining: time(timer.vsec(), timer.vnsec()),
+        overrun: timer.overrun(),
+        entry: TimerEntry::Idle,
+        entry_overrun: None,
+    })
 }
 
 /// What the accessors rely on.
@@ -298,7 +396,7 @@ fn set_queue(field: &mut MessageField<pb::Signal_queue_entry>, queue: &[Siginfo]
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use protobuf::UnknownFields;
 
@@ -331,7 +429,7 @@ mod tests {
     }
 
     /// The image of a leader, as CRIU writes one.
-    fn leader() -> pb::Core_entry {
+    pub(crate) fn leader() -> pb::Core_entry {
         let mut entry = pb::Core_entry::new();
         entry.set_mtype(1);
         *entry.special_fields.mut_unknown_fields() = foreign();
@@ -364,7 +462,7 @@ mod tests {
     }
 
     /// The image of another thread: no process, and nothing that may be left out.
-    fn thread() -> pb::Core_entry {
+    pub(crate) fn thread() -> pb::Core_entry {
         let mut entry = pb::Core_entry::new();
         entry.set_mtype(1);
         entry.thread_core.mut_or_insert_default();
@@ -379,7 +477,7 @@ mod tests {
         image.to_bytes().expect("valid")
     }
 
-    fn read(entry: &pb::Core_entry) -> CoreImage {
+    pub(crate) fn read(entry: &pb::Core_entry) -> CoreImage {
         CoreImage::read(&file(entry)).expect("valid")
     }
 

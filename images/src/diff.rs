@@ -5,9 +5,10 @@ use std::fmt;
 
 use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadState};
+use crate::recorded::{Aspect, Recorded, exit_signal};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
-use crate::timer::{PosixTimer, TimerEntry};
+use crate::timer::{Notify, PosixTimer, TimerEntry};
 
 /// One thing that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,42 @@ pub enum Field {
     RunState,
     /// The POSIX timer with this id, and where its own queue entry is.
     Timer(i32),
+    /// The command's name.
+    Comm,
+    /// What the parent's wait(2) would still report.
+    WaitStatus,
+    /// What the parent is sent at the end.
+    ExitSignal,
+    /// The mask in force, where it is not the lasting one.
+    MaskInForce,
+    /// The call that was interrupted.
+    InterruptedCall,
+}
+
+impl Field {
+    /// The name in JSON documents, without the number of a signal or a timer.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Field::Arch => "compat",
+            Field::ThreadMissing | Field::ThreadExtra => "existence",
+            Field::Disposition(_) => "disposition",
+            Field::Mask => "blocked",
+            Field::AltStack => "altstack",
+            Field::ParentDeathSignal => "parent_death_signal",
+            Field::PrivateQueue => "private_queue",
+            Field::PrivateBits => "private_bits",
+            Field::SharedQueue => "shared_queue",
+            Field::SharedBits => "shared_bits",
+            Field::RlimitSigpending => "rlimit_sigpending",
+            Field::RunState => "run_state",
+            Field::Timer(_) => "timer",
+            Field::Comm => "comm",
+            Field::WaitStatus => "wait_status",
+            Field::ExitSignal => "exit_signal",
+            Field::MaskInForce => "mask_in_force",
+            Field::InterruptedCall => "interrupted",
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -90,6 +127,11 @@ impl fmt::Display for Field {
             Field::SharedBits => "shared pending signals",
             Field::RlimitSigpending => "RLIMIT_SIGPENDING",
             Field::RunState => "run state",
+            Field::Comm => "name",
+            Field::WaitStatus => "wait status",
+            Field::ExitSignal => "exit signal",
+            Field::MaskInForce => "mask in force",
+            Field::InterruptedCall => "interrupted call",
         })
     }
 }
@@ -115,6 +157,7 @@ impl fmt::Display for Difference {
 pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
     let mut differences = Differences(Vec::new());
     differences.process(dumped, found);
+    differences.timers(&dumped.timers, &found.timers);
     let mut extra: HashMap<i32, &ThreadState> = by_id(found).collect();
     for (tid, thread) in by_id(dumped) {
         match extra.remove(&tid) {
@@ -128,6 +171,82 @@ pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
         }
     }
     differences.0
+}
+
+/// What two states have in common, and what nobody can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// [`Difference::dumped`] is the first one's, [`Difference::found`] the second one's; a thread is named by its id in
+    /// the first one.
+    pub differences: Vec<Difference>,
+    /// What one of them does not tell, so that it was not compared.
+    pub not_compared: Vec<Aspect>,
+}
+
+/// Compares two states field by field: all that both tell, except for ids, namespaces, `queued`, `stack_needs` and times
+/// that are left.
+///
+/// Threads of one process are matched by the id in their own pid namespace. Those of different processes, which the ids
+/// of the leaders tell, are matched in their order.
+pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
+    let mut not_compared: Vec<Aspect> = a.missing.iter().chain(&b.missing).copied().collect();
+    not_compared.sort_unstable();
+    not_compared.dedup();
+    let (a, b) = (a.without(&not_compared), b.without(&not_compared));
+    // Compared by nobody, so that nothing is lost.
+    let ids = [Aspect::Namespaces, Aspect::Charged, Aspect::StackNeeds];
+    not_compared.retain(|aspect| !ids.contains(aspect));
+
+    let pairs = pairs(&a, &b);
+    let mut differences = Differences(Vec::new());
+    differences.process(&a, &b);
+    differences.rest(&a, &b);
+    differences.all_timers(&a.timers, &b.timers, |tid| {
+        pairs.iter().find_map(|pair| match pair {
+            (Some(a), Some(b)) if a.ids.innermost() == tid => Some(b.ids.innermost()),
+            _ => None,
+        })
+    });
+    for pair in &pairs {
+        let place = |thread: &ThreadState| Place::Thread(thread.ids.innermost());
+        match pair {
+            (Some(a), Some(b)) => {
+                differences.thread(place(a), a, b);
+                differences.rest_of_thread(place(a), a, b);
+            }
+            (Some(a), None) => {
+                let tid = a.ids.innermost();
+                differences.existence(tid, Field::ThreadMissing, ["a thread", "none"]);
+            }
+            (None, Some(b)) => {
+                let tid = b.ids.innermost();
+                differences.existence(tid, Field::ThreadExtra, ["none", "a thread"]);
+            }
+            (None, None) => {}
+        }
+    }
+    Comparison {
+        differences: differences.0,
+        not_compared,
+    }
+}
+
+type Pair<'t> = (Option<&'t ThreadState>, Option<&'t ThreadState>);
+
+fn pairs<'t>(a: &'t ProcessState, b: &'t ProcessState) -> Vec<Pair<'t>> {
+    if a.ids.innermost() != b.ids.innermost() {
+        let count = a.threads.len().max(b.threads.len());
+        return (0..count)
+            .map(|n| (a.threads.get(n), b.threads.get(n)))
+            .collect();
+    }
+    let mut others: HashMap<i32, &ThreadState> = by_id(b).collect();
+    let mut pairs: Vec<Pair<'t>> = by_id(a)
+        .map(|(tid, thread)| (Some(thread), others.remove(&tid)))
+        .collect();
+    let extra = by_id(b).filter(|(tid, _)| others.contains_key(tid));
+    pairs.extend(extra.map(|(_, thread)| (None, Some(thread))));
+    pairs
 }
 
 fn by_id(process: &ProcessState) -> impl Iterator<Item = (i32, &ThreadState)> {
@@ -157,7 +276,78 @@ impl Differences {
             found.shared.bits,
         );
         self.queues(place, Field::SharedQueue, &dumped.shared, &found.shared);
-        self.timers(&dumped.timers, &found.timers);
+    }
+
+    /// What a restore need not bring back.
+    fn rest(&mut self, a: &ProcessState, b: &ProcessState) {
+        let place = Place::Process;
+        self.values(place, Field::Comm, &a.comm, &b.comm);
+        self.values(place, Field::WaitStatus, a.wait_status, b.wait_status);
+        let signals = [a, b].map(|process| exit_signal(process.exit_signal));
+        let [a_signal, b_signal] = signals;
+        self.values(place, Field::ExitSignal, a_signal, b_signal);
+    }
+
+    fn rest_of_thread(&mut self, place: Place, a: &ThreadState, b: &ThreadState) {
+        let in_force = [a, b].map(|thread| match thread.saved_mask {
+            Some(_) => thread.blocked.to_string(),
+            None => "the lasting one".to_owned(),
+        });
+        let [a_mask, b_mask] = in_force;
+        self.values(place, Field::MaskInForce, a_mask, b_mask);
+        let calls = [a, b].map(|thread| match thread.interrupted {
+            // Where the program's code lies, and how much time is left, is not what it waits in.
+            Some(call) => format!("system call {} ({})", call.number, call.code),
+            None => "none".to_owned(),
+        });
+        let [a_call, b_call] = calls;
+        self.values(place, Field::InterruptedCall, a_call, b_call);
+    }
+
+    /// Timers that both have, and those that one has. `partner` tells which of b's threads one of a's corresponds to.
+    fn all_timers(
+        &mut self,
+        a: &[PosixTimer],
+        b: &[PosixTimer],
+        partner: impl Fn(i32) -> Option<i32>,
+    ) {
+        let line = |timer: Option<&PosixTimer>| {
+            timer.map_or_else(|| "no such timer".to_owned(), PosixTimer::to_string)
+        };
+        let same = |a: &PosixTimer, b: &PosixTimer| {
+            let notify = match a.notify {
+                Notify::Thread(tid) => Notify::Thread(partner(tid).unwrap_or(tid)),
+                other => other,
+            };
+            // What remains is another time whenever one looks.
+            let (remaining, entry_overrun) = (b.remaining, b.entry_overrun);
+            let a = PosixTimer {
+                notify,
+                remaining,
+                entry_overrun,
+                ..*a
+            };
+            a == *b
+        };
+        let mut push = |id, a: Option<&PosixTimer>, b: Option<&PosixTimer>| {
+            self.0.push(Difference {
+                place: Place::Process,
+                field: Field::Timer(id),
+                dumped: line(a),
+                found: line(b),
+            });
+        };
+        for timer in a {
+            let other = b.iter().find(|other| other.id == timer.id);
+            if !other.is_some_and(|other| same(timer, other)) {
+                push(timer.id, Some(timer), other);
+            }
+        }
+        for timer in b {
+            if !a.iter().any(|other| other.id == timer.id) {
+                push(timer.id, None, Some(timer));
+            }
+        }
     }
 
     fn timers(&mut self, dumped: &[PosixTimer], found: &[PosixTimer]) {
@@ -411,10 +601,114 @@ mod tests {
         assert_eq!(difference.found, format!("{line} (byte 100 is 0x02)"));
     }
 
+    /// What `change` makes of the sample, as lines, with everything compared.
+    fn all_lines(change: impl FnOnce(&mut ProcessState)) -> Vec<String> {
+        let mut other = testing::sample_image();
+        change(&mut other.process);
+        compare_all(&testing::sample_image().into(), &other.into())
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn what_a_restore_need_not_bring_back() {
+        assert_eq!(
+            all_lines(|other| {
+                other.comm = "other".to_owned();
+                other.threads[0].saved_mask = None;
+                other.threads[0].blocked = SigSet::from(SigNo::USR1);
+                other.queued = 77;
+                other.pid_ns = 1;
+            }),
+            [
+                "process: name: dumped sample, found other",
+                "thread 41: mask in force: dumped all, found the lasting one",
+            ]
+        );
+    }
+
+    #[test]
+    fn threads_of_another_process_in_order() {
+        let other = |other: &mut ProcessState| {
+            other.ids = NsIds::new(vec![9, 61]).expect("valid");
+            for (thread, tid) in other.threads.iter_mut().zip([61, 63]) {
+                thread.ids = NsIds::new(vec![tid, tid]).expect("valid");
+            }
+        };
+        assert_eq!(all_lines(other), [""; 0]);
+        assert_eq!(
+            all_lines(|process| {
+                other(process);
+                process.threads[1].blocked = SigSet::EMPTY;
+                process
+                    .threads
+                    .push(ThreadState::bare(NsIds::new(vec![64, 64]).expect("valid")));
+            }),
+            [
+                "thread 42: mask: dumped all, found none",
+                "thread 64: existence: dumped none, found a thread",
+            ]
+        );
+    }
+
+    #[test]
+    fn timers_that_only_one_has() {
+        let timer = PosixTimer {
+            id: 0,
+            clock: 0,
+            signo: 34,
+            value: 0,
+            notify: Notify::Thread(42),
+            interval: 0,
+            remaining: 5,
+            overrun: 0,
+            entry: TimerEntry::Idle,
+            entry_overrun: None,
+        };
+        let lines = all_lines(|other| other.timers.push(timer));
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with("process: timer 0: dumped no such timer, found signal 34"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_compared() {
+        let ours = testing::sample_image();
+        let mut other: Recorded = ours.clone().into();
+        other.missing = vec![Aspect::BitsWithoutInfo, Aspect::MaskInForce, Aspect::Limit];
+        let process = &mut other.image.process;
+        process.rlimit_sigpending = Rlimit { soft: 0, hard: 0 };
+        process.shared.bits.remove(SigNo::HUP);
+        process.threads[0].blocked = process.threads[0].lasting_mask();
+        process.threads[0].saved_mask = None;
+        let comparison = compare_all(&ours.into(), &other);
+        assert_eq!(comparison.differences, []);
+        assert_eq!(
+            comparison.not_compared,
+            [
+                Aspect::Limit,
+                Aspect::MaskInForce,
+                Aspect::BitsWithoutInfo,
+                Aspect::WaitStatus,
+                Aspect::ExitSignal
+            ]
+        );
+    }
+
     proptest! {
         #[test]
         fn nothing_differs_from_itself(process in testing::process()) {
             prop_assert_eq!(compare(&process, &process), []);
+        }
+
+        #[test]
+        fn nothing_at_all_differs_from_itself(image in testing::image()) {
+            let recorded = Recorded::from(image);
+            prop_assert_eq!(compare_all(&recorded, &recorded).differences, []);
         }
 
         #[test]

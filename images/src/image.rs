@@ -16,6 +16,7 @@ use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadIds, ThreadState, no_threads};
 use crate::siginfo::Siginfo;
 
+pub(crate) use file::open_path;
 pub use file::{create_in, file_name, open, open_in};
 use pb::entry::Kind;
 

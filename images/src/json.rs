@@ -3,6 +3,7 @@
 //! The message is `ImageDocument` of `signals.proto`. Names are those of the proto file; 64-bit numbers are
 //! strings, bytes are base64, and what is 0 or empty is left out.
 
+use protobuf::{MessageDyn, MessageFull};
 use protobuf_json_mapping::{PrintOptions, parse_from_str, print_to_string_with_options};
 use serde_json::Value;
 
@@ -10,8 +11,8 @@ use crate::codec::{Codec, proto::signals as pb, required};
 use crate::error::{FieldError, ImageError};
 use crate::header::check_version;
 use crate::image::Image;
-use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadState};
+use crate::recorded::Recorded;
 use crate::siginfo::Siginfo;
 
 /// The whole image as one document. [`from_json`] gives it back without loss.
@@ -19,26 +20,55 @@ use crate::siginfo::Siginfo;
 /// [`ImageError::Invalid`] where no process can have this state.
 pub fn to_json(image: &Image) -> Result<String, ImageError> {
     image.check()?;
+    pretty(&to_document(image))
+}
+
+/// The same document in one line, for one document after another, with what the source does not tell
+/// (`not_recorded`). [`from_json`] refuses one that has such gaps: it is no image.
+///
+/// [`ImageError::Invalid`] where no process can have this state.
+pub fn to_json_line(recorded: &Recorded) -> Result<String, ImageError> {
+    recorded.image.check()?;
+    let mut document = to_document(&recorded.image);
+    document.not_recorded = recorded
+        .missing
+        .iter()
+        .map(|aspect| aspect.name().to_owned())
+        .collect();
+    line(&document)
+}
+
+pub(crate) fn pretty(message: &dyn MessageDyn) -> Result<String, ImageError> {
+    let value: Value = serde_json::from_str(&line(message)?).map_err(unusable)?;
+    serde_json::to_string_pretty(&value).map_err(unusable)
+}
+
+fn line(message: &dyn MessageDyn) -> Result<String, ImageError> {
     let options = PrintOptions {
         proto_field_name: true,
         ..PrintOptions::default()
     };
-    let line = print_to_string_with_options(&to_document(image), &options).map_err(unusable)?;
-    let value: Value = serde_json::from_str(&line).map_err(unusable)?;
-    serde_json::to_string_pretty(&value).map_err(unusable)
+    print_to_string_with_options(message, &options).map_err(unusable)
+}
+
+/// A text as a value that protobuf-json-mapping understands: it takes for JSON what is not (trailing bytes, octal
+/// escapes) and refuses some of what is (surrogate pairs). What serde_json has read and written again suits both.
+pub(crate) fn parsed(text: &str) -> Result<Value, ImageError> {
+    serde_json::from_str(text).map_err(unusable)
+}
+
+pub(crate) fn message<M: MessageFull>(value: &Value) -> Result<M, ImageError> {
+    parse_from_str(&value.to_string()).map_err(unusable)
 }
 
 /// Reads such a document, with the same checks as an image file, except that a field it does not know is
 /// an error: it is a slip of the pen.
 pub fn from_json(text: &str) -> Result<Image, ImageError> {
-    // protobuf-json-mapping takes for JSON what is not (trailing bytes, octal escapes) and refuses some of
-    // what is (surrogate pairs). What serde_json has read and written again suits both.
-    let value: Value = serde_json::from_str(text).map_err(unusable)?;
+    let value = parsed(text)?;
     if let Some(version) = stated_version(&value) {
         check_version(version)?;
     }
-    let document: pb::ImageDocument = parse_from_str(&value.to_string()).map_err(unusable)?;
-    from_document(&document)
+    from_document(&message(&value)?)
 }
 
 fn unusable(error: impl ToString) -> ImageError {
@@ -65,13 +95,13 @@ fn to_document(image: &Image) -> pb::ImageDocument {
     pb::ImageDocument {
         header: Some(image.header.to_proto()).into(),
         process: Some(process.to_proto()).into(),
-        shared_queue: queue_to_proto(&process.shared),
+        shared_queue: queue_to_proto(&process.shared.queue),
         threads: process
             .threads
             .iter()
             .map(|thread| pb::ThreadDocument {
                 thread: Some(thread.to_proto()).into(),
-                queue: queue_to_proto(&thread.pending),
+                queue: queue_to_proto(&thread.pending.queue),
                 ..pb::ThreadDocument::default()
             })
             .collect(),
@@ -82,6 +112,10 @@ fn to_document(image: &Image) -> pb::ImageDocument {
 fn from_document(document: &pb::ImageDocument) -> Result<Image, ImageError> {
     let version = document.header.as_ref().map(|header| header.format_version);
     check_version(version.ok_or_else(|| FieldError::missing("header"))?)?;
+    if let Some(first) = document.not_recorded.first() {
+        let reason = format!("says that {first:?} is not known, and an image holds everything");
+        return Err(FieldError::new("not_recorded", reason).into());
+    }
     let mut process: ProcessState = required("process", &document.process)?;
     process.shared.queue = queue_from_proto("shared_queue", &document.shared_queue)?;
     for (index, message) in document.threads.iter().enumerate() {
@@ -103,11 +137,14 @@ fn thread_from_proto(message: &pb::ThreadDocument) -> Result<ThreadState, FieldE
     Ok(thread)
 }
 
-fn queue_to_proto(pending: &Pending) -> Vec<pb::Siginfo> {
-    pending.queue.iter().map(Siginfo::to_proto).collect()
+pub(crate) fn queue_to_proto(queue: &[Siginfo]) -> Vec<pb::Siginfo> {
+    queue.iter().map(Siginfo::to_proto).collect()
 }
 
-fn queue_from_proto(field: &str, queue: &[pb::Siginfo]) -> Result<Vec<Siginfo>, FieldError> {
+pub(crate) fn queue_from_proto(
+    field: &str,
+    queue: &[pb::Siginfo],
+) -> Result<Vec<Siginfo>, FieldError> {
     queue
         .iter()
         .enumerate()

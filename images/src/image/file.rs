@@ -1,7 +1,7 @@
 //! How the file of an image is made and found.
 
 use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, Read, Take};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -101,7 +101,7 @@ pub fn open_in(dir: BorrowedFd<'_>, innermost_pid: i32) -> Result<Option<Image>,
         Err(Errno::ELOOP | Errno::ENXIO) => return Err(ImageError::NotRegular { name }),
         Err(errno) => return Err(ImageError::io("open", &name, errno)),
     };
-    let image = read_file(file, name)?;
+    let image = read_named(regular(file, &name)?, &name)?;
     let found = image.process.ids.innermost();
     if found != innermost_pid {
         let reason =
@@ -113,31 +113,37 @@ pub fn open_in(dir: BorrowedFd<'_>, innermost_pid: i32) -> Result<Option<Image>,
 
 /// Reads an image file. A symbolic link is followed: the caller named it.
 pub fn open(path: &Path) -> Result<Image, ImageError> {
+    read_named(open_path(path)?, &path.display().to_string())
+}
+
+/// A file that somebody named, as far as an image can be long.
+pub(crate) fn open_path(path: &Path) -> Result<Take<File>, ImageError> {
     let name = path.display().to_string();
     let file = File::options()
         .read(true)
         .custom_flags(OPEN_FLAGS.bits())
         .open(path)
         .map_err(|source| ImageError::io("open", &name, source))?;
-    read_file(file, name)
+    regular(file, &name)
 }
 
-fn read_file(file: File, name: String) -> Result<Image, ImageError> {
+fn regular(file: File, name: &str) -> Result<Take<File>, ImageError> {
     let metadata = file
         .metadata()
-        .map_err(|source| ImageError::io("look at", &name, source))?;
+        .map_err(|source| ImageError::io("look at", name, source))?;
+    let name = || name.to_owned();
     if !metadata.is_file() {
-        return Err(ImageError::NotRegular { name });
+        return Err(ImageError::NotRegular { name: name() });
     }
     if metadata.len() > MAX_FILE {
         return Err(ImageError::TooLarge {
-            name,
+            name: name(),
             size: metadata.len(),
             limit: MAX_FILE,
         });
     }
     // It may have grown since.
-    read_named(file.take(MAX_FILE), &name)
+    Ok(file.take(MAX_FILE))
 }
 
 #[cfg(test)]

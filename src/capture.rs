@@ -2,7 +2,7 @@
 
 use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, Tid, WaitStatus};
 
-use crate::error::{Phase, Result};
+use crate::error::{Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::sigstack;
 use crate::state::{
@@ -36,6 +36,38 @@ pub fn unless_deeper<Owner>(
         }
     }
     Ok((state, deep))
+}
+
+/// As [`process`], but of each queue at most `most` entries are read, so that a deep one does not hold the process up.
+/// In the second place how many there are: one number for each queue, in the order of [`ProcessState::queues`].
+///
+/// # Errors
+/// Those of [`process`].
+pub fn at_most<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    most: usize,
+) -> Result<(ProcessState, Vec<usize>)> {
+    let inner = || {
+        let mut injector = Injector::new(stopped)?;
+        let state = capture(&mut injector, &Reading::UpTo(most))?;
+        let mut depth = |queue: Queue, tid, pending: &Pending| {
+            if pending.queue.len() < most {
+                return Ok(pending.queue.len());
+            }
+            let site = Site {
+                injector: &mut injector,
+                tid,
+            };
+            queue.depth(&site)
+        };
+        let mut depths = vec![depth(Queue::Shared, stopped.leader(), &state.shared)?];
+        for thread in &state.threads {
+            depths.push(depth(Queue::Private, thread.tid(), &thread.pending)?);
+        }
+        injector.finish()?;
+        Ok((state, depths))
+    };
+    inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
 }
 
 /// As [`process`], after `expected` was put back: a deep queue that agrees with it wherever it is looked at is
@@ -93,7 +125,7 @@ fn run<Owner>(
         injector.finish()?;
         Ok(state)
     };
-    inner().map_err(|e: crate::error::Error| e.during(phase, stopped.pid()))
+    inner().map_err(|e: Error| e.during(phase, stopped.pid()))
 }
 
 fn capture<Owner>(

@@ -21,6 +21,8 @@ pub enum Phase {
     Verify,
     /// Putting state back.
     Replay,
+    /// Queueing a signal that somebody asked for.
+    Send,
     /// Letting go of a process.
     Release,
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Phase {
             Phase::Image => "image",
             Phase::Verify => "verify",
             Phase::Replay => "replay",
+            Phase::Send => "send",
             Phase::Release => "release",
         })
     }

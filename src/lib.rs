@@ -14,6 +14,7 @@ pub mod proc;
 pub mod record;
 pub mod report;
 pub mod restore;
+pub mod send;
 pub mod sigstack;
 pub mod state;
 pub mod stops;

@@ -336,9 +336,21 @@ pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
 /// May this process raise hard limits: has it CAP_SYS_RESOURCE?
 pub fn may_raise_limits() -> Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
-    let status = Status::from_file("/proc/self/status")
-        .map_err(|e| Error::proc("read /proc/self/status", &e))?;
-    Ok(status.capeff >> CAP_SYS_RESOURCE & 1 == 1)
+    has_capability(CAP_SYS_RESOURCE)
+}
+
+/// Has this process the capability with this number in linux/capability.h, and in effect?
+pub fn has_capability(number: u32) -> Result<bool> {
+    Ok(own_status()?.capeff >> number & 1 == 1)
+}
+
+/// Is this process under a seccomp filter, or in strict mode?
+pub fn is_filtered() -> Result<bool> {
+    Ok(own_status()?.seccomp.is_some_and(|mode| mode != 0))
+}
+
+fn own_status() -> Result<Status> {
+    Status::from_file("/proc/self/status").map_err(|e| Error::proc("read /proc/self/status", &e))
 }
 
 /// The inode of `pid`'s pid namespace.

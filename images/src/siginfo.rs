@@ -536,6 +536,20 @@ impl Siginfo {
     }
 }
 
+/// The `si_code` of this name, as a signal of this number may have it: `SI_QUEUE`, and for SIGCHLD `CLD_EXITED`.
+pub fn code_by_name(signo: SigNo, name: &str) -> Option<i32> {
+    if let Some((code, _)) = COMMON_CODES.iter().find(|(_, known)| *known == name) {
+        return Some(*code);
+    }
+    // With F_SETSIG any signal may carry those of SIGPOLL.
+    let names = own_codes(signo).map(|(names, _)| names);
+    names.into_iter().chain([POLL_CODES]).find_map(|names| {
+        let index = names.iter().position(|known| *known == name)?;
+        let code = i32::try_from(index).ok()? + 1;
+        (code_name(signo.get(), code) == Some(name)).then_some(code)
+    })
+}
+
 /// `SI_USER`, `CLD_EXITED`; `None` for a code without a name.
 fn code_name(signo: i32, code: i32) -> Option<&'static str> {
     if let Some((_, name)) = COMMON_CODES.iter().find(|(known, _)| *known == code) {
@@ -933,6 +947,28 @@ mod tests {
         (wide.signo, wide.code) = (7, 4);
         wide.set_fault(fault);
         Siginfo::from_proto(&wide).expect_err("more than 16 bits");
+    }
+
+    #[test]
+    fn codes_have_names() {
+        assert_eq!(code_by_name(SigNo::USR1, "SI_QUEUE"), Some(-1));
+        assert_eq!(code_by_name(SigNo::CHLD, "CLD_STOPPED"), Some(5));
+        assert_eq!(code_by_name(SigNo::USR1, "POLL_HUP"), Some(6));
+        for (signo, name) in [
+            (SigNo::USR1, "CLD_STOPPED"),
+            // As SIGSEGV's code 1 is SEGV_MAPERR.
+            (SigNo::SEGV, "POLL_IN"),
+            (SigNo::CHLD, "cld_stopped"),
+        ] {
+            assert_eq!(code_by_name(signo, name), None, "{signo} {name}");
+        }
+        for signo in SigNo::all() {
+            for code in -61..=130 {
+                if let Some(name) = code_name(signo.get(), code) {
+                    assert_eq!(code_by_name(signo, name), Some(code), "{signo} {name}");
+                }
+            }
+        }
     }
 
     proptest! {

@@ -14,6 +14,7 @@ mod timeouts;
 
 use std::ffi::CStr;
 
+use criu_signals::criu::installed::PLUGIN_MARK;
 use criu_signals::criu::{HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
 use criu_signals::images::Pid;
 
@@ -34,6 +35,7 @@ enum Signals {
 
 /// Reads the settings, and says which.
 fn settings() -> Result<Settings, HookError> {
+    log::info!("{PLUGIN_MARK}");
     let settings = Settings::read()?;
     log::info!("{}", settings.in_force());
     for name in settings::unknown_variables() {

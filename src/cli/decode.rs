@@ -1,24 +1,41 @@
 //! `criu-signals decode`: an image as JSON.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use criu_signals::images::{image, json};
+use criu_signals::images::{ImageError, core_json, criu_core, criu_images, image, json};
 
-use super::Failure;
+use super::source::named;
+use super::{Context, Failure};
 
-/// Writes an image as JSON.
+/// Writes an image as JSON: one of this project's, or what concerns signals in one of CRIU's own core-*.img.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  criu-signals decode images/signals-4711.img | jq .process.comm
+  criu-signals decode images/core-4711.img | jq .criu_core.private_queue
+
+The documents are described in images/README.md. `encode` turns them back, without loss.
+
+Exit codes:
+  0  done
+  2  the image could not be read")]
 pub struct Decode {
-    /// A signals-PID.img.
+    /// A signals-PID.img, or a core-TID.img of CRIU's.
     image: PathBuf,
 }
 
 impl Decode {
-    pub fn run(self) -> Result<ExitCode, Failure> {
-        let text = json::to_json(&image::open(&self.image)?)?;
-        writeln!(io::stdout(), "{text}")?;
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let path = &self.image;
+        let text = match image::open(path) {
+            Err(ImageError::NotAnImage { found, .. }) if found[1] == criu_core::MAGIC => {
+                criu_images::open_core(path).and_then(|core| core_json::to_json(&core))
+            }
+            other => other.and_then(|image| json::to_json(&image)),
+        };
+        writeln!(context.stdout(), "{}", text.map_err(|e| named(path, e))?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

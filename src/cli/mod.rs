@@ -1,29 +1,48 @@
 //! The command line: what it accepts, and which part of the library does it. One module for each command.
 
+mod check;
 mod decode;
+mod diff;
 mod encode;
+mod generate;
 mod plugin_dir;
+mod send;
 mod show;
 mod source;
+mod style;
 
-use std::io;
+use std::io::{self, StdoutLock};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use anstream::AutoStream;
+use clap::{Args, ColorChoice, Parser, Subcommand};
 
 /// What a command that failed says.
 type Failure = Box<dyn std::error::Error>;
 
-/// The exit code of a command that could not do what it was asked for; 1 is for one whose answer is no.
+/// The exit code of a command that could not do what it was asked for.
 const FAILED: u8 = 2;
+/// That of one which could, and whose answer is no: there is a difference, or something is missing.
+const DIFFERS: u8 = 1;
 
 /// Shows the signal state of Linux processes: live ones, and those in CRIU's image folders.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  criu-signals show 4711\n  criu-signals show images/\n  \
-    criu-signals decode images/signals-4711.img | jq .process.comm"
+    after_help = "\
+Examples:
+  criu-signals show 4711
+  criu-signals show images/
+  criu-signals decode images/signals-4711.img | jq .process.comm
+
+Exit codes:
+  0  done; of commands that compare: all is the same
+  1  of commands that compare or check: something differs, or is missing
+  2  it could not be done, and standard error says why
+
+A process is touched only where ptrace(2) allows that. For one of one's own uid no capability is needed, unless it is
+under a seccomp filter: to suspend that takes CAP_SYS_ADMIN."
 )]
 struct Arguments {
     #[command(flatten)]
@@ -38,13 +57,36 @@ struct Context {
     /// How long to wait for a process to stop, in seconds. Only one in uninterruptible sleep takes any time at all.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
+    /// Whether to print in colours. `auto`: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+}
+
+impl Context {
+    /// Standard output, without colours where they are not wanted.
+    fn stdout(&self) -> AutoStream<StdoutLock<'static>> {
+        let choice = match self.color {
+            ColorChoice::Auto => AutoStream::choice(&io::stdout()),
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        AutoStream::new(io::stdout().lock(), choice)
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     Show(show::Show),
+    Diff(diff::Diff),
+    Send(send::Send),
     Decode(decode::Decode),
     Encode(encode::Encode),
+    Check(check::Check),
+    #[command(hide = true)]
+    Generate(generate::Generate),
+    /// What `check` tries its hand on.
+    #[command(hide = true)]
+    Idle,
     #[command(hide = true)]
     PluginDir(plugin_dir::PluginDir),
 }
@@ -54,8 +96,13 @@ pub fn run() -> ExitCode {
     let Arguments { context, command } = Arguments::parse();
     let done = match command {
         Command::Show(show) => show.run(&context),
-        Command::Decode(decode) => decode.run(),
+        Command::Diff(diff) => diff.run(&context),
+        Command::Send(send) => send.run(&context),
+        Command::Decode(decode) => decode.run(&context),
         Command::Encode(encode) => encode.run(),
+        Command::Check(check) => check.run(&context),
+        Command::Generate(generate) => generate.run(&context),
+        Command::Idle => check::idle(),
         Command::PluginDir(plugin_dir) => plugin_dir.run(),
     };
     done.unwrap_or_else(|e| {

@@ -1,119 +1,520 @@
-//! `criu-signals show`: the signal state of processes, for people.
+//! `criu-signals show`: the signal state of processes, for people and for programs.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use criu_signals::images::{NsIds, Pending, ProcessState, SigNo};
+use criu_signals::images::{
+    Aspect, Disposition, InterruptedCall, NsIds, Pending, ProcessState, SigSet, ThreadState, json,
+};
 
-use super::{Context, Failure, source};
+use super::source::{self, Extent, Found, Origin};
+use super::style::{BOLD, DIM, NAME, WARN};
+use super::{Context, Failure};
 
 /// How many entries of a queue are printed unless all are asked for.
 const SUMMARY: usize = 10;
+/// How many are read of a live process's queue then: in the time that this takes, nothing else would be done either.
+const READ: usize = 500;
 
 /// Shows the signal state of live processes, of images, or of all images in a folder.
+///
+/// Threads whose state is the same are shown together. Of a long queue the first entries are shown, and of a live process
+/// no more than that is read, so that it is not held up; --all and --json show, and read, all.
 #[derive(clap::Args)]
+#[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
-    /// A pid, a signals-PID.img, or a folder that holds some.
+    /// What to show.
     #[arg(required = true, value_name = "PID|IMAGE|FOLDER")]
     what: Vec<String>,
     /// Print every entry of long queues.
     #[arg(long)]
     all: bool,
+    /// Print one JSON document for each process, each in one line, as `decode` gives it; "not_recorded" lists what the
+    /// source does not tell.
+    #[arg(long)]
+    json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  criu-signals show 4711
+  criu-signals show images/
+  criu-signals show criu:images/
+  criu-signals show --json 4711 | jq .process.comm";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all were shown
+  2  one could not be read; what could was shown";
 
 impl Show {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let mut out = io::stdout().lock();
+        let mut out = context.stdout();
+        let extent = if self.all || self.json {
+            Extent::Whole
+        } else {
+            Extent::AtMost(READ)
+        };
+        let mut code = ExitCode::SUCCESS;
         let mut first = true;
         for what in &self.what {
-            for image in source::load(what, context)? {
+            let found = match source::load(what, context, extent) {
+                Ok(found) => found,
+                Err(e) => {
+                    // The others are of interest all the same.
+                    eprintln!("criu-signals: {e}");
+                    code = ExitCode::from(super::FAILED);
+                    continue;
+                }
+            };
+            for found in &found {
+                if self.json {
+                    writeln!(out, "{}", json::to_json_line(&found.recorded)?)?;
+                    continue;
+                }
                 if !std::mem::take(&mut first) {
                     writeln!(out)?;
                 }
-                process(&mut out, &image.process, self.all)?;
+                Table {
+                    out: &mut out,
+                    found,
+                    all: self.all,
+                }
+                .process()?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     }
 }
 
-fn process(out: &mut impl Write, process: &ProcessState, all: bool) -> io::Result<()> {
-    let kind = if process.compat { ", 32-bit" } else { "" };
-    writeln!(
-        out,
-        "process {} ({}{kind}), {}",
-        ids(&process.ids),
-        process.comm,
-        process.run_state
-    )?;
-    writeln!(
-        out,
-        "  RLIMIT_SIGPENDING: {}; charged to its uid: {}",
-        process.rlimit_sigpending, process.queued
-    )?;
+/// Of the column of labels.
+const WIDTH: usize = 16;
 
-    let set: Vec<_> = SigNo::all()
-        .filter(|&s| !process.dispositions[s].is_default_handler())
-        .collect();
-    writeln!(out, "  dispositions: {} of 64 not default", set.len())?;
-    for signo in set {
-        writeln!(out, "    {signo:<12} {}", process.dispositions[signo])?;
-    }
-    pending(out, "  ", "shared", &process.shared, all)?;
-    for thread in &process.threads {
-        writeln!(out, "  thread {}", ids(&thread.ids))?;
-        writeln!(out, "    blocked: {}", thread.blocked)?;
-        if let Some(saved) = thread.saved_mask {
-            writeln!(out, "    blocked when the present call has ended: {saved}")?;
-        }
-        writeln!(out, "    alternate stack: {}", thread.altstack)?;
-        if let Some(call) = thread.interrupted {
-            writeln!(out, "    waiting in {call}")?;
-        }
-        pending(out, "    ", "private", &thread.pending, all)?;
-    }
-    Ok(())
-}
-
-fn pending(
-    out: &mut impl Write,
-    indent: &str,
-    name: &str,
-    pending: &Pending,
+struct Table<'t, W> {
+    out: &'t mut W,
+    found: &'t Found,
     all: bool,
-) -> io::Result<()> {
-    if pending.bits.is_empty() {
-        return writeln!(out, "{indent}{name} queue: empty");
-    }
-    writeln!(
-        out,
-        "{indent}{name} queue: {} entries ({})",
-        pending.queue.len(),
-        pending.bits
-    )?;
-    let shown = if all { pending.queue.len() } else { SUMMARY };
-    for info in pending.queue.iter().take(shown) {
-        writeln!(out, "{indent}  {info}")?;
-    }
-    if let Some(more) = pending.queue.len().checked_sub(shown).filter(|&n| n > 0) {
-        writeln!(out, "{indent}  and {more} more (--all)")?;
-    }
-    let bare = pending.bits_without_info();
-    if !bare.is_empty() {
-        writeln!(out, "{indent}  without siginfo: {bare}")?;
-    }
-    Ok(())
 }
 
-/// The id that the reader sees, and where it differs the one that the process sees.
-fn ids(ids: &NsIds) -> String {
-    if ids.as_slice().len() == 1 {
-        ids.outermost().to_string()
+impl<W: Write> Table<'_, W> {
+    fn row(&mut self, indent: usize, label: &str, value: &str) -> io::Result<()> {
+        let width = WIDTH - indent;
+        writeln!(self.out, "{:indent$}{DIM}{label:width$}{DIM:#} {value}", "")
+    }
+
+    /// A row whose value the source may not have.
+    fn known(&mut self, indent: usize, label: &str, aspect: Aspect, value: &str) -> io::Result<()> {
+        if self.has(aspect) {
+            self.row(indent, label, value)
+        } else {
+            self.row(indent, label, &format!("{DIM}not recorded{DIM:#}"))
+        }
+    }
+
+    fn has(&self, aspect: Aspect) -> bool {
+        self.found.recorded.has(aspect)
+    }
+
+    fn process(&mut self) -> io::Result<()> {
+        let found = self.found;
+        let process = &found.recorded.image.process;
+        let kind = if process.compat { ", 32-bit" } else { "" };
+        writeln!(
+            self.out,
+            "{BOLD}{}{BOLD:#} ({NAME}{}{NAME:#}{kind}), {}",
+            found.name,
+            printable(&process.comm),
+            process.run_state
+        )?;
+        self.row(2, "pid", &pids(process, found.origin))?;
+        self.limit(process)?;
+        if !process.taken_out.is_empty() {
+            let reasons: Vec<String> = process.taken_out.iter().map(ToString::to_string).collect();
+            let text = format!("{WARN}for the dump{WARN:#}: {}", reasons.join(", "));
+            self.row(2, "taken out", &text)?;
+        }
+        let unknown = if found.origin == Origin::Live {
+            "not known: only the parent can ask"
+        } else {
+            "not recorded"
+        };
+        let unless_unknown = |known: bool, value: String| {
+            if known {
+                value
+            } else {
+                format!("{DIM}{unknown}{DIM:#}")
+            }
+        };
+        let wait = unless_unknown(
+            self.has(Aspect::WaitStatus),
+            process.wait_status.to_string(),
+        );
+        self.row(2, "wait status", &wait)?;
+        let exit = process
+            .exit_signal
+            .map_or_else(String::new, |signal| signal.to_string());
+        self.known(2, "exit signal", Aspect::ExitSignal, &exit)?;
+        self.dispositions(process)?;
+        let depths: Vec<usize> = match &found.depths {
+            Some(depths) => depths.clone(),
+            None => process
+                .queues()
+                .map(|pending| pending.queue.len())
+                .collect(),
+        };
+        let mut depths = depths.into_iter();
+        self.pending(2, "shared", &process.shared, depths.next().unwrap_or(0))?;
+        self.timers(process)?;
+        self.threads(&process.threads, &depths.collect::<Vec<_>>())
+    }
+
+    fn limit(&mut self, process: &ProcessState) -> io::Result<()> {
+        let mut text = process.rlimit_sigpending.to_string();
+        if self.has(Aspect::Charged) {
+            text += &format!("; {} siginfos are charged to its user", process.queued);
+        }
+        if let Some(lent) = process.lent_limit {
+            text += &format!("; {WARN}in CRIU's image{WARN:#} {lent}");
+        }
+        self.known(2, "pending limit", Aspect::Limit, &text)
+    }
+
+    fn dispositions(&mut self, process: &ProcessState) -> io::Result<()> {
+        let mut changed = 0;
+        // Signals with the same disposition, in the order of the first of each.
+        let mut groups: Vec<(Disposition, SigSet)> = Vec::new();
+        for (signo, disposition) in process.dispositions.iter() {
+            if *disposition == Disposition::DEFAULT {
+                continue;
+            }
+            changed += 1;
+            match groups.iter_mut().find(|(known, _)| known == disposition) {
+                Some((_, signals)) => signals.insert(signo),
+                None => groups.push((*disposition, signo.into())),
+            }
+        }
+        let text = match changed {
+            0 => "all are default".to_owned(),
+            n => format!("{n} of 64 are not default"),
+        };
+        self.known(2, "dispositions", Aspect::Dispositions, &text)?;
+        for (disposition, signals) in groups {
+            let mut label = signals.to_string();
+            if label.len() > WIDTH - 4 {
+                writeln!(self.out, "    {DIM}{label}{DIM:#}")?;
+                label.clear();
+            }
+            self.row(4, &label, &disposition.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn timers(&mut self, process: &ProcessState) -> io::Result<()> {
+        if process.timers.is_empty() {
+            return Ok(());
+        }
+        let text = if self.has(Aspect::TimerEntries) {
+            process.timers.len().to_string()
+        } else {
+            format!(
+                "{} {DIM}(whose entries are pending is not recorded){DIM:#}",
+                process.timers.len()
+            )
+        };
+        self.row(2, "POSIX timers", &text)?;
+        for timer in &process.timers {
+            let armed = match timer.remaining {
+                0 => "not armed".to_owned(),
+                left => format!("{} left", seconds(left)),
+            };
+            self.row(
+                4,
+                &format!("timer {}", timer.id),
+                &format!("{timer}, {armed}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn pending(
+        &mut self,
+        indent: usize,
+        label: &str,
+        pending: &Pending,
+        depth: usize,
+    ) -> io::Result<()> {
+        if pending.bits.is_empty() {
+            return self.row(indent, label, "nothing pending");
+        }
+        let entries = match depth {
+            1 => "1 entry".to_owned(),
+            n => format!("{n} entries"),
+        };
+        let text = format!("{entries}: {NAME}{}{NAME:#}", pending.bits);
+        self.row(indent, label, &text)?;
+        let shown = if self.all { depth } else { SUMMARY };
+        for (n, info) in pending.queue.iter().take(shown).enumerate() {
+            self.row(indent + 2, &(n + 1).to_string(), &info.to_string())?;
+        }
+        if let Some(more) = depth.checked_sub(shown).filter(|&n| n > 0) {
+            self.row(indent + 2, "...", &format!("and {more} more (--all)"))?;
+        }
+        // Where not all was read, an entry may stand further behind.
+        let bare = pending.bits_without_info();
+        if !bare.is_empty() && pending.queue.len() == depth {
+            let text = format!("{WARN}{bare}{WARN:#}: pending without siginfo");
+            self.row(indent + 2, "-", &text)?;
+        }
+        Ok(())
+    }
+
+    fn threads(&mut self, threads: &[ThreadState], depths: &[usize]) -> io::Result<()> {
+        let groups = groups(threads);
+        let count = match threads.len() {
+            n if groups.len() == n => format!("{n} threads"),
+            n => format!("{n} threads in {} states", groups.len()),
+        };
+        if self.has(Aspect::Threads) {
+            // One needs no heading.
+            if threads.len() > 1 {
+                writeln!(self.out, "  {BOLD}{count}{BOLD:#}")?;
+            }
+        } else {
+            writeln!(
+                self.out,
+                "  {BOLD}the leader{BOLD:#} {DIM}(of other threads nothing is recorded){DIM:#}"
+            )?;
+        }
+        for group in groups {
+            let Some((first, depth)) = group
+                .first()
+                .and_then(|&at| Some((threads.get(at)?, *depths.get(at)?)))
+            else {
+                continue;
+            };
+            let members: Vec<&ThreadState> =
+                group.iter().filter_map(|&at| threads.get(at)).collect();
+            self.thread(&members, first, depth)?;
+        }
+        Ok(())
+    }
+
+    fn thread(
+        &mut self,
+        members: &[&ThreadState],
+        first: &ThreadState,
+        depth: usize,
+    ) -> io::Result<()> {
+        let name = match members {
+            [_] => "thread",
+            _ => "threads",
+        };
+        writeln!(
+            self.out,
+            "  {BOLD}{name}{BOLD:#} {}",
+            tids(members.iter().map(|thread| &thread.ids))
+        )?;
+        self.known(
+            4,
+            "blocked",
+            Aspect::Masks,
+            &first.lasting_mask().to_string(),
+        )?;
+        if first.saved_mask.is_some() {
+            let text = format!("{} (until the present call has ended)", first.blocked);
+            self.row(4, "in force", &text)?;
+        }
+        let stack = match members {
+            [_] => first.altstack.to_string(),
+            _ if members
+                .iter()
+                .all(|thread| thread.altstack == first.altstack) =>
+            {
+                first.altstack.to_string()
+            }
+            _ => format!("each its own, like {}", first.altstack),
+        };
+        self.known(4, "altstack", Aspect::AltStacks, &stack)?;
+        if let Some(signo) = first.parent_death_signal {
+            self.row(4, "parent death", &signo.to_string())?;
+        }
+        if let Some(call) = first.interrupted {
+            let compat = self.found.recorded.image.process.compat;
+            let same = members
+                .iter()
+                .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
+            self.row(4, "waits in", &waits(&call, compat, same))?;
+        } else if !self.has(Aspect::InterruptedCalls) {
+            self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
+        }
+        self.pending(4, "private", &first.pending, depth)
+    }
+}
+
+/// The indices of threads whose state is the same, but for addresses of stacks and code and for times that are left.
+fn groups(threads: &[ThreadState]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, thread) in threads.iter().enumerate() {
+        let same = |group: &&mut Vec<usize>| {
+            group
+                .first()
+                .and_then(|&first| threads.get(first))
+                .is_some_and(|first| is_alike(first, thread))
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(at),
+            None => groups.push(vec![at]),
+        }
+    }
+    groups
+}
+
+fn is_alike(a: &ThreadState, b: &ThreadState) -> bool {
+    let call = |thread: &ThreadState| {
+        let call = thread.interrupted?;
+        Some((call.number, call.code, call.whole_timeout))
+    };
+    let stack = |thread: &ThreadState| (thread.altstack.flags, thread.altstack.size);
+    (a.blocked, a.saved_mask, a.parent_death_signal)
+        == (b.blocked, b.saved_mask, b.parent_death_signal)
+        && a.pending == b.pending
+        && stack(a) == stack(b)
+        && call(a) == call(b)
+}
+
+/// The pids of a process, and what each means.
+pub fn pids(process: &ProcessState, origin: Origin) -> String {
+    let own = match process.pid_ns {
+        0 => "its own pid namespace".to_owned(),
+        inode => format!("pid:[{inode}]"),
+    };
+    let (outer, inner) = (process.ids.outermost(), process.ids.innermost());
+    if process.ids.as_slice().len() == 1 {
+        return format!("{inner} in {own}");
+    }
+    let place = match origin {
+        Origin::Live => "here",
+        Origin::Ours | Origin::Criu => "where it was dumped",
+    };
+    format!("{outer} {place}, {inner} in its own {own}, of which all pids below are")
+}
+
+/// `41, 43..47`: the ids in the processes' own pid namespace, and in brackets those outside if they differ.
+fn tids<'t>(ids: impl Iterator<Item = &'t NsIds>) -> String {
+    let ids: Vec<&NsIds> = ids.collect();
+    let own = ranges(ids.iter().map(|ids| ids.innermost()));
+    let count = match ids.len() {
+        1 => String::new(),
+        n => format!(" ({n})"),
+    };
+    if ids.iter().all(|ids| ids.as_slice().len() == 1) {
+        return own + &count;
+    }
+    format!(
+        "{own}{count}, outside {}",
+        ranges(ids.iter().map(|ids| ids.outermost()))
+    )
+}
+
+/// `41, 43..47`.
+fn ranges(numbers: impl Iterator<Item = i32>) -> String {
+    let mut numbers: Vec<i32> = numbers.collect();
+    numbers.sort_unstable();
+    let runs = numbers.chunk_by(|low, high| low.checked_add(1) == Some(*high));
+    let texts: Vec<String> = runs
+        .map(|run| match run {
+            [first, _, .., last] => format!("{first}..{last}"),
+            few => few
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+        .collect();
+    texts.join(", ")
+}
+
+fn waits(call: &InterruptedCall, compat: bool, same_time: bool) -> String {
+    let number = usize::try_from(call.number).unwrap_or(usize::MAX);
+    let name = if compat {
+        syscalls::x86::Sysno::new(number).map(|call| call.name())
     } else {
-        format!(
-            "{} ({} in its own pid namespace)",
-            ids.outermost(),
-            ids.innermost()
-        )
+        syscalls::x86_64::Sysno::new(number).map(|call| call.name())
+    };
+    let name = name.map_or_else(|| format!("system call {number}"), str::to_owned);
+    let left = match call.remaining {
+        Some(left) if same_time => format!(", {} left", seconds(left)),
+        Some(_) => ", each with its own time left".to_owned(),
+        None if call.whole_timeout => ", whole timeout".to_owned(),
+        None => String::new(),
+    };
+    format!("{name} ({}){left}", call.code)
+}
+
+fn seconds(nanoseconds: u64) -> String {
+    format!(
+        "{}.{:03} s",
+        nanoseconds / 1_000_000_000,
+        nanoseconds / 1_000_000 % 1000
+    )
+}
+
+/// A name may hold anything that prctl(PR_SET_NAME) was given: no terminal is to act upon it.
+pub fn printable(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use criu_signals::images::SigNo;
+
+    use super::*;
+
+    fn ids<const N: usize>(ids: [i32; N]) -> NsIds {
+        NsIds::new(ids.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn ids_are_folded_and_told_apart() {
+        let many: Vec<NsIds> = [41, 43, 44, 45, 50, 51].map(|id| ids([id])).to_vec();
+        assert_eq!(tids(many.iter()), "41, 43..45, 50, 51 (6)");
+        assert_eq!(tids([ids([4711, 7])].iter()), "7, outside 4711");
+    }
+
+    #[test]
+    fn threads_are_alike_whatever_the_addresses() {
+        let mut threads: Vec<ThreadState> =
+            (1..=4).map(|id| ThreadState::bare(ids([id]))).collect();
+        threads[1].altstack.sp = 4096;
+        threads[2].blocked = SigNo::HUP.into();
+        assert_eq!(groups(&threads), [vec![0, 1, 3], vec![2]]);
+    }
+
+    #[test]
+    fn no_name_moves_the_cursor() {
+        assert_eq!(printable("a\x1b[2Jb\u{9b}"), "a?[2Jb?");
+    }
+
+    #[test]
+    fn calls_have_names() {
+        let call = InterruptedCall {
+            number: 34,
+            code: criu_signals::images::RestartCode::UnlessHandled,
+            ip: 0,
+            remaining: None,
+            whole_timeout: false,
+        };
+        assert_eq!(waits(&call, false, true), "pause (ERESTARTNOHAND)");
+        let call = InterruptedCall {
+            number: 29,
+            remaining: Some(1_500_000_000),
+            ..call
+        };
+        assert_eq!(
+            waits(&call, true, true),
+            "pause (ERESTARTNOHAND), 1.500 s left"
+        );
     }
 }

@@ -1,31 +1,80 @@
-//! Where signal state comes from: a live process, an image, a folder of images.
+//! Where signal state comes from: a live process, an image of ours, CRIU's own images, a folder of either.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use criu_signals::images::{Image, Pid, image};
-use criu_signals::record;
+use criu_signals::images::{Image, ImageError, Pid, Recorded, criu_core, criu_images, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_signals::{capture, record};
 
 use super::{Context, Failure};
 
-/// A number is a pid, a folder stands for its images.
-pub fn load(what: &str, context: &Context) -> Result<Vec<Image>, Failure> {
+/// What commands say of their sources.
+pub const SOURCES: &str = "\
+Sources:
+  PID                a live process, which is stopped for as long as it takes to read it
+  signals-PID.img    an image of this project's
+  core-PID.img       one of CRIU's own images; pstree.img and those of other threads stand beside it
+  FOLDER             every process of an image folder: by this project's images, or without them by CRIU's
+  criu:FOLDER        every process of an image folder by CRIU's own images";
+
+/// Before a folder: CRIU's own images of it, even where there are ours.
+const CRIU: &str = "criu:";
+
+/// Who tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The process itself, which is in pid namespaces of ours.
+    Live,
+    /// An image of this project's.
+    Ours,
+    /// CRIU's own images.
+    Criu,
+}
+
+/// One process.
+pub struct Found {
+    /// How its source is called.
+    pub name: String,
+    pub origin: Origin,
+    pub recorded: Recorded,
+    /// How many entries each queue has, in the order of `ProcessState::queues`, where not all were read.
+    pub depths: Option<Vec<usize>>,
+}
+
+/// How much of the queues of live processes is read. The time that a process is stopped for it grows with the square of
+/// their depth.
+#[derive(Clone, Copy)]
+pub enum Extent {
+    Whole,
+    AtMost(usize),
+}
+
+/// The processes of one source; never none.
+pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>, Failure> {
     if let Ok(pid) = what.parse() {
-        return live(Pid(pid), context).map(|image| vec![image]);
+        return Ok(vec![live_process(Pid(pid), context, extent)?]);
+    }
+    if let Some(folder) = what.strip_prefix(CRIU) {
+        return of_criu(Path::new(folder));
     }
     let path = Path::new(what);
     if !path.is_dir() {
-        return Ok(vec![image::open(path)?]);
+        return Ok(vec![file(path)?]);
     }
     let dir = File::open(path).map_err(|e| format!("{what}: {e}"))?;
     let pids = record::captured_processes(dir.as_fd())?;
     if pids.is_empty() {
-        return Err(format!("{what}: holds no signals-PID.img").into());
+        if path.join(criu_images::PSTREE).exists() {
+            return of_criu(path);
+        }
+        return Err(format!("{what}: holds neither a signals-PID.img nor images of CRIU's").into());
     }
-    let open = |pid| image::open(&path.join(image::file_name(pid))).map_err(Failure::from);
-    pids.into_iter().map(open).collect()
+    pids.into_iter()
+        .map(|pid| ours(&path.join(image::file_name(pid))))
+        .collect()
 }
 
 /// A live process, which is stopped for as long as it takes.
@@ -34,4 +83,119 @@ pub fn live(pid: Pid, context: &Context) -> Result<Image, Failure> {
     let image = record::of(&stopped);
     stopped.release()?;
     Ok(image?)
+}
+
+fn live_process(pid: Pid, context: &Context, extent: Extent) -> Result<Found, Failure> {
+    let (image, depths) = match extent {
+        Extent::Whole => (live(pid, context)?, None),
+        Extent::AtMost(most) => {
+            let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
+            let found = capture::at_most(&stopped, most);
+            stopped.release()?;
+            let (process, depths) = found?;
+            (record::with_header(process)?, Some(depths))
+        }
+    };
+    Ok(Found {
+        name: format!("process {pid}"),
+        origin: Origin::Live,
+        recorded: image.into(),
+        depths,
+    })
+}
+
+fn ours(path: &Path) -> Result<Found, Failure> {
+    Ok(Found {
+        name: path.display().to_string(),
+        origin: Origin::Ours,
+        recorded: image::open(path).map_err(|e| named(path, e))?.into(),
+        depths: None,
+    })
+}
+
+/// One image, of ours or of CRIU's.
+fn file(path: &Path) -> Result<Found, Failure> {
+    match image::open(path) {
+        Err(ImageError::NotAnImage { found, .. }) if found[1] == criu_core::MAGIC => {}
+        _ => return ours(path),
+    }
+    let core = criu_images::open_core(path).map_err(|e| named(path, e))?;
+    let pid = core_number(path).ok_or_else(|| {
+        format!(
+            "{}: which process's it is only its name tells, and that is not core-PID.img",
+            path.display()
+        )
+    })?;
+    let folder = folder_of(path);
+    let whole = if folder.join(criu_images::PSTREE).exists() {
+        criu_images::process(&folder, pid).map_err(|e| named(&folder, e))?
+    } else {
+        None
+    };
+    let recorded = match whole {
+        Some(recorded) => recorded,
+        None => criu_images::leader_alone(&core, pid).map_err(|e| named(path, e))?,
+    };
+    Ok(Found {
+        name: path.display().to_string(),
+        origin: Origin::Criu,
+        recorded,
+        depths: None,
+    })
+}
+
+fn of_criu(folder: &Path) -> Result<Vec<Found>, Failure> {
+    let found = criu_images::processes(folder).map_err(|e| named(folder, e))?;
+    if found.is_empty() {
+        return Err(format!("{}: CRIU's images hold no live process", folder.display()).into());
+    }
+    let of = |recorded: Recorded| {
+        let pid = recorded.image.process.ids.innermost();
+        Found {
+            name: folder
+                .join(criu_images::core_name(pid))
+                .display()
+                .to_string(),
+            origin: Origin::Criu,
+            recorded,
+            depths: None,
+        }
+    };
+    Ok(found.into_iter().map(of).collect())
+}
+
+/// An error of an image does not name it, unless the file system is at fault.
+pub fn named(path: &Path, error: ImageError) -> Failure {
+    match error {
+        ImageError::Io { .. } | ImageError::NotRegular { .. } | ImageError::TooLarge { .. } => {
+            error.into()
+        }
+        other => format!("{}: {other}", path.display()).into(),
+    }
+}
+
+/// 41 of `core-41.img`.
+fn core_number(path: &Path) -> Option<i32> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("core-")?
+        .strip_suffix(".img")?
+        .parse()
+        .ok()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Live => "live",
+            Origin::Ours => "image",
+            Origin::Criu => "CRIU's images",
+        })
+    }
 }

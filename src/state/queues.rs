@@ -127,6 +127,30 @@ impl Queue {
         ptrace::peek(site.tid, self == Queue::Shared, from, most)
     }
 
+    /// How many entries it has. Found by looking whether there is one here and there, because to read them all takes
+    /// time with the square of their number.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn depth<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<usize> {
+        let reaches = |index: usize| Ok(!self.peek(site, index, 1)?.is_empty());
+        let mut beyond = 1;
+        while reaches(beyond - 1)? {
+            beyond *= 2;
+        }
+        // The depth is at least half of `beyond`, and below it.
+        let mut least = beyond / 2;
+        while beyond - least > 1 {
+            let middle = least + (beyond - least) / 2;
+            if reaches(middle - 1)? {
+                least = middle;
+            } else {
+                beyond = middle;
+            }
+        }
+        Ok(least)
+    }
+
     /// Is `wanted` what is in the queue? A long one is looked at in places only.
     ///
     /// Around the entry of a timer, which cannot be moved, the order of other numbers may differ: nobody can tell,

@@ -1,0 +1,445 @@
+//! `criu-signals check`: what can be done on this machine, and what not for lack of what.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use criu_signals::criu::installed;
+use criu_signals::images::Pid;
+use criu_signals::{capture, proc};
+use serde_json::{Value, json};
+
+use super::style::{BAD, BOLD, DIM, GOOD, WARN};
+use super::{Context, DIFFERS, Failure};
+
+/// Says what can be done on this machine, and what is missing.
+///
+/// The engine is not judged by versions: a process of this program's own is stopped and read.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  criu-signals check
+  criu-signals check --json | jq -r '.checks[] | select(.state != \"ok\") | .name'
+
+Exit codes:
+  0  everything can be done here
+  1  something can't, or not in full; what, and for lack of what, is in the list
+  2  it could not be found out")]
+pub struct Check {
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How it is with one thing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ok,
+    /// Some of what it serves can be done.
+    Limited,
+    Missing,
+    /// It could not be found out.
+    Unknown,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Limited => "limited",
+            State::Missing => "missing",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
+/// One thing that was looked at.
+struct Finding {
+    group: &'static str,
+    /// A word for programs.
+    name: &'static str,
+    state: State,
+    /// What was found.
+    found: String,
+    /// What follows, where it is not well.
+    lost: &'static str,
+}
+
+/// Capabilities by their number in linux/capability.h, and what is lost without each.
+const CAPABILITIES: [(&str, u32, &str); 4] = [
+    (
+        "CAP_SYS_PTRACE",
+        19,
+        "processes of other users, and such as have made themselves undumpable, can't be touched; those of one's own \
+         uid can",
+    ),
+    (
+        "CAP_SYS_ADMIN",
+        21,
+        "processes under a seccomp filter can't be touched: their filters can't be suspended, and what is done inside \
+         them could end them. criu itself needs it, or CAP_CHECKPOINT_RESTORE",
+    ),
+    (
+        "CAP_SYS_RESOURCE",
+        24,
+        "RLIMIT_SIGPENDING can't be raised above a hard limit: what it leaves no room for is reported as not put back",
+    ),
+    (
+        "CAP_CHECKPOINT_RESTORE",
+        40,
+        "criu without CAP_SYS_ADMIN can't restore pids",
+    ),
+];
+
+impl Check {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let mut findings = vec![engine(context)];
+        findings.extend(kernel());
+        findings.extend(permissions()?);
+        findings.extend(criu());
+
+        let mut out = context.stdout();
+        if self.json {
+            let checks: Vec<Value> = findings.iter().map(document).collect();
+            let text = serde_json::to_string_pretty(&json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "checks": checks,
+            }))?;
+            writeln!(out, "{text}")?;
+        } else {
+            print(&mut out, &findings)?;
+        }
+        let any = |state| findings.iter().any(|finding| finding.state == state);
+        Ok(if any(State::Unknown) {
+            ExitCode::from(super::FAILED)
+        } else if any(State::Missing) || any(State::Limited) {
+            ExitCode::from(DIFFERS)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+fn document(finding: &Finding) -> Value {
+    json!({
+        "group": finding.group,
+        "name": finding.name,
+        "state": finding.state.name(),
+        "found": finding.found,
+        "lost": if finding.state == State::Ok { Value::Null } else { json!(finding.lost) },
+    })
+}
+
+fn print(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
+    let mut group = "";
+    for finding in findings {
+        if finding.group != group {
+            group = finding.group;
+            writeln!(out, "{BOLD}{group}{BOLD:#}")?;
+        }
+        let style = match finding.state {
+            State::Ok => GOOD,
+            State::Limited => WARN,
+            State::Missing | State::Unknown => BAD,
+        };
+        let state = finding.state.name();
+        writeln!(
+            out,
+            "  {style}{state:<8}{style:#} {:<22} {}",
+            finding.name, finding.found
+        )?;
+        if finding.state != State::Ok && !finding.lost.is_empty() {
+            writeln!(out, "  {:31} {DIM}{}{DIM:#}", "", finding.lost)?;
+        }
+    }
+    Ok(())
+}
+
+/// A process that waits, and ends when this one does.
+struct Idle(Child);
+
+impl Idle {
+    fn start() -> io::Result<Idle> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("idle")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // It has said so when it is past exec and its libraries.
+        let mut ready = [0];
+        child
+            .stdout
+            .as_mut()
+            .map_or(Ok(()), |out| out.read_exact(&mut ready))?;
+        Ok(Idle(child))
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // It reads its end of the pipe until this one is closed.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// `criu-signals idle`: what is looked at.
+pub fn idle() -> Result<ExitCode, Failure> {
+    let mut out = io::stdout();
+    out.write_all(b".")?;
+    out.flush()?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything at once: PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_PEEKSIGINFO, PTRACE_GETSIGMASK, system calls inside the
+/// process, and what /proc says of it.
+fn engine(context: &Context) -> Finding {
+    let finding = |state, found, lost| Finding {
+        group: "reading a process",
+        name: "capture",
+        state,
+        found,
+        lost,
+    };
+    let idle = match Idle::start() {
+        Ok(idle) => idle,
+        Err(e) => {
+            let found = format!("no process to try it on: {e}");
+            return finding(State::Unknown, found, "");
+        }
+    };
+    let pid = Pid(idle.0.id().cast_signed());
+    let tried = criu_signals::tracee::StoppedProcess::seize(pid, context.timeout).and_then(
+        |stopped: criu_signals::tracee::StoppedProcess<criu_signals::tracee::ByUs>| {
+            let state = capture::process(&stopped);
+            stopped.release()?;
+            state
+        },
+    );
+    match tried {
+        Ok(_) => finding(
+            State::Ok,
+            "a process of one's own was stopped, read and let go".to_owned(),
+            "",
+        ),
+        Err(e) => finding(
+            State::Missing,
+            e.to_string(),
+            "no live process can be read or changed; images can",
+        ),
+    }
+}
+
+fn kernel() -> Vec<Finding> {
+    let finding = |name, state, found: String, lost| Finding {
+        group: "kernel",
+        name,
+        state,
+        found,
+        lost,
+    };
+    let release = nix::sys::utsname::uname().map_or_else(
+        |e| format!("uname: {e}"),
+        |name| {
+            format!(
+                "{} {} on {}",
+                name.sysname().to_string_lossy(),
+                name.release().to_string_lossy(),
+                name.machine().to_string_lossy()
+            )
+        },
+    );
+    let has = |name, file: &str, lost| {
+        if Path::new(file).exists() {
+            finding(name, State::Ok, format!("{file} is there"), "")
+        } else {
+            finding(name, State::Missing, format!("{file} is not there"), lost)
+        }
+    };
+    let mut findings = vec![finding("release", State::Ok, release, "")];
+    findings.push(has(
+        "checkpoint-restore",
+        "/proc/self/timers",
+        "CONFIG_CHECKPOINT_RESTORE: no POSIX timers can be read, nor can seccomp be suspended, and there is no criu",
+    ));
+    findings.push(has(
+        "children",
+        "/proc/thread-self/children",
+        "CONFIG_PROC_CHILDREN: no tree of processes can be walked",
+    ));
+    findings.push(has(
+        "syscall",
+        "/proc/self/syscall",
+        "CONFIG_HAVE_ARCH_TRACEHOOK: who waits for a process can't be told",
+    ));
+    findings.push(has("fuse", "/dev/fuse", "`mount` does not work"));
+    findings.push(yama());
+    findings.push(freezer());
+    findings
+}
+
+/// Documentation/admin-guide/LSM/Yama.rst.
+fn yama() -> Finding {
+    const FILE: &str = "/proc/sys/kernel/yama/ptrace_scope";
+    let (state, found, lost) = match fs::read_to_string(FILE) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            (State::Ok, "there is no Yama in this kernel".to_owned(), "")
+        }
+        Err(e) => (State::Unknown, format!("{FILE}: {e}"), ""),
+        Ok(text) => {
+            let scope = text.trim().to_owned();
+            let lost = match scope.as_str() {
+                "0" => "",
+                "1" => "without CAP_SYS_PTRACE only descendants can be touched",
+                "2" => "without CAP_SYS_PTRACE no process can be touched",
+                _ => "no process can be touched",
+            };
+            let may = proc::has_capability(19).unwrap_or(false);
+            let state = match scope.as_str() {
+                "0" => State::Ok,
+                "1" | "2" if may => State::Ok,
+                "1" => State::Limited,
+                _ => State::Missing,
+            };
+            (state, format!("ptrace_scope is {scope}"), lost)
+        }
+    };
+    Finding {
+        group: "kernel",
+        name: "yama",
+        state,
+        found,
+        lost,
+    }
+}
+
+/// cgroups(7), "The freezer controller" and "cgroup.freeze".
+fn freezer() -> Finding {
+    let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let v1 = Path::new("/sys/fs/cgroup/freezer");
+    let (state, found) = match v2 {
+        Some(root) => (State::Ok, format!("cgroup v2 at {root}")),
+        None if v1.join("cgroup.procs").exists() => {
+            (State::Ok, format!("cgroup v1 at {}", v1.display()))
+        }
+        None => (
+            State::Missing,
+            "no cgroup file system is mounted".to_owned(),
+        ),
+    };
+    Finding {
+        group: "kernel",
+        name: "freezer",
+        state,
+        found,
+        lost: "a cgroup can't be frozen while it is dumped: its processes are stopped one after another",
+    }
+}
+
+fn permissions() -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for (name, number, lost) in CAPABILITIES {
+        let has = proc::has_capability(number)?;
+        findings.push(Finding {
+            group: "permissions",
+            name,
+            state: if has { State::Ok } else { State::Limited },
+            found: if has { "held" } else { "not held" }.to_owned(),
+            lost,
+        });
+    }
+    // PTRACE_O_SUSPEND_SECCOMP is refused to a tracer that is filtered itself (ptrace_setoptions).
+    let filtered = proc::is_filtered()?;
+    findings.push(Finding {
+        group: "permissions",
+        name: "seccomp",
+        state: if filtered { State::Limited } else { State::Ok },
+        found: if filtered {
+            "this program is itself under a seccomp filter"
+        } else {
+            "this program is under no seccomp filter"
+        }
+        .to_owned(),
+        lost: "processes under a seccomp filter can't be touched: whoever has one can't suspend others",
+    });
+    Ok(findings)
+}
+
+fn criu() -> Vec<Finding> {
+    let finding = |name, state, found: String, lost| Finding {
+        group: "criu",
+        name,
+        state,
+        found,
+        lost,
+    };
+    let Some(criu) = installed::find() else {
+        return vec![finding(
+            "criu",
+            State::Missing,
+            "none in PATH, nor where system programs are".to_owned(),
+            "nothing can be checkpointed; this command works without",
+        )];
+    };
+    let mut findings = vec![match installed::version(&criu) {
+        Ok(version) if version < installed::Version::OLDEST => finding(
+            "criu",
+            State::Missing,
+            format!("{version} at {}", criu.display()),
+            "the plugin needs criu 4.0 or newer",
+        ),
+        Ok(version) => finding(
+            "criu",
+            State::Ok,
+            format!("{version} at {}", criu.display()),
+            "",
+        ),
+        Err(e) => finding("criu", State::Unknown, e.to_string(), ""),
+    }];
+    let dir = match installed::plugin_dir(&criu) {
+        Ok(dir) => dir,
+        Err(e) => {
+            findings.push(finding("plugin-folder", State::Unknown, e.to_string(), ""));
+            return findings;
+        }
+    };
+    findings.push(finding(
+        "plugin-folder",
+        State::Ok,
+        format!("{} ({})", dir.path.display(), dir.source),
+        "",
+    ));
+    let file = dir.path.join(installed::PLUGIN_FILE);
+    let ours = env!("CARGO_PKG_VERSION");
+    let (state, found) = match installed::plugin_version(&file) {
+        Ok(Some(version)) if version == ours => {
+            (State::Ok, format!("{version} at {}", file.display()))
+        }
+        Ok(Some(version)) => (
+            State::Limited,
+            format!("{version} at {}, and this is {ours}", file.display()),
+        ),
+        Ok(None) => (
+            State::Limited,
+            format!("{} does not say its version", file.display()),
+        ),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            (State::Missing, format!("{} is not there", file.display()))
+        }
+        Err(e) => (State::Unknown, format!("{}: {e}", file.display())),
+    };
+    let lost = match state {
+        State::Missing => {
+            "criu dumps and restores without it, unless it is named by --libdir or CRIU_LIBS_DIR"
+        }
+        State::Limited => "plugin and command should be of one version",
+        State::Ok | State::Unknown => "",
+    };
+    findings.push(finding("plugin", state, found, lost));
+    findings
+}

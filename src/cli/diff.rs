@@ -1,0 +1,250 @@
+//! `criu-signals diff`: two processes, two images, or one of each, field by field.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use criu_signals::images::{Comparison, Difference, Field, Place, ProcessState, compare_all};
+use serde_json::{Value, json};
+
+use super::show::{pids, printable};
+use super::source::{self, Extent, Found};
+use super::style::{BOLD, DIM, NAME, WARN};
+use super::{Context, DIFFERS, Failure};
+
+/// Compares the signal state of two processes: live ones, images, or one of each.
+///
+/// Everything that both tell is compared, except for pids and namespaces, for how many siginfos a user has queued, and for
+/// times that are left. Folders are compared process by process, which the pids in the processes' own pid namespace
+/// match. Threads are matched by their ids there too, and in their order where the two are not the same process.
+#[derive(clap::Args)]
+#[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
+pub struct Diff {
+    /// The one.
+    #[arg(value_name = "A")]
+    a: String,
+    /// The other.
+    #[arg(value_name = "B")]
+    b: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  criu-signals diff images/signals-4711.img 4711
+  criu-signals diff before/ after/
+  criu-signals diff images/ criu:images/          # what CRIU's own images do not hold
+  criu-signals diff --json 4711 4712 | jq '.processes[].differences'";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all that was compared is the same
+  1  something differs
+  2  one of them could not be read";
+
+/// Two processes, or one that the other side lacks.
+enum Pair<'f> {
+    Both(&'f Found, &'f Found, Comparison),
+    OnlyA(&'f Found),
+    OnlyB(&'f Found),
+}
+
+impl Diff {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let a = source::load(&self.a, context, Extent::Whole)?;
+        let b = source::load(&self.b, context, Extent::Whole)?;
+        let pairs = pairs(&a, &b);
+        let same = pairs.iter().all(|pair| match pair {
+            Pair::Both(_, _, comparison) => comparison.differences.is_empty(),
+            Pair::OnlyA(_) | Pair::OnlyB(_) => false,
+        });
+        let mut out = context.stdout();
+        if self.json {
+            let processes: Vec<Value> = pairs.iter().map(document).collect();
+            let text = serde_json::to_string_pretty(&json!({"same": same, "processes": processes}));
+            writeln!(out, "{}", text?)?;
+        } else {
+            for (n, pair) in pairs.iter().enumerate() {
+                if n > 0 {
+                    writeln!(out)?;
+                }
+                text(&mut out, pair)?;
+            }
+        }
+        Ok(if same {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(DIFFERS)
+        })
+    }
+}
+
+fn pairs<'f>(a: &'f [Found], b: &'f [Found]) -> Vec<Pair<'f>> {
+    let both = |a: &'f Found, b: &'f Found| Pair::Both(a, b, compare_all(&a.recorded, &b.recorded));
+    // One process each: whoever asks knows that they are not the same one.
+    if let ([a], [b]) = (a, b) {
+        return vec![both(a, b)];
+    }
+    let in_a = a.iter().map(|a| match partner(a, b) {
+        Some(b) => both(a, b),
+        None => Pair::OnlyA(a),
+    });
+    let only_b = b.iter().filter(|b| partner(b, a).is_none());
+    in_a.chain(only_b.map(Pair::OnlyB)).collect()
+}
+
+fn partner<'f>(one: &Found, others: &'f [Found]) -> Option<&'f Found> {
+    others.iter().find(|other| own_pid(other) == own_pid(one))
+}
+
+fn process(found: &Found) -> &ProcessState {
+    &found.recorded.image.process
+}
+
+fn own_pid(found: &Found) -> i32 {
+    process(found).ids.innermost()
+}
+
+fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
+    match pair {
+        Pair::OnlyA(a) => {
+            head(out, "A", a)?;
+            writeln!(out, "{WARN}B has no such process{WARN:#}")
+        }
+        Pair::OnlyB(b) => {
+            head(out, "B", b)?;
+            writeln!(out, "{WARN}A has no such process{WARN:#}")
+        }
+        Pair::Both(a, b, comparison) => {
+            head(out, "A", a)?;
+            head(out, "B", b)?;
+            for note in notes(a, b) {
+                writeln!(out, "{DIM}note{DIM:#}  {note}")?;
+            }
+            for difference in &comparison.differences {
+                writeln!(
+                    out,
+                    "{NAME}{} {}{NAME:#}\n  {DIM}A{DIM:#}  {}\n  {DIM}B{DIM:#}  {}",
+                    difference.place,
+                    difference.field,
+                    printable(&difference.dumped),
+                    printable(&difference.found)
+                )?;
+            }
+            match comparison.differences.len() {
+                0 => writeln!(out, "no differences")?,
+                1 => writeln!(out, "1 difference")?,
+                n => writeln!(out, "{n} differences")?,
+            }
+            if !comparison.not_compared.is_empty() {
+                let aspects: Vec<String> = comparison
+                    .not_compared
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                let list = aspects.join(", ");
+                writeln!(
+                    out,
+                    "{DIM}not compared, because not both tell: {list}{DIM:#}"
+                )?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn head(out: &mut impl Write, side: &str, found: &Found) -> io::Result<()> {
+    let process = process(found);
+    writeln!(
+        out,
+        "{DIM}{side}{DIM:#}  {BOLD}{}{BOLD:#} ({}), pid {}",
+        found.name,
+        printable(&process.comm),
+        pids(process, found.origin)
+    )
+}
+
+/// What a reader has to know to understand the differences.
+fn notes(a: &Found, b: &Found) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (pa, pb) = (process(a), process(b));
+    if own_pid(a) != own_pid(b) {
+        notes.push(
+            "these are two processes: their threads are matched in order, and named by the ids of A"
+                .to_owned(),
+        );
+    }
+    if pa.pid_ns != 0 && pb.pid_ns != 0 && pa.pid_ns != pb.pid_ns {
+        notes.push(format!(
+            "they are in different pid namespaces, pid:[{}] and pid:[{}]: equal pids, also those of senders, need not be \
+             the same process",
+            pa.pid_ns, pb.pid_ns
+        ));
+    }
+    for (found, process) in [(a, pa), (b, pb)] {
+        if !process.taken_out.is_empty() {
+            notes.push(format!(
+                "what was pending was taken out for the dump, so that CRIU's own images do not hold it: {}",
+                found.name
+            ));
+        }
+    }
+    notes
+}
+
+fn document(pair: &Pair<'_>) -> Value {
+    match pair {
+        Pair::OnlyA(a) => json!({"a": side(a), "b": null}),
+        Pair::OnlyB(b) => json!({"a": null, "b": side(b)}),
+        Pair::Both(a, b, comparison) => {
+            let differences: Vec<Value> = comparison.differences.iter().map(difference).collect();
+            let not_compared: Vec<&str> = comparison
+                .not_compared
+                .iter()
+                .map(|aspect| aspect.name())
+                .collect();
+            json!({
+                "a": side(a),
+                "b": side(b),
+                "differences": differences,
+                "not_compared": not_compared,
+            })
+        }
+    }
+}
+
+fn side(found: &Found) -> Value {
+    let process = process(found);
+    json!({
+        "source": found.name,
+        "kind": found.origin.to_string(),
+        "ids": process.ids.as_slice(),
+        "pid_ns": match process.pid_ns {
+            0 => Value::Null,
+            inode => json!(inode.to_string()),
+        },
+        "comm": process.comm,
+    })
+}
+
+fn difference(difference: &Difference) -> Value {
+    let mut value = json!({
+        "thread": match difference.place {
+            Place::Process => Value::Null,
+            Place::Thread(tid) => json!(tid),
+        },
+        "field": difference.field.name(),
+        "a": difference.dumped,
+        "b": difference.found,
+    });
+    let number = match difference.field {
+        Field::Disposition(signo) => Some(("signal", json!(signo.to_string()))),
+        Field::Timer(id) => Some(("timer", json!(id))),
+        _ => None,
+    };
+    if let (Some((name, number)), Some(object)) = (number, value.as_object_mut()) {
+        object.insert(name.to_owned(), number);
+    }
+    value
+}

@@ -1,0 +1,16 @@
+//! How output looks on a terminal. `Context::stdout` leaves it out elsewhere.
+
+use anstyle::{AnsiColor, Style};
+
+/// Headings.
+pub const BOLD: Style = Style::new().bold();
+/// Labels, and what is not known.
+pub const DIM: Style = Style::new().dimmed();
+/// Names of processes and signals.
+pub const NAME: Style = AnsiColor::Cyan.on_default();
+/// What is not as it should be, or as one would think.
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+/// What is well, and what is missing.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// See `GOOD`.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();

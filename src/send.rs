@@ -1,0 +1,101 @@
+//! Queues one signal with a siginfo of the caller's choice, inside the process that gets it: from outside nobody may
+//! choose an `si_code` of 0 or above (do_rt_sigqueueinfo).
+
+use criu_signals_images::{SigNo, Siginfo, Tid};
+
+use crate::error::{Cause, Error, Phase, Result};
+use crate::proc::SignalStatus;
+use crate::state::{Queue, Site};
+use crate::tracee::{Injector, StoppedProcess};
+
+/// What became of the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It stands in the queue, with its siginfo.
+    Queued,
+    /// Its number is pending, but RLIMIT_SIGPENDING left no room for the siginfo: it will be delivered as SI_USER from
+    /// pid 0.
+    WithoutInfo,
+    /// Not queued: a signal of this number is pending in that queue already, and of a legacy one the kernel keeps only
+    /// the first (legacy_queue).
+    AlreadyPending,
+}
+
+/// Queues `info` behind what is in the queue: the shared one, or that of thread `tid`.
+///
+/// It takes effect when the process is let go, by the masks and dispositions that it then has; a process that is stopped
+/// stays stopped, unless it is SIGCONT that is sent.
+///
+/// # Errors
+/// [`Cause::Unsupported`] for SIGKILL and SIGSTOP, which take effect at once and whose siginfo nobody ever sees; EAGAIN
+/// where RLIMIT_SIGPENDING leaves no room for a real-time signal; what else the kernel refused.
+pub fn send<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    queue: Queue,
+    tid: Tid,
+    info: &Siginfo,
+) -> Result<Sent> {
+    let inner = || {
+        let signo = SigNo::new(info.signo()).ok_or_else(|| {
+            let number = info.signo();
+            Error::new(
+                "send",
+                Cause::Unsupported(format!("{number} is no signal").into()),
+            )
+        })?;
+        if signo == SigNo::KILL || signo == SigNo::STOP {
+            let reason = format!(
+                "{signo} cannot be blocked, so that nobody ever sees its siginfo: send it with kill(1)"
+            );
+            return Err(Error::new("send", Cause::Unsupported(reason.into())));
+        }
+        let mut injector = Injector::new(stopped)?;
+        let sent = in_thread(
+            &mut Site {
+                injector: &mut injector,
+                tid,
+            },
+            queue,
+            signo,
+            info,
+        )
+        .map_err(|e| e.in_thread(tid))?;
+        injector.finish()?;
+        Ok(sent)
+    };
+    inner().map_err(|e: Error| e.during(Phase::Send, stopped.pid()))
+}
+
+fn in_thread<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    queue: Queue,
+    signo: SigNo,
+    info: &Siginfo,
+) -> Result<Sent> {
+    let pending = |site: &Site<'_, '_, Owner>| {
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        let bits = match queue {
+            Queue::Private => status.pending,
+            Queue::Shared => status.shared_pending,
+        };
+        Ok::<_, Error>((bits.contains(signo), status.ids))
+    };
+    let (is_pending, ids) = pending(site)?;
+    if signo.is_legacy() && is_pending {
+        return Ok(Sent::AlreadyPending);
+    }
+    let depth = queue.depth(site)?;
+    queue.queue(site, &ids, std::slice::from_ref(info))?;
+    // That the call returned 0 is no proof (__send_signal_locked). Others may have sent signals as well.
+    if queue.peek(site, depth, usize::MAX)?.contains(info) {
+        Ok(Sent::Queued)
+    } else if pending(site)?.0 {
+        Ok(Sent::WithoutInfo)
+    } else {
+        let reason = "the kernel took it, and it is not pending";
+        Err(Error::new(
+            format!("queue {signo}"),
+            Cause::NotKept(reason.into()),
+        ))
+    }
+}

@@ -32,13 +32,16 @@ profile_flag = $(if $(filter debug,$(PROFILE)),, --profile $(PROFILE))
 # build.rs looks into target/criu/include by itself.
 headers      = $(if $(filter target,$(TARGET)),,CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" )
 cargo        = $(headers)cargo
-with_criu    = CRIU="$(target_path)/criu/criu" CRIU_SIGNALS_PLUGIN_DIR="$(target_path)/$(plugins)" $(cargo)
+# Builds in which tests can make the work fail (src/fault.rs).
+faults       = faults$(if $(filter debug,$(PROFILE)),,-$(PROFILE))
+with_criu    = CRIU="$(target_path)/criu/criu" CRIU_SIGNALS_PLUGIN_DIR="$(target_path)/$(plugins)" \
+               CRIU_SIGNALS_FAULTS_DIR="$(target_path)/$(faults)" $(cargo)
 cargo_test   = $(with_criu) test --workspace$(locked)$(profile_flag)
 test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build demo test gaps bench zdtm install uninstall lint clean root source
+.PHONY: help deps criu build faults demo test gaps bench zdtm install uninstall lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -54,10 +57,16 @@ build: deps criu ## builds all, and puts the plugin alone into target/plugins
 	$(cargo) build --workspace$(locked)$(profile_flag)
 	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(plugins)"
 
+# Before the build that people use, whose files take the place of these.
+faults: deps criu
+	$(cargo) build -p criu-signals -p signals-plugin --features criu-signals/faults,signals-plugin/faults$(locked)$(profile_flag)
+	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(faults)/plugins"
+	@cp -- "$(TARGET)/$(PROFILE)/criu-signals" "$(TARGET)/$(faults)/"
+
 demo: root build ## dumps and restores a small program with the plugin, and shows its signal state before and after
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin demo
 
-test: root build ## runs all tests: units, documentation, then the scenarios with a real criu (ARGS=name for some)
+test: root faults build ## runs all tests: units, documentation, then the scenarios with a real criu (ARGS=name for some)
 	$(cargo_test) --lib --bins --examples$(test_args)
 	$(cargo_test) --doc$(test_args)
 	$(cargo_test) --test '*'$(test_args)
@@ -87,6 +96,7 @@ uninstall: ## takes away what install has installed (PREFIX, DESTDIR as then)
 lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
 	cargo fmt --all --check
 	$(cargo) clippy --workspace --all-targets$(locked) --quiet -- -D warnings
+	$(cargo) clippy -p criu-signals --lib --features faults$(locked) --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps$(locked) --quiet
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  echo "cargo deny check bans licenses sources"; cargo deny$(locked) --log-level warn check bans licenses sources; \
@@ -94,7 +104,7 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 
 clean: ## removes all that was built and fetched
 	cargo clean --quiet
-	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-*
+	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-* "$(TARGET)"/faults "$(TARGET)"/faults-*
 
 source:
 	@[ -n "$(CRIU_SRC)" ] || { echo "CRIU's source tree is needed: make zdtm CRIU_SRC=dir" >&2; exit 1; }

@@ -3,6 +3,7 @@
 use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, Tid, WaitStatus};
 
 use crate::error::{Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 use crate::sigstack;
 use crate::state::{
@@ -160,11 +161,13 @@ fn capture<Owner>(
             .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
+    fault::point(Point::CapturedOutside)?;
 
     let dispositions = SignalDispositions::capture(&mut Site {
         injector: &mut *injector,
         tid: leader,
     })?;
+    fault::point(Point::CapturedDispositions)?;
     let threads = threads
         .into_iter()
         .map(|thread| {
@@ -186,6 +189,7 @@ fn capture<Owner>(
             })
         })
         .collect::<Result<Vec<_>>>()?;
+    fault::point(Point::CapturedThreads)?;
 
     let mut state = ProcessState {
         ids: status.ids,
@@ -206,6 +210,7 @@ fn capture<Owner>(
         threads,
     };
     state.timers = PosixTimers::capture(injector, &state)?;
+    fault::point(Point::Captured)?;
     Ok(state)
 }
 

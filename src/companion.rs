@@ -10,6 +10,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::error::{Cause, Error, Result};
+use crate::fault;
 
 /// Does `work` in a process of its own, called `name`, which is nobody's child, in a session of its own and deaf to
 /// signals, and which ends with what `work` returns. It begins by closing `foreign`. `what` is for error messages.
@@ -40,6 +41,7 @@ pub fn start(
         },
         ForkResult::Child => {
             detach(name, foreign);
+            fault::in_companion();
             let work = std::panic::AssertUnwindSafe(work);
             exit(std::panic::catch_unwind(work).unwrap_or(1));
         }

@@ -13,6 +13,7 @@ use criu_signals_images::{
 use crate::capture;
 
 use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
@@ -156,7 +157,8 @@ impl Custody {
     /// Takes everything that is pending out of `stopped`, but for the entries of POSIX timers.
     ///
     /// `state` is what was captured; with `deep` it has no queue entries, and they are found on the way. In the
-    /// latter case they are in the guardian's hands before they are taken out, else they have to be on disk.
+    /// latter case they are in the guardian's hands before they are taken out, else they have to be on disk. `earlier` is
+    /// what is in custody of this process already, `others` all that is.
     ///
     /// # Errors
     /// If anything could not be taken out. What has been is back then, or the error says that it is not and the
@@ -165,6 +167,7 @@ impl Custody {
         stopped: &StoppedProcess<Owner>,
         state: ProcessState,
         deep: bool,
+        earlier: &[Custody],
         others: &[&Custody],
     ) -> Result<Custody> {
         let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
@@ -175,10 +178,17 @@ impl Custody {
             };
             for pending in taken.queues_mut() {
                 if deep {
+                    // Found on the way.
                     *pending = Pending::default();
                 } else {
                     without_timers(pending);
                 }
+            }
+            if deep {
+                // So that all goes back in one order, whoever puts it back first.
+                earlier
+                    .iter()
+                    .for_each(|custody| custody.add_to(&mut taken));
             }
             let guardian = Guardian::start(stopped.pid(), &taken, &others)?;
             let mut custody = Custody {
@@ -186,7 +196,8 @@ impl Custody {
                 taken,
                 guardian,
             };
-            match custody.take_all(stopped, deep) {
+            let started = fault::point(Point::GuardianStarted);
+            match started.and_then(|()| custody.take_all(stopped, deep)) {
                 Ok(()) => Ok(custody),
                 Err(e) => Err(match custody.give_back(stopped) {
                     Ok(_) => e,
@@ -213,7 +224,10 @@ impl Custody {
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
             let threads = stopped.threads().to_vec();
             let custody = Custody::take_trap_of(&stopped, others);
-            stopped.release()?;
+            // They are let go all the same, and what is in custody is not to be lost for it.
+            if let Err(e) = stopped.release() {
+                log::warn!("{e}");
+            }
             if was_stopped {
                 // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second. If
                 // it has been continued meanwhile, nobody waits for anything.
@@ -254,14 +268,17 @@ impl Custody {
                     injector: &mut injector,
                     tid,
                 };
+                fault::point(Point::TakingOut)?;
                 queue.take_out(&mut site, &pending.queue)?;
                 queue.take_out_bits(&mut site, pending.bits_without_info())?;
+                fault::point(Point::TakenOut)?;
             }
             Ok(())
         };
-        let taken = take();
-        injector.finish()?;
-        match taken {
+        let taken = fault::point(Point::GuardianStarted).and_then(|()| take());
+        let cleared = injector.finish();
+        let whole = || fault::point(Point::CustodyWhole);
+        match taken.and(cleared).and_then(|()| whole()) {
             Ok(()) => Ok(custody),
             Err(e) => Err(match custody.give_back(stopped) {
                 Ok(_) => e,
@@ -318,7 +335,8 @@ impl Custody {
             tid: stopped.leader(),
         };
         self.empty(&mut site, Queue::Shared, deep)?;
-        injector.finish()
+        injector.finish()?;
+        fault::point(Point::CustodyWhole)
     }
 
     /// Takes out what one queue holds, from its head, piece by piece.
@@ -360,7 +378,9 @@ impl Custody {
             } else {
                 self.guardian.check()?;
             }
+            fault::point(Point::TakingOut)?;
             queue.take_out(site, &go)?;
+            fault::point(Point::TakenOut)?;
         }
     }
 
@@ -370,7 +390,9 @@ impl Custody {
     /// # Errors
     /// If something could not be put back: then the guardian tries when this process has ended.
     pub fn give_back<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
+        fault::point(Point::GivingBack)?;
         let count = restore::give_back(stopped, &self.taken)?;
+        fault::point(Point::GivenBack)?;
         if let Err(e) = self.guardian.dismiss() {
             log::warn!(
                 "pid {}: all is put back, but the guardian was gone: {e}",

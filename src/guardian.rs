@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use crate::companion;
 use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
 use crate::proc;
 use crate::restore;
 use crate::state::Queue;
@@ -22,6 +23,10 @@ use crate::tracee::{ByUs, StoppedProcess};
 
 /// How long a rescue tries to stop the process: its tracer is about to end, or has ended.
 const RESCUE_TIME: Duration = Duration::from_secs(30);
+
+/// How often it tries again to put back what it could not, once it has stopped the process.
+const RESCUE_ATTEMPTS: u32 = 3;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
 const HOLD: u8 = b'h';
 const DONE: u8 = b'd';
@@ -45,6 +50,7 @@ impl Guardian {
     pub fn start(pid: Pid, state: &ProcessState, others: &[&Guardian]) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
         let started = proc::start_time(pid)?;
+        fault::point(Point::GuardianForking)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let foreign: Vec<RawFd> = others
             .iter()
@@ -74,7 +80,9 @@ impl Guardian {
         for info in infos {
             message.extend_from_slice(info.as_bytes());
         }
-        self.send(&message)
+        fault::point(Point::GuardianTelling)?;
+        self.send(&message)?;
+        fault::point(Point::GuardianTold)
     }
 
     /// Is it still there?
@@ -92,7 +100,8 @@ impl Guardian {
     pub fn dismiss(mut self) -> Result<()> {
         let mut message = [0; HEADER];
         message[0] = DONE;
-        self.send(&message)
+        self.send(&message)?;
+        fault::point(Point::GuardianDismissed)
     }
 
     fn send(&mut self, message: &[u8]) -> Result<()> {
@@ -103,11 +112,21 @@ impl Guardian {
 }
 
 fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) -> i32 {
+    let told = |e: Error| {
+        log::error!("pid {pid}: the guardian ends: {e}");
+        1
+    };
+    if let Err(e) = fault::point(Point::GuardianWatching) {
+        return told(e);
+    }
     loop {
         match receive(&mut link, &mut state) {
             Ok(true) => {}
             Ok(false) => return 0,
             Err(_) => break,
+        }
+        if let Err(e) = fault::point(Point::GuardianHeard) {
+            return told(e);
         }
     }
     match rescue(pid, started, &state) {
@@ -165,21 +184,35 @@ pub fn hold(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo])
 
 fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
     let deadline = Instant::now() + RESCUE_TIME;
+    let mut attempts = 0;
     loop {
         if proc::start_time(pid)? != started {
             return Err(Error::new("find the process", Cause::Died));
         }
-        match StoppedProcess::<ByUs>::seize(pid, deadline - Instant::now()) {
-            Ok(stopped) => {
-                let result = restore::give_back(&stopped, state);
-                stopped.release()?;
-                return result;
-            }
+        match try_rescue(pid, state, deadline) {
+            Err(e) if e.is_died() || Instant::now() >= deadline => return Err(e),
             // Traced still: the kernel closes the files of a process that ends before it lets its tracees go.
-            Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) && Instant::now() < deadline => {
+            Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err(e) => return Err(e),
+            // There is nobody after this one. What is back already is not put back twice.
+            Err(e) if attempts < RESCUE_ATTEMPTS => {
+                attempts += 1;
+                log::warn!("pid {pid}: putting pending signals back, once more: {e}");
+                std::thread::sleep(BETWEEN_ATTEMPTS);
+            }
+            done => return done,
         }
     }
+}
+
+fn try_rescue(pid: Pid, state: &ProcessState, deadline: Instant) -> Result<usize> {
+    fault::point(Point::CriuGone)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stopped = StoppedProcess::<ByUs>::seize(pid, left)?;
+    let result = fault::point(Point::RescueSeized)
+        .and_then(|()| restore::give_back(&stopped, state))
+        .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
+    stopped.release()?;
+    result
 }

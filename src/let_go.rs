@@ -11,6 +11,7 @@ use criu_signals_images::{Pid, SigNo, SigSet};
 
 use crate::companion;
 use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 use crate::stops;
 use crate::tracee::{ByHost, StoppedProcess};
@@ -104,9 +105,11 @@ impl LetGo {
     }
 
     fn put_right(&self, host: i32) -> Result<SigSet> {
+        fault::point(Point::LetGoAwaited)?;
         if !self.wait(host)? {
             return Ok(SigSet::EMPTY);
         }
+        fault::point(Point::LetGoSeen)?;
         if proc::is_frozen(self.pid)? {
             let why = "a cgroup v1 freezer holds it";
             return Err(Error::new("stop", Cause::Unsupported(why.into())));

@@ -7,6 +7,7 @@ mod companion;
 pub mod criu;
 pub mod custody;
 pub mod error;
+pub mod fault;
 mod guardian;
 pub mod let_go;
 pub mod order;

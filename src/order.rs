@@ -7,6 +7,7 @@
 use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
+use crate::fault::{self, Point};
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
@@ -40,6 +41,25 @@ pub enum Step {
     InterruptedCalls,
     /// The group stop.
     GroupStop,
+}
+
+impl Step {
+    fn point(self) -> Point {
+        match self {
+            Step::BlockAll => Point::BlockAll,
+            Step::Dispositions => Point::Dispositions,
+            Step::RaiseLimit => Point::RaiseLimit,
+            Step::PrivateQueues => Point::PrivateQueues,
+            Step::SharedQueue => Point::SharedQueue,
+            Step::Timers => Point::Timers,
+            Step::AlternateStacks => Point::AlternateStacks,
+            Step::ParentDeathSignals => Point::ParentDeathSignals,
+            Step::Limit => Point::Limit,
+            Step::Masks => Point::Masks,
+            Step::InterruptedCalls => Point::InterruptedCalls,
+            Step::GroupStop => Point::GroupStop,
+        }
+    }
 }
 
 /// A step, and what forces its place.
@@ -165,6 +185,9 @@ impl<Owner> Replay<'_, '_, Owner> {
     }
 
     fn take(&mut self, step: Step) -> Vec<Error> {
+        if let Err(e) = fault::point(step.point()) {
+            return vec![e];
+        }
         let process = self.wanted;
         match step {
             Step::BlockAll => {

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use crate::arch;
 use crate::capture;
 use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
 use crate::restore::Report;
 use crate::tracee::StoppedProcess;
@@ -84,17 +85,20 @@ pub fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> Result<()> {
     let bytes = core.to_bytes().map_err(image)?;
     let mode = fs::metadata(&path).map_err(|e| failed(&e))?.permissions();
     let beside = path.with_extension("img.signals");
-    let replace = || {
+    let write = || {
         let mut file = fs::File::create_new(&beside)?;
         file.write_all(&bytes)?;
         file.set_permissions(mode)?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)
+        file.sync_all()
     };
-    replace().map_err(|e| {
+    let written = write()
+        .map_err(|e| failed(&e))
+        .and_then(|()| fault::point(Point::RoomWritten))
+        .and_then(|()| fs::rename(&beside, &path).map_err(|e| failed(&e)));
+    if written.is_err() {
         let _ = fs::remove_file(&beside);
-        failed(&e)
-    })
+    }
+    written
 }
 
 fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {

@@ -8,6 +8,7 @@ use criu_signals_images::{
 
 use crate::capture;
 use crate::error::{Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::timers::{with_expiries, with_timer_arrivals};
@@ -133,14 +134,15 @@ pub fn check<Owner>(
     // What this library took out is its own to put back: no difference, and no matter of the mode.
     if !dumped.taken_out.is_empty() {
         // The limit is not among what was taken out.
-        let back = proc::rlimit_sigpending(stopped.pid()).and_then(|limit| {
+        let back = || {
+            fault::point(Point::OutGoingBack)?;
             let state = ProcessState {
-                rlimit_sigpending: limit,
+                rlimit_sigpending: proc::rlimit_sigpending(stopped.pid())?,
                 ..dumped.clone()
             };
             give_back(stopped, &state)
-        });
-        match back {
+        };
+        match back() {
             Ok(count) => report.given_back = count,
             Err(e) => report.errors.push(e),
         }
@@ -148,11 +150,13 @@ pub fn check<Owner>(
     report
         .errors
         .extend(take_back_limit(stopped.pid(), dumped).err());
+    report.errors.extend(fault::point(Point::LimitBack).err());
     let mut found = look(stopped, dumped, dumped)?;
     distrust_entries(&mut found, dumped);
     let wanted = wanted(dumped, &found);
     report.arrived = siginfos(&wanted).saturating_sub(siginfos(dumped));
     let differences = compare(&wanted, &found);
+    report.errors.extend(fault::point(Point::Compared).err());
     if mode == Mode::Report {
         report.findings = differences
             .into_iter()
@@ -169,7 +173,9 @@ pub fn check<Owner>(
     report
         .errors
         .extend(put_back(stopped, &wanted, &found, Extent::All));
-    let left = match look(stopped, dumped, &wanted) {
+    let seen = look(stopped, dumped, &wanted)
+        .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
+    let left = match seen {
         Ok(found) => compare(&expired_since(wanted, &found), &found),
         Err(e) => {
             report.errors.push(e);
@@ -349,8 +355,9 @@ fn put_back<Owner>(
             wanted,
             threads: &threads,
         };
-        let errors = replay.walk(extent);
-        injector.finish()?;
+        let mut errors = replay.walk(extent);
+        errors.extend(fault::point(Point::Replayed).err());
+        errors.extend(injector.finish().err());
         Ok(errors)
     };
     let errors = inner().unwrap_or_else(|e: Error| vec![e]);

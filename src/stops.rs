@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
@@ -80,11 +81,19 @@ impl Before {
             return Ok(None);
         };
         let before = Before::read(&stopped, signal)?;
+        fault::point(Point::StopRead)?;
         if before.changed_over {
-            stop_plainly(&stopped)?;
+            let changed = stop_plainly(&stopped).and_then(|()| fault::point(Point::StopChanged));
+            if let Err(e) = changed {
+                before.change_back(&stopped)?;
+                return Err(e);
+            }
         }
         let threads = stopped.threads().to_vec();
-        stopped.release()?;
+        // They are let go all the same, and what there is to turn back must be known.
+        if let Err(e) = stopped.release() {
+            log::warn!("{e}");
+        }
         // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second.
         if !proc::wait_stopped(pid, &threads, Instant::now() + PATIENCE)? {
             log::info!("pid {pid}: was stopped by {signal}, and has been continued");
@@ -189,6 +198,7 @@ impl Before {
     }
 
     fn change_back<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<()> {
+        fault::point(Point::StopTurning)?;
         if stopped.trap_again(stopped.leader())? != Some(SigNo::STOP) {
             // Continued meanwhile.
             return Ok(());
@@ -444,6 +454,7 @@ impl WaitStatuses {
             children.push(child);
         }
         let statuses = parent.statuses(&children)?;
+        fault::point(Point::WaitStatusRead)?;
         self.known.extend(children.into_iter().zip(statuses));
         Ok(self.known.get(&child).copied().unwrap_or_default())
     }
@@ -650,6 +661,10 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         // criu restore --leave-stopped: the status would not outlive the stop.
         return errors;
     }
+    if let Err(e) = fault::point(Point::StopEntering) {
+        note(Err(e));
+        return errors;
+    }
     let child = stopped.pid();
     let parent = match (dumped.wait_status, Parent::of(child)) {
         (WaitStatus::Unknown, _) | (_, Ok(None)) => None,
@@ -679,6 +694,7 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
     if let Some((parent, had_chld)) = parent {
         note(parent.settle(child, dumped.wait_status, had_chld));
     }
+    note(fault::point(Point::StopEntered));
     errors
 }
 

@@ -28,6 +28,18 @@ pub fn plugin_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Builds with the feature `faults`: the command `criu-signals`, and the folder `plugins` with the plugin in it.
+/// `CRIU_SIGNALS_FAULTS_DIR`, else `faults` in the target folder.
+pub fn faults_dir() -> Result<PathBuf> {
+    let dir = from_env("CRIU_SIGNALS_FAULTS_DIR", "faults");
+    ensure!(
+        dir.join("plugins").join(PLUGIN_FILE).is_file() && dir.join("criu-signals").is_file(),
+        "there is no build with fault points in {}: run `make test`, which makes it, or set CRIU_SIGNALS_FAULTS_DIR",
+        dir.display()
+    );
+    Ok(dir)
+}
+
 /// The name of the plugin under test.
 pub const PLUGIN_FILE: &str = criu_signals::criu::installed::PLUGIN_FILE;
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Criu {
 pub struct Step {
     /// It exited with 0.
     pub ok: bool,
+    /// It was ended by this signal.
+    pub signal: Option<i32>,
     /// Its whole log, of level `-v4`, and before it what it printed.
     pub log: String,
     /// From start to exit, as seen from outside.
@@ -127,6 +130,8 @@ impl Criu {
     /// is given where the restore succeeded.
     pub fn restore(&self, images: &Path) -> Result<(Step, Option<Pid>)> {
         let pidfile = images.join("restored.pid");
+        // That of a restore that failed late: criu writes over nothing.
+        let _ = fs::remove_file(&pidfile);
         let mut command = self.command("restore", images);
         command
             .arg("--restore-detached")
@@ -188,6 +193,7 @@ impl Criu {
         }
         Ok(Step {
             ok: status.success(),
+            signal: status.signal(),
             log: text,
             took,
         })

@@ -9,6 +9,8 @@ use crate::config;
 pub enum Need {
     /// The capability to raise hard limits.
     CapSysResource,
+    /// That nobody has that capability: where criu has it, queues without room are dealt with in another way.
+    NoCapSysResource,
     /// The 32-bit victims.
     Ia32,
 }
@@ -20,6 +22,8 @@ impl Need {
             Need::CapSysResource => (!has_capability(CAP_SYS_RESOURCE)).then_some(
                 "it raises a hard limit, and this machine gives nobody CAP_SYS_RESOURCE",
             ),
+            Need::NoCapSysResource => has_capability(CAP_SYS_RESOURCE)
+                .then_some("it shows what is done without CAP_SYS_RESOURCE, which is there"),
             Need::Ia32 => (!config::has_ia32())
                 .then_some("no 32-bit programs can be built: gcc-multilib is missing"),
         }

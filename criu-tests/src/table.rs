@@ -110,6 +110,12 @@ pub const SCENARIOS: &[Scenario] = &[
         verdicts: &[Verified, Repaired],
         ..Scenario::new("trap_pending")
     },
+    // All at once, for the fault points.
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..Scenario::new("everything")
+    },
     Scenario {
         alone: Expect::RestoreFails("Unable to send siginfo"),
         verdicts: &[Verified, Repaired],

@@ -30,8 +30,6 @@ const DEFAULT_KILLS: u32 = 1000;
 /// A tracer's captures take about 2 ms, starting one about as long.
 const TRACER_SPAN: Duration = Duration::from_micros(6000);
 const CRIU_KILLS: u32 = 40;
-/// From before the plugin is loaded until after CRIU has begun to dump.
-const CRIU_SPAN: Duration = Duration::from_millis(60);
 const TASK_KILLS: u32 = 50;
 /// By then the tracer is at work.
 const TASK_START: Duration = Duration::from_millis(5);
@@ -176,13 +174,22 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
 fn criu_killed(dir: &RunDir) -> Result<()> {
     let mut random = Random(u64::from(std::process::id()));
     let (mut killed, mut held, mut lost_to_criu) = (0, 0, 0);
+    let program = config::victim("deep_queue", false);
+    let criu = Criu::new(&config::criu()?, &config::plugin_dir()?);
+    // On a busy machine all of it takes longer.
+    let span = {
+        let run = RunDir::create(&dir.file("round"))?;
+        let victim = Victim::start(&program, Some(DEPTH), &run, false)?;
+        let dump = criu.dump(victim.pid(), &run.images(), true)?;
+        ensure!(dump.ok, "criu dump failed");
+        victim.finish(PATIENCE)?;
+        dump.took
+    };
     for round in 0..CRIU_KILLS {
         let run = RunDir::create(&dir.file("round"))?;
-        let program = config::victim("deep_queue", false);
         let victim = Victim::start(&program, Some(DEPTH), &run, false)?;
-        let criu = Criu::new(&config::criu()?, &config::plugin_dir()?);
         let mut dump = criu.start_dump(victim.pid(), &run.images(), true)?;
-        std::thread::sleep(random.below(CRIU_SPAN));
+        std::thread::sleep(random.below(span));
         if dump.try_wait()?.is_none() {
             dump.kill()?;
             killed += 1;

@@ -17,7 +17,7 @@ use crate::process::{ProcessState, ThreadIds, ThreadState, no_threads};
 use crate::siginfo::Siginfo;
 
 pub(crate) use file::open_path;
-pub use file::{create_in, file_name, open, open_in};
+pub use file::{Step, create_in, create_in_passing, file_name, open, open_in};
 use pb::entry::Kind;
 
 /// Tells this project's images from CRIU's.

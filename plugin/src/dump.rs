@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use criu_signals::capture;
 use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
+use criu_signals::fault::{self, Point};
 use criu_signals::images::{
     Image, Pid, ProcessState, Rlimit, RunState, SigNo, TakenOut, TimerEntry, image,
 };
@@ -69,6 +71,7 @@ pub struct Dump {
 
 impl Dump {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+        fault::point(Point::DumpBegin)?;
         let recorder = Recorder::begin(Stage::Dump, host, &settings)?;
         let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
         if !recorded {
@@ -113,6 +116,9 @@ impl Dump {
     fn look(&mut self, pid: Pid) {
         // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
         let _ = let_go::wait_until_put_right(pid);
+        if let Err(e) = fault::point(Point::DumpLook) {
+            return log::warn!("{e}");
+        }
         self.look_at_stop(pid);
         self.take_trap(pid);
         // Last: how long it has been waiting can't be seen any more when it has been stopped once more.
@@ -236,6 +242,7 @@ impl Dump {
         }
         interrupted::complete(&stopped, &mut state, &waited, &anew)?;
         self.say_or_refuse(timeouts::at_dump(pid, &state))?;
+        fault::point(Point::DumpCaptured)?;
         if self.settings.take_out != TakeOut::Never {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
             if plan.lend_room {
@@ -263,10 +270,12 @@ impl Dump {
             self.trap_ignored.push((pid, state.clone()));
         }
         // From here on CRIU goes by what it finds.
+        fault::point(Point::HandingOver)?;
         self.handed_over.push(interrupted::hand_over(
             &stopped,
             interrupted::calls(&state),
         )?);
+        fault::point(Point::HandedOver)?;
         Ok(state)
     }
 
@@ -286,7 +295,8 @@ impl Dump {
             self.write(pid, state.clone())?;
         }
         let others: Vec<&Custody> = self.custody.values().flatten().collect();
-        let custody = Custody::take(stopped, state, deep, &others)?;
+        let earlier = self.custody.get(&pid).map_or(&[][..], Vec::as_slice);
+        let custody = Custody::take(stopped, state, deep, earlier, &others)?;
         let mut all = custody.state().clone();
         let held = self.custody.entry(pid).or_default();
         if deep {
@@ -353,7 +363,9 @@ impl Dump {
                     Cause::Unsupported(e.to_string().into()),
                 )
             })?;
-            image::create_in(dir, &image).map_err(|e| Error::new("write", Cause::Image(e)))
+            let passing = |step: image::Step| fault::point(at(step)).map_err(io::Error::other);
+            image::create_in_passing(dir, &image, passing)
+                .map_err(|e| Error::new("write", Cause::Image(e)))
         };
         let name = inner().map_err(|e| e.during(Phase::Image, pid))?;
         log::info!("{}", record::summary(pid, &image, &name));
@@ -363,7 +375,9 @@ impl Dump {
 
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
+        self.passing(Point::DumpEnd);
         self.give_back();
+        self.passing(Point::CustodyBack);
         for (pid, state) in &self.trap_ignored {
             let errors = match StoppedProcess::<ByHost>::of_host(*pid) {
                 Ok(stopped) => restore::dispositions(&stopped, state),
@@ -373,9 +387,11 @@ impl Dump {
                 self.recorder.error(error.to_string());
             }
         }
+        self.passing(Point::DispositionsBack);
         for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
             self.recorder.error(error.to_string());
         }
+        self.passing(Point::CallsBack);
         // Whatever becomes of the processes: whether they run on is not known here.
         for before in self.before.values() {
             if let Err(e) = before.turn_back()
@@ -384,6 +400,7 @@ impl Dump {
                 log::warn!("{e}");
             }
         }
+        self.passing(Point::StopsBack);
         self.look_after_stopped();
         let host = self.host;
         match host.image_dir() {
@@ -449,6 +466,13 @@ impl Dump {
         }
     }
 
+    /// At the end, where a failure must not keep the rest from being done.
+    fn passing(&mut self, point: Point) {
+        if let Err(e) = fault::point(point) {
+            self.recorder.error(e.to_string());
+        }
+    }
+
     /// CRIU's images are written by now.
     fn lend_room(&mut self, dir: BorrowedFd<'_>) {
         for &(pid, limit) in &self.lent_room {
@@ -494,6 +518,14 @@ fn captured_process(state: &ProcessState) -> Process {
         siginfos: state.queues().map(|pending| pending.queue.len()).sum(),
         taken_out: state.taken_out.iter().map(ToString::to_string).collect(),
         ..Process::new(Outcome::Captured)
+    }
+}
+
+fn at(step: image::Step) -> Point {
+    match step {
+        image::Step::Created => Point::ImageCreated,
+        image::Step::Written => Point::ImageWritten,
+        image::Step::Synced => Point::ImageSynced,
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
+use criu_signals::fault::{self, Point};
 use criu_signals::images::{Image, Pid, ProcessState, image};
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
@@ -27,10 +28,13 @@ pub struct Restore {
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
     recorder: Recorder,
+    /// See [`Restore::bind`].
+    bound: bool,
 }
 
 impl Restore {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Restore, HookError> {
+        fault::point(Point::RestoreBegin)?;
         let recorded = host.check_and_remove_inventory_plugin(NAME);
         let mut restore = Restore {
             host,
@@ -38,6 +42,7 @@ impl Restore {
             notices: Notices::default(),
             left: Vec::new(),
             recorder: Recorder::begin(Stage::Restore, host, &settings)?,
+            bound: false,
         };
         match restore.examine(recorded, &settings) {
             Ok(()) => Ok(restore),
@@ -203,9 +208,12 @@ impl Restore {
 
     fn compare(&mut self, pid: Pid) -> Result<(Report, ProcessState)> {
         let during = |e: Error| e.during(Phase::Verify, pid);
+        self.bind(pid);
+        fault::point(Point::RestoreHanded).map_err(during)?;
         let stopped = StoppedProcess::<ByHost>::of_host(pid).map_err(during)?;
         let image = self
             .image_of(pid)
+            .and_then(|image| fault::point(Point::ImageRead).map(|()| image))
             .map_err(|e| e.during(Phase::Image, pid))?;
         let mode = if self.policy == Policy::Report {
             Mode::Report
@@ -213,6 +221,27 @@ impl Restore {
             Mode::Repair
         };
         Ok((check(&stopped, &image.process, mode)?, image.process))
+    }
+
+    /// From here until CRIU lets them go, the restored processes end with criu: should it be killed in between, none
+    /// may run on in which a part of the signal state is still to be put back, and the images can be restored again.
+    ///
+    /// All of them at the first one's turn, which is the root's.
+    fn bind(&mut self, root: Pid) {
+        if std::mem::replace(&mut self.bound, true) {
+            return;
+        }
+        for pid in proc::tree(root) {
+            let bound = StoppedProcess::<ByHost>::of_host(pid).and_then(|s| s.end_with_tracer());
+            if let Err(e) = bound
+                && !e.is_died()
+            {
+                log::warn!(
+                    "{}: if criu is killed now, the process runs on as it is",
+                    e.during(Phase::Verify, pid)
+                );
+            }
+        }
     }
 
     /// Says what this process lives with from now on.

@@ -30,6 +30,7 @@ use super::timers::{
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
 
 /// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
@@ -189,6 +190,8 @@ fn count_one<Owner>(
     let overrun = u32::try_from(overrun).unwrap_or(0);
     timer.remaining = remaining;
     timer.entry_overrun = Some(overrun);
+    // The entry is back, and its overruns are still to be gathered again: done before anything is said.
+    let passed = fault::point(Point::OverrunCounted);
 
     let again = around(vec![
         take(signo),
@@ -220,6 +223,7 @@ fn count_one<Owner>(
             }
         }
     }
+    passed?;
     Ok(timer)
 }
 

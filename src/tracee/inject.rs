@@ -26,6 +26,7 @@ use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::arch::{Registers, SCRATCH_LEN, SYS32_MMAP2, Stub};
 use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 
 /// How much of a thread's stack serves instead where nothing can be mapped.
@@ -136,7 +137,8 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// If it could not be taken away.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
-        self.cave.clear(&self.memory)
+        self.cave.clear(&self.memory)?;
+        fault::point(Point::StubCleared)
     }
 }
 
@@ -214,17 +216,20 @@ impl<'i> Visit<'i> {
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
+        fault::point(Point::StubWritten)?;
         // A call that does nothing: should the tracer die before there is work, this is what the thread does.
         let idle = visit
             .saved
             .for_syscall(visit.stub.single_entry(), libc::SYS_getpid, [0; 6]);
         visit.ended = false;
         ptrace::set_registers(tid, &idle)?;
+        fault::point(Point::RegistersSet)?;
         let blocked = match marker {
             Some(marker) => SigSet::FULL.without(marker),
             None => SigSet::FULL,
         };
         ptrace::set_signal_mask(tid, blocked)?;
+        fault::point(Point::MaskSet)?;
         Ok(visit)
     }
 
@@ -241,16 +246,31 @@ impl<'i> Visit<'i> {
     }
 
     fn leave(&mut self) -> Result<()> {
+        // What fails does not keep the rest from being put back.
+        let mut first = Ok(());
+        let mut note = |done: Result<()>| {
+            if first.is_ok() {
+                first = done;
+            }
+        };
         if let Some(rseq) = &self.rseq {
-            self.memory.write(rseq.field, &rseq.cs.to_le_bytes())?;
+            note(self.memory.write(rseq.field, &rseq.cs.to_le_bytes()));
         }
-        ptrace::set_signal_mask(self.tid, self.mask)?;
-        ptrace::set_registers(self.tid, &self.saved.to_give_back())?;
+        note(ptrace::set_signal_mask(self.tid, self.mask));
+        note(fault::point(Point::MaskBack));
+        note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
+        note(fault::point(Point::RegistersBack));
+        note(self.trap());
+        first
+    }
+
+    fn trap(&self) -> Result<()> {
         ptrace::interrupt(self.tid)?;
         ptrace::resume(self.tid, Resume::Run, 0)?;
+        let passed = fault::point(Point::LetGo);
         loop {
             match ptrace::wait_stop(self.tid, None)? {
-                Stop::Event(_) => return Ok(()),
+                Stop::Event(_) => return passed,
                 // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
                 Stop::Signal(signal) => ptrace::resume(self.tid, Resume::Run, signal)?,
                 Stop::Syscall | Stop::OtherEvent(_) => {
@@ -328,7 +348,7 @@ impl<'i> Visit<'i> {
             return Ok(());
         }
         self.scratch = Some(RemoteAddr(result.cast_unsigned()));
-        Ok(())
+        fault::point(Point::ScratchMapped)
     }
 
     fn unmap_scratch(&mut self) -> Result<()> {
@@ -352,7 +372,7 @@ impl<'i> Visit<'i> {
             }
         }
         self.scratch = None;
-        Ok(())
+        fault::point(Point::ScratchUnmapped)
     }
 
     fn stack_room(&self) -> RemoteAddr {
@@ -369,6 +389,7 @@ impl<'i> Visit<'i> {
         // The outcome of the last round is known here, and its table gives way to this one's.
         self.name_undo((0, 0))?;
         self.memory.write(at, layout.bytes())?;
+        fault::point(Point::TableWritten)?;
         let (start, end) = layout.table();
         let registers = self
             .saved
@@ -377,14 +398,17 @@ impl<'i> Visit<'i> {
         ptrace::set_registers(self.tid, &registers)?;
         // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
         self.name_undo(layout.undo())?;
+        fault::point(Point::BatchReady)?;
         if !self.run_to_marker(marker)?.batch_is_through() {
             return Err(Error::new(
                 "run the batch",
                 Cause::Unexpected("the thread left it early".into()),
             ));
         }
+        fault::point(Point::BatchDone)?;
         let mut after = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut after)?;
+        fault::point(Point::OutcomesRead)?;
         Ok(layout.outcomes(&after))
     }
 
@@ -423,11 +447,19 @@ impl<'i> Visit<'i> {
         let mut results = Vec::with_capacity(layout.calls().len());
         for (row, call) in layout.calls().iter().enumerate() {
             let args = layout.args(row);
-            results.push(if call.is_compat() {
-                self.compat_syscall(call.nr(), args)?
+            let registers = if call.is_compat() {
+                let entry = self.stub.single_compat_entry();
+                self.saved.for_compat_syscall(entry, call.nr(), args)
             } else {
-                self.syscall(call.nr(), args)?
-            });
+                self.saved
+                    .for_syscall(self.stub.single_entry(), call.nr(), args)
+            };
+            self.enter_syscall(&registers.holding(self.scratch.map(|at| at.0)))?;
+            // A call that was begun is ended, or the next one would take its exit for its own entry.
+            let passed = fault::point(Point::CallEntered);
+            results.push(self.leave_syscall()?);
+            passed?;
+            fault::point(Point::CallLeft)?;
         }
         let mut after = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut after)?;
@@ -444,15 +476,17 @@ impl<'i> Visit<'i> {
         self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
     }
 
-    fn compat_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
-        let entry = self.stub.single_compat_entry();
-        let registers = self.saved.for_compat_syscall(entry, nr, args);
-        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
+    fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {
+        self.enter_syscall(registers)?;
+        self.leave_syscall()
     }
 
-    fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {
+    fn enter_syscall(&mut self, registers: &Registers) -> Result<()> {
         ptrace::set_registers(self.tid, registers)?;
-        self.run_to_syscall_stop()?;
+        self.run_to_syscall_stop()
+    }
+
+    fn leave_syscall(&mut self) -> Result<i64> {
         self.run_to_syscall_stop()?;
         Ok(ptrace::registers(self.tid)?.result())
     }
@@ -469,6 +503,7 @@ impl<'i> Visit<'i> {
         self.memory.write(at, layout.bytes())?;
         let result = self.interrupted_syscall(call.nr(), layout.args(0));
         self.memory.write(at, &saved)?;
+        fault::point(Point::CallInterrupted)?;
         result
     }
 

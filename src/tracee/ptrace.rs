@@ -84,6 +84,18 @@ pub fn seize(tid: Tid, options: i32) -> Result<()> {
     .map(drop)
 }
 
+/// `PTRACE_SETOPTIONS`: these PTRACE_O_*, and no others.
+pub fn set_options(tid: Tid, options: i32) -> Result<()> {
+    request(
+        libc::PTRACE_SETOPTIONS,
+        "PTRACE_SETOPTIONS",
+        tid,
+        0,
+        usize::try_from(options).unwrap_or(0),
+    )
+    .map(drop)
+}
+
 /// `PTRACE_INTERRUPT`: asks for a PTRACE_EVENT_STOP.
 pub fn interrupt(tid: Tid) -> Result<()> {
     request(libc::PTRACE_INTERRUPT, "PTRACE_INTERRUPT", tid, 0, 0).map(drop)

@@ -12,6 +12,7 @@ use super::cave;
 use super::memory::Memory;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
 use crate::proc;
 use crate::state::interrupted;
 
@@ -81,6 +82,22 @@ impl StoppedProcess<ByHost> {
     }
 }
 
+impl StoppedProcess<ByHost> {
+    /// The process does not outlive this tracer from here on, until it is let go. CRIU has set PTRACE_O_TRACESYSGOOD,
+    /// and PTRACE_O_SUSPEND_SECCOMP where there is a filter (attach_to_tasks, criu/cr-restore.c); nobody can ask.
+    ///
+    /// # Errors
+    /// If a thread is gone.
+    pub fn end_with_tracer(&self) -> Result<()> {
+        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+        self.threads.iter().try_for_each(|&tid| {
+            // Needs CAP_SYS_ADMIN, and CRIU's own did where there is a filter.
+            ptrace::set_options(tid, options | libc::PTRACE_O_SUSPEND_SECCOMP)
+                .or_else(|_| ptrace::set_options(tid, options))
+        })
+    }
+}
+
 impl StoppedProcess<ByUs> {
     /// Seizes every thread of `pid` and stops it. No signal is sent, nobody's wait(2) sees anything, a stopped
     /// process stays stopped, and no system call ends with EINTR because of it.
@@ -101,6 +118,7 @@ impl StoppedProcess<ByUs> {
                 stopped.seize_threads(deadline)?;
                 if !stopped.is_being_put_back()? {
                     interrupted::shield(&stopped)?;
+                    fault::point(Point::Seized)?;
                     return Ok(stopped);
                 }
                 // Its last tracer has died a moment ago, and a thread still undoes what was done in it.
@@ -167,7 +185,7 @@ impl StoppedProcess<ByUs> {
     }
 
     fn detach_all(&mut self) -> Result<()> {
-        let mut first = Ok(());
+        let mut first = fault::point(Point::Releasing);
         let mut dead = Vec::new();
         for tid in std::mem::take(&mut self.threads) {
             match ptrace::detach(tid) {
@@ -210,6 +228,7 @@ fn seize_thread(tid: Tid, deadline: Instant) -> Result<()> {
         }
         other => other?,
     }
+    fault::point(Point::ThreadSeized)?;
     ptrace::interrupt(tid)?;
     loop {
         match ptrace::wait_stop(tid, Some(deadline))? {

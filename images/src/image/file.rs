@@ -31,9 +31,31 @@ pub fn file_name(innermost_pid: i32) -> String {
 /// The file and its name are on the disk when this returns. A file of that name that is there already is
 /// left alone ([`ImageError::Exists`]); on any failure what was written is removed.
 pub fn create_in(dir: BorrowedFd<'_>, image: &Image) -> Result<String, ImageError> {
+    create_in_passing(dir, image, |_| Ok(()))
+}
+
+/// How far the making of an image's file has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The file has its name, and is empty.
+    Created,
+    /// It is written.
+    Written,
+    /// It is on the disk, and so is its name.
+    Synced,
+}
+
+/// As [`create_in`], with a look in at every step, for tests: an error of `passing` is a failure of that step.
+pub fn create_in_passing(
+    dir: BorrowedFd<'_>,
+    image: &Image,
+    passing: impl Fn(Step) -> io::Result<()>,
+) -> Result<String, ImageError> {
     image.check()?;
     let name = file_name(image.process.ids.innermost());
-    create(dir, &name, |file| {
+    let passing =
+        |step| passing(step).map_err(|source| ImageError::io("write", name.as_str(), source));
+    create(dir, &name, passing, |file| {
         write_named(BufWriter::new(file), &name, image)
     })?;
     Ok(name)
@@ -42,6 +64,7 @@ pub fn create_in(dir: BorrowedFd<'_>, image: &Image) -> Result<String, ImageErro
 fn create(
     dir: BorrowedFd<'_>,
     name: &str,
+    passing: impl Fn(Step) -> Result<(), ImageError>,
     fill: impl FnOnce(&File) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
     let flags =
@@ -55,12 +78,15 @@ fn create(
         Err(errno) => return Err(ImageError::io("create", name, errno)),
     };
     let made = set_mode(&file, name)
+        .and_then(|()| passing(Step::Created))
         .and_then(|()| fill(&file))
+        .and_then(|()| passing(Step::Written))
         .and_then(|()| {
             file.sync_all()
                 .map_err(|source| ImageError::io("sync", name, source))
         })
-        .and_then(|()| sync_folder(dir, name));
+        .and_then(|()| sync_folder(dir, name))
+        .and_then(|()| passing(Step::Synced));
     if made.is_err() {
         // Ours, because of O_EXCL. Should this fail as well, a reader finds the trailer missing; why the
         // image could not be made matters more.
@@ -228,9 +254,12 @@ mod tests {
     #[test]
     fn a_failure_leaves_nothing() {
         let (folder, dir) = folder();
-        let failed = create(dir.as_fd(), NAME, |_| {
-            Err(ImageError::io("write", NAME, Errno::ENOSPC))
-        });
+        let failed = create(
+            dir.as_fd(),
+            NAME,
+            |_| Ok(()),
+            |_| Err(ImageError::io("write", NAME, Errno::ENOSPC)),
+        );
         match failed {
             Err(ImageError::Io { source, .. }) => {
                 assert_eq!(source.raw_os_error(), Some(Errno::ENOSPC as i32));

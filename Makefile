@@ -41,7 +41,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps bench zdtm install uninstall lint clean root source
+.PHONY: help deps criu build faults demo test gaps bench zdtm install uninstall deb lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -92,6 +92,13 @@ install: deps criu ## installs the plugin where the installed criu looks for it,
 
 uninstall: ## takes away what install has installed (PREFIX, DESTDIR as then)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install uninstall
+
+deb: PROFILE := release
+deb: deps criu ## makes a Debian package, criu-signals_VERSION_amd64.deb, in target/
+	@scripts/install-deps deb
+	$(cargo) build -p signals-plugin -p criu-signals$(locked)$(profile_flag)
+	@scripts/build-deb "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals" \
+	  "$(target_path)/criu/criu" "$(TARGET)"
 
 lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
 	cargo fmt --all --check

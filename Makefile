@@ -53,6 +53,12 @@ deps: ## installs what the build and the tests need, if it is missing (Rust itse
 criu: ## gets a criu with its headers, and makes target/criu a link to it
 	@scripts/use-criu "$(CRIU)" "$(TARGET)"
 
+.PHONY: host
+export CRIU_TESTS_HOST := $(target_path)/host
+host: deps ## gets runc, crun and podman of the Debian that carries that criu, for the tests of containers
+	@scripts/use-host "$(CRIU)" "$(TARGET)"
+test: host
+
 build: deps criu ## builds all, and puts the plugin alone into target/plugins
 	$(cargo) build --workspace$(locked)$(profile_flag)
 	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(plugins)"
@@ -111,6 +117,7 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 
 clean: ## removes all that was built and fetched
 	cargo clean --quiet
+	@rm -rf -- "$(TARGET)"/host "$(TARGET)"/host-*
 	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-* "$(TARGET)"/faults "$(TARGET)"/faults-*
 
 source:

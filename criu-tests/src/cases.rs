@@ -17,6 +17,7 @@ use crate::ns::{self, Place};
 use crate::plugin::{self, Verdict};
 use crate::procfs::Pid;
 use crate::rundir::RunDir;
+use crate::skip::{self, Decision, Need};
 use crate::victim::{Victim, reap_all};
 
 /// How long a released victim may take to check itself.
@@ -27,14 +28,64 @@ type Run = dyn Fn(&RunDir) -> Result<()>;
 /// A test with its name.
 pub struct Test {
     name: String,
+    needs: &'static [Need],
     run: Box<Run>,
+    afterwards: Option<fn(&str) -> Result<()>>,
+}
+
+impl Test {
+    /// What the machine must have.
+    #[must_use]
+    pub fn needs(mut self, needs: &'static [Need]) -> Self {
+        self.needs = needs;
+        self
+    }
+
+    /// What is to be done outside of the namespace when it has ended, however it ended. It is given the test's name.
+    #[must_use]
+    pub fn afterwards(mut self, clean: fn(&str) -> Result<()>) -> Self {
+        self.afterwards = Some(clean);
+        self
+    }
+
+    fn trial(self, binary: &'static str, say: bool) -> Trial {
+        let Self {
+            name,
+            needs,
+            afterwards,
+            ..
+        } = self;
+        let decision = skip::decide(&name, needs);
+        let run = {
+            let name = name.clone();
+            move || {
+                let ran = isolated(binary, &name, &[&name]);
+                let cleaned = afterwards.map_or(Ok(()), |clean| clean(&name));
+                ran.map_err(Failed::from)?;
+                cleaned.map_err(|why| Failed::from(format!("afterwards: {why:#}")))
+            }
+        };
+        match decision {
+            Decision::Run => Trial::test(name, run),
+            Decision::Skip(reason) => {
+                if say {
+                    println!("SKIP {name}: {reason}");
+                }
+                // Asked for all the same (--include-ignored), it is run.
+                Trial::test(name, run).with_ignored_flag(true)
+            }
+            Decision::Refuse(reason) => Trial::test(name, move || Err(reason.into())),
+        }
+    }
 }
 
 /// A test, which is given the folder of its run.
 pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'static) -> Test {
     Test {
         name: name.into(),
+        needs: &[],
         run: Box::new(run),
+        afterwards: None,
     }
 }
 
@@ -51,12 +102,7 @@ pub fn main(binary: &'static str, tests: fn() -> Vec<Test>) -> ExitCode {
     let args = Arguments::from_args();
     let trials = tests()
         .into_iter()
-        .map(|test| {
-            let name = test.name;
-            Trial::test(name.clone(), move || {
-                isolated(binary, &name, &[&name]).map_err(Failed::from)
-            })
-        })
+        .map(|test| test.trial(binary, !args.list))
         .collect();
     libtest_mimic::run(&args, trials).exit_code()
 }

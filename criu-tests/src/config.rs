@@ -40,6 +40,18 @@ pub fn faults_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// The root of a machine with container engines: `CRIU_TESTS_HOST`, else `host` in the target folder; see
+/// `scripts/get-host`.
+pub fn host() -> Result<PathBuf> {
+    let root = from_env("CRIU_TESTS_HOST", "host").join("root");
+    ensure!(
+        root.is_dir(),
+        "there are no container engines at {}: run `make host`, which gets them",
+        root.display()
+    );
+    Ok(root)
+}
+
 /// The name of the plugin under test.
 pub const PLUGIN_FILE: &str = criu_signals::criu::installed::PLUGIN_FILE;
 

@@ -8,12 +8,14 @@
 //! The modules, in the order in which a run needs them: [`ns`] gives it pids of its own, [`rundir`] a folder,
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
 //! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it, [`cases`] one of any
-//! function. [`gaps`] is the table of what CRIU loses, [`zdtm`] runs CRIU's own suite.
+//! function. [`containers`] does it under container engines. [`gaps`] is the table of what CRIU loses, [`zdtm`] runs
+//! CRIU's own suite.
 
 #![deny(unsafe_code)]
 
 pub mod cases;
 pub mod config;
+pub mod containers;
 pub mod criu;
 pub mod gaps;
 pub mod harness;

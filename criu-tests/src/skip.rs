@@ -1,5 +1,6 @@
 //! Scenarios that a machine cannot run are skipped, but never silently.
 
+use std::process::Command;
 use std::{env, fs};
 
 use crate::config;
@@ -13,6 +14,8 @@ pub enum Need {
     NoCapSysResource,
     /// The 32-bit victims.
     Ia32,
+    /// The root of a machine with container engines, and overlayfs to write on it.
+    Host,
 }
 
 impl Need {
@@ -26,6 +29,10 @@ impl Need {
                 .then_some("it shows what is done without CAP_SYS_RESOURCE, which is there"),
             Need::Ia32 => (!config::has_ia32())
                 .then_some("no 32-bit programs can be built: gcc-multilib is missing"),
+            Need::Host if config::host().is_err() => Some(
+                "there are no container engines: `make host` gets them, together with a criu that it fetches",
+            ),
+            Need::Host => (!has_file_system("overlay")).then_some("this kernel has no overlayfs"),
         }
     }
 }
@@ -39,6 +46,15 @@ fn has_capability(number: u32) -> bool {
     effective
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// By /proc/filesystems: overlayfs may be a module that has not been loaded yet.
+fn has_file_system(name: &str) -> bool {
+    let known = || {
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        known.split_whitespace().any(|word| word == name)
+    };
+    known() || (Command::new("modprobe").arg(name).status().is_ok() && known())
 }
 
 /// What is to become of a run.

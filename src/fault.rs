@@ -15,7 +15,8 @@
 //!
 //! Each passage of any point is in the log then, at the level debug.
 //!
-//! `criu-tests/tests/faults.rs` drives every point.
+//! `criu-tests/tests/faults.rs` drives every point. Another fault of such builds is an order of replay that is wrong: see
+//! [`order`](crate::order).
 
 use std::fmt;
 

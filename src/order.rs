@@ -138,6 +138,49 @@ pub const ORDER: [Row; 12] = [
     },
 ];
 
+/// The steps, in their order.
+#[cfg(not(feature = "faults"))]
+fn steps() -> Vec<Step> {
+    ORDER.iter().map(|row| row.step).collect()
+}
+
+#[cfg(feature = "faults")]
+use moved::steps;
+
+/// An order that is wrong, for tests: `CRIU_SIGNALS_ORDER="Dispositions behind SharedQueue"`, or `before`.
+#[cfg(any(feature = "faults", test))]
+#[cfg_attr(not(feature = "faults"), allow(dead_code))]
+mod moved {
+    use super::{ORDER, Step};
+
+    const VARIABLE: &str = "CRIU_SIGNALS_ORDER";
+
+    pub(super) fn steps() -> Vec<Step> {
+        let right = ORDER.iter().map(|row| row.step).collect();
+        let Ok(text) = std::env::var(VARIABLE) else {
+            return right;
+        };
+        let steps =
+            moved(right, &text).unwrap_or_else(|| panic!("{VARIABLE}={text:?} is not understood"));
+        log::info!("order of replay: {steps:?}");
+        steps
+    }
+
+    pub(super) fn moved(mut steps: Vec<Step>, text: &str) -> Option<Vec<Step>> {
+        let [what, how, other] = text.split(' ').collect::<Vec<_>>().try_into().ok()?;
+        let at = |steps: &[Step], name| steps.iter().position(|s| format!("{s:?}") == name);
+        let step = steps.remove(at(&steps, what)?);
+        let other = at(&steps, other)?;
+        let to = match how {
+            "before" => other,
+            "behind" => other + 1,
+            _ => return None,
+        };
+        steps.insert(to, step);
+        Some(steps)
+    }
+}
+
 /// How much of the table is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -177,10 +220,7 @@ pub(crate) struct Replay<'r, 'p, Owner> {
 impl<Owner> Replay<'_, '_, Owner> {
     /// Takes the steps of `extent`. Returns what failed.
     pub fn walk(&mut self, extent: Extent) -> Vec<Error> {
-        let steps = ORDER
-            .iter()
-            .map(|row| row.step)
-            .filter(|&step| extent.includes(step));
+        let steps = steps().into_iter().filter(|&step| extent.includes(step));
         steps.flat_map(|step| self.take(step)).collect()
     }
 
@@ -298,6 +338,28 @@ mod tests {
         assert!(at(Step::AlternateStacks) < at(Step::Masks));
         assert!(at(Step::Masks) < at(Step::GroupStop));
         assert!(at(Step::InterruptedCalls) < at(Step::GroupStop));
+    }
+
+    #[test]
+    fn a_step_is_moved() {
+        use Step::{BlockAll, Dispositions, Masks};
+        let moved = |text| moved::moved(vec![BlockAll, Dispositions, Masks], text);
+        assert_eq!(
+            moved("BlockAll behind Masks"),
+            Some(vec![Dispositions, Masks, BlockAll])
+        );
+        assert_eq!(
+            moved("Masks before BlockAll"),
+            Some(vec![Masks, BlockAll, Dispositions])
+        );
+        for bad in [
+            "Masks",
+            "Masks before",
+            "Masks before Masks",
+            "Masks at BlockAll",
+        ] {
+            assert_eq!(moved(bad), None, "{bad}");
+        }
     }
 
     #[test]

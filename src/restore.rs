@@ -11,7 +11,7 @@ use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::order::{Extent, Replay, Step};
 use crate::proc;
-use crate::state::timers::{with_expiries, with_timer_arrivals};
+use crate::state::timers::with_timer_arrivals;
 use crate::stops;
 use crate::tracee::{Injector, StoppedProcess, rlimit};
 
@@ -176,27 +176,30 @@ pub fn check<Owner>(
     let seen = look(stopped, dumped, &wanted)
         .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
     let left = match seen {
-        Ok(found) => compare(&expired_since(wanted, &found), &found),
+        Ok(found) => compare(&arrived_since(wanted, &found), &found),
         Err(e) => {
             report.errors.push(e);
             differences.clone()
         }
     };
+    let same = |a: &Difference, b: &Difference| a.place == b.place && a.field == b.field;
+    // What was right before and is not now is a difference as well, of this library's own making.
+    let new: Vec<Difference> = left
+        .iter()
+        .filter(|l| !differences.iter().any(|d| same(d, l)))
+        .cloned()
+        .collect();
     report.findings = differences
         .into_iter()
         .map(|d| {
-            let still = left
-                .iter()
-                .any(|l| l.place == d.place && l.field == d.field);
-            (
-                d,
-                if still {
-                    Done::NotPutBack
-                } else {
-                    Done::PutBack
-                },
-            )
+            let done = if left.iter().any(|l| same(l, &d)) {
+                Done::NotPutBack
+            } else {
+                Done::PutBack
+            };
+            (d, done)
         })
+        .chain(new.into_iter().map(|d| (d, Done::NotPutBack)))
         .collect();
     Ok(report)
 }
@@ -299,15 +302,14 @@ fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
     wanted
 }
 
-/// What has been put back, with what timers that run have queued since behind it.
-fn expired_since(mut wanted: ProcessState, found: &ProcessState) -> ProcessState {
+/// What has been put back, with what has been queued since behind it: by timers that run, or anybody.
+fn arrived_since(mut wanted: ProcessState, found: &ProcessState) -> ProcessState {
     let timers = &wanted.timers;
-    wanted.shared = with_expiries(wanted.shared, &found.shared, timers, None);
+    wanted.shared = with_timer_arrivals(&wanted.shared, &found.shared, timers, None);
     for thread in &mut wanted.threads {
         if let Some(found) = same_thread(&found.threads, thread) {
             let id = Some(thread.ids.innermost());
-            let pending = std::mem::take(&mut thread.pending);
-            thread.pending = with_expiries(pending, &found.pending, timers, id);
+            thread.pending = with_timer_arrivals(&thread.pending, &found.pending, timers, id);
         }
     }
     wanted

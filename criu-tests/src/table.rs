@@ -56,6 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("posix_timer")
     },
     Scenario::new("itimer"),
+    Scenario::new("parent_death"),
     Scenario::new("signalfd"),
     Scenario::new("many_threads"),
     Scenario::new("deep_queue").program("deep_queue", "2000"),

@@ -155,7 +155,7 @@ pub fn with_timer_arrivals(
 }
 
 /// `wanted`, and behind it the entries in `found` of timers that have none in `wanted`: they do not wait.
-pub fn with_expiries(
+fn with_expiries(
     wanted: Pending,
     found: &Pending,
     timers: &[PosixTimer],

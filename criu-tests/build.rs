@@ -32,6 +32,13 @@ fn main() {
         .arg("plugins/other_plugin.c"))
     .unwrap_or_else(|why| panic!("{why}"));
 
+    // Plugins find functions and variables of criu by name.
+    run(compiler()
+        .args(["-rdynamic", "-o"])
+        .arg(out.join("old_criu"))
+        .arg("plugins/old_criu.c"))
+    .unwrap_or_else(|why| panic!("{why}"));
+
     println!("cargo::rustc-env=CRIU_TESTS_BUILT={}", out.display());
 }
 

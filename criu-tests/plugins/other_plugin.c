@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A second CRIU plugin, which only says that it was called. Copied beside the plugin under test, under names that
+ * A second CRIU plugin, which only says that it was called, and else does what OTHER_PLUGIN in criu's environment says:
+ * nothing, or "fails-init", or "hides" (answers for all plugins, so that CRIU asks no other). Copied beside the plugin under test, under names that
  * CRIU reads before and after it, it shows that neither hides the other.
  *
  * The descriptor is written down here, not taken from criu-plugin.h, so that this builds without CRIU's headers.
@@ -9,6 +10,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { RESUME_DEVICES_LATE = 9, CHECKPOINT_DEVICES = 11, MAX_HOOKS = 12 };
@@ -38,10 +40,17 @@ static const char *file_name(void)
 	return slash ? slash + 1 : info.dli_fname;
 }
 
+static int does(const char *what)
+{
+	const char *set = getenv("OTHER_PLUGIN");
+
+	return set && !strcmp(set, what);
+}
+
 static int init(int stage)
 {
 	(void)stage;
-	return 0;
+	return does("fails-init") ? -1 : 0;
 }
 
 static void finish(int stage, int ret)
@@ -54,13 +63,13 @@ static int checkpoint(int pid)
 {
 	print_on_level(LOG_INFO, "other plugin: checkpoint %d (%s)\n", pid, file_name());
 	/* "Not mine": CRIU goes on to the next plugin. */
-	return -ENOTSUP;
+	return does("hides") ? 0 : -ENOTSUP;
 }
 
 static int resume(int pid)
 {
 	print_on_level(LOG_INFO, "other plugin: resume %d (%s)\n", pid, file_name());
-	return -ENOTSUP;
+	return does("hides") ? 0 : -ENOTSUP;
 }
 
 struct cr_plugin_desc CR_PLUGIN_DESC = {

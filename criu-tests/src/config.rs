@@ -83,6 +83,11 @@ pub fn other_plugin() -> PathBuf {
     built("other_plugin.so")
 }
 
+/// A program that loads a plugin as a criu before 4.0 would; see `plugins/old_criu.c`.
+pub fn old_criu() -> PathBuf {
+    built("old_criu")
+}
+
 /// Cargo's target folder of the workspace.
 pub fn target_dir() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -123,6 +123,10 @@ hooks! {
 }
 
 impl Descriptor {
+    pub(super) fn name(&self) -> *const c_char {
+        self.name
+    }
+
     /// A descriptor of `P` without hooks.
     #[doc(hidden)]
     #[must_use]

@@ -14,12 +14,14 @@ use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
 
 use criu_signals_images::Pid;
 use nix::errno::Errno;
 
-use super::descriptor::HOOKS;
+use super::copies;
+use super::descriptor::{Descriptor, HOOKS};
 use super::hook::{Hook, HookError, HookResult, IntoCode, Reply, code};
 use super::host::{Host, LogLevel};
 use super::logger;
@@ -29,23 +31,33 @@ use super::plugin::{Plugin, Stage};
 pub trait Exported: Plugin {
     /// The same place at every call.
     fn slot() -> &'static Slot<Self>;
+
+    /// What CRIU knows this copy of the plugin by.
+    fn descriptor() -> &'static Descriptor;
 }
 
 /// Holds the plugin from `init` to `exit`. The library may be unloaded after `exit`, or stay for another `init`.
 #[derive(Debug)]
-pub struct Slot<P>(Mutex<Option<P>>);
+pub struct Slot<P> {
+    plugin: Mutex<Option<P>>,
+    /// Another copy of the plugin does the work.
+    idle: AtomicBool,
+}
 
 impl<P> Slot<P> {
     /// An empty one.
     #[must_use]
     pub const fn new() -> Self {
-        Slot(Mutex::new(None))
+        Slot {
+            plugin: Mutex::new(None),
+            idle: AtomicBool::new(false),
+        }
     }
 
     /// Nobody else holds the lock: CRIU calls from one thread, and no method of [`Host`] leads back into a hook. Should
     /// it be held all the same, say in a process forked by another thread, waiting would be for ever.
     fn lock(&self) -> Option<MutexGuard<'_, Option<P>>> {
-        match self.0.try_lock() {
+        match self.plugin.try_lock() {
             Ok(guard) => Some(guard),
             // Panics are caught while the lock is held; whoever poisoned it, the plugin is still there.
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -148,6 +160,11 @@ fn init_as<P: Exported>(stage: c_int, host: Host) -> c_int {
         log::debug!("init: the last run did not end with exit");
         contain(&"dropping the state of the last run", || *slot = None);
     }
+    let idle = is_second_copy::<P>();
+    P::slot().idle.store(idle, Ordering::Relaxed);
+    if idle {
+        return 0;
+    }
     match P::init(known, host) {
         Ok(plugin) => {
             *slot = Some(plugin);
@@ -158,6 +175,25 @@ fn init_as<P: Exported>(stage: c_int, host: Host) -> c_int {
             error.code()
         }
     }
+}
+
+/// Is the work being done by another copy of this plugin, which criu has loaded before this one? Says so.
+///
+/// criu calls `init` as soon as it has loaded a library, and loads the next one after that. So what is there at this
+/// time, and is not this library, came before.
+fn is_second_copy<P: Exported>() -> bool {
+    let copies = copies::loaded(P::NAME, P::descriptor());
+    let path = |wanted| copies.iter().find(|(_, own)| *own == wanted);
+    let Some((first, _)) = path(false) else {
+        return false;
+    };
+    let this = path(true).map_or("this file".into(), |(this, _)| this.to_string_lossy());
+    log::error!(
+        "two copies of this plugin are in criu's plugin folder: {} is at work, and {this} does nothing; remove one of \
+         them",
+        first.display()
+    );
+    true
 }
 
 /// `exit` of the descriptor.
@@ -192,6 +228,9 @@ fn call<P: Exported, T>(
         log::error!("{what}: called from inside another hook");
         return Err(FAILED);
     };
+    if P::slot().idle.load(Ordering::Relaxed) {
+        return Ok(Reply::PassOn);
+    }
     let Some(plugin) = slot.as_mut() else {
         log::error!("{what}: there was no init");
         return Err(FAILED);
@@ -487,6 +526,10 @@ macro_rules! export_plugin {
                 fn slot() -> &'static $crate::criu::entry::Slot<Self> {
                     static SLOT: $crate::criu::entry::Slot<$plugin> = $crate::criu::entry::Slot::new();
                     &SLOT
+                }
+
+                fn descriptor() -> &'static $crate::criu::Descriptor {
+                    &CR_PLUGIN_DESC
                 }
             }
 

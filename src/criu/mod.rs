@@ -41,6 +41,7 @@
 //! - **Errors** of a hook are logged with the hook's name and its arguments.
 //! - **The log**: records of the `log` crate go to CRIU's log at CRIU's own levels, from `init` on.
 //! - **The host's functions**, of which older versions lack some, are found by name at run time ([`Host`]).
+//! - **A second copy of the plugin** in CRIU's plugin folder, which CRIU would load too, does nothing, and says so.
 //! - **A CRIU that is too old** turns such a plugin away as "corrupted" before it can speak. The macro adds a
 //!   constructor that says in CRIU's log what is wrong.
 //!
@@ -55,6 +56,7 @@
 //! [`Host`]: crate::criu::Host
 
 mod bindings;
+mod copies;
 mod descriptor;
 #[doc(hidden)]
 pub mod entry;

@@ -60,9 +60,21 @@ pub fn run(scenario: &Scenario, flavour: Flavour, dir: &RunDir) -> Result<()> {
             if flavour == Flavour::Plugin
                 && matches!(scenario.plugin, Expect::Pass | Expect::Race(_)) =>
         {
-            expect_verdicts(scenario, restore, &done.processes)
+            expect_verdicts(scenario, restore, &done.processes)?;
+            done.dump
+                .iter()
+                .chain([restore])
+                .try_for_each(|step| expect_unsaid(scenario, step))
         }
         _ => Ok(()),
+    }
+}
+
+fn expect_unsaid(scenario: &Scenario, step: &Step) -> Result<()> {
+    let unsaid = |line: &&str| scenario.unsaid.is_some_and(|text| line.contains(text));
+    match plugin::lines(&step.log).find(unsaid) {
+        Some(line) => bail!("the plugin is not to say this: {line}"),
+        None => Ok(()),
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Scenario {
     pub leave_running: Expect,
     /// The plugin's verdicts at the restore, one for each live process: each must be one of these.
     pub verdicts: &'static [Verdict],
+    /// What the plugin must not say, because it is not so.
+    pub unsaid: Option<&'static str>,
     /// What the machine must have.
     pub needs: &'static [Need],
 }
@@ -120,6 +122,7 @@ impl Scenario {
             plugin: Expect::Pass,
             leave_running: Expect::Pass,
             verdicts: &[Verdict::Verified],
+            unsaid: None,
             needs: &[],
         }
     }

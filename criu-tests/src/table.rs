@@ -55,6 +55,10 @@ pub const SCENARIOS: &[Scenario] = &[
         verdicts: &[Repaired],
         ..Scenario::new("posix_timer")
     },
+    Scenario {
+        unsaid: Some("there is no telling whether they have expired"),
+        ..Scenario::new("timer_ignored")
+    },
     Scenario::new("itimer"),
     Scenario::new("parent_death"),
     Scenario::new("signalfd"),

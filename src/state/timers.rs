@@ -236,11 +236,18 @@ fn find_ignored<Owner>(
         return Ok(());
     }
     let [thread] = state.threads.as_slice() else {
-        log::warn!(
-            "pid {}: periodic timers with signals that are ignored ({numbers}): in a process with several threads \
-             there is no telling whether they have expired. After a restore they expire when their period ends",
-            injector.process().pid()
-        );
+        let unseen: SigSet = timers
+            .iter()
+            .filter(|timer| !queues_though_ignored(&state.threads, timer))
+            .filter_map(may_be)
+            .collect();
+        if !unseen.is_empty() {
+            log::warn!(
+                "pid {}: periodic timers with signals that are ignored ({unseen}): in a process with several threads \
+                 there is no telling whether they have expired. After a restore they expire when their period ends",
+                injector.process().pid()
+            );
+        }
         return Ok(());
     };
     for signo in numbers.iter() {
@@ -273,6 +280,22 @@ fn find_ignored<Owner>(
         }
     }
     Ok(())
+}
+
+/// Whether an expiry is queued although its signal is ignored: the thread that it is meant for blocks it, of a process
+/// the leader (kernel/signal.c, `sig_ignored`; kernel/time/posix-timers.c, `posixtimer_get_target`). So does the thread
+/// that waits for the timers which glibc makes of SIGEV_THREAD.
+///
+/// An expiry from before it was blocked is kept aside all the same, and nothing shows it.
+fn queues_though_ignored(threads: &[ThreadState], timer: &PosixTimer) -> bool {
+    let Some(signo) = SigNo::new(timer.signo) else {
+        return false;
+    };
+    let target = match timer.thread() {
+        Some(tid) => threads.iter().find(|t| t.ids.innermost() == tid),
+        None => threads.first(),
+    };
+    target.is_some_and(|thread| thread.blocked.contains(signo))
 }
 
 /// Since Linux 6.13 a periodic timer whose signal is ignored does not run, and its entry is kept aside. Before,
@@ -843,7 +866,7 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::Fields;
+    use criu_signals_images::{Fields, NsIds};
 
     fn timer(id: i32, signo: i32) -> PosixTimer {
         PosixTimer {
@@ -931,6 +954,28 @@ mod tests {
             Some(7),
         );
         assert_eq!(there.queue, [kill(10)]);
+    }
+
+    #[test]
+    fn what_is_blocked_is_queued_though_ignored() {
+        let thread = |tid, blocked: SigSet| ThreadState {
+            blocked,
+            ..ThreadState::bare(NsIds::new(vec![tid]).expect("one id"))
+        };
+        let of = |notify| PosixTimer {
+            notify,
+            ..timer(1, 10)
+        };
+        let number = SigSet::from(SigNo::USR1);
+        let threads = [thread(7, SigSet::EMPTY), thread(8, number)];
+        let queues = |notify| queues_though_ignored(&threads, &of(notify));
+        assert!(queues(Notify::Thread(8)));
+        assert!(!queues(Notify::Thread(7)));
+        assert!(!queues(Notify::Process), "the leader is asked");
+        assert!(!queues(Notify::Thread(0)), "that thread is gone");
+        let leader_blocks = [thread(7, number), thread(8, SigSet::EMPTY)];
+        assert!(queues_though_ignored(&leader_blocks, &of(Notify::Process)));
+        assert!(queues_though_ignored(&leader_blocks, &of(Notify::Library)));
     }
 
     #[test]

@@ -108,8 +108,9 @@ fn outside(options: &Options) -> Result<ExitCode> {
     let mut figures = Vec::new();
     let mut run = |way| -> Result<Results> {
         let start = Instant::now();
+        let mut told = 0;
         let results = suite.run(way, &selection, &home.join(way.to_string()), &mut |event| {
-            tell(way, &event);
+            tell(way, &event, &mut told);
         })?;
         let line = report::figures(way, &results, &suite::duration(start));
         println!("{line}");
@@ -214,19 +215,18 @@ fn only_one(home: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// One line that is written over on a terminal; else a line now and then.
-fn tell(way: Way, event: &Event) {
+/// One line that is written over on a terminal; else a line for every 50 tests or so.
+fn tell(way: Way, event: &Event, told: &mut usize) {
     let mut to = std::io::stderr();
     let terminal = to.is_terminal();
+    // If nobody can be told, the report is still written.
     let _ = match event {
         Event::Progress(done, all) if terminal => {
-            write!(
-                to,
-                "\r{way} plugin: {done} of {all}{}",
-                if done < all { " " } else { "\n" }
-            )
+            let end = if done < all { " " } else { "\n" };
+            write!(to, "\r{way} plugin: {done} of {all}{end}")
         }
-        Event::Progress(done, all) if done == all || done.is_multiple_of(50) => {
+        Event::Progress(done, all) if done == all || *done >= *told + 50 => {
+            *told = *done;
             writeln!(to, "{way} plugin: {done} of {all}")
         }
         Event::Progress(..) => Ok(()),

@@ -104,7 +104,7 @@ impl Said {
 
 /// What is said of every run or of any process, where nothing is to be told.
 fn is_ordinary(text: &str) -> bool {
-    let of_a_run = ["policy=", "dump: "];
+    let of_a_run = ["settings: ", "policy=", "dump: "];
     let of_a_process = [
         "verdict=verified",
         ": captured into signals-",

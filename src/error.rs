@@ -51,6 +51,8 @@ pub enum Cause {
     Died,
     /// This kernel, architecture or process does not offer what is needed; says what.
     Unsupported(Cow<'static, str>),
+    /// No process can be like that, or not this one, so that nothing was tried; says why.
+    Refused(Cow<'static, str>),
     /// The task did something that the protocol of ptrace(2) does not lead one to expect.
     Unexpected(String),
     /// A file of `/proc` could not be read or understood.
@@ -66,7 +68,7 @@ impl fmt::Display for Cause {
         match self {
             Cause::Os(errno) => write!(f, "{errno:?} ({})", errno.desc()),
             Cause::Died => f.write_str("the task is gone"),
-            Cause::Unsupported(what) => f.write_str(what),
+            Cause::Unsupported(what) | Cause::Refused(what) => f.write_str(what),
             Cause::Unexpected(what) | Cause::Proc(what) | Cause::NotKept(what) => f.write_str(what),
             Cause::Image(e) => e.fmt(f),
         }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fault;
 mod guardian;
 pub mod let_go;
+pub mod live;
 pub mod order;
 pub mod proc;
 pub mod record;
@@ -20,5 +21,6 @@ pub mod sigstack;
 pub mod state;
 pub mod stops;
 pub mod tracee;
+pub mod waiters;
 
 pub use criu_signals_images as images;

@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{ExitSignal, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Tid};
+use criu_signals_images::{
+    ExitSignal, Fields, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
+};
 use procfs::FromRead;
 use procfs::process::{LimitValue, Status};
 
@@ -254,6 +256,15 @@ pub struct TimerLine {
     pub notify: Notify,
     /// Its clock.
     pub clock: i32,
+}
+
+impl TimerLine {
+    /// Does this siginfo look as the timer's own entry does?
+    pub fn made(&self, info: &Siginfo) -> bool {
+        self.notify != Notify::Nobody
+            && info.signo() == self.signo
+            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+    }
 }
 
 /// The POSIX timers of `pid`, by id. Read without its help.

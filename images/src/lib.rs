@@ -39,6 +39,7 @@ pub mod siginfo;
 pub mod signo;
 pub mod sigset;
 pub mod stack_needs;
+pub mod text;
 pub mod timer;
 pub mod wait_status;
 

@@ -164,7 +164,7 @@ pub(crate) fn siginfo() -> impl Strategy<Value = Siginfo> {
     })
 }
 
-fn any_pending() -> impl Strategy<Value = Pending> {
+pub(crate) fn any_pending() -> impl Strategy<Value = Pending> {
     (sigset(), vec(siginfo(), 0..6)).prop_map(|(without_info, queue)| pending(without_info, queue))
 }
 

@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and which part of the library does it. One module for each command.
 
+mod cat;
 mod check;
 mod decode;
 mod diff;
@@ -10,6 +11,7 @@ mod send;
 mod show;
 mod source;
 mod style;
+mod write;
 
 use std::io::{self, StdoutLock};
 use std::process::ExitCode;
@@ -79,6 +81,8 @@ enum Command {
     Show(show::Show),
     Diff(diff::Diff),
     Send(send::Send),
+    Cat(cat::Cat),
+    Write(write::Write),
     Decode(decode::Decode),
     Encode(encode::Encode),
     Check(check::Check),
@@ -98,6 +102,8 @@ pub fn run() -> ExitCode {
         Command::Show(show) => show.run(&context),
         Command::Diff(diff) => diff.run(&context),
         Command::Send(send) => send.run(&context),
+        Command::Cat(cat) => cat.run(&context),
+        Command::Write(write) => write.run(&context),
         Command::Decode(decode) => decode.run(&context),
         Command::Encode(encode) => encode.run(),
         Command::Check(check) => check.run(&context),

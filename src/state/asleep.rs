@@ -181,7 +181,7 @@ fn restarted(stack: &str) -> Option<Restarted> {
 }
 
 /// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
-fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
+pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
     let mut words = line.split_ascii_whitespace();
     let number = words.next()?.parse().ok()?;
     let mut numbers = [0; 8];

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use criu_signals_images::{NsIds, Pending, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
+use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 
 use super::{Kind, PendingLimit, Site};
 use crate::error::{Cause, Error, Result};
-use crate::proc::SignalStatus;
+use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, ptrace};
 
 /// `sizeof(sigset_t)` in the kernel.
@@ -206,6 +206,114 @@ impl Queue {
         }
     }
 
+    /// Makes the queue exactly `wanted`; that of a process through its leader.
+    ///
+    /// All of it is one batch: taking out, queueing, and RLIMIT_SIGPENDING raised up to the hard limit, or closed for
+    /// bits without siginfo, and back. The thread ends a batch that it has begun, so that no instant is left at which
+    /// the death of the tracer would lose a signal or leave a limit behind, up to about a thousand entries, which is
+    /// how many fit into one.
+    ///
+    /// A POSIX timer's own entry stays where it is.
+    ///
+    /// # Errors
+    /// Before anything is changed: [`Cause::Refused`] if there is no room, or a timer's own entry would have to be
+    /// moved. Else what the kernel refused: the queue may be neither of both then. What it accepted and did not keep is
+    /// for the caller to find out.
+    pub fn set<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
+        let found = self.read(site, usize::MAX)?;
+        let (wrong, missing) = match wanted.queue.strip_prefix(found.queue.as_slice()) {
+            Some(missing) => (Vec::new(), missing.to_vec()),
+            None => plan(&found.queue, &wanted.queue),
+        };
+        let bare_in = wanted
+            .bits_without_info()
+            .difference(found.bits_without_info());
+        let bare_out = found
+            .bits_without_info()
+            .difference(wanted.bits_without_info());
+        let numbers = signos(&wrong).union(bare_out);
+        let aside = self.in_the_way(site, numbers)?;
+
+        let timers = proc::timers(site.pid())?;
+        let is_own = |info: &&Siginfo| timers.iter().any(|timer| timer.made(info));
+        if let Some(own) = wrong.iter().chain(&aside.queue).find(is_own) {
+            return Err(Error::new(
+                "change a queue",
+                Cause::Refused(
+                    format!(
+                        "{own} is the own entry of a POSIX timer: only the timer can queue it, so that it can't be taken \
+                         out or get another place; entries of other signals, and those behind it, can"
+                    )
+                    .into(),
+                ),
+            ));
+        }
+
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        let limit = PendingLimit::capture(site)?;
+        let raise = needs_room(
+            &status,
+            &limit,
+            &[&wrong, &aside.queue],
+            &[&missing, &aside.queue],
+        )?;
+        let leader = self.leader_in_namespace(site)?;
+        let tid = Tid(status.ids.innermost());
+        let set_limit = |soft| {
+            let limit = [soft, limit.hard].map(u64::to_le_bytes).concat();
+            Call::new(libc::SYS_prlimit64, "prlimit(RLIMIT_SIGPENDING)")
+                .value(0)
+                .value(u64::from(libc::RLIMIT_SIGPENDING))
+                .input(limit)
+                .value(0)
+        };
+        let queue = |which: Queue, infos: &[Siginfo]| -> Vec<Call> {
+            infos
+                .iter()
+                .map(|info| which.queue_one(leader, tid, info))
+                .collect()
+        };
+
+        let mut calls = Vec::new();
+        calls.extend(raise.then(|| set_limit(limit.hard)));
+        let entries = aside.queue.iter().chain(&wrong);
+        let entries = entries.filter_map(|info| SigNo::new(info.signo()));
+        let bits = aside.bits_without_info().iter().chain(bare_out.iter());
+        calls.extend(entries.chain(bits).map(take_one));
+        calls.extend(queue(Queue::Private, &aside.queue));
+        calls.extend(queue(self, &missing));
+        let aside_bare = bare_infos(aside.bits_without_info());
+        let bare = bare_infos(bare_in);
+        if !aside_bare.is_empty() || !bare.is_empty() {
+            calls.push(set_limit(0));
+            calls.extend(queue(Queue::Private, &aside_bare));
+            calls.extend(queue(self, &bare));
+        }
+        if raise || !aside_bare.is_empty() || !bare.is_empty() {
+            calls.push(set_limit(limit.soft));
+        }
+        for outcome in site.injector.run(site.tid, &calls)? {
+            outcome.check()?;
+        }
+        Ok(())
+    }
+
+    /// rt_sigtimedwait takes from the thread's private queue first: what of the leader's has to be out of the way of
+    /// these numbers in the shared queue. All of it, so that its order stays; but entries of timers do not move.
+    fn in_the_way<Owner>(self, site: &Site<'_, '_, Owner>, numbers: SigSet) -> Result<Pending> {
+        if self == Queue::Private || Queue::Private.bits(site)?.intersection(numbers).is_empty() {
+            return Ok(Pending::default());
+        }
+        let mut private = Queue::Private.read(site, usize::MAX)?;
+        if private.queue.iter().any(is_timers) {
+            let in_the_way =
+                |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
+            private.queue.retain(in_the_way);
+            private.bits = private.bits.intersection(numbers);
+        }
+        Ok(private)
+    }
+
     /// What of one number is in the queue.
     ///
     /// # Errors
@@ -296,20 +404,7 @@ impl Queue {
         ids: &NsIds,
         bits: SigSet,
     ) -> Result<()> {
-        let infos: Vec<Siginfo> = bits
-            .iter()
-            .map(|signo| {
-                let code = if signo.is_realtime() {
-                    SI_USER
-                } else {
-                    SI_QUEUE
-                };
-                let mut bytes = [0; SIGINFO_SIZE];
-                bytes[..4].copy_from_slice(&signo.get().to_le_bytes());
-                bytes[8..12].copy_from_slice(&code.to_le_bytes());
-                Siginfo::from_bytes(bytes)
-            })
-            .collect();
+        let infos = bare_infos(bits);
         let limit = PendingLimit::capture(site)?;
         PendingLimit::close(site)?;
         let queued = self.queue(site, ids, &infos);
@@ -346,6 +441,62 @@ impl Queue {
                 .cast_unsigned(),
         ))
     }
+}
+
+/// What leaves its bit alone where there is no room.
+fn bare_infos(bits: SigSet) -> Vec<Siginfo> {
+    bits.iter()
+        .map(|signo| {
+            let code = if signo.is_realtime() {
+                SI_USER
+            } else {
+                SI_QUEUE
+            };
+            let mut bytes = [0; SIGINFO_SIZE];
+            bytes[..4].copy_from_slice(&signo.get().to_le_bytes());
+            bytes[8..12].copy_from_slice(&code.to_le_bytes());
+            Siginfo::from_bytes(bytes)
+        })
+        .collect()
+}
+
+/// Has the soft limit to be raised, so that after `out` is taken out there is room for `queued`?
+///
+/// Legacy signals with si_code >= 0 need none (`__send_signal_locked`, override_rlimit).
+fn needs_room(
+    status: &SignalStatus,
+    limit: &Rlimit,
+    out: &[&Vec<Siginfo>],
+    queued: &[&Vec<Siginfo>],
+) -> Result<bool> {
+    let count = |lists: &[&Vec<Siginfo>]| {
+        let infos = lists.iter().flat_map(|list| list.iter());
+        let needs = |info: &&Siginfo| {
+            info.code() < 0 || SigNo::new(info.signo()).is_none_or(SigNo::is_realtime)
+        };
+        u64::try_from(infos.filter(needs).count()).unwrap_or(u64::MAX)
+    };
+    let queued = count(queued);
+    let needed = status
+        .queued
+        .saturating_sub(count(out))
+        .saturating_add(queued);
+    if queued == 0 || needed <= limit.soft {
+        return Ok(false);
+    }
+    if needed <= limit.hard {
+        return Ok(true);
+    }
+    Err(Error::new(
+        "change a queue",
+        Cause::Refused(
+            format!(
+                "RLIMIT_SIGPENDING has no room for it: {needed} entries of the process's user, and the hard limit is {}",
+                limit.hard
+            )
+            .into(),
+        ),
+    ))
 }
 
 /// One entry of this number, in the order in which they were queued.

@@ -1,0 +1,72 @@
+//! `criu-signals cat`: one of the files of a live process.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use criu_signals::images::text::SigFile;
+use criu_signals::live::{self, Subject};
+
+use super::{Context, Failure};
+
+/// Prints files of live processes, in the text of the /proc/PID/sig/ patches of 2007.
+///
+/// docs/proc-sig.md describes it. `blocked`, `pending` and `altstack` are those of the leader, unless a thread is named.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  criu-signals cat 4711/blocked\n  criu-signals cat 4711/4713/pending\n  \
+    criu-signals cat 4711/action > action"
+)]
+pub struct Cat {
+    /// One of action, altstack, blocked, pending, shared_pending and waiters.
+    #[arg(required = true, value_name = "PID[/TID]/FILE", value_parser = place)]
+    files: Vec<Place>,
+}
+
+impl Cat {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let mut out = io::stdout().lock();
+        for Place { subject, file } in self.files {
+            let text = live::read(subject, file, context.timeout)?;
+            out.write_all(text.as_bytes())?;
+        }
+        out.flush()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A file of a process or thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub subject: Subject,
+    pub file: SigFile,
+}
+
+/// `PID/FILE` or `PID/TID/FILE`.
+pub fn place(text: &str) -> Result<Place, String> {
+    let (subject, file) = text
+        .rsplit_once('/')
+        .ok_or("expected PID/FILE or PID/TID/FILE")?;
+    Ok(Place {
+        subject: subject
+            .parse()
+            .map_err(|e: live::ParseSubjectError| e.to_string())?,
+        file: file
+            .parse()
+            .map_err(|e: criu_signals::images::text::ParseSigFileError| e.to_string())?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let parsed = place("41/43/pending").expect("a place");
+        assert_eq!(parsed.subject.to_string(), "41/43");
+        assert_eq!(parsed.file, SigFile::Pending);
+        for wrong in ["41", "pending", "41/", "41/what", "/pending", "x/pending"] {
+            place(wrong).expect_err(wrong);
+        }
+    }
+}

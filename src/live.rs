@@ -1,0 +1,482 @@
+//! The files of the 2007 patches, of live processes: read, and written, one at a time.
+//!
+//! The process is stopped for as long as that takes, and a write is made inside it, by the steps of
+//! [`crate::order`] that concern the file. What a write makes deliverable is delivered when the process goes on.
+//! docs/proc-sig.md says what each write means.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use criu_signals_images::text::{
+    self, Actions, Dialect, SigFile, TextError, Written, WrittenQueue,
+};
+use criu_signals_images::{
+    AltStack, DefaultAction, Disposition, Dispositions, Pending, Pid, SigNo, SigSet, Siginfo, Tid,
+};
+use nix::errno::Errno;
+
+use crate::error::{Cause, Error, Phase, Result};
+use crate::proc::{self, SignalStatus};
+use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
+use crate::tracee::{ByUs, Injector, StoppedProcess};
+use crate::waiters;
+
+/// A process, or one of its threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// The process.
+    pub pid: Pid,
+    /// The thread; the leader, where none is named.
+    pub thread: Option<Tid>,
+}
+
+impl Subject {
+    /// The thread that is meant.
+    pub fn tid(&self) -> Tid {
+        self.thread.unwrap_or(Tid::from(self.pid))
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.thread {
+            None => write!(f, "{}", self.pid),
+            Some(tid) => write!(f, "{}/{tid}", self.pid),
+        }
+    }
+}
+
+/// The text is no `PID` or `PID/TID`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the number of a process, or PID/TID for one of its threads")]
+pub struct ParseSubjectError(String);
+
+impl FromStr for Subject {
+    type Err = ParseSubjectError;
+
+    fn from_str(text: &str) -> std::result::Result<Subject, ParseSubjectError> {
+        let number = |text: &str| text.parse::<i32>().ok().filter(|&n| n > 0);
+        let subject = || match text.split_once('/') {
+            None => Some(Subject {
+                pid: Pid(number(text)?),
+                thread: None,
+            }),
+            Some((pid, tid)) => Some(Subject {
+                pid: Pid(number(pid)?),
+                thread: Some(Tid(number(tid)?)),
+            }),
+        };
+        subject().ok_or_else(|| ParseSubjectError(text.to_owned()))
+    }
+}
+
+/// Why a text could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The text is wrong; the process was not touched.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The process could not be changed, and is as it was unless this says something else.
+    #[error(transparent)]
+    Process(#[from] Error),
+}
+
+/// Reads one file.
+///
+/// # Errors
+/// If the process can't be stopped within `timeout`, or looked at.
+pub fn read(subject: Subject, file: SigFile, timeout: Duration) -> Result<String> {
+    if file == SigFile::Waiters {
+        return Ok(text::render_waiters(&waiters::of(subject)?));
+    }
+    let held = Held::seize(subject, timeout)?;
+    let text = held.read(file);
+    held.release()?;
+    text
+}
+
+/// Writes one file. Whose the text is follows from it, unless `dialect` says it.
+///
+/// # Errors
+/// [`WriteError`]: all of the text is written, or nothing.
+pub fn write(
+    subject: Subject,
+    file: SigFile,
+    text: &[u8],
+    dialect: Option<Dialect>,
+    timeout: Duration,
+) -> std::result::Result<(), WriteError> {
+    let written = text::parse(file, text, dialect)?;
+    let held = Held::seize(subject, timeout)?;
+    let done = held.write(file, &written);
+    held.release()?;
+    Ok(done?)
+}
+
+/// A subject whose process is stopped.
+#[derive(Debug)]
+pub struct Held {
+    stopped: StoppedProcess<ByUs>,
+    tid: Tid,
+}
+
+impl Held {
+    /// Stops the process.
+    ///
+    /// # Errors
+    /// Those of [`StoppedProcess::seize`]; [`Cause::Died`] if the process has no such thread.
+    pub fn seize(subject: Subject, timeout: Duration) -> Result<Held> {
+        let stopped = StoppedProcess::<ByUs>::seize(subject.pid, timeout)?;
+        let tid = subject.tid();
+        if !stopped.threads().contains(&tid) {
+            let e = Error::new("find the thread", Cause::Died).in_thread(tid);
+            return Err(e.during(Phase::Seize, subject.pid));
+        }
+        Ok(Held { stopped, tid })
+    }
+
+    /// Lets the process go on.
+    ///
+    /// # Errors
+    /// Those of [`StoppedProcess::release`].
+    pub fn release(self) -> Result<()> {
+        self.stopped.release()
+    }
+
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub fn read(&self, file: SigFile) -> Result<String> {
+        self.at_site(file, Phase::Capture, |site| {
+            Ok(match file {
+                SigFile::Action => text::render_actions(&SignalDispositions::capture(site)?),
+                SigFile::AltStack => text::render_altstack(&AlternateStack::capture(site)?),
+                // The one that is the thread's own and that a write sets, also while sigsuspend(2) or the like has
+                // put another in force.
+                SigFile::Blocked => text::render_blocked(SignalMask::capture(site)?),
+                SigFile::Pending => queue_text(site, Queue::Private)?,
+                SigFile::SharedPending => queue_text(site, Queue::Shared)?,
+                SigFile::Waiters => {
+                    let subject = Subject {
+                        pid: site.pid(),
+                        thread: Some(self.tid),
+                    };
+                    text::render_waiters(&waiters::of(subject)?)
+                }
+            })
+        })
+    }
+
+    /// Makes the process what `written`, a text of `file`, says.
+    ///
+    /// # Errors
+    /// [`Cause::Refused`] if that can't be; else what failed, and if what was there before could not be put back, that
+    /// too.
+    pub fn write(&self, file: SigFile, written: &Written) -> Result<()> {
+        self.at_site(file, Phase::Replay, |site| match (file, written) {
+            (SigFile::Action, Written::Actions(actions)) => write_actions(site, actions),
+            (SigFile::AltStack, Written::AltStack(stack)) => write_altstack(site, stack),
+            (SigFile::Blocked, Written::Blocked(blocked)) => {
+                // As sigprocmask(2): an attempt to block these two is ignored.
+                let blocked = without_unblockable(*blocked);
+                replace::<SignalMask>(site, &blocked)
+            }
+            (SigFile::Pending, Written::Queue(queue)) => write_queue(site, Queue::Private, queue),
+            (SigFile::SharedPending, Written::Queue(queue)) => {
+                write_queue(site, Queue::Shared, queue)
+            }
+            _ => Err(refused(format!("{file} is not written like that"))),
+        })
+    }
+
+    /// What belongs to the process is reached through its leader.
+    fn at_site<T>(
+        &self,
+        file: SigFile,
+        phase: Phase,
+        act: impl FnOnce(&mut Site<'_, '_, ByUs>) -> Result<T>,
+    ) -> Result<T> {
+        let tid = match file {
+            SigFile::Action | SigFile::SharedPending => self.stopped.leader(),
+            _ => self.tid,
+        };
+        let inner = || {
+            let mut injector = Injector::new(&self.stopped)?;
+            let done = act(&mut Site {
+                injector: &mut injector,
+                tid,
+            });
+            injector.finish()?;
+            done
+        };
+        inner().map_err(|e: Error| e.in_thread(tid).during(phase, self.stopped.pid()))
+    }
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::new("write", Cause::Refused(why.into().into()))
+}
+
+fn without_unblockable(set: SigSet) -> SigSet {
+    set.without(SigNo::KILL).without(SigNo::STOP)
+}
+
+fn queue_text(site: &Site<'_, '_, ByUs>, which: Queue) -> Result<String> {
+    let timers = proc::timers(site.pid())?;
+    let pending = which.read(site, usize::MAX)?;
+    Ok(text::render_queue(&pending, |info| {
+        timers.iter().any(|timer| timer.made(info))
+    }))
+}
+
+/// Puts `wanted` there, or else what was there before.
+fn replace<K: Kind>(site: &mut Site<'_, '_, ByUs>, wanted: &K::State) -> Result<()> {
+    let before = K::capture(site)?;
+    put_back::<K, _>(site, wanted).map(drop).map_err(|e| {
+        let back = put_back::<K, _>(site, &before);
+        also(e, back.err())
+    })
+}
+
+/// Something failed, and perhaps putting back what was there before as well.
+fn also(e: Error, back: Option<Error>) -> Error {
+    match back {
+        None => e,
+        Some(back) if back.is_died() => back,
+        Some(back) => Error::new(
+            "write",
+            Cause::NotKept(format!(
+                "{e}; and what was there before could NOT be put back: {back}"
+            )),
+        ),
+    }
+}
+
+fn write_altstack(site: &mut Site<'_, '_, ByUs>, wanted: &AltStack) -> Result<()> {
+    let found = AlternateStack::capture(site)?;
+    if found == *wanted {
+        return Ok(());
+    }
+    if wanted.on_stack() {
+        return Err(refused(
+            "SS_ONSTACK (1) says that the thread runs on its alternate stack at present: it is read, not written",
+        ));
+    }
+    if found.on_stack() {
+        return Err(Error::new(
+            "sigaltstack, while the thread runs on its alternate stack",
+            Cause::Os(Errno::EPERM),
+        ));
+    }
+    // do_sigaltstack keeps no address and size of a stack that is disabled.
+    let wanted = if wanted.is_disabled() {
+        AltStack::DISABLED
+    } else {
+        *wanted
+    };
+    replace::<AlternateStack>(site, &wanted)
+}
+
+fn write_actions(site: &mut Site<'_, '_, ByUs>, actions: &Actions) -> Result<()> {
+    let before = SignalDispositions::capture(site)?;
+    let mut wanted = actions.over(&before);
+    for signo in SigNo::all() {
+        // As sigaction(2): an attempt to block these two is ignored.
+        wanted[signo].mask = without_unblockable(wanted[signo].mask);
+    }
+    for signo in [SigNo::KILL, SigNo::STOP] {
+        if wanted[signo] != before[signo] {
+            return Err(refused(format!(
+                "{signo} keeps its default action (sigaction(2))"
+            )));
+        }
+    }
+    // Pending signals that become ignored are flushed (do_sigaction), which is what the write means, unless it fails.
+    let queues = if flushes(site, &before, &wanted)? {
+        all_queues(site)?
+    } else {
+        Vec::new()
+    };
+    put_back::<SignalDispositions, _>(site, &wanted)
+        .map(drop)
+        .map_err(|e| {
+            let mut back = || {
+                put_back::<SignalDispositions, _>(site, &before)?;
+                queues.iter().try_for_each(|(tid, which, pending)| {
+                    let site = &mut Site {
+                        injector: &mut *site.injector,
+                        tid: *tid,
+                    };
+                    which.set(site, pending)
+                })
+            };
+            also(e, back().err())
+        })
+}
+
+fn is_ignored(signo: SigNo, disposition: &Disposition) -> bool {
+    disposition.is_ignored()
+        || disposition.is_default_handler() && signo.default_action() == DefaultAction::Ignore
+}
+
+fn flushes(
+    site: &Site<'_, '_, ByUs>,
+    before: &Dispositions,
+    wanted: &Dispositions,
+) -> Result<bool> {
+    let ignored: SigSet = wanted
+        .iter()
+        .filter(|&(signo, disposition)| {
+            *disposition != before[signo] && is_ignored(signo, disposition)
+        })
+        .map(|(signo, _)| signo)
+        .collect();
+    let pending = all_bits(site)?
+        .iter()
+        .fold(SigSet::EMPTY, |all, (_, _, bits)| all.union(*bits));
+    Ok(!pending.intersection(ignored).is_empty())
+}
+
+/// What is pending in each queue of the process.
+fn all_bits(site: &Site<'_, '_, ByUs>) -> Result<Vec<(Tid, Queue, SigSet)>> {
+    let process = site.injector.process();
+    let leader = process.leader();
+    let shared = SignalStatus::read(process.pid(), leader)?.shared_pending;
+    let mut all = vec![(leader, Queue::Shared, shared)];
+    for &tid in process.threads() {
+        let private = SignalStatus::read(process.pid(), tid)?.pending;
+        all.push((tid, Queue::Private, private));
+    }
+    Ok(all)
+}
+
+fn all_queues(site: &mut Site<'_, '_, ByUs>) -> Result<Vec<(Tid, Queue, Pending)>> {
+    all_bits(site)?
+        .into_iter()
+        .map(|(tid, which, _)| {
+            let site = &Site {
+                injector: &mut *site.injector,
+                tid,
+            };
+            Ok((tid, which, which.read(site, usize::MAX)?))
+        })
+        .collect()
+}
+
+fn write_queue(site: &mut Site<'_, '_, ByUs>, which: Queue, written: &WrittenQueue) -> Result<()> {
+    let wanted = &written.pending;
+    let before = which.read(site, usize::MAX)?;
+    if before == *wanted {
+        return Ok(());
+    }
+    may_be_pending(site, which, wanted)?;
+    may_be_preallocated(site, &before, written)?;
+    let set = |site: &mut Site<'_, '_, ByUs>, pending: &Pending| {
+        which.set(site, pending)?;
+        if which.holds(site, pending)? {
+            return Ok(());
+        }
+        let what = format!(
+            "it reads back as something else: {} entries, {}",
+            which.read(site, usize::MAX)?.queue.len(),
+            which.read(site, 0)?.bits
+        );
+        Err(Error::new("write a queue", Cause::NotKept(what)))
+    };
+    set(site, wanted).map_err(|e| match e.cause() {
+        Cause::Refused(_) => e,
+        _ => also(e, set(site, &before).err()),
+    })
+}
+
+/// What the kernel never keeps in a queue, or would change something else for.
+fn may_be_pending(site: &Site<'_, '_, ByUs>, which: Queue, wanted: &Pending) -> Result<()> {
+    for signo in [SigNo::KILL, SigNo::STOP] {
+        if wanted.bits.contains(signo) {
+            return Err(refused(format!(
+                "{signo} can't be made pending: it takes effect when it is sent"
+            )));
+        }
+    }
+    let stops: SigSet = SigNo::all().filter(|signo| signo.is_stop()).collect();
+    let all = all_bits(site)?;
+    let is_this = |tid, queue| queue == which && (queue == Queue::Shared || tid == site.tid);
+    let bits = all
+        .iter()
+        .filter(|(tid, queue, _)| !is_this(*tid, *queue))
+        .fold(wanted.bits, |bits, (_, _, other)| bits.union(*other));
+    let cont = SigNo::CONT;
+    // prepare_signal: each of them removes the other, from every queue of the process.
+    if wanted.bits.contains(cont) && !bits.intersection(stops).is_empty()
+        || bits.contains(cont) && !wanted.bits.intersection(stops).is_empty()
+    {
+        return Err(refused(format!(
+            "{cont} and a stop signal ({}) are never pending in one process: each removes the other",
+            bits.intersection(stops)
+        )));
+    }
+    if wanted.bits.contains(cont)
+        && site.injector.process().trapped_for(site.tid)?.is_some()
+        && !all.iter().any(|(_, _, bits)| bits.contains(cont))
+    {
+        return Err(refused(format!(
+            "the process is stopped, and {cont} continues it as soon as it is queued"
+        )));
+    }
+    Ok(())
+}
+
+/// Only a timer queues its own entry: what is said to be one must be there.
+fn may_be_preallocated(
+    site: &Site<'_, '_, ByUs>,
+    before: &Pending,
+    written: &WrittenQueue,
+) -> Result<()> {
+    let timers = proc::timers(site.pid())?;
+    let is_own = |info: &Siginfo| timers.iter().any(|timer| timer.made(info));
+    for entry in &written.preallocated {
+        let info = &written.pending.queue[entry.index];
+        if !is_own(info) || !before.queue.contains(info) {
+            return Err(refused(format!(
+                "line {}: flags 1 marks the own entry of a POSIX timer, which only the timer can queue, and this one is \
+                 not in the queue now; flags 0 queues a copy, which does not re-arm the timer",
+                entry.line
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects() {
+        let subject = |pid, thread: Option<i32>| Subject {
+            pid: Pid(pid),
+            thread: thread.map(Tid),
+        };
+        for (text, wanted) in [("41", subject(41, None)), ("41/43", subject(41, Some(43)))] {
+            assert_eq!(text.parse(), Ok(wanted));
+            assert_eq!(wanted.to_string(), text);
+        }
+        for text in ["", "x", "0", "-1", "41/", "/41", "41/x", "41/43/44", "41/0"] {
+            text.parse::<Subject>().expect_err(text);
+        }
+        assert_eq!(subject(41, None).tid(), Tid(41));
+    }
+
+    #[test]
+    fn what_a_disposition_ignores() {
+        let ignore = Disposition {
+            handler: 1,
+            ..Disposition::DEFAULT
+        };
+        assert!(is_ignored(SigNo::TERM, &ignore));
+        assert!(is_ignored(SigNo::CHLD, &Disposition::DEFAULT));
+        assert!(!is_ignored(SigNo::TERM, &Disposition::DEFAULT));
+    }
+}

@@ -187,14 +187,13 @@ fn matches(process: Pid, waiter: &Waiter, tie: Tie, child: &Child) -> Result<boo
     let status = status(process, waiter.tid)?;
     // The ids that count are those in the waiter's namespace: as many levels below the reader's as it has ids.
     let level = status.nspid.map_or(1, |ids| ids.len()) - 1;
+    let group = |groups: &[i32]| groups.get(level).copied();
     let here = |ids: &[i32]| ids.get(level).copied().filter(|&id| id > 0);
     Ok(match waiter.target {
         WaitFor::Any => true,
         WaitFor::Pid(pid) => here(child.ids.as_slice()) == Some(pid),
-        WaitFor::Group(0) => {
-            here(&child.groups).is_some()
-                && here(&child.groups) == status.nspgid.and_then(|g| here(&g))
-        }
+        // A group from outside of the namespace is 0 to both: then it is taken for one, as what is inherited is.
+        WaitFor::Group(0) => status.nspgid.as_deref().and_then(group) == group(&child.groups),
         WaitFor::Group(group) => here(&child.groups) == Some(group),
         WaitFor::PidFd(fd) => pid_of_fd(process, waiter.tid, fd)? == Some(child.ids.outermost()),
     })

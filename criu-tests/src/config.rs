@@ -52,6 +52,16 @@ pub fn host() -> Result<PathBuf> {
     Ok(root)
 }
 
+/// A program of the 2007 patches, or their script (`procsig2007/`).
+pub fn of_2007(name: &str) -> PathBuf {
+    if name.ends_with(".sh") {
+        return Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("procsig2007")
+            .join(name);
+    }
+    built("procsig2007").join(name)
+}
+
 /// The name of the plugin under test.
 pub const PLUGIN_FILE: &str = criu_signals::criu::installed::PLUGIN_FILE;
 

@@ -12,10 +12,15 @@ use super::{Context, Failure};
 ///
 /// docs/proc-sig.md describes it. `blocked`, `pending` and `altstack` are those of the leader, unless a thread is named.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  criu-signals cat 4711/blocked\n  criu-signals cat 4711/4713/pending\n  \
-    criu-signals cat 4711/action > action"
-)]
+#[command(after_help = "\
+Examples:
+  criu-signals cat 4711/blocked
+  criu-signals cat 4711/4713/pending
+  criu-signals cat 4711/action > action
+
+Exit codes:
+  0  done
+  2  it could not be read")]
 pub struct Cat {
     /// One of action, altstack, blocked, pending, shared_pending and waiters.
     #[arg(required = true, value_name = "PID[/TID]/FILE", value_parser = place)]

@@ -16,9 +16,15 @@ use super::{Context, Failure};
 /// `action` takes single lines as well. `pending` and `shared_pending` become exactly what is written. What is not
 /// blocked is delivered as soon as the process goes on.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  criu-signals write 4711/action action\n  \
-    criu-signals cat 4711/blocked | criu-signals write 4712/blocked\n  \
-    criu-signals cat 4711/action | grep '^ *10 ' | criu-signals write 4712/action")]
+#[command(after_help = "\
+Examples:
+  criu-signals write 4711/action action
+  criu-signals cat 4711/blocked | criu-signals write 4712/blocked
+  criu-signals cat 4711/action | grep '^ *10 ' | criu-signals write 4712/action
+
+Exit codes:
+  0  it is written, and reads back
+  2  nothing is written, and standard error says why: where the text is wrong, its line and column")]
 pub struct Write {
     /// One of action, altstack, blocked, pending and shared_pending.
     #[arg(value_name = "PID[/TID]/FILE", value_parser = place)]

@@ -247,7 +247,7 @@ fn also(e: Error, back: Option<Error>) -> Error {
         Some(back) if back.is_died() => back,
         Some(back) => Error::new(
             "write",
-            Cause::NotKept(format!(
+            Cause::Unexpected(format!(
                 "{e}; and what was there before could NOT be put back: {back}"
             )),
         ),

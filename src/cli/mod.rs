@@ -6,6 +6,7 @@ mod decode;
 mod diff;
 mod encode;
 mod generate;
+mod mount;
 mod plugin_dir;
 mod send;
 mod show;
@@ -83,6 +84,8 @@ enum Command {
     Send(send::Send),
     Cat(cat::Cat),
     Write(write::Write),
+    Mount(mount::Mount),
+    Unmount(mount::Unmount),
     Decode(decode::Decode),
     Encode(encode::Encode),
     Check(check::Check),
@@ -104,6 +107,8 @@ pub fn run() -> ExitCode {
         Command::Send(send) => send.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Write(write) => write.run(&context),
+        Command::Mount(mount) => mount.run(&context),
+        Command::Unmount(unmount) => unmount.run(),
         Command::Decode(decode) => decode.run(&context),
         Command::Encode(encode) => encode.run(),
         Command::Check(check) => check.run(&context),

@@ -1,0 +1,173 @@
+//! `criu-signals mount` and `unmount`: the six files as files.
+
+mod access;
+mod fs;
+mod node;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use procfs::process::Process;
+
+use super::{Context, Failure};
+
+/// What the mount is called in /proc/mounts.
+const NAME: &str = "criu-signals";
+/// So that a process that does not stop keeps nobody else waiting.
+const THREADS: usize = 8;
+/// What the server says when files can be opened.
+const READY: &str = "mounted";
+
+/// Mounts the six files of every process: PID/sig/FILE, and PID/task/TID/sig/FILE for each thread.
+///
+/// Whoever may trace a process may read and write its files. Returns as soon as they can be opened, and goes on in the
+/// background until `unmount`. docs/proc-sig.md says how the files behave.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  criu-signals mount /mnt
+  cat /mnt/4711/sig/pending
+  cat action > /mnt/4711/sig/action
+  criu-signals unmount /mnt
+
+Exit codes:
+  0  it is mounted; with --foreground: it was, and has been unmounted
+  2  it could not be mounted")]
+pub struct Mount {
+    /// Where. The folder's contents are hidden as long.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Do not go into the background; return when it is unmounted.
+    #[arg(long)]
+    foreground: bool,
+    /// What the background is: a process that leaves its session, and says when it is ready.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    serve: bool,
+}
+
+impl Mount {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let folder = &self.folder;
+        let folder = folder
+            .canonicalize()
+            .map_err(|e| format!("{}: {e}", folder.display()))?;
+        if self.foreground || self.serve {
+            self.serve(&folder, context)
+        } else {
+            background(&folder, context)
+        }
+    }
+
+    fn serve(&self, folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(NAME.to_owned()),
+            MountOption::NoExec,
+            MountOption::NoAtime,
+        ];
+        config.acl = SessionACL::All;
+        config.n_threads = Some(THREADS);
+        let files = fs::SigFs::new(context.timeout);
+        let session = Session::new(files, folder, &config)
+            .map_err(|e| format!("mount on {}: {e}", folder.display()))?;
+        if self.serve {
+            std::env::set_current_dir("/")?;
+            // Already the leader of one, if it fails.
+            let _ = nix::unistd::setsid();
+        }
+        let mut out = io::stdout();
+        writeln!(out, "{READY}")?;
+        out.flush()?;
+        session.run()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Starts the server, and waits until it is ready.
+fn background(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg(format!("--timeout={}", context.timeout.as_secs_f64()))
+        .args(["mount", "--serve", "--"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut said = String::new();
+    if let Some(out) = server.stdout.take() {
+        BufReader::new(out).read_line(&mut said)?;
+    }
+    if said.trim_end() == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut why = String::new();
+    if let Some(mut err) = server.stderr.take() {
+        err.read_to_string(&mut why)?;
+    }
+    server.wait()?;
+    let why = why.trim_end();
+    Err(why.strip_prefix("criu-signals: ").unwrap_or(why).into())
+}
+
+/// Unmounts what `mount` has mounted. Its server ends.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  criu-signals unmount /mnt
+
+Exit codes:
+  0  done
+  2  it is in use, or nothing of ours is mounted there")]
+pub struct Unmount {
+    /// Where it is mounted.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+impl Unmount {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let folder = resolve(&self.folder)?;
+        let shown = folder.display();
+        // The last one lies on top.
+        let mounts = Process::myself()?.mountinfo()?;
+        let top = mounts.into_iter().rfind(|m| m.mount_point == folder);
+        if !top.is_some_and(|m| {
+            m.fs_type.starts_with("fuse") && m.mount_source.as_deref() == Some(NAME)
+        }) {
+            return Err(format!("{shown}: nothing of {NAME} is mounted there").into());
+        }
+        match nix::mount::umount(&folder) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(nix::errno::Errno::EPERM) => by_helper(&folder),
+            Err(e) => Err(format!("unmount {shown}: {e}").into()),
+        }
+    }
+}
+
+/// As somebody who may not unmount.
+fn by_helper(folder: &Path) -> Result<ExitCode, Failure> {
+    let done = Command::new("fusermount3")
+        .arg("-u")
+        .arg("--")
+        .arg(folder)
+        .output();
+    let done = done.map_err(|e| format!("fusermount3: {e}"))?;
+    if done.status.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(String::from_utf8_lossy(&done.stderr)
+        .trim_end()
+        .to_owned()
+        .into())
+}
+
+/// The path without links. The folder itself may not be looked at: if its server is gone, that fails.
+fn resolve(folder: &Path) -> io::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    match (folder.parent(), folder.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(folder),
+    }
+}

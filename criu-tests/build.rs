@@ -45,6 +45,8 @@ fn main() {
     for name in ["forker", "handlertest"] {
         run(compiler()
             .arg("-w")
+            // The address of a handler, and of what it returns to, must be the same in two processes.
+            .arg("-static")
             .arg("-o")
             // The script looks for "forked".
             .arg(of_2007.join(name.replace("forker", "forked")))

@@ -25,6 +25,7 @@ pub mod procfs;
 pub mod run;
 pub mod rundir;
 pub mod scenario;
+pub mod six;
 pub mod skip;
 pub mod table;
 pub mod victim;

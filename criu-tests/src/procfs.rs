@@ -15,6 +15,12 @@ pub fn state(pid: Pid) -> Option<char> {
     stat[stat.rfind(')')? + 1..].trim_start().chars().next()
 }
 
+/// The name of its program, as `/proc/PID/comm` has it.
+pub fn name(pid: Pid) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 /// The process and all its descendants, dead ones left out, each before its children.
 pub fn tree(root: Pid) -> Result<Vec<Pid>> {
     let mut found = vec![root];

@@ -1,5 +1,6 @@
 //! Scenarios that a machine cannot run are skipped, but never silently.
 
+use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
@@ -16,6 +17,8 @@ pub enum Need {
     Ia32,
     /// The root of a machine with container engines, and overlayfs to write on it.
     Host,
+    /// A kernel that serves FUSE.
+    Fuse,
 }
 
 impl Need {
@@ -29,6 +32,9 @@ impl Need {
                 .then_some("it shows what is done without CAP_SYS_RESOURCE, which is there"),
             Need::Ia32 => (!config::has_ia32())
                 .then_some("no 32-bit programs can be built: gcc-multilib is missing"),
+            Need::Fuse => {
+                (!Path::new("/dev/fuse").exists()).then_some("there is no /dev/fuse: modprobe fuse")
+            }
             Need::Host if config::host().is_err() => Some(
                 "there are no container engines: `make host` gets them, together with a criu that it fetches",
             ),

@@ -4,18 +4,19 @@
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::text::SigFile;
-use criu_signals::images::{Fields, Pid as LibPid, SigNo, Siginfo, Tid};
-use criu_signals::live::{self, Subject, WriteError};
+use criu_signals::images::{Fields, Pid as LibPid, SigNo, Siginfo};
+use criu_signals::live::{self, Subject};
 use criu_tests::cases::{self, CHECK, Test, start, test};
 use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
+use criu_tests::six::{EMPTY, FULL, Sleeper, Way, entry, mask, rewrite, run, subject};
+use criu_tests::skip::{self, Decision, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use nix::sys::signal::{Signal, kill};
@@ -61,15 +62,19 @@ const REWRITTEN: &[(&str, Option<&str>, bool)] = &[
 fn tests() -> Vec<Test> {
     let mut tests = Vec::new();
     for &(program, arg, ia32) in REWRITTEN {
-        if ia32 && !config::has_ia32() {
-            continue;
-        }
         let name = format!(
             "rewritten.{program}{}{}",
             arg.map(|arg| format!("-{arg}")).unwrap_or_default(),
             if ia32 { ".ia32" } else { "" }
         );
-        tests.push(test(name, move |dir| rewritten(program, arg, ia32, dir)));
+        let needs: &[Need] = if ia32 { &[Need::Ia32] } else { &[] };
+        match skip::decide(&name, needs) {
+            Decision::Run => {
+                tests.push(test(name, move |dir| rewritten(program, arg, ia32, dir)));
+            }
+            Decision::Refuse(why) => tests.push(test(name, move |_| bail!("{why}"))),
+            Decision::Skip(why) => println!("SKIP {name}: {why}"),
+        }
     }
     tests.push(test("in-pieces-of-lines", one_line_alone));
     tests.push(test("of-2007", text_of_2007));
@@ -86,61 +91,12 @@ fn tests() -> Vec<Test> {
     tests
 }
 
-fn subject(pid: Pid, tid: Pid) -> Subject {
-    Subject {
-        pid: LibPid(pid),
-        thread: Some(Tid(tid)),
-    }
-}
-
 fn read(pid: Pid, tid: Pid, file: SigFile) -> Result<String> {
-    Ok(live::read(subject(pid, tid), file, PATIENCE)?)
+    Way::Library.read(pid, tid, file)
 }
 
-fn write(pid: Pid, tid: Pid, file: SigFile, text: &str) -> std::result::Result<(), WriteError> {
-    live::write(subject(pid, tid), file, text.as_bytes(), None, PATIENCE)
-}
-
-const EMPTY: &str = "0000000000000000000000000000000000000000000000000000000000000000\n";
-const FULL: &str = "1111111111111111111111111111111111111111111111111111111111111111\n";
-
-fn mask(signals: &[i32]) -> String {
-    let column = |n| if signals.contains(&n) { '1' } else { '0' };
-    (1..=64).map(column).collect::<String>() + "\n"
-}
-
-/// An entry as kill(2) makes it.
-fn entry(signo: i32) -> String {
-    format!("sig {signo}: uid 0 pid 1 flags 0 errno 0 code 0\n    pid 1 uid 0\n")
-}
-
-/// `sleep`, with the signals of `blocked` blocked. Ended when dropped.
-struct Sleeper(Child);
-
-impl Sleeper {
-    fn start(blocked: &[i32]) -> Result<(Sleeper, Pid)> {
-        let child = Command::new("sleep")
-            .arg("1000")
-            .stdout(Stdio::null())
-            .spawn()?;
-        let pid = Pid::try_from(child.id())?;
-        let sleeper = Sleeper(child);
-        wait::until("sleep to sleep", PATIENCE, || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/comm"))?;
-            Ok((stat.trim() == "sleep" && procfs::state(pid) == Some('S')).then_some(()))
-        })?;
-        if !blocked.is_empty() {
-            write(pid, pid, SigFile::Blocked, &mask(blocked))?;
-        }
-        Ok((sleeper, pid))
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn write(pid: Pid, tid: Pid, file: SigFile, text: &str) -> Result<()> {
+    Way::Library.write(pid, tid, file, text)
 }
 
 /// Everything is written as it was read; then it is made something else, and written back. The victim compares its
@@ -149,53 +105,10 @@ fn rewritten(program: &str, arg: Option<&str>, ia32: bool, dir: &RunDir) -> Resu
     let victim = Victim::start(&config::victim(program, ia32), arg, dir, false)?;
     for pid in procfs::tree(victim.pid())? {
         for tid in procfs::tasks(pid)? {
-            rewrite(pid, tid).with_context(|| format!("pid {pid} tid {tid}"))?;
+            rewrite(&Way::Library, pid, tid).with_context(|| format!("pid {pid} tid {tid}"))?;
         }
     }
     victim.finish(CHECK)
-}
-
-fn rewrite(pid: Pid, tid: Pid) -> Result<()> {
-    let files = SigFile::ALL.into_iter().filter(|file| file.is_writable());
-    let texts = files
-        .map(|file| Ok((file, read(pid, tid, file)?)))
-        .collect::<Result<Vec<_>>>()?;
-    for (file, text) in &texts {
-        write(pid, tid, *file, text).with_context(|| format!("{file}, as it was"))?;
-    }
-    // All blocked, so that nothing is delivered in between.
-    write(pid, tid, SigFile::Blocked, FULL)?;
-    for (file, text) in &texts {
-        let other = match file {
-            SigFile::Pending | SigFile::SharedPending => EMPTY.to_owned(),
-            // One that the thread runs on stays.
-            SigFile::AltStack if text.ends_with(" 1\n") => continue,
-            SigFile::AltStack => "0 0 2\n".to_owned(),
-            SigFile::Action => format!("26 268435456 {} 4096 8192\n", mask(&[1, 64]).trim()),
-            _ => continue,
-        };
-        // A timer's own entry stays.
-        if text.contains("flags 1") {
-            let refused = write(pid, tid, *file, &other).expect_err("it holds a timer's entry");
-            ensure!(refused.to_string().contains("own entry"), "{refused}");
-        } else {
-            write(pid, tid, *file, &other).with_context(|| format!("{file}, changed"))?;
-            let found = read(pid, tid, *file)?;
-            ensure!(
-                found == other || *file == SigFile::Action && found.contains(" 4096 "),
-                "{file} was written and reads {found:?}"
-            );
-        }
-        write(pid, tid, *file, text).with_context(|| format!("{file}, as before"))?;
-    }
-    for (file, text) in &texts {
-        if *file == SigFile::Blocked {
-            write(pid, tid, *file, text).context("blocked, as before")?;
-        }
-        let found = read(pid, tid, *file)?;
-        ensure!(found == *text, "{file} was {text:?} and is {found:?}");
-    }
-    Ok(())
 }
 
 fn one_line_alone(_: &RunDir) -> Result<()> {
@@ -750,17 +663,6 @@ int main(int argc, char **argv)
 		pause();
 }
 "#;
-
-fn run(args: &[&str], input: &[u8]) -> Result<Output> {
-    let mut child = Command::new(config::command()?)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("a pipe")?.write_all(input)?;
-    Ok(child.wait_with_output()?)
-}
 
 /// The command says where a text is wrong, and ends with 2.
 fn command(dir: &RunDir) -> Result<()> {

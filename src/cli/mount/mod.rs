@@ -53,6 +53,10 @@ impl Mount {
         let folder = folder
             .canonicalize()
             .map_err(|e| format!("{}: {e}", folder.display()))?;
+        // FUSE would put its top folder onto a file, too.
+        if !folder.is_dir() {
+            return Err(format!("{}: not a folder", folder.display()).into());
+        }
         if self.foreground || self.serve {
             self.serve(&folder, context)
         } else {

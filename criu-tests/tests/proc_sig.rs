@@ -192,7 +192,9 @@ fn delivered(_: &RunDir) -> Result<()> {
 
     let (sleeper, pid) = Sleeper::start(&[34])?;
     write(pid, pid, SigFile::SharedPending, &mask(&[34]))?;
-    ensure!(procfs::state(pid) == Some('S'), "it is blocked");
+    std::thread::sleep(Duration::from_millis(50));
+    let sleeps = || Ok((procfs::state(pid) == Some('S')).then_some(()));
+    wait::until("it to sleep on: it is blocked", PATIENCE, sleeps)?;
     write(pid, pid, SigFile::Blocked, EMPTY)?;
     let ended = status(sleeper)?;
     ensure!(ended.to_string().contains("34"), "{ended}");
@@ -542,10 +544,6 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
     let tree = procfs::tree(pid)?;
     let child = tree.last().context("nobody")?;
     let waiter = &parent_of(*child)?;
-    let other = procfs::tasks(*waiter)?
-        .into_iter()
-        .find(|tid| tid != waiter)
-        .unwrap_or(0);
     if how == "stopped" {
         std::thread::sleep(Duration::from_millis(100));
         kill(nix::unistd::Pid::from_raw(*waiter), Signal::SIGSTOP)?;
@@ -555,8 +553,7 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
     }
     let wanted = wanted
         .replace("{tid}", &waiter.to_string())
-        .replace("{child}", &child.to_string())
-        .replace("{other}", &other.to_string());
+        .replace("{child}", &child.to_string());
     let mut found = String::new();
     let probe = || {
         found = live::read(
@@ -567,6 +564,10 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
             SigFile::Waiters,
             PATIENCE,
         )?;
+        // The thread that waits may have to be born.
+        let mut tasks = procfs::tasks(*waiter)?.into_iter();
+        let other = tasks.find(|tid| tid != waiter).unwrap_or(0);
+        let wanted = wanted.replace("{other}", &other.to_string());
         Ok((found == wanted).then_some(()))
     };
     if wanted.is_empty() {

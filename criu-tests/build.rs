@@ -39,7 +39,8 @@ fn main() {
         .arg(out.join("old_criu"))
         .arg("plugins/old_criu.c"))
     .unwrap_or_else(|why| panic!("{why}"));
-    // As they stand in the patches: not one warning's worth may be changed.
+
+    // As they stand in the text of the patches, whatever is to be warned of.
     let of_2007 = out.join("procsig2007");
     fs::create_dir_all(&of_2007).expect("OUT_DIR can be written");
     for name in ["forker", "handlertest"] {

@@ -73,6 +73,7 @@ demo: root build ## dumps and restores a small program with the plugin, and show
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin demo
 
 test: root faults build ## runs all tests: units, documentation, then the scenarios with a real criu (ARGS=name for some)
+	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)
 	$(cargo_test) --lib --bins --examples$(test_args)
 	$(cargo_test) --doc$(test_args)
 	$(cargo_test) --test '*'$(test_args)

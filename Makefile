@@ -41,7 +41,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps bench zdtm install uninstall deb lint clean root source
+.PHONY: help deps criu build faults demo test gaps curve bench zdtm install uninstall deb lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -81,6 +81,11 @@ test: root faults build ## runs all tests: units, documentation, then the scenar
 gaps: PROFILE := release
 gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md (ARGS="--case 9" for some)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
+
+curve: PROFILE := release
+curve: root build ## measures what deep queues cost, alone and with the plugin, and draws it (half an hour; docs/deep-queues.md)
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin curve -- \
+	  $(or $(ARGS),--markdown docs/deep-queues.md --svg docs/deep-queues.svg)
 
 bench: PROFILE := release
 bench: root build ## measures what the plugin adds to a dump and to a restore (release build)

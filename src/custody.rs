@@ -38,10 +38,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// At 1,000 entries CRIU's way, which is quadratic, is still fast; it is not at ten times that.
+    /// Up to about 1,500 entries CRIU's way, which is quadratic, takes no longer than taking them out and putting them
+    /// back; docs/deep-queues.md has the figures.
     fn default() -> Self {
         Limits {
-            deep: 1_000,
+            deep: 1_500,
             headroom: 1_024,
         }
     }

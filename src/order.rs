@@ -214,7 +214,7 @@ pub(crate) struct Replay<'r, 'p, Owner> {
     /// How the process must be afterwards.
     pub wanted: &'r ProcessState,
     /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
-    pub threads: &'r [(Tid, ThreadState)],
+    pub threads: &'r [(Tid, &'r ThreadState)],
 }
 
 impl<Owner> Replay<'_, '_, Owner> {

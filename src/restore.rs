@@ -3,7 +3,8 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Pid, ProcessState, RunState, SigNo, Siginfo, ThreadState, Tid, TimerEntry, compare,
+    Difference, Pid, ProcessState, Rlimit, RunState, SigNo, Siginfo, ThreadState, Tid, TimerEntry,
+    compare,
 };
 
 use crate::capture;
@@ -136,11 +137,8 @@ pub fn check<Owner>(
         // The limit is not among what was taken out.
         let back = || {
             fault::point(Point::OutGoingBack)?;
-            let state = ProcessState {
-                rlimit_sigpending: proc::rlimit_sigpending(stopped.pid())?,
-                ..dumped.clone()
-            };
-            give_back(stopped, &state)
+            let limit = proc::rlimit_sigpending(stopped.pid())?;
+            give_back_under(stopped, dumped, limit)
         };
         match back() {
             Ok(count) => report.given_back = count,
@@ -210,8 +208,18 @@ pub fn check<Owner>(
 /// # Errors
 /// The first that could not be put back; as many as possible of the others are.
 pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Result<usize> {
+    give_back_under(stopped, state, state.rlimit_sigpending)
+}
+
+/// As [`give_back`], and leaves the process with this RLIMIT_SIGPENDING.
+fn give_back_under<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &ProcessState,
+    limit: Rlimit,
+) -> Result<usize> {
     let found = capture::expecting(stopped, Phase::Replay, state)?;
-    let wanted = wanted(state, &found);
+    let mut wanted = wanted(state, &found);
+    wanted.rlimit_sigpending = limit;
     let missing = siginfos(&wanted).saturating_sub(siginfos(&found));
     match put_back(stopped, &wanted, &found, Extent::Queues)
         .into_iter()
@@ -283,11 +291,13 @@ fn distrust_entries(found: &mut ProcessState, dumped: &ProcessState) {
 fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
     let mut wanted = dumped.clone();
     let timers = &dumped.timers;
-    wanted.shared = with_timer_arrivals(&dumped.shared, &found.shared, timers, None);
+    let shared = std::mem::take(&mut wanted.shared);
+    wanted.shared = with_timer_arrivals(shared, &found.shared, timers, None);
     for thread in &mut wanted.threads {
         if let Some(found) = same_thread(&found.threads, thread) {
             let id = Some(thread.ids.innermost());
-            thread.pending = with_timer_arrivals(&thread.pending, &found.pending, timers, id);
+            let pending = std::mem::take(&mut thread.pending);
+            thread.pending = with_timer_arrivals(pending, &found.pending, timers, id);
         }
     }
     for timer in &mut wanted.timers {
@@ -305,11 +315,13 @@ fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
 /// What has been put back, with what has been queued since behind it: by timers that run, or anybody.
 fn arrived_since(mut wanted: ProcessState, found: &ProcessState) -> ProcessState {
     let timers = &wanted.timers;
-    wanted.shared = with_timer_arrivals(&wanted.shared, &found.shared, timers, None);
+    let shared = std::mem::take(&mut wanted.shared);
+    wanted.shared = with_timer_arrivals(shared, &found.shared, timers, None);
     for thread in &mut wanted.threads {
         if let Some(found) = same_thread(&found.threads, thread) {
             let id = Some(thread.ids.innermost());
-            thread.pending = with_timer_arrivals(&thread.pending, &found.pending, timers, id);
+            let pending = std::mem::take(&mut thread.pending);
+            thread.pending = with_timer_arrivals(pending, &found.pending, timers, id);
         }
     }
     wanted
@@ -340,15 +352,10 @@ fn put_back<Owner>(
     found: &ProcessState,
     extent: Extent,
 ) -> Vec<Error> {
-    let threads: Vec<(Tid, ThreadState)> = found
+    let threads: Vec<(Tid, &ThreadState)> = found
         .threads
         .iter()
-        .map(|t| {
-            (
-                t.tid(),
-                same_thread(&wanted.threads, t).unwrap_or(t).clone(),
-            )
-        })
+        .map(|t| (t.tid(), same_thread(&wanted.threads, t).unwrap_or(t)))
         .collect();
     let inner = || {
         let mut injector = Injector::new(stopped)?;

@@ -35,6 +35,14 @@ pub struct Step {
 }
 
 impl Step {
+    /// How long the processes were held, of a dump with `--display-stats`.
+    pub fn frozen(&self) -> Option<Duration> {
+        let mut lines = self.log.lines();
+        let line = lines.find_map(|line| line.strip_prefix("Frozen time: "))?;
+        let micros = line.split(' ').next()?.parse().ok()?;
+        Some(Duration::from_micros(micros))
+    }
+
     /// The last lines of the log.
     pub fn tail(&self, lines: usize) -> String {
         let all: Vec<&str> = self.log.lines().collect();

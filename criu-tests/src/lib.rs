@@ -17,6 +17,7 @@ pub mod cases;
 pub mod config;
 pub mod containers;
 pub mod criu;
+pub mod curve;
 pub mod gaps;
 pub mod harness;
 pub mod ns;

@@ -1,5 +1,6 @@
 //! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use criu_signals::criu::{HookError, Host};
@@ -27,6 +28,8 @@ pub struct Restore {
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
+    /// Those of them that have been read. Not much memory: RLIMIT_SIGPENDING bounds what all can hold together.
+    read: HashMap<i32, Image>,
     recorder: Recorder,
     /// See [`Restore::bind`].
     bound: bool,
@@ -41,6 +44,7 @@ impl Restore {
             policy: settings.policy,
             notices: Notices::default(),
             left: Vec::new(),
+            read: HashMap::new(),
             recorder: Recorder::begin(Stage::Restore, host, &settings)?,
             bound: false,
         };
@@ -85,8 +89,8 @@ impl Restore {
         let dir = self.host.image_dir()?;
         let (mut fatal, mut unusable) = (0, 0);
         for &innermost in &self.left {
-            let process = match image::open_in(dir, innermost) {
-                Ok(Some(image)) => image.process,
+            let image = match image::open_in(dir, innermost) {
+                Ok(Some(image)) => image,
                 // It is an error when its process is to be checked.
                 Ok(None) => continue,
                 Err(e) if self.policy == Policy::Strict => {
@@ -103,7 +107,7 @@ impl Restore {
                     continue;
                 }
             };
-            for small in sigstack::too_small(&process) {
+            for small in sigstack::too_small(&image.process) {
                 let what = format!("pid {innermost} (in its own namespace): {small}");
                 if small.is_fatal() {
                     fatal += 1;
@@ -112,6 +116,7 @@ impl Restore {
                     log::info!("{what}");
                 }
             }
+            self.read.insert(innermost, image);
         }
         // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
         if self.policy == Policy::Strict && !self.left.is_empty() {
@@ -280,6 +285,9 @@ impl Restore {
     fn image_of(&mut self, pid: Pid) -> Result<Image> {
         let innermost = record::innermost(pid)?;
         self.left.retain(|&left| left != innermost);
+        if let Some(image) = self.read.remove(&innermost) {
+            return Ok(image);
+        }
         let dir = self.host.image_dir().map_err(|e| {
             Error::new(
                 "find the image folder",

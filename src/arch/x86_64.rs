@@ -25,8 +25,9 @@ pub const SYS32_MMAP2: i64 = 192;
 /// rt_sigaction(2) in the 32-bit table.
 pub const SYS32_RT_SIGACTION: i64 = 174;
 
-/// How much scratch memory is mapped for a visit, in bytes.
-pub const SCRATCH_LEN: usize = 256 * 1024;
+/// How much scratch memory is mapped for a visit, in bytes. The more, the fewer stops a deep queue costs, each of which
+/// waits for two tasks to be scheduled; and less than a huge page, or the first touch would have one cleared.
+pub const SCRATCH_LEN: usize = 1024 * 1024;
 /// In r15 where there is none: an address that munmap refuses.
 const NO_SCRATCH: u64 = u64::MAX;
 

@@ -4,7 +4,9 @@
 //! queued by nobody but the thread itself (do_rt_sigqueueinfo, do_rt_tgsigqueueinfo), not even by root. What is
 //! in a queue can be taken out from inside only, too, by rt_sigtimedwait(2).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 
@@ -27,7 +29,10 @@ const READ_WHOLE: usize = 2_048;
 /// How much of a longer queue is compared at its head and at its end. That it has the right length is known from
 /// where it ends, and that the kernel has stored each entry from what queueing it returned.
 const SAMPLE: usize = 512;
-const SAMPLE_AT_END: usize = 16;
+const SAMPLE_AT_END: usize = 2;
+/// So many calls are laid out, made and forgotten at a time: a few times as many as there is room for in the thread, so
+/// that coming and going counts little, and what they need here does not grow with the queue.
+const AT_A_TIME: usize = 16_384;
 
 /// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
 /// what is queued in its stead neither re-arms the timer nor counts overruns (posixtimer_rearm).
@@ -188,13 +193,13 @@ impl Queue {
     fn make<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
         let missing = if self.is_head_of(site, wanted)? {
             let have = self.peek(site, 0, wanted.queue.len())?.len();
-            wanted.queue[have..].to_vec()
+            Cow::Borrowed(&wanted.queue[have..])
         } else {
             let found = self.read(site, usize::MAX)?;
             let (wrong, missing) = plan(&found.queue, &wanted.queue);
             self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
-            missing
+            Cow::Owned(missing)
         };
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         self.queue(site, &ids, &missing)?;
@@ -268,9 +273,10 @@ impl Queue {
                 .value(0)
         };
         let queue = |which: Queue, infos: &[Siginfo]| -> Vec<Call> {
+            let mut names = which.names();
             infos
                 .iter()
-                .map(|info| which.queue_one(leader, tid, info))
+                .map(|info| which.queue_one(leader, tid, info, names.with(info.signo())))
                 .collect()
         };
 
@@ -352,28 +358,33 @@ impl Queue {
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         let leader = self.leader_in_namespace(site)?;
         let tid = u64::from(ids.innermost().cast_unsigned());
-        let calls = infos
-            .iter()
-            .filter_map(|info| SigNo::new(info.signo()))
-            .map(|signo| {
-                let number = u64::from(signo.get().cast_unsigned());
-                let call = take_one(signo);
-                match self {
-                    Queue::Private => {
-                        call.undone_by(libc::SYS_rt_tgsigqueueinfo, &[leader, tid, number])
+        let mut names = Names::of("rt_sigtimedwait");
+        for infos in infos.chunks(AT_A_TIME) {
+            let calls = infos
+                .iter()
+                .filter_map(|info| SigNo::new(info.signo()))
+                .map(|signo| {
+                    let number = u64::from(signo.get().cast_unsigned());
+                    let call = take_one_named(signo, names.with(signo.get()));
+                    match self {
+                        Queue::Private => {
+                            call.undone_by(libc::SYS_rt_tgsigqueueinfo, &[leader, tid, number])
+                        }
+                        Queue::Shared => {
+                            call.undone_by(libc::SYS_rt_sigqueueinfo, &[leader, number])
+                        }
                     }
-                    Queue::Shared => call.undone_by(libc::SYS_rt_sigqueueinfo, &[leader, number]),
+                })
+                .collect::<Vec<_>>();
+            let outcomes = site.injector.run(site.tid, &calls)?;
+            for (info, outcome) in infos.iter().zip(&outcomes) {
+                outcome.check()?;
+                if outcome.output != info.as_bytes() {
+                    return Err(Error::new(
+                        "rt_sigtimedwait",
+                        Cause::Unexpected(format!("took out something else than {info}")),
+                    ));
                 }
-            })
-            .collect::<Vec<_>>();
-        let outcomes = site.injector.run(site.tid, &calls)?;
-        for (info, outcome) in infos.iter().zip(&outcomes) {
-            outcome.check()?;
-            if outcome.output != info.as_bytes() {
-                return Err(Error::new(
-                    "rt_sigtimedwait",
-                    Cause::Unexpected(format!("took out something else than {info}")),
-                ));
             }
         }
         Ok(())
@@ -387,12 +398,18 @@ impl Queue {
         infos: &[Siginfo],
     ) -> Result<()> {
         let leader = self.leader_in_namespace(site)?;
-        let calls: Vec<Call> = infos
-            .iter()
-            .map(|info| self.queue_one(leader, Tid(ids.innermost()), info))
-            .collect();
-        for outcome in site.injector.run(site.tid, &calls)? {
-            outcome.check()?;
+        let mut names = self.names();
+        for infos in infos.chunks(AT_A_TIME) {
+            let calls: Vec<Call> = infos
+                .iter()
+                .map(|info| {
+                    let name = names.with(info.signo());
+                    self.queue_one(leader, Tid(ids.innermost()), info, name)
+                })
+                .collect();
+            for outcome in site.injector.run(site.tid, &calls)? {
+                outcome.check()?;
+            }
         }
         Ok(())
     }
@@ -412,23 +429,23 @@ impl Queue {
         queued
     }
 
-    fn queue_one(self, leader: u64, tid: Tid, info: &Siginfo) -> Call {
-        let signo = SigNo::new(info.signo());
-        let name = |call: &str| match signo {
-            Some(signo) => format!("{call}({signo})"),
-            None => format!("{call}({})", info.signo()),
-        };
+    fn names(self) -> Names {
+        Names::of(match self {
+            Queue::Private => "rt_tgsigqueueinfo",
+            Queue::Shared => "rt_sigqueueinfo",
+        })
+    }
+
+    fn queue_one(self, leader: u64, tid: Tid, info: &Siginfo, name: Arc<str>) -> Call {
         match self {
-            Queue::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name("rt_tgsigqueueinfo"))
+            Queue::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name)
                 .value(leader)
                 .value(u64::from(tid.0.cast_unsigned())),
-            Queue::Shared => {
-                Call::new(libc::SYS_rt_sigqueueinfo, name("rt_sigqueueinfo")).value(leader)
-            }
+            Queue::Shared => Call::new(libc::SYS_rt_sigqueueinfo, name).value(leader),
         }
         .value(u64::from(info.signo().cast_unsigned()))
         .input(info.as_bytes().to_vec())
-        .sending(signo)
+        .sending(SigNo::new(info.signo()))
     }
 
     /// The process's pid as the process itself sees it.
@@ -499,18 +516,46 @@ fn needs_room(
     ))
 }
 
+/// The name of a system call with each signal's, made once for as many calls as there may be.
+struct Names {
+    call: &'static str,
+    made: HashMap<i32, Arc<str>>,
+}
+
+impl Names {
+    fn of(call: &'static str) -> Names {
+        Names {
+            call,
+            made: HashMap::new(),
+        }
+    }
+
+    /// `rt_sigqueueinfo(SIGUSR1)`.
+    fn with(&mut self, signo: i32) -> Arc<str> {
+        let call = self.call;
+        let name = self.made.entry(signo).or_insert_with(|| {
+            Arc::from(match SigNo::new(signo) {
+                Some(signo) => format!("{call}({signo})"),
+                None => format!("{call}({signo})"),
+            })
+        });
+        Arc::clone(name)
+    }
+}
+
 /// One entry of this number, in the order in which they were queued.
 pub(super) fn take_one(signo: SigNo) -> Call {
+    take_one_named(signo, format!("rt_sigtimedwait({signo})").into())
+}
+
+fn take_one_named(signo: SigNo, name: Arc<str>) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
-    Call::new(
-        libc::SYS_rt_sigtimedwait,
-        format!("rt_sigtimedwait({signo})"),
-    )
-    .input(set.bits().to_le_bytes())
-    .output(SIGINFO_SIZE)
-    .input(no_time)
-    .value(SIGSET_SIZE)
+    Call::new(libc::SYS_rt_sigtimedwait, name)
+        .input(set.bits().to_le_bytes())
+        .output(SIGINFO_SIZE)
+        .input(no_time)
+        .value(SIGSET_SIZE)
 }
 
 /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
@@ -564,13 +609,19 @@ fn signos(infos: &[Siginfo]) -> SigSet {
 /// What a queue must hold after a restore: what was pending at the dump, in its order, and behind it what has
 /// been queued since. A legacy signal that is pending keeps its entry; a second one is dropped, as the kernel
 /// drops it (legacy_queue).
-pub fn with_arrivals(dumped: &Pending, found: &Pending) -> Pending {
-    let mut known: HashMap<&Siginfo, usize> = HashMap::new();
-    for info in &dumped.queue {
-        *known.entry(info).or_default() += 1;
+pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
+    let mut merged = dumped;
+    // Nearly always one of the two is the beginning of the other; deep queues need not be hashed for that.
+    let same = std::iter::zip(&merged.queue, &found.queue).take_while(|(a, b)| a == b);
+    let same = same.count();
+    let others = &found.queue[same..];
+    let mut known: HashMap<Siginfo, usize> = HashMap::new();
+    if !others.is_empty() {
+        for info in &merged.queue[same..] {
+            *known.entry(*info).or_default() += 1;
+        }
     }
-    let mut merged = dumped.clone();
-    for info in &found.queue {
+    for info in others {
         match known.get_mut(info) {
             Some(left) if *left > 0 => *left -= 1,
             _ => {
@@ -625,7 +676,7 @@ mod tests {
         let dumped = pending(&[info(rt(0), 1), info(SigNo::USR1, 2), info(rt(0), 3)]);
         let found = pending(&[info(rt(0), 9), info(rt(0), 1)]);
         assert_eq!(
-            with_arrivals(&dumped, &found).queue,
+            with_arrivals(dumped, &found).queue,
             [
                 info(rt(0), 1),
                 info(SigNo::USR1, 2),
@@ -639,15 +690,15 @@ mod tests {
     fn a_second_legacy_signal_is_dropped() {
         let dumped = pending(&[info(SigNo::CHLD, 1)]);
         let found = pending(&[info(SigNo::CHLD, 2)]);
-        assert_eq!(with_arrivals(&dumped, &found), dumped);
+        assert_eq!(with_arrivals(dumped.clone(), &found), dumped);
     }
 
     #[test]
     fn equal_entries_are_counted() {
         let dumped = pending(&[info(rt(1), 5), info(rt(1), 5)]);
         let found = pending(&[info(rt(1), 5), info(rt(1), 5), info(rt(1), 5)]);
-        assert_eq!(with_arrivals(&dumped, &found).queue.len(), 3);
-        assert_eq!(with_arrivals(&dumped, &dumped), dumped);
+        assert_eq!(with_arrivals(dumped.clone(), &found).queue.len(), 3);
+        assert_eq!(with_arrivals(dumped.clone(), &dumped), dumped);
     }
 
     #[test]
@@ -678,7 +729,7 @@ mod tests {
             bits: SigSet::EMPTY.with(SigNo::USR2),
             queue: vec![],
         };
-        let merged = with_arrivals(&dumped, &pending(&[info(rt(0), 1)]));
+        let merged = with_arrivals(dumped, &pending(&[info(rt(0), 1)]));
         assert_eq!(merged.bits, SigSet::EMPTY.with(SigNo::USR2).with(rt(0)));
         assert_eq!(merged.bits_without_info(), SigSet::EMPTY.with(SigNo::USR2));
     }

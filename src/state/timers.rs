@@ -121,7 +121,7 @@ impl PosixTimers {
     pub fn replay<Owner>(
         injector: &mut Injector<'_, Owner>,
         wanted: &ProcessState,
-        threads: &[(Tid, ThreadState)],
+        threads: &[(Tid, &ThreadState)],
     ) -> Vec<Error> {
         let work = wanted
             .timers
@@ -146,7 +146,7 @@ impl PosixTimers {
 /// What a queue must hold after a restore: [`with_arrivals`], and what is different about timers. A timer has one
 /// entry, whether it has expired again or not; and its entry is queued although its legacy number is pending.
 pub fn with_timer_arrivals(
-    dumped: &Pending,
+    dumped: Pending,
     found: &Pending,
     timers: &[PosixTimer],
     thread: Option<i32>,
@@ -329,7 +329,7 @@ struct Work {
 struct Rebuild<'r, 'p, Owner> {
     injector: &'r mut Injector<'p, Owner>,
     wanted: &'r ProcessState,
-    threads: &'r [(Tid, ThreadState)],
+    threads: &'r [(Tid, &'r ThreadState)],
     timers: Vec<Work>,
     /// Not to be let go before.
     hold: Option<Instant>,
@@ -454,7 +454,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 tid,
                 which,
                 thread,
-                pending: with_timer_arrivals(wanted, &found, &timers, thread),
+                pending: with_timer_arrivals(wanted.clone(), &found, &timers, thread),
             });
             Ok::<_, Error>(())
         };
@@ -927,7 +927,7 @@ mod tests {
     fn a_timer_has_one_entry_and_needs_no_free_number() {
         let timers = [timer(1, 10), timer(2, 10)];
         let merge = |dumped: &[Siginfo], found: &[Siginfo]| {
-            with_timer_arrivals(&pending(dumped), &pending(found), &timers, None).queue
+            with_timer_arrivals(pending(dumped), &pending(found), &timers, None).queue
         };
         // Both were pending; CRIU could queue the first alone, and the second has expired again.
         assert_eq!(
@@ -948,7 +948,7 @@ mod tests {
         assert_eq!(merge(&[kill(10)], &[kill(10)]), [kill(10)]);
         // Another thread's queue.
         let there = with_timer_arrivals(
-            &pending(&[kill(10)]),
+            pending(&[kill(10)]),
             &pending(&[kill(10), expiry(10, 2)]),
             &timers,
             Some(7),

@@ -1,7 +1,7 @@
 //! System calls to be made inside a tracee, and their layout in scratch memory: a table that the stub's loop
 //! walks, and behind it what the calls read and write.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use criu_signals_images::SigNo;
 use nix::errno::Errno;
@@ -28,7 +28,7 @@ enum Arg {
 pub struct Call {
     nr: i64,
     compat: bool,
-    name: Cow<'static, str>,
+    name: Arc<str>,
     args: Vec<Arg>,
     undo: Option<Undo>,
     sends: Option<SigNo>,
@@ -45,8 +45,8 @@ struct Undo {
 const UNDO_ARGS: usize = 4;
 
 impl Call {
-    /// System call number `nr`. `name` is for error messages.
-    pub fn new(nr: i64, name: impl Into<Cow<'static, str>>) -> Call {
+    /// System call number `nr`. `name` is for error messages; it can be shared by many calls.
+    pub fn new(nr: i64, name: impl Into<Arc<str>>) -> Call {
         Call {
             nr,
             compat: false,
@@ -59,7 +59,7 @@ impl Call {
 
     /// System call number `nr` of the 32-bit table, made as a 32-bit program makes it. For 32-bit tasks: structures
     /// have their 32-bit layout, and the kernel takes the low halves of the arguments only.
-    pub fn compat(nr: i64, name: impl Into<Cow<'static, str>>) -> Call {
+    pub fn compat(nr: i64, name: impl Into<Arc<str>>) -> Call {
         Call {
             compat: true,
             ..Call::new(nr, name)
@@ -142,7 +142,7 @@ impl Call {
 /// What became of a [`Call`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    name: Cow<'static, str>,
+    name: Arc<str>,
     /// What the call returned: a number >= 0, or a negated errno.
     pub result: i64,
     /// What the call wrote.
@@ -164,7 +164,7 @@ impl Outcome {
     pub fn check(&self) -> Result<u64> {
         match self.errno() {
             None => Ok(self.result.cast_unsigned()),
-            Some(errno) => Err(Error::os(self.name.clone(), errno)),
+            Some(errno) => Err(Error::os(self.name.to_string(), errno)),
         }
     }
 }
@@ -223,7 +223,7 @@ impl<'a> Layout<'a> {
                 *value = base.offset(at).0;
                 if call.compat && u32::try_from(*value).is_err() {
                     return Err(Error::new(
-                        call.name.clone(),
+                        call.name.to_string(),
                         Cause::Unexpected(format!("scratch memory at {value:#x}, out of reach")),
                     ));
                 }
@@ -263,9 +263,18 @@ impl<'a> Layout<'a> {
         ))
     }
 
-    /// What is written to scratch memory before the calls are made, and read back after.
+    /// What is written to scratch memory before the calls are made.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// How much of it the outcomes are read from: results are in the table, what calls write behind it.
+    pub(super) fn read_back(&self) -> usize {
+        if self.outputs.iter().any(Option::is_some) {
+            self.bytes.len()
+        } else {
+            self.calls.len() * BATCH_ROW
+        }
     }
 
     pub(super) fn calls(&self) -> &'a [Call] {

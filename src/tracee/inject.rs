@@ -406,7 +406,7 @@ impl<'i> Visit<'i> {
             ));
         }
         fault::point(Point::BatchDone)?;
-        let mut after = vec![0; layout.bytes().len()];
+        let mut after = vec![0; layout.read_back()];
         self.memory.read(at, &mut after)?;
         fault::point(Point::OutcomesRead)?;
         Ok(layout.outcomes(&after))

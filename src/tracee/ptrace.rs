@@ -260,8 +260,10 @@ pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
 
 /// How long a stop usually takes at most: until then the wait is a busy one.
 const SOON: Duration = Duration::from_micros(200);
-/// How often it is asked whether the thread is dead.
+/// From then on it is asked whether the thread is dead.
 const LATER: Duration = Duration::from_millis(1);
+/// How long a whole batch of calls may take: until then a pause as long as [`LATER`] would cost more than the batch.
+const BATCH: Duration = Duration::from_millis(20);
 
 /// Waits until the thread stops. Its death is [`Cause::Died`]; `deadline` passing is ETIMEDOUT.
 ///
@@ -280,12 +282,12 @@ pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
         }
-        std::thread::sleep(if start.elapsed() < LATER {
+        std::thread::sleep(if start.elapsed() < BATCH {
             SOON / 4
         } else {
             LATER
         });
-        if is_dead(tid) {
+        if start.elapsed() >= LATER && is_dead(tid) {
             return Err(Error::new("wait for the stop", Cause::Died).in_thread(tid));
         }
     }

@@ -68,8 +68,8 @@ pub fn run(row: &Row, mode: Mode, dir: &RunDir, programs: &Path) -> Result<()> {
             };
             let criu = Criu::new(&config::criu()?, &libdir).arg("--display-stats");
             let dump = criu.dump(tree.root, &dir.images(), mode.leaves_running())?;
-            if let Some(us) = frozen(&dump.log) {
-                writeln!(text, "frozen {us}")?;
+            if let Some(time) = dump.frozen() {
+                writeln!(text, "frozen {}", time.as_micros())?;
             }
             if dump.ok && row.arrives && !has_shared_entry(&dir.images())? {
                 return fs::write(dir.file("result"), TOO_LATE).context("writing the result");
@@ -262,12 +262,4 @@ fn criu_error(action: &str, step: &Step) -> String {
         "criu {action} fails: {}",
         gaps::report::without_numbers(line)
     )
-}
-
-/// `--display-stats`.
-fn frozen(log: &str) -> Option<u64> {
-    let line = log
-        .lines()
-        .find_map(|line| line.strip_prefix("Frozen time: "))?;
-    line.split(' ').next()?.parse().ok()
 }

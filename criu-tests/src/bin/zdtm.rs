@@ -101,39 +101,21 @@ fn outside(options: &Options) -> Result<ExitCode> {
         plugins: config::plugin_dir()?,
         pycriu,
         python,
-        flavours: options.flavour.clone(),
         jobs: options.jobs.max(1),
     };
     let selection = Selection::of(&options.tests);
-    let mut figures = Vec::new();
-    let mut run = |way| -> Result<Results> {
-        let start = Instant::now();
-        let mut told = 0;
-        let results = suite.run(way, &selection, &home.join(way.to_string()), &mut |event| {
-            tell(way, &event, &mut told);
-        })?;
-        let line = report::figures(way, &results, &suite::duration(start));
-        println!("{line}");
-        figures.push(line);
-        Ok(results)
-    };
-    let without = run(Way::Without)?;
-    let with = run(Way::With)?;
-
-    // One at a time: what only the load of the machine did is gone then.
-    suite.jobs = 1;
-    let differing = compare::differing(&without, &with);
-    let all = again(&suite, &home, options.again, differing, [&without, &with])?;
-
-    let logs = logs::read(&home.join("with/dump"))?;
-    let mut text = figures.join("\n") + "\n\n";
-    text += &report::differences(&all, &|way| home.join(way.to_string()));
-    text += "\n";
-    text += &report::verdicts(&logs, &with);
-    print!("\n{text}");
+    let mut text = String::new();
+    let mut failures = 0;
+    for flavour in options.flavour.split(',') {
+        let home = home.join(flavour);
+        suite.jobs = options.jobs.max(1);
+        let (part, failed) = both_ways(&mut suite, flavour, &selection, options.again, &home)?;
+        print!("\n{part}");
+        text += &part;
+        failures += failed;
+    }
     let path = home.join("report.txt");
     fs::write(&path, &text).with_context(|| path.display().to_string())?;
-    let failures = count(&all, Class::NewFailure) + count(&all, Class::SkippedOnce);
     Ok(if failures == 0 {
         ExitCode::SUCCESS
     } else {
@@ -141,45 +123,72 @@ fn outside(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn count(all: &[Difference], class: Class) -> usize {
-    all.iter().filter(|d| d.class == Some(class)).count()
+/// Runs one flavour both ways. Returns what there is to say, and how many tests are not as they must be.
+fn both_ways(
+    suite: &mut Suite,
+    flavour: &str,
+    selection: &Selection,
+    again: usize,
+    home: &Path,
+) -> Result<(String, usize)> {
+    let mut text = String::new();
+    let mut run = |way: Way| -> Result<Results> {
+        let start = Instant::now();
+        let to = home.join(way.to_string());
+        let mut told = 0;
+        let mut tell = |event| tell(way, &event, &mut told);
+        let results = suite.run(way, flavour, selection, &to, &mut tell)?;
+        let line = report::figures(way, flavour, &results, &suite::duration(start));
+        println!("{line}");
+        text += &format!("{line}\n");
+        Ok(results)
+    };
+    let without = run(Way::Without)?;
+    let with = run(Way::With)?;
+
+    // One at a time: what only the load of the machine did is gone then.
+    suite.jobs = 1;
+    let all = run_again(suite, flavour, home, again, &without, &with)?;
+    let logs = logs::read(&home.join(Way::With.to_string()).join("dump"))?;
+    text += "\n";
+    text += &report::differences(&all, &|way| home.join(way.to_string()));
+    text += "\n";
+    text += &report::verdicts(&logs, &with);
+    let is_bad = |d: &&Difference| matches!(d.class, Some(Class::NewFailure | Class::SkippedOnce));
+    let bad = all.iter().filter(is_bad).count();
+    Ok((text, bad))
 }
 
 /// Runs what differed some more times each way, and says what came of it.
-fn again(
+fn run_again(
     suite: &Suite,
+    flavour: &str,
     home: &Path,
     times: usize,
-    differing: Vec<Test>,
-    first: [&Results; 2],
+    without: &Results,
+    with: &Results,
 ) -> Result<Vec<Difference>> {
     let end = |results: &Results, test: &Test| results.tests.get(test).cloned();
-    let ends = |way: usize, test: &Test| end(first[way], test).into_iter().collect();
-    let mut all: Vec<Difference> = differing
+    let mut all: Vec<Difference> = compare::differing(without, with)
         .into_iter()
         .map(|test| Difference {
             class: None,
-            without: ends(0, &test),
-            with: ends(1, &test),
+            without: end(without, &test).into_iter().collect(),
+            with: end(with, &test).into_iter().collect(),
             test,
         })
         .collect();
-    // A test that was skipped is run by no repetition either.
-    let names: Vec<String> = all
-        .iter()
-        .filter(|d| !d.without.is_empty() && !d.with.is_empty())
-        .map(|d| d.test.name.clone())
-        .collect();
-    if !names.is_empty() {
+    if !all.is_empty() && times != 0 {
         println!(
             "{} ended differently: {times} times more each way",
-            names.len()
+            all.len()
         );
+        let names: Vec<String> = all.iter().map(|d| d.test.name.clone()).collect();
         let selection = Selection::of(&names);
         for number in 1..=times {
             for way in [Way::Without, Way::With] {
                 let to = home.join(format!("again/{number}/{way}"));
-                let results = suite.run(way, &selection, &to, &mut |_| ())?;
+                let results = suite.run(way, flavour, &selection, &to, &mut |_| ())?;
                 for d in &mut all {
                     let ends = match way {
                         Way::Without => &mut d.without,

@@ -68,8 +68,8 @@ enum Kind {
 pub fn classify(without: &[Outcome], with: &[Outcome]) -> Option<Class> {
     let count = |ends: &[Outcome], which: Kind| ends.iter().filter(|o| kind(o) == which).count();
     let all = |ends: &[Outcome], which| !ends.is_empty() && count(ends, which) == ends.len();
-    // A test that was skipped has no flavour, so one that was skipped one way only lacks the other.
-    if without.is_empty() || with.is_empty() {
+    let skipped = [without, with].map(|ends| ends.is_empty() || count(ends, Kind::Skipped) != 0);
+    if skipped[0] != skipped[1] {
         return Some(Class::SkippedOnce);
     }
     let fails_with = count(with, Kind::Failed);
@@ -129,6 +129,8 @@ mod tests {
             ("ppp", "nnn", Some(NotRefused)),
             ("ppp", "nff", Some(NewFailure)),
             ("ppp", "npn", Some(Unsteady)),
+            ("s", "p", Some(SkippedOnce)),
+            ("ppp", "sss", Some(SkippedOnce)),
             ("", "p", Some(SkippedOnce)),
             ("p", "", Some(SkippedOnce)),
         ] {

@@ -102,17 +102,15 @@ impl Said {
     }
 }
 
-/// What is said of every run or of any process, where nothing is to be told.
+/// What is said of a run as a whole, and of any process where nothing is to be told.
 fn is_ordinary(text: &str) -> bool {
-    let of_a_run = ["settings: ", "policy=", "dump: "];
     let of_a_process = [
         "verdict=verified",
         ": captured into signals-",
         // A call that will go on as if there had been no dump: of most processes that wait for something.
         "EINTR is only this stop's",
     ];
-    of_a_run.iter().any(|start| text.starts_with(start))
-        || of_a_process.iter().any(|part| text.contains(part))
+    !text.starts_with("pid ") || of_a_process.iter().any(|part| text.contains(part))
 }
 
 /// How many processes got each verdict.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::compare::Class;
 use super::logs::{self, Logs};
@@ -23,14 +23,14 @@ pub struct Difference {
 }
 
 /// The figures of one run.
-pub fn figures(way: Way, results: &Results, took: &str) -> String {
+pub fn figures(way: Way, flavour: &str, results: &Results, took: &str) -> String {
     let passed = results.count(|o| *o == Outcome::Passed);
     let failed = results.count(|o| matches!(o, Outcome::Failed(_)));
     let skipped = results.count(|o| matches!(o, Outcome::Skipped(_)));
     let not_refused = results.count(|o| *o == Outcome::NotRefused);
     let mut line = format!(
-        "{:<16} {:>3} tests: {passed} passed, {failed} failed, {skipped} skipped",
-        format!("{way} plugin:"),
+        "{:<21} {:>3} tests: {passed} passed, {failed} failed, {skipped} skipped",
+        format!("{way} plugin, {flavour}:"),
         results.tests.len()
     );
     if not_refused != 0 {
@@ -40,7 +40,7 @@ pub fn figures(way: Way, results: &Results, took: &str) -> String {
 }
 
 /// Where the two ways differ, kind by kind. `folder` is where a way's logs are.
-pub fn differences(all: &[Difference], folder: &dyn Fn(Way) -> std::path::PathBuf) -> String {
+pub fn differences(all: &[Difference], folder: &dyn Fn(Way) -> PathBuf) -> String {
     let mut by_class: BTreeMap<Class, Vec<&Difference>> = BTreeMap::new();
     for difference in all {
         if let Some(class) = difference.class {
@@ -64,18 +64,13 @@ pub fn differences(all: &[Difference], folder: &dyn Fn(Way) -> std::path::PathBu
                     let _ = writeln!(text, "    logs {way}: {}", dir.display());
                 }
             }
-            let printed = printed(&folder(Way::With), &d.test);
+            let printed = folder(Way::With).join(format!("failed/{}.log", d.test.name));
             if printed.is_file() {
                 let _ = writeln!(text, "    printed: {}", printed.display());
             }
         }
     }
     text
-}
-
-/// Where the text of a failed test is.
-fn printed(folder: &Path, test: &Test) -> std::path::PathBuf {
-    folder.join(format!("failed/{}.{}.log", test.name, test.flavour))
 }
 
 /// `passed; passed; failed at CRIU dump`

@@ -82,8 +82,6 @@ pub struct Suite {
     pub pycriu: PathBuf,
     /// The Python that has what zdtm.py needs.
     pub python: PathBuf,
-    /// As zdtm.py takes them: `h`, or `h,ns`.
-    pub flavours: String,
     /// How many tests run at a time.
     pub jobs: usize,
 }
@@ -95,15 +93,16 @@ const PATIENCE: Duration = Duration::from_secs(3 * 3600);
 const INNER_ARGS: usize = 3;
 
 impl Suite {
-    /// Runs it one way. Everything it leaves goes to `to`, which is made anew: `zdtm.log`, what was printed; `dump/`, the
-    /// folder of each dump, with criu's logs and of the images only the plugin's unless the test failed; `failed/`, what
-    /// was printed about each failed test. `tell` is called as things happen.
+    /// Runs it one way, in one flavour. Everything it leaves goes to `to`, which is made anew: `zdtm.log`, what was
+    /// printed; `dump/`, the folder of each dump, with criu's logs and of the images only the plugin's unless the test
+    /// failed; `failed/`, what was printed about each failed test. `tell` is called as things happen.
     ///
     /// # Errors
     /// If the suite could not be run to its end.
     pub fn run(
         &self,
         way: Way,
+        flavour: &str,
         selection: &Selection,
         to: &Path,
         tell: &mut dyn FnMut(Event),
@@ -124,15 +123,7 @@ impl Suite {
         let (pycriu, python) = (text(&self.pycriu)?, text(&self.python)?);
         let mut args: Vec<&str> = vec![&test, &python, &pycriu];
         debug_assert_eq!(args.len(), INNER_ARGS);
-        args.extend([
-            "run",
-            "--criu-bin",
-            &wrapper,
-            "-f",
-            &self.flavours,
-            "-p",
-            &jobs,
-        ]);
+        args.extend(["run", "--criu-bin", &wrapper, "-f", flavour, "-p", &jobs]);
         args.extend(["--keep-going", "--ignore-taint", "--keep-img", "always"]);
         match selection {
             Selection::All => args.push("--all"),
@@ -148,7 +139,7 @@ impl Suite {
                 over.store(true, Ordering::Release);
                 ended
             });
-            let results = follow(&log, &over, tell);
+            let results = follow(&log, Parser::of(flavour), &over, tell);
             (run.join(), results)
         });
         let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -161,7 +152,7 @@ impl Suite {
         ensure!(!results.tests.is_empty(), "no test of that name; {}", see());
 
         for (test, text) in &results.texts {
-            let name = format!("failed/{}.{}.log", test.name, test.flavour);
+            let name = format!("failed/{}.log", test.name);
             let path = to.join(name);
             fs::create_dir_all(path.parent().unwrap_or(to)).context("making failed/")?;
             fs::write(&path, text).with_context(|| path.display().to_string())?;
@@ -229,18 +220,24 @@ pub fn inside(args: &[String]) -> Result<()> {
     // What is printed is read while it runs.
     command.env("PYTHONUNBUFFERED", "1");
     tree::not_of_this_make(&mut command);
-    // To the plugin it is a setting that it does not know, of which it warns.
-    command.env_remove("CRIU_SIGNALS_PLUGIN_DIR");
+    // What make sets for the tests would be settings that the plugin does not know, of which it warns.
+    for name in ["CRIU_SIGNALS_PLUGIN_DIR", "CRIU_SIGNALS_FAULTS_DIR"] {
+        command.env_remove(name);
+    }
     // Failed tests are in the output.
     command.status().context("starting zdtm.py")?;
     Ok(())
 }
 
 /// Reads the log as it grows, until `over`.
-fn follow(log: &Path, over: &AtomicBool, tell: &mut dyn FnMut(Event)) -> Result<Results> {
+fn follow(
+    log: &Path,
+    mut parser: Parser,
+    over: &AtomicBool,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Results> {
     let file = File::open(log).with_context(|| log.display().to_string())?;
     let mut reader = BufReader::new(file);
-    let mut parser = Parser::default();
     let mut line = Vec::new();
     loop {
         // Asked before reading: what was written until then is read below.

@@ -61,10 +61,11 @@ pub fn at_most<Owner>(
             };
             queue.depth(&site)
         };
-        let mut depths = vec![depth(Queue::Shared, stopped.leader(), &state.shared)?];
+        let mut depths = Vec::new();
         for thread in &state.threads {
             depths.push(depth(Queue::Private, thread.tid(), &thread.pending)?);
         }
+        depths.push(depth(Queue::Shared, stopped.leader(), &state.shared)?);
         injector.finish()?;
         Ok((state, depths))
     };

@@ -8,6 +8,9 @@ use crate::proc::SignalStatus;
 use crate::state::{Queue, Site};
 use crate::tracee::{Injector, StoppedProcess};
 
+/// How many entries a SIGCONT takes out of a queue: one of each stop signal, and a few of timers.
+const TAKEN_OUT_AT_MOST: usize = 16;
+
 /// What became of the signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -86,8 +89,10 @@ fn in_thread<Owner>(
     }
     let depth = queue.depth(site)?;
     queue.queue(site, &ids, std::slice::from_ref(info))?;
-    // That the call returned 0 is no proof (__send_signal_locked). Others may have sent signals as well.
-    if queue.peek(site, depth, usize::MAX)?.contains(info) {
+    // That the call returned 0 is no proof (__send_signal_locked). Others may have sent signals as well, and SIGCONT
+    // takes stop signals out, as they do SIGCONT (prepare_signal).
+    let from = depth.saturating_sub(TAKEN_OUT_AT_MOST);
+    if queue.peek(site, from, usize::MAX)?.contains(info) {
         Ok(Sent::Queued)
     } else if pending(site)?.0 {
         Ok(Sent::WithoutInfo)

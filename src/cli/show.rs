@@ -162,10 +162,11 @@ impl<W: Write> Table<'_, W> {
                 .map(|pending| pending.queue.len())
                 .collect(),
         };
-        let mut depths = depths.into_iter();
-        self.pending(2, "shared", &process.shared, depths.next().unwrap_or(0))?;
+        // The shared queue's is the last.
+        let shared = depths.last().copied().unwrap_or(0);
+        self.pending(2, "shared", &process.shared, shared)?;
         self.timers(process)?;
-        self.threads(&process.threads, &depths.collect::<Vec<_>>())
+        self.threads(&process.threads, &depths)
     }
 
     fn limit(&mut self, process: &ProcessState) -> io::Result<()> {
@@ -272,6 +273,7 @@ impl<W: Write> Table<'_, W> {
         let groups = groups(threads);
         let count = match threads.len() {
             n if groups.len() == n => format!("{n} threads"),
+            n if groups.len() == 1 => format!("{n} threads in 1 state"),
             n => format!("{n} threads in {} states", groups.len()),
         };
         if self.has(Aspect::Threads) {

@@ -62,7 +62,6 @@ fn tests() -> Vec<Test> {
         test("wrong.image", wrong_image),
         test("permission.own", permission_own),
         test("permission.others", permission_others),
-        test("permission.seccomp", permission_seccomp),
         test("check.here", check_here),
         test("check.found", check_found),
         test("generate.man", generate_man),
@@ -179,12 +178,13 @@ fn show_live(dir: &RunDir) -> Result<()> {
 fn show_many_threads(dir: &RunDir) -> Result<()> {
     let victim = start("receiver", None, dir)?;
     let pid = victim.pid();
-    let said = run(&["show", &pid.to_string()])?.expect(OK)?;
-    // Both threads block everything and sleep.
+    // Both threads block everything and sleep, unless they are just having a look around.
     let both = format!("threads {pid}, {} (2)", pid + 1);
-    said.line(&[&both])?;
-    said.line(&["2 threads in 1 states"])
-        .or_else(|_| said.line(&["2 threads in"]))?;
+    let said = wait::until("both threads to sleep", PATIENCE, || {
+        let said = run(&["show", &pid.to_string()])?.expect(OK)?;
+        Ok(said.out.contains(&both).then_some(said))
+    })?;
+    said.line(&["2 threads in 1 state"])?;
     run(&["send", &format!("{pid}/{}", pid + 1), "USR1"])?.expect(OK)?;
     let said = run(&["show", &pid.to_string()])?.expect(OK)?;
     said.line(&[&format!("thread {}", pid + 1)])?;
@@ -1135,17 +1135,6 @@ fn permission_others(dir: &RunDir) -> Result<()> {
     victim.finish(CHECK)
 }
 
-/// Its filter kills it for what is done inside it: without CAP_SYS_ADMIN it is not touched, with it the filter sleeps.
-fn permission_seccomp(dir: &RunDir) -> Result<()> {
-    let (pid, run_dir, child) = nobody_s_victim("seccomp")?;
-    let said = nobody(dir, &["show", &pid.to_string()])?.expect(FAILED)?;
-    said.error(&["seccomp", "CAP_SYS_ADMIN"])?;
-    run(&["show", &pid.to_string()])?
-        .expect(OK)?
-        .line(&["(receiver), running"])?;
-    ended_well(&run_dir, child)
-}
-
 fn check_here(_: &RunDir) -> Result<()> {
     let said = run(&["check"])?;
     said.line(&["ok", "capture"])?;
@@ -1177,7 +1166,13 @@ fn check_found(dir: &RunDir) -> Result<()> {
     fs::write(bin.join("criu"), criu)?;
     fs::set_permissions(bin.join("criu"), fs::Permissions::from_mode(0o755))?;
     let path = format!("{}:/usr/bin:/bin", bin.display());
-    let check = || said(command(&["check"])?.env("PATH", &path));
+    let check = || {
+        said(
+            command(&["check"])?
+                .env("PATH", &path)
+                .env_remove("CRIU_LIBS_DIR"),
+        )
+    };
     check()?.line(&["ok", "criu", "4.1.1 at", "bin/criu"])?;
     check()?.line(&[
         "ok",
@@ -1191,6 +1186,14 @@ fn check_found(dir: &RunDir) -> Result<()> {
     check()?.line(&["limited", "plugin", "does not say its version"])?;
     fs::copy(config::plugin_dir()?.join(config::PLUGIN_FILE), &plugin)?;
     check()?.line(&["ok", "plugin", env!("CARGO_PKG_VERSION"), &text(&plugin)])?;
+    let elsewhere = dir.no_plugins();
+    let said = self::said(
+        command(&["check"])?
+            .env("PATH", &path)
+            .env("CRIU_LIBS_DIR", &elsewhere),
+    )?;
+    said.line(&["ok", "plugin-folder", &text(&elsewhere), "CRIU_LIBS_DIR"])?;
+    said.line(&["missing", "plugin"])?;
     let bytes = fs::read(&plugin)?;
     let (mark, other) = (
         b"this is the plugin of criu-signals 0.",

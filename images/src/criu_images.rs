@@ -405,6 +405,26 @@ mod tests {
     }
 
     #[test]
+    fn damaged_trees_are_survived() {
+        let folder = folder();
+        let path = folder.path().join(PSTREE);
+        let whole = fs::read(&path).expect("it is there");
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            for damaged in [whole[..at].to_vec(), {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 0xff;
+                bytes
+            }] {
+                fs::write(&path, damaged).expect("writable");
+                // The last threads and processes may be gone without a trace: there is no checksum.
+                refused += usize::from(processes(folder.path()).is_err());
+            }
+        }
+        assert!(refused > whole.len(), "{refused}");
+    }
+
+    #[test]
     fn what_is_missing_is_an_error() {
         let folder = folder();
         fs::remove_file(folder.path().join("core-42.img")).expect("it is there");

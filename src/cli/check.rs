@@ -401,9 +401,14 @@ fn criu() -> Vec<Finding> {
         ),
         Err(e) => finding("criu", State::Unknown, e.to_string(), ""),
     }];
-    let dir = match installed::plugin_dir(&criu) {
-        Ok(dir) => dir,
-        Err(e) => {
+    // What the environment says goes before what is built in, and behind a configuration file.
+    let environment = std::env::var_os("CRIU_LIBS_DIR").filter(|folder| !folder.is_empty());
+    let (folder, source) = match (installed::plugin_dir(&criu), environment) {
+        (Ok(dir), Some(folder)) if dir.source == installed::Source::BuiltIn => {
+            (folder.into(), "CRIU_LIBS_DIR".to_owned())
+        }
+        (Ok(dir), _) => (dir.path, dir.source.to_string()),
+        (Err(e), _) => {
             findings.push(finding("plugin-folder", State::Unknown, e.to_string(), ""));
             return findings;
         }
@@ -411,10 +416,10 @@ fn criu() -> Vec<Finding> {
     findings.push(finding(
         "plugin-folder",
         State::Ok,
-        format!("{} ({})", dir.path.display(), dir.source),
+        format!("{} ({source})", folder.display()),
         "",
     ));
-    let file = dir.path.join(installed::PLUGIN_FILE);
+    let file = folder.join(installed::PLUGIN_FILE);
     let ours = env!("CARGO_PKG_VERSION");
     let (state, found) = match installed::plugin_version(&file) {
         Ok(Some(version)) if version == ours => {

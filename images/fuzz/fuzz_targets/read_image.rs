@@ -4,7 +4,7 @@
 //! that reads as an image but for its checksum are set right.
 #![no_main]
 
-use criu_signals_images::{CoreImage, ImageError, image, json};
+use criu_signals_images::{CoreImage, ImageError, core_json, image, json};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -31,6 +31,11 @@ fuzz_target!(|data: &[u8]| {
             core.mask(),
         );
         assert_eq!(core.to_bytes().ok().as_deref(), Some(data));
+        if let Ok(text) = core_json::to_json(&core) {
+            let mut again = core.clone();
+            core_json::apply(&mut again, &text).expect("it says so already");
+            assert_eq!(again.to_bytes().ok().as_deref(), Some(data));
+        }
     }
     if let Ok(text) = str::from_utf8(data) {
         let _ = json::from_json(text);

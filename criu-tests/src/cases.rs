@@ -192,3 +192,17 @@ pub fn expect_verdict(step: &Step, verdict: Verdict) -> Result<()> {
     );
     Ok(())
 }
+
+/// The plugin's verdicts in a restore log, one for each process, in whichever order.
+pub fn expect_verdicts(log: &str, wanted: &[Verdict]) -> Result<()> {
+    let mut found = plugin::verdicts(log);
+    found.sort_by_key(|verdict| format!("{verdict:?}"));
+    let mut wanted: Vec<_> = wanted.iter().copied().map(Ok).collect();
+    wanted.sort_by_key(|verdict| format!("{verdict:?}"));
+    ensure!(
+        found == wanted,
+        "the verdicts are {found:?}, expected {wanted:?}:\n{}",
+        plugin::lines(log).collect::<Vec<_>>().join("\n")
+    );
+    Ok(())
+}

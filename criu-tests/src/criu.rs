@@ -113,6 +113,19 @@ impl Criu {
         Self::run(command, &images.join("dump.log"))
     }
 
+    /// `criu pre-dump`: memory goes to `images`, and the tree runs on.
+    pub fn pre_dump(&self, pid: Pid, images: &Path) -> Result<Step> {
+        let mut command = self.command("pre-dump", images);
+        command.arg("--tree").arg(pid.to_string());
+        Self::run(command, &images.join("pre-dump.log"))
+    }
+
+    /// Starts what goes on until others have come and gone: `page-server`, `lazy-pages`, a dump whose pages are asked
+    /// for later.
+    pub fn start(&self, action: &str, images: &Path, args: &[&str]) -> Result<Child> {
+        Self::spawn(self.command(action, images).args(args))
+    }
+
     fn dump_command(&self, pid: Pid, images: &Path, leave_running: bool) -> Command {
         let mut command = self.command("dump", images);
         command.arg("--tree").arg(pid.to_string());
@@ -124,12 +137,14 @@ impl Criu {
 
     /// As [`dump`](Self::dump), but does not wait for it.
     pub fn start_dump(&self, pid: Pid, images: &Path, leave_running: bool) -> Result<Child> {
-        let mut command = self.dump_command(pid, images, leave_running);
+        Self::spawn(&mut self.dump_command(pid, images, leave_running))
+    }
+
+    fn spawn(command: &mut Command) -> Result<Child> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command
+            .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("starting {command:?}"))
     }

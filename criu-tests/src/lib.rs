@@ -25,6 +25,7 @@ pub mod plugin;
 pub mod procfs;
 pub mod run;
 pub mod rundir;
+pub mod sample;
 pub mod scenario;
 pub mod six;
 pub mod skip;

@@ -1,5 +1,6 @@
 //! Scenarios that a machine cannot run are skipped, but never silently.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
@@ -15,6 +16,8 @@ pub enum Need {
     NoCapSysResource,
     /// The 32-bit victims.
     Ia32,
+    /// A kernel that tells which pages have been written to: CONFIG_MEM_SOFT_DIRTY.
+    SoftDirty,
     /// The root of a machine with container engines, and overlayfs to write on it.
     Host,
     /// A kernel that serves FUSE.
@@ -35,6 +38,9 @@ impl Need {
             Need::Fuse => {
                 (!Path::new("/dev/fuse").exists()).then_some("there is no /dev/fuse: modprobe fuse")
             }
+            Need::SoftDirty => (!has_soft_dirty()).then_some(
+                "this kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY), without which criu pre-dumps nothing",
+            ),
             Need::Host if config::host().is_err() => Some(
                 "there are no container engines: `make host` gets them, together with a criu that it fetches",
             ),
@@ -52,6 +58,22 @@ fn has_capability(number: u32) -> bool {
     effective
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// By bit 55 of a page's entry in /proc/self/pagemap, which is set in one that was just written to (proc_pid_pagemap(5)).
+fn has_soft_dirty() -> bool {
+    const PAGE: usize = 4096;
+    let written = vec![1u8; PAGE];
+    let at = std::hint::black_box(&written).as_ptr().addr() / PAGE * 8;
+    let entry = || {
+        let mut entry = [0; 8];
+        let pagemap = fs::File::open("/proc/self/pagemap").ok()?;
+        pagemap
+            .read_exact_at(&mut entry, at.try_into().ok()?)
+            .ok()?;
+        Some(u64::from_ne_bytes(entry))
+    };
+    entry().is_some_and(|entry| entry >> 55 & 1 == 1)
 }
 
 /// By /proc/filesystems: overlayfs may be a module that has not been loaded yet.

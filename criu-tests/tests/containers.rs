@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_tests::cases::{self, Test, expect_line, test};
+use criu_tests::cases::{self, Test, expect_line, expect_verdicts, test};
 use criu_tests::config;
 use criu_tests::containers::bundle::Bundle;
 use criu_tests::containers::cgroups;
@@ -14,7 +14,7 @@ use criu_tests::containers::engine::{Container, Engine};
 use criu_tests::containers::host::{self, Host};
 use criu_tests::containers::podman::Podman;
 use criu_tests::criu::Step;
-use criu_tests::plugin::{self, Verdict};
+use criu_tests::plugin::Verdict;
 use criu_tests::procfs;
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
@@ -85,7 +85,7 @@ fn restored(engine: Engine, dir: &RunDir) -> Result<()> {
     succeeded(&restore)?;
     let after = shown(&container)?;
     container.finish()?;
-    expect_verdicts(&restore.log)?;
+    expect_verdicts(&restore.log, &VERDICTS)?;
     ensure!(
         before == after,
         "criu-signals show says before:\n{before}\nand after:\n{after}"
@@ -107,7 +107,7 @@ fn configured(engine: Engine, dir: &RunDir) -> Result<()> {
     let restore = container.restore(&dir.images())?;
     succeeded(&restore)?;
     container.finish()?;
-    expect_verdicts(&restore.log)
+    expect_verdicts(&restore.log, &VERDICTS)
 }
 
 /// A snapshot is taken, and the container runs on.
@@ -152,7 +152,7 @@ fn moved(engine: Engine, dir: &RunDir) -> Result<()> {
     let restore = container.restore(&there.join("images"))?;
     succeeded(&restore)?;
     container.finish()?;
-    expect_verdicts(&restore.log)
+    expect_verdicts(&restore.log, &VERDICTS)
 }
 
 /// podman packs it, and unpacks it on another host.
@@ -174,7 +174,7 @@ fn exported(engine: Engine, dir: &RunDir) -> Result<()> {
     podman.load_image(&image)?;
     let log = podman.restore(&archive)?;
     podman.finish()?;
-    expect_verdicts(&log)
+    expect_verdicts(&log, &VERDICTS)
 }
 
 /// By the host's settings an image that did not travel along is noticed before anything is restored.
@@ -249,17 +249,7 @@ fn succeeded(step: &Step) -> Result<()> {
 }
 
 /// CRIU keeps the queues and loses the bits without an entry; a timer's entry that it queues is none of the timer's.
-fn expect_verdicts(log: &str) -> Result<()> {
-    let mut found = plugin::verdicts(log);
-    found.sort_by_key(|verdict| format!("{verdict:?}"));
-    let wanted = [Verdict::Repaired, Verdict::Repaired, Verdict::Verified].map(Ok);
-    ensure!(
-        found == wanted,
-        "the verdicts are {found:?}:\n{}",
-        plugin::lines(log).collect::<Vec<_>>().join("\n")
-    );
-    Ok(())
-}
+const VERDICTS: [Verdict; 3] = [Verdict::Repaired, Verdict::Repaired, Verdict::Verified];
 
 fn name_of(path: &Path) -> Result<String> {
     let name = path.file_name().context("a path without a name")?;

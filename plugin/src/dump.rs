@@ -22,7 +22,9 @@ use criu_signals::state::overruns;
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record, restore};
+use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
@@ -69,8 +71,35 @@ pub struct Dump {
     recorder: Recorder,
 }
 
+/// Where criu meets criu-image-streamer, in the image folder: criu/img-streamer.c.
+const STREAMER: &str = "streamer-capture.sock";
+
+/// With `--stream` CRIU's images go to that socket, and the folder is no more than its place. CRIU gives plugins the folder
+/// only: images that lie there are not in the stream, and a restore would miss them.
+fn refuse_stream(host: &Host) -> std::result::Result<(), HookError> {
+    let dir = host.image_dir()?;
+    let found = fstatat(dir, STREAMER, AtFlags::AT_SYMLINK_NOFOLLOW);
+    if found.is_ok_and(|file| {
+        SFlag::from_bits_truncate(file.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK
+    }) {
+        return Err(Error::new(
+            "criu-image-streamer takes the images of this dump (--stream)",
+            Cause::Unsupported(
+                format!(
+                    "criu has no way to send it a plugin's, and without these signals would be lost at the restore. \
+                     Dump into a folder and send that, or remove {STREAMER} if nothing is streamed"
+                )
+                .into(),
+            ),
+        )
+        .into());
+    }
+    Ok(())
+}
+
 impl Dump {
     pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+        refuse_stream(&host)?;
         fault::point(Point::DumpBegin)?;
         let recorder = Recorder::begin(Stage::Dump, host, &settings)?;
         let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;

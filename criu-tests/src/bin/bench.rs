@@ -14,6 +14,7 @@ use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
 use criu_tests::ns;
 use criu_tests::rundir::RunDir;
+use criu_tests::sample::{HEADING, Sample, median, millis};
 use criu_tests::victim::{Victim, reap_all};
 use criu_tests::{config, wait::PATIENCE};
 
@@ -37,29 +38,6 @@ fn outside() -> Result<()> {
     dir.remove()
 }
 
-/// Times of one kind, with the plugin and without.
-#[derive(Default)]
-struct Sample {
-    alone: Vec<Duration>,
-    plugin: Vec<Duration>,
-}
-
-impl Sample {
-    fn row(mut self, threads: u32, what: &str) -> [String; 6] {
-        let (alone, plugin) = (median(&mut self.alone), median(&mut self.plugin));
-        let ratio = plugin.as_secs_f64() / alone.as_secs_f64();
-        let added = plugin.as_secs_f64() - alone.as_secs_f64();
-        [
-            threads.to_string(),
-            what.to_owned(),
-            format!("{:.1} ms", millis(alone)),
-            format!("{:.1} ms", millis(plugin)),
-            format!("{ratio:.2}"),
-            format!("{:+.1} ms", added * 1e3),
-        ]
-    }
-}
-
 fn inside() -> Result<()> {
     let mut args = std::env::args_os().skip(1);
     let path = args.next().context("no folder")?;
@@ -71,14 +49,9 @@ fn inside() -> Result<()> {
     let none = dir.no_plugins();
     let ours = config::plugin_dir()?;
     let mut times = Table::new();
-    times.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
-        "threads",
-        "",
-        "criu alone",
-        "with plugin",
-        "ratio",
-        "added",
-    ]);
+    times
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header(HEADING);
     let mut captures = Table::new();
     captures
         .load_preset(presets::UTF8_FULL_CONDENSED)
@@ -91,19 +64,12 @@ fn inside() -> Result<()> {
             let libdir = if with { &ours } else { &none };
             let run = RunDir::create(&dir.file("round"))?;
             let (dump, restore) = once(threads, libdir, &run)?;
-            let pick = |sample: &mut Sample, took| {
-                let times = if with {
-                    &mut sample.plugin
-                } else {
-                    &mut sample.alone
-                };
-                times.push(took);
-            };
-            pick(&mut dumps, dump);
-            pick(&mut restores, restore);
+            dumps.add(with, dump);
+            restores.add(with, restore);
         }
-        times.add_row(dumps.row(threads, "dump"));
-        times.add_row(restores.row(threads, "restore"));
+        let of = format!("{threads} threads");
+        times.add_row(dumps.row(&of, "dump"));
+        times.add_row(restores.row(&of, "restore"));
         captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
     }
     let criu = Criu::new(&config::criu()?, &none);
@@ -161,13 +127,4 @@ fn start(threads: u32, run: &RunDir) -> Result<Victim> {
         run,
         false,
     )
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -1,0 +1,52 @@
+//! Times with the plugin and without, side by side.
+
+use std::time::Duration;
+
+/// Times of one kind, with the plugin and without. Medians are shown: these are times of whole processes, with outliers
+/// upwards only.
+#[derive(Debug, Default)]
+pub struct Sample {
+    alone: Vec<Duration>,
+    plugin: Vec<Duration>,
+}
+
+/// The heading of [`Sample::row`].
+pub const HEADING: [&str; 6] = ["", "", "criu alone", "with plugin", "ratio", "added"];
+
+impl Sample {
+    /// One more time.
+    pub fn add(&mut self, with_plugin: bool, took: Duration) {
+        let times = if with_plugin {
+            &mut self.plugin
+        } else {
+            &mut self.alone
+        };
+        times.push(took);
+    }
+
+    /// A row of a table: of what, what was done, both medians, and what the plugin adds.
+    pub fn row(mut self, of: &str, what: &str) -> [String; 6] {
+        let (alone, plugin) = (median(&mut self.alone), median(&mut self.plugin));
+        let ratio = plugin.as_secs_f64() / alone.as_secs_f64();
+        let added = plugin.as_secs_f64() - alone.as_secs_f64();
+        [
+            of.to_owned(),
+            what.to_owned(),
+            format!("{:.1} ms", millis(alone)),
+            format!("{:.1} ms", millis(plugin)),
+            format!("{ratio:.2}"),
+            format!("{:+.1} ms", added * 1e3),
+        ]
+    }
+}
+
+/// The time in the middle. There must be one.
+pub fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// In milliseconds.
+pub fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -30,6 +30,12 @@ static const char *call;
 static long result;
 static int err;
 
+#ifdef SYS__newselect
+/* Of a 32-bit program; what the number of select stands for there takes its arguments in a structure. */
+#undef SYS_select
+#define SYS_select SYS__newselect
+#endif
+
 static struct timespec timeout_of(double s)
 {
 	return (struct timespec){ (time_t)s, (long)((s - (double)(time_t)s) * 1e9) };

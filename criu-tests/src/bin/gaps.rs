@@ -16,6 +16,7 @@ use criu_tests::gaps::verdict::Mode;
 use criu_tests::gaps::{inside, report};
 use criu_tests::ns::{self, Place};
 use criu_tests::rundir::RunDir;
+use criu_tests::skip::{self, Decision};
 
 const USAGE: &str = "usage: gaps [--case NAME]... [--mode MODE]... [--repeats N] [--jobs N] [--keep] [--markdown FILE] [--list]
 NAME: a case (9-delete) or all of a number (9). MODE: control, alone, plugin, left-alone, left-plugin.";
@@ -32,27 +33,15 @@ fn main() -> Result<ExitCode> {
                 .find(|row| row.name == name)
                 .with_context(|| format!("no case {name}"))?;
             let mode = Mode::of(mode).with_context(|| format!("no mode {mode}"))?;
-            inside::run(row, mode, &RunDir::open(Path::new(dir)), &programs())?;
+            inside::run(row, mode, &RunDir::open(Path::new(dir)))?;
             Ok(ExitCode::SUCCESS)
         }
         Place::Outside => outside(&args),
     }
 }
 
-/// Whether the effective capabilities hold CAP_SYS_RESOURCE, bit 24.
-fn has_sys_resource(status: &str) -> bool {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_some_and(|bits| bits & 1 << 24 != 0)
-}
-
 fn rows() -> impl Iterator<Item = &'static Row> {
     ROWS.iter().chain(DEEPER)
-}
-
-fn programs() -> PathBuf {
-    matrix::folder().join("programs")
 }
 
 fn outside(args: &[String]) -> Result<ExitCode> {
@@ -104,21 +93,23 @@ fn outside(args: &[String]) -> Result<ExitCode> {
     if plan.modes.is_empty() {
         plan.modes = Mode::ALL.to_vec();
     }
-    let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    if !has_sys_resource(&status) {
-        plan.rows.retain(|row| {
-            if row.needs_resource {
-                println!(
-                    "{}: skipped, criu needs CAP_SYS_RESOURCE to dump a process of another user",
-                    row.name
-                );
+    let mut refused = Vec::new();
+    plan.rows
+        .retain(|row| match skip::decide(row.name, row.needs) {
+            Decision::Run => true,
+            Decision::Skip(reason) => {
+                println!("{}: skipped: {reason}", row.name);
+                false
             }
-            !row.needs_resource
+            Decision::Refuse(reason) => {
+                refused.push(format!("{}: {reason}", row.name));
+                false
+            }
         });
-    }
+    ensure!(refused.is_empty(), "{}", refused.join("\n"));
     let criu = Criu::new(&config::criu()?, Path::new("/")).version()?;
     config::plugin_dir()?;
-    matrix::build_programs(&programs())?;
+    matrix::build_programs(&plan.rows)?;
 
     let terminal = std::io::stderr().is_terminal();
     let runs = matrix::run(&plan, &|done, all| {

@@ -22,14 +22,14 @@ impl Curve {
     pub fn markdown(&self, picture: Option<&str>) -> String {
         let mut out = format!(
             "# What a deep queue costs\n\n\
-             Written by `make curve` with criu {} on {}: do not edit.\n\n\
+             Written by `make curve` with criu {} on {}, load average {} when it began: do not edit.\n\n\
              A process has so many signals pending, and is dumped and restored, by criu alone and with the plugin in \
              turns. *Held* is how long it stood still, by criu's own statistics; *dump* and *restore* are the whole \
              commands. Medians of three runs, or what one took where that is longer than 8 s; \
              \"-\" is what criu alone would take minutes for. *Calls* is what the bare \
              system calls take that have to be made for each entry: rt_sigtimedwait once and rt_sigqueueinfo once \
              at the dump, the latter once more at the restore. After each restore the process checks every entry.\n\n",
-            self.criu, self.machine
+            self.criu, self.machine, self.load
         );
         if let Some(picture) = picture {
             let _ = writeln!(

@@ -155,6 +155,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 pub struct Curve {
     criu: String,
     machine: String,
+    /// How many tasks wanted to run, on the average of a quarter of an hour, besides what is measured.
+    load: String,
     /// Alone and with the plugin.
     pub points: Vec<Point>,
     /// With everything left in and with everything taken out.
@@ -169,6 +171,7 @@ impl Curve {
         Ok(Curve {
             criu,
             machine: machine()?,
+            load: load()?,
             points: Vec::new(),
             sweep: Vec::new(),
             left_out: None,
@@ -193,6 +196,12 @@ fn machine() -> Result<String> {
     let names: Vec<&str> = names.map(|(_, name)| name).collect();
     let name = names.first().copied().unwrap_or("processors");
     Ok(format!("Linux {kernel}, {} x {name}", names.len()))
+}
+
+/// The last of the three averages.
+fn load() -> Result<String> {
+    let loads = fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    Ok(loads.split(' ').nth(2).unwrap_or_default().to_owned())
 }
 
 /// `850 us`, `12.4 ms`, `57.1 s`.
@@ -236,6 +245,7 @@ mod tests {
         Curve {
             criu: "4.1.1".into(),
             machine: "Linux 6, 2 x Something".into(),
+            load: "0.10".into(),
             points: vec![
                 point(Kind::OneShared, 1_000, 40, 20),
                 point(Kind::OneShared, 40_000, 16_000, 160),

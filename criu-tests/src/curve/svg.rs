@@ -290,7 +290,7 @@ fn legend(out: &mut String) {
         out.push_str(&sample(x, y, "calls", dashes(kind)));
         mark(kind, "calls", x + 18.0, y, out);
         out.push_str(&text(x, y, kind.title()));
-        x += 270.0;
+        x += 285.0;
     }
 }
 

@@ -13,6 +13,7 @@ use criu_signals_images::{AltStack, image};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::criu::{Criu, Step};
+use crate::gaps::matrix;
 use crate::gaps::table::{Between, Row};
 use crate::gaps::verdict::{End, Mode};
 use crate::rundir::RunDir;
@@ -30,15 +31,15 @@ const SMALL_STACK: u64 = 1000;
 pub const TOO_LATE: &str = "too late";
 
 /// Runs a case, and writes what came out to `result` in the run's folder.
-pub fn run(row: &Row, mode: Mode, dir: &RunDir, programs: &Path) -> Result<()> {
+pub fn run(row: &Row, mode: Mode, dir: &RunDir) -> Result<()> {
     let mut tree = Tree {
         root: 0,
         ended: None,
     };
     let out = fs::File::create(dir.file("program.out")).context("making program.out")?;
-    Command::new(programs.join(row.program))
+    Command::new(matrix::program(row))
         .arg(dir.path())
-        .arg(row.name)
+        .arg(row.sub_case())
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

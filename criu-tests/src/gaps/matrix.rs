@@ -78,28 +78,54 @@ pub fn folder() -> PathBuf {
     config::target_dir().join("gaps")
 }
 
-/// Builds the programs. They are not victims: a failure to build one is not a failure of the tests' build.
-pub fn build_programs(to: &Path) -> Result<()> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("gaps");
-    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
-    for name in ["stops", "queues", "timers", "calls", "others"] {
-        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args([
-                "-std=gnu11",
-                "-O1",
-                "-g",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-pthread",
-                "-o",
-            ])
-            .arg(to.join(name))
-            .args([sources.join(format!("{name}.c")), sources.join("gap.c")])
-            .status()
-            .context("starting the C compiler")?;
-        ensure!(status.success(), "{name}.c does not compile");
+/// Where a row's program is.
+pub fn program(row: &Row) -> PathBuf {
+    programs(row.is_ia32()).join(row.program)
+}
+
+fn programs(ia32: bool) -> PathBuf {
+    folder().join(if ia32 { "programs-ia32" } else { "programs" })
+}
+
+/// Builds the programs that the rows need. They are not victims: a failure to build one is not a failure of the tests'
+/// build.
+pub fn build_programs(rows: &[&Row]) -> Result<()> {
+    for ia32 in [false, true] {
+        let mut names: Vec<&str> = rows
+            .iter()
+            .filter(|row| row.is_ia32() == ia32)
+            .map(|row| row.program)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            build_program(name, ia32)?;
+        }
     }
+    Ok(())
+}
+
+fn build_program(name: &str, ia32: bool) -> Result<()> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("gaps");
+    let to = programs(ia32);
+    fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
+    let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        .args(if ia32 { &["-m32"][..] } else { &[] })
+        .args([
+            "-std=gnu11",
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pthread",
+            "-o",
+        ])
+        .arg(to.join(name))
+        .args([sources.join(format!("{name}.c")), sources.join("gap.c")])
+        .status()
+        .context("starting the C compiler")?;
+    ensure!(status.success(), "{name}.c does not compile");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The cases: what is run, how often, and what is expected of it now.
 
 use crate::gaps::verdict::Verdict::{self, Fixed, Said};
+use crate::skip::Need;
 
 /// What happens between dump and restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub struct Row {
     pub between: Between,
     /// A signal arrives while criu holds the task. A run in which it came too late for the images is made again.
     pub arrives: bool,
-    /// Not without CAP_SYS_RESOURCE: criu needs it for this task.
-    pub needs_resource: bool,
+    /// Without these it is skipped.
+    pub needs: &'static [Need],
     /// Runs in each way with the plugin. At least [`RACE`] for whatever depends on who comes first.
     pub repeats: u32,
     /// A line of the plugin's in criu's log (warning or error) that has one of these in it names the case.
@@ -40,6 +41,9 @@ pub struct Row {
     /// What comes out at present. `make gaps` fails when it is anything else, better or worse.
     pub expected: Verdict,
 }
+
+/// Behind the names of rows of 32-bit programs.
+pub const IA32: &str = "-ia32";
 
 /// Runs of what depends on who comes first.
 pub const RACE: u32 = 20;
@@ -68,7 +72,7 @@ const fn row(
         leave_running: true,
         between: Between::Nothing,
         arrives: false,
-        needs_resource: false,
+        needs: &[],
         repeats,
         words,
         frozen_us: None,
@@ -92,9 +96,24 @@ impl Row {
         self
     }
 
-    const fn needs_resource(mut self) -> Row {
-        self.needs_resource = true;
+    const fn needs(mut self, needs: &'static [Need]) -> Row {
+        self.needs = needs;
         self
+    }
+
+    /// A row of a 32-bit program.
+    const fn ia32(self) -> Row {
+        self.needs(&[Need::Ia32])
+    }
+
+    /// Is it run with the 32-bit program?
+    pub fn is_ia32(&self) -> bool {
+        self.needs.contains(&Need::Ia32)
+    }
+
+    /// What the program is told: the name, which for a 32-bit one has [`IA32`] behind it.
+    pub fn sub_case(&self) -> &'static str {
+        self.name.strip_suffix(IA32).unwrap_or(self.name)
     }
 
     /// The number in the design's table.
@@ -160,6 +179,15 @@ pub const ROWS: &[Row] = &[
         RACE,
         Fixed,
     ),
+    row(
+        "1-stop-ia32",
+        "32-bit: SIGTERM pending in a child stopped by SIGSTOP",
+        "stops",
+        STOP,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
     row(
         "2-consumed",
         "stop of a child that its parent has waited for",
@@ -227,6 +255,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "6-shared-ia32",
+        "32-bit: SIGTRAP pending and blocked, shared",
+        "queues",
+        &["SIGTRAP"],
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "7-segv",
         "private blocked SIGSEGV with si_code > 0",
         "queues",
@@ -251,6 +288,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "7-all-ia32",
+        "32-bit: private blocked SIGSEGV, BUS, SYS, FPE and ILL",
+        "queues",
+        &["SIGSEGV"],
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "8-two-timers",
         "two POSIX timers pending with one number",
         "timers",
@@ -266,6 +312,15 @@ pub const ROWS: &[Row] = &[
         RACE,
         Fixed,
     ),
+    row(
+        "8-two-timers-ia32",
+        "32-bit: two POSIX timers pending with one number",
+        "timers",
+        TIMER,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
     row(
         "9-delete",
         "one-shot timer pending, then timer_delete",
@@ -291,6 +346,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "9-rearm-ia32",
+        "32-bit: one-shot timer pending, then armed again",
+        "timers",
+        TIMER,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "10-getoverrun",
         "timer_getoverrun of an expiry taken before",
         "timers",
@@ -314,6 +378,15 @@ pub const ROWS: &[Row] = &[
         RACE,
         Fixed,
     ),
+    row(
+        "10-pending-ia32",
+        "32-bit: overrun of a pending expiry",
+        "timers",
+        TIMER,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
     row(
         "11-ignored",
         "periodic timer whose number is ignored, a handler later",
@@ -339,6 +412,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "12-soft-ia32",
+        "32-bit: soft RLIMIT_SIGPENDING below the queue's depth",
+        "queues",
+        LIMIT,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "13-same-uid",
         "the limit is used up by others of the uid at the restore",
         "queues",
@@ -358,7 +440,8 @@ pub const ROWS: &[Row] = &[
     )
     .only_restored()
     .between(Between::Program)
-    .needs_resource(),
+    // criu needs it to dump a process of another user.
+    .needs(&[Need::CapSysResource]),
     row(
         "14-soft",
         "entries whose siginfo the soft limit would refuse",
@@ -376,6 +459,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "14-soft-ia32",
+        "32-bit: entries whose siginfo the soft limit would refuse",
+        "queues",
+        LIMIT,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "15-shared",
         "shared pending bits without siginfo",
         "queues",
@@ -392,6 +484,15 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "15-shared-ia32",
+        "32-bit: shared pending bits without siginfo",
+        "queues",
+        &["siginfo"],
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "16-default",
         "private SIGCHLD of threads, default action",
         "queues",
@@ -407,6 +508,15 @@ pub const ROWS: &[Row] = &[
         RACE,
         Fixed,
     ),
+    row(
+        "16-default-ia32",
+        "32-bit: private SIGCHLD of threads, default action",
+        "queues",
+        &["SIGCHLD"],
+        FEW,
+        Fixed,
+    )
+    .ia32(),
     row(
         "17-sigtimedwait",
         "in rt_sigtimedwait",
@@ -457,6 +567,42 @@ pub const ROWS: &[Row] = &[
         Said,
     ),
     row(
+        "17-sigtimedwait-ia32",
+        "32-bit: in rt_sigtimedwait",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "17-epoll_wait-ia32",
+        "32-bit: in epoll_wait",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "17-epoll_wait-timeout-ia32",
+        "32-bit: in epoll_wait, with a timeout",
+        "calls",
+        TIMEOUT,
+        FEW,
+        Said,
+    )
+    .ia32(),
+    row(
+        "17-recv-ia32",
+        "32-bit: in recv with SO_RCVTIMEO, data comes",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
         "18-poll",
         "in poll with a timeout",
         "calls",
@@ -481,6 +627,42 @@ pub const ROWS: &[Row] = &[
         FEW,
         Fixed,
     ),
+    row(
+        "18-poll-ia32",
+        "32-bit: in poll with a timeout",
+        "calls",
+        TIMEOUT,
+        FEW,
+        Said,
+    )
+    .ia32(),
+    row(
+        "18-nanosleep-ia32",
+        "32-bit: in nanosleep",
+        "calls",
+        TIMEOUT,
+        FEW,
+        Said,
+    )
+    .ia32(),
+    row(
+        "18-clock_nanosleep-ia32",
+        "32-bit: in clock_nanosleep, relative",
+        "calls",
+        TIMEOUT,
+        FEW,
+        Said,
+    )
+    .ia32(),
+    row(
+        "18-futex-ia32",
+        "32-bit: in futex with a timeout",
+        "calls",
+        TIMEOUT,
+        FEW,
+        Said,
+    )
+    .ia32(),
     row(
         "19-pause",
         "a handled signal arrives while pause is held",
@@ -558,6 +740,46 @@ pub const ROWS: &[Row] = &[
     )
     .arriving(),
     row(
+        "19-pause-ia32",
+        "32-bit: a handled signal arrives while pause is held",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32()
+    .arriving(),
+    row(
+        "19-read-ia32",
+        "32-bit: the same in read",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32()
+    .arriving(),
+    row(
+        "19-select-ia32",
+        "32-bit: the same in select",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32()
+    .arriving(),
+    row(
+        "19-read-restart-ia32",
+        "32-bit: the same in read, the handler has SA_RESTART",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32()
+    .arriving(),
+    row(
         "20",
         "stopped by SIGTSTP in epoll_pwait whose real mask blocks it",
         "calls",
@@ -565,6 +787,15 @@ pub const ROWS: &[Row] = &[
         RACE,
         Fixed,
     ),
+    row(
+        "20-ia32",
+        "32-bit: stopped by SIGTSTP in epoll_pwait whose real mask blocks it",
+        "calls",
+        STOP,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
     row(
         "21",
         "root of the tree with a parent-death signal, restore -d",
@@ -601,6 +832,7 @@ pub const ROWS: &[Row] = &[
     .only_restored()
     .between(Between::SmallStack),
     deep("24-10000", 10_000, Fixed),
+    deep("24-10000-ia32", 10_000, Fixed).ia32(),
 ];
 
 /// Only when asked for by name: they take long without the plugin.

@@ -9,6 +9,8 @@ TARGET       := $(or $(CARGO_TARGET_DIR),target)
 PROFILE      := debug
 # What `make test` hands to the tests, say a part of a name.
 ARGS         :=
+# Besides the one that is built against: what `make versions` runs.
+VERSIONS     := 4.2 4.3
 # Where `make install` installs: the command and its papers, the settings, and the plugin (nothing: asks criu).
 PREFIX       := /usr/local
 SYSCONFDIR   := /etc
@@ -41,7 +43,7 @@ test_args    = $(if $(ARGS), -- $(ARGS))
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps curve bench zdtm install uninstall deb lint clean root source
+.PHONY: help deps criu build faults demo test gaps curve bench zdtm versions install uninstall deb lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -96,6 +98,9 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 	@scripts/install-deps zdtm
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
 	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
+
+versions: root build ## runs the scenarios with every version of criu, with the one plugin, and writes docs/versions.md
+	@$(headers)scripts/versions "$(TARGET)" --table docs/versions.md $(VERSIONS)
 
 install: PROFILE := release
 install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)

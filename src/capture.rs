@@ -196,6 +196,7 @@ fn capture<Owner>(
         ids: status.ids,
         pid_ns: proc::pid_namespace(pid)?,
         comm: status.comm,
+        exe: proc::executable(pid)?,
         compat: stopped.is_compat()?,
         rlimit_sigpending,
         queued: status.queued,

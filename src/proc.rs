@@ -101,6 +101,57 @@ impl SignalStatus {
     }
 }
 
+/// How a thread's system calls are judged (`Seccomp` of proc_pid_status(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seccomp {
+    /// They are not.
+    Off,
+    /// SECCOMP_MODE_STRICT: all but four end the thread.
+    Strict,
+    /// SECCOMP_MODE_FILTER: by a program.
+    Filter,
+}
+
+/// How are the system calls of the thread judged?
+pub fn seccomp(pid: Pid, tid: Tid) -> Result<Seccomp> {
+    let status = Status::from_file(task_file(pid, tid, "status"))
+        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    match status.seccomp {
+        None | Some(0) => Ok(Seccomp::Off),
+        Some(1) => Ok(Seccomp::Strict),
+        Some(_) => Ok(Seccomp::Filter),
+    }
+}
+
+/// Is there a process `pid` that has not ended? Its leader may have.
+pub fn is_alive(pid: Pid) -> bool {
+    SignalStatus::read(pid, Tid::from(pid))
+        .is_ok_and(|status| !status.dead || threads(pid).is_ok_and(|threads| threads.len() > 1))
+}
+
+/// Why a thread does not stop: in words, where it is in uninterruptible sleep (`D` in proc_pid_stat(5)).
+pub fn sleeping(pid: Pid, tid: Tid) -> Option<String> {
+    let status = Status::from_file(task_file(pid, tid, "status")).ok()?;
+    if !status.state.starts_with('D') {
+        return None;
+    }
+    if is_frozen(pid).unwrap_or(false) {
+        return Some("a freezer of cgroup v1 holds it".to_owned());
+    }
+    let mut how = "it is in uninterruptible sleep".to_owned();
+    if let Ok(function) = std::fs::read_to_string(task_file(pid, tid, "wchan"))
+        && function != "0"
+    {
+        // As `ps -o wchan` shows it: what it waits for is in the name.
+        how.push_str(&format!(", in {function}"));
+        // Which of its functions are inlined is the compiler's choice.
+        if function.contains("vfork") || function == "kernel_clone" {
+            how.push_str(" (vfork: until its child has called exec or has ended)");
+        }
+    }
+    Some(how)
+}
+
 /// The threads of `pid`, the leader first.
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     let dir = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| match e.kind() {
@@ -140,6 +191,16 @@ pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, String)>> {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", status.tracerpid));
     let name = name.unwrap_or_default().trim_end().to_owned();
     Ok(Some((Tid(status.tracerpid), name)))
+}
+
+/// Is a thread of `pid` stopped by job control, although a freezer of cgroup v1 may hold it, which then shows as
+/// uninterruptible sleep?
+pub fn is_stopped_or_held(pid: Pid) -> bool {
+    threads(pid).unwrap_or_default().into_iter().any(|tid| {
+        is_stopped(pid, tid).unwrap_or(false)
+            || std::fs::read_to_string(task_file(pid, tid, "wchan"))
+                .is_ok_and(|function| matches!(&*function, "do_signal_stop" | "get_signal"))
+    })
 }
 
 /// Waits until all of `threads` are stopped by job control again. False if that does not happen before `deadline`.
@@ -364,6 +425,17 @@ fn own_status() -> Result<Status> {
     Status::from_file("/proc/self/status").map_err(|e| Error::proc("read /proc/self/status", &e))
 }
 
+/// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
+pub fn executable(pid: Pid) -> Result<Option<String>> {
+    let path =
+        std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| Error::io("read exe", &e))?;
+    // d_path says so of a file that was replaced or removed.
+    let path = path
+        .to_str()
+        .map(|path| path.trim_end_matches(" (deleted)"));
+    Ok(path.map(str::to_owned))
+}
+
 /// The inode of `pid`'s pid namespace.
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))
@@ -380,6 +452,42 @@ pub struct Mapping {
     pub end: u64,
     /// Is it the vDSO?
     pub vdso: bool,
+}
+
+/// A part of a process's memory, and what the program may do there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// May it be executed?
+    pub executable: bool,
+    /// May it be written?
+    pub writable: bool,
+}
+
+/// The memory of `pid`.
+pub fn regions(pid: Pid) -> Result<Vec<Region>> {
+    use procfs::process::MMPermissions;
+    let maps = process(pid)?
+        .maps()
+        .map_err(|e| Error::proc("read maps", &e))?;
+    let region = |m: &procfs::process::MemoryMap| Region {
+        start: m.address.0,
+        end: m.address.1,
+        executable: m.perms.contains(MMPermissions::EXECUTE),
+        writable: m.perms.contains(MMPermissions::WRITE),
+    };
+    Ok(maps.iter().map(region).collect())
+}
+
+/// All processes that are to be seen.
+pub fn all() -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    let pid =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    entries.filter_map(pid).map(Pid).collect()
 }
 
 /// The mappings of `pid` that the program may execute but not write, and that are its own.

@@ -152,7 +152,7 @@ impl fmt::Display for Difference {
 /// Everything that a restored process should have and has not.
 ///
 /// Threads are matched by the id in their own pid namespace. Not compared is what may differ after a
-/// restore that did all it should: ids further out, `pid_ns`, `comm`, `queued`, `stack_needs`, the mask in
+/// restore that did all it should: ids further out, `pid_ns`, `comm`, `exe`, `queued`, `stack_needs`, the mask in
 /// force, which a call that was interrupted may still be borrowing, and `exit_signal`, which cannot be set.
 pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
     let mut differences = Differences(Vec::new());

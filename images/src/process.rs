@@ -19,6 +19,8 @@ use crate::wait_status::WaitStatus;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
 const COMM_LIMIT: usize = 64;
+/// Of `exe`, in bytes: PATH_MAX.
+const EXE_LIMIT: usize = 4096;
 
 /// Whether the process is in a group stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -152,6 +154,8 @@ pub struct ProcessState {
     pub pid_ns: u64,
     /// `/proc/PID/comm`, for people: at most 64 bytes.
     pub comm: String,
+    /// The program that it executes, /proc/PID/exe: at most 4,096 bytes. `None` where that is not known.
+    pub exe: Option<String>,
     /// A 32-bit task.
     pub compat: bool,
     /// RLIMIT_SIGPENDING.
@@ -295,6 +299,7 @@ impl Codec for ProcessState {
             shared_bits: self.shared.bits.bits(),
             exit_signal: self.exit_signal.map(|s| s.to_proto()),
             stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
+            exe: self.exe.clone(),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             lent_limit: self.lent_limit.map(|limit| limit.to_proto()).into(),
@@ -304,6 +309,7 @@ impl Codec for ProcessState {
 
     fn from_proto(message: &pb::Process) -> Result<ProcessState, FieldError> {
         limited("comm", &message.comm, COMM_LIMIT)?;
+        limited("exe", message.exe.as_deref().unwrap_or_default(), EXE_LIMIT)?;
         let timers = message
             .timers
             .iter()
@@ -317,6 +323,7 @@ impl Codec for ProcessState {
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
             comm: message.comm.clone(),
+            exe: message.exe.clone(),
             compat: message.compat,
             rlimit_sigpending: required("rlimit_sigpending", &message.rlimit_sigpending)?,
             queued: message.queued,
@@ -441,6 +448,7 @@ impl ProcessState {
         ProcessState {
             pid_ns: 0,
             comm: String::new(),
+            exe: None,
             compat: false,
             rlimit_sigpending: Rlimit {
                 soft: Rlimit::INFINITY,
@@ -483,6 +491,7 @@ impl ProcessState {
 
     fn check_alone(&self) -> Result<(), FieldError> {
         limited("comm", &self.comm, COMM_LIMIT)?;
+        limited("exe", self.exe.as_deref().unwrap_or_default(), EXE_LIMIT)?;
         self.run_state.check()?;
         timer::check(&self.timers)
     }

@@ -50,6 +50,7 @@ pub(crate) fn sample() -> ProcessState {
         ids: ns_ids([4711, 41]),
         pid_ns: 0xf000_0001,
         comm: "sample".to_owned(),
+        exe: None,
         compat: false,
         rlimit_sigpending: Rlimit {
             soft: 128,
@@ -321,6 +322,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
             ProcessState {
                 ids: ids(0),
                 pid_ns,
+                exe: Some(format!("/bin/{comm}")),
                 comm,
                 compat,
                 rlimit_sigpending: Rlimit {

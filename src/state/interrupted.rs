@@ -108,7 +108,8 @@ pub fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Vec<Tid>> {
     Ok(anew)
 }
 
-fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
+/// As [`shield`], for one thread. Says whether its call begins anew.
+pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
     let registers = ptrace::registers(tid)?;
     let Some((call, result)) = in_call(&registers) else {
         return Ok(false);

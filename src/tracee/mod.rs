@@ -14,4 +14,4 @@ mod stopped;
 pub use batch::{Call, Outcome};
 pub use inject::Injector;
 pub use memory::{Memory, RemoteAddr};
-pub use stopped::{ByHost, ByUs, StoppedProcess};
+pub use stopped::{ByHost, ByUs, StoppedProcess, StoppingProcess, Unfinished};

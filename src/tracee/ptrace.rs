@@ -265,12 +265,17 @@ const LATER: Duration = Duration::from_millis(1);
 /// How long a whole batch of calls may take: until then a pause as long as [`LATER`] would cost more than the batch.
 const BATCH: Duration = Duration::from_millis(20);
 
+/// How long is waited where nobody says how long: for what takes microseconds, so that whatever may go wrong, this
+/// program does not hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Waits until the thread stops. Its death is [`Cause::Died`]; `deadline` passing is ETIMEDOUT.
 ///
 /// It does not block in waitpid(2): the kernel reports a leader's death only when all other threads are reaped, which
 /// those that we trace as well are by nobody but us (delay_group_leader).
 pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
     let start = Instant::now();
+    let deadline = deadline.unwrap_or(start + PATIENCE);
     loop {
         if let Some(stop) = try_wait(tid)? {
             return Ok(stop);
@@ -279,7 +284,7 @@ pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
             std::thread::yield_now();
             continue;
         }
-        if deadline.is_some_and(|d| Instant::now() >= d) {
+        if Instant::now() >= deadline {
             return Err(Error::os("wait for the stop", Errno::ETIMEDOUT).in_thread(tid));
         }
         std::thread::sleep(if start.elapsed() < BATCH {
@@ -310,7 +315,8 @@ fn try_wait(tid: Tid) -> Result<Option<Stop>> {
     }
 }
 
-fn is_dead(tid: Tid) -> bool {
+/// Has it ended, whoever has heard of it?
+pub fn is_dead(tid: Tid) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{tid}/stat")) else {
         return true;
     };
@@ -325,6 +331,17 @@ fn is_dead(tid: Tid) -> bool {
 /// Takes note of the death of threads that we trace, so that their process's parent hears of it.
 pub fn reap(tid: Tid) {
     let _ = try_wait(tid);
+}
+
+/// What is to be done when a thread can't be detached: it has died, or it has not stopped when it was told to. One that
+/// has stopped in this very moment is let go.
+pub fn note_end(tid: Tid) {
+    let signal = match try_wait(tid) {
+        Ok(Some(Stop::Signal(signal))) => usize::try_from(signal).unwrap_or(0),
+        Ok(Some(_)) => 0,
+        Ok(None) | Err(_) => return,
+    };
+    let _ = request(libc::PTRACE_DETACH, "PTRACE_DETACH", tid, 0, signal);
 }
 
 fn decode(tid: Tid, status: i32) -> Result<Stop> {

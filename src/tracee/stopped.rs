@@ -25,6 +25,12 @@ pub enum ByHost {}
 #[derive(Debug)]
 pub enum ByUs {}
 
+/// How long a thread is waited for before others are looked at.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// How long execve(2) may take to end the other threads.
+const EXEC_TIME: Duration = Duration::from_millis(100);
+
 /// A process all of whose threads are ptrace-stopped by the calling thread.
 #[derive(Debug)]
 pub struct StoppedProcess<Owner> {
@@ -104,35 +110,13 @@ impl StoppedProcess<ByUs> {
     ///
     /// # Errors
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already, ETIMEDOUT if a thread does
-    /// not stop within `timeout` (uninterruptible sleep). The threads stopped until then go on.
+    /// not stop within `timeout` (uninterruptible sleep). The threads stopped until then go on. One that has not
+    /// stopped stays seized until the calling thread ends.
     pub fn seize(pid: Pid, timeout: Duration) -> Result<Self> {
-        let deadline = Instant::now() + timeout;
-        let inner = || {
-            loop {
-                let mut stopped = StoppedProcess {
-                    pid,
-                    threads: Vec::new(),
-                    owned: true,
-                    owner: PhantomData,
-                };
-                stopped.seize_threads(deadline)?;
-                if !stopped.is_being_put_back()? {
-                    interrupted::shield(&stopped)?;
-                    fault::point(Point::Seized)?;
-                    return Ok(stopped);
-                }
-                // Its last tracer has died a moment ago, and a thread still undoes what was done in it.
-                stopped.release()?;
-                if Instant::now() >= deadline {
-                    return Err(Error::os(
-                        "wait until a dead tracer's work is undone",
-                        Errno::ETIMEDOUT,
-                    ));
-                }
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        };
-        inner().map_err(|e: Error| e.during(Phase::Seize, pid))
+        let stopping = StoppingProcess::begin(pid)?;
+        stopping
+            .wait(Instant::now() + timeout)
+            .map_err(|unfinished| unfinished.why)
     }
 
     fn is_being_put_back(&self) -> Result<bool> {
@@ -143,37 +127,6 @@ impl StoppedProcess<ByUs> {
             }
         }
         Ok(false)
-    }
-
-    /// Threads that run may clone others, so until a whole pass finds nobody new.
-    fn seize_threads(&mut self, deadline: Instant) -> Result<()> {
-        let mut known = BTreeSet::new();
-        loop {
-            let fresh: Vec<Tid> = proc::threads(self.pid)?
-                .into_iter()
-                .filter(|tid| !known.contains(&tid.0))
-                .collect();
-            if fresh.is_empty() {
-                return if self.threads.is_empty() {
-                    Err(Error::new("seize", Cause::Died))
-                } else {
-                    Ok(())
-                };
-            }
-            for tid in fresh {
-                known.insert(tid.0);
-                match seize_thread(tid, deadline) {
-                    Ok(()) => self.threads.push(tid),
-                    // A thread may end between being listed and being seized; the leader may not.
-                    Err(e) if e.is_died() && tid.0 != self.pid.0 => ptrace::reap(tid),
-                    Err(e) => {
-                        // Seized, perhaps, and not stopped: it is let go, or its death noted, with the others.
-                        self.threads.push(tid);
-                        return Err(e);
-                    }
-                }
-            }
-        }
     }
 
     /// Lets all threads go on as they were found.
@@ -196,40 +149,327 @@ impl StoppedProcess<ByUs> {
             }
         }
         // The leader last: it is reported when the others are.
-        dead.iter().rev().for_each(|&tid| ptrace::reap(tid));
+        dead.iter().rev().for_each(|&tid| ptrace::note_end(tid));
         first
     }
 }
 
+/// A process whose threads have been seized and told to stop, and may not have done so yet: what a freezer of cgroup v1
+/// holds stops when it is thawed, before it executes anything.
+#[derive(Debug)]
+pub struct StoppingProcess {
+    /// The threads that are seized.
+    process: StoppedProcess<ByUs>,
+    /// Those of them that are not known to have stopped.
+    due: Vec<Tid>,
+    /// Ids that have been seen, of threads that have ended, too.
+    known: BTreeSet<i32>,
+    /// Those that could not be let go because they were ending, and whose end has not been heard of.
+    ending: Vec<Tid>,
+    /// Could seccomp not be suspended?
+    exposed: bool,
+}
+
+/// A process that has not stopped, and why not.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// It is still to stop, and may be waited for again.
+    pub stopping: StoppingProcess,
+    /// Why it was not waited for any longer.
+    pub why: Error,
+}
+
+impl StoppingProcess {
+    /// Seizes every thread of `pid` and tells it to stop.
+    ///
+    /// # Errors
+    /// EPERM where ptrace(2) is not allowed or somebody traces the process already.
+    pub fn begin(pid: Pid) -> Result<Self> {
+        let mut stopping = StoppingProcess {
+            process: StoppedProcess {
+                pid,
+                threads: Vec::new(),
+                owned: true,
+                owner: PhantomData,
+            },
+            due: Vec::new(),
+            known: BTreeSet::new(),
+            ending: Vec::new(),
+            exposed: false,
+        };
+        stopping
+            .seize_new()
+            .map_err(|e| e.during(Phase::Seize, pid))?;
+        Ok(stopping)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// Waits until all threads have stopped, and does no more: for whoever stops many processes at once, each of which is
+    /// then to be waited for by [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// As that one's.
+    pub fn meet(&mut self, deadline: Instant) -> Result<()> {
+        self.stop_all(deadline)
+            .map_err(|e| e.during(Phase::Seize, self.process.pid))
+    }
+
+    /// Waits until all threads have stopped, those too that are made meanwhile.
+    ///
+    /// # Errors
+    /// ETIMEDOUT if one does not until `deadline`, and what [`StoppedProcess::seize`] says.
+    pub fn wait(
+        mut self,
+        deadline: Instant,
+    ) -> std::result::Result<StoppedProcess<ByUs>, Box<Unfinished>> {
+        let pid = self.process.pid;
+        let begun = Instant::now();
+        loop {
+            match self.settle(deadline) {
+                Ok(true) => return Ok(self.process),
+                Ok(false) => {}
+                // execve(2) gives the leader's id to the thread that calls it, and ends all others.
+                Err(e) if e.is_died() && begun.elapsed() < EXEC_TIME && proc::is_alive(pid) => {}
+                Err(e) => {
+                    return Err(Box::new(Unfinished {
+                        stopping: self,
+                        why: e.during(Phase::Seize, pid),
+                    }));
+                }
+            }
+            if let Err(e) = self.begin_again(deadline) {
+                return Err(Box::new(Unfinished {
+                    stopping: self,
+                    why: e.during(Phase::Seize, pid),
+                }));
+            }
+        }
+    }
+
+    /// False: it cannot be worked on just now.
+    fn settle(&mut self, deadline: Instant) -> Result<bool> {
+        self.stop_all(deadline)?;
+        if self.exposed {
+            refuse_seccomp(&self.process)?;
+        }
+        if self.process.is_being_put_back()? {
+            return Ok(false);
+        }
+        fault::point(Point::Seized)?;
+        Ok(true)
+    }
+
+    /// Its last tracer has died a moment ago, and a thread still undoes what was done in it; or another program has
+    /// begun to run in it.
+    fn begin_again(&mut self, deadline: Instant) -> Result<()> {
+        for tid in std::mem::take(&mut self.process.threads) {
+            match ptrace::detach(tid) {
+                Err(e) if e.is_died() => self.ending.push(tid),
+                other => other?,
+            }
+        }
+        self.due.clear();
+        self.known.clear();
+        self.bury(Tid(0));
+        if Instant::now() >= deadline {
+            return Err(Error::os(
+                "wait until a dead tracer's work is undone",
+                Errno::ETIMEDOUT,
+            ));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+        self.seize_new().map(drop)
+    }
+
+    /// Threads that run may clone others, so until a whole pass finds nobody new.
+    fn stop_all(&mut self, deadline: Instant) -> Result<()> {
+        let pid = self.process.pid;
+        loop {
+            while let Some(&tid) = self.due.last() {
+                let slice = deadline.min(Instant::now() + SLICE);
+                let stopped = stop_thread(tid, slice)
+                    // At once: until then the death of this tracer would end some calls with EINTR.
+                    .and_then(|()| interrupted::shield_thread(pid, tid));
+                match stopped {
+                    Ok(_) => {
+                        self.due.pop();
+                    }
+                    // A thread may end between being listed and being stopped; the leader may not.
+                    Err(e) if e.is_died() && tid.0 != pid.0 => {
+                        ptrace::reap(tid);
+                        self.forget(tid);
+                        self.look_at_leader();
+                    }
+                    Err(e) if is_timeout(&e) && slice < deadline => {
+                        self.bury(tid);
+                        // A thread that was seized while it was in execve(2) has been seen to run on.
+                        match ptrace::interrupt(tid) {
+                            Err(e) if e.is_died() => {}
+                            other => other?,
+                        }
+                    }
+                    Err(e) if is_timeout(&e) => return Err(why_it_runs(pid, tid, e)),
+                    Err(e) => return Err(e),
+                }
+            }
+            if !self.seize_new()? {
+                return if self.process.threads.is_empty() {
+                    Err(Error::new("seize", Cause::Died))
+                } else {
+                    Ok(())
+                };
+            }
+        }
+    }
+
+    fn forget(&mut self, tid: Tid) {
+        self.process.threads.retain(|&seized| seized != tid);
+        self.due.retain(|&seized| seized != tid);
+        self.ending.retain(|&seized| seized != tid);
+    }
+
+    /// A thread in execve(2) waits until all others are gone, and those that are traced are gone when their tracer has
+    /// heard of it (de_thread, fs/exec.c).
+    fn bury(&mut self, but: Tid) {
+        let leader = self.process.leader();
+        let seized = self.process.threads.iter().chain(&self.ending);
+        let others: Vec<Tid> = seized
+            .copied()
+            .filter(|&tid| tid != but && tid != leader)
+            .collect();
+        for tid in others {
+            if ptrace::is_dead(tid) {
+                ptrace::reap(tid);
+                self.forget(tid);
+            }
+        }
+    }
+
+    /// A thread that has vanished may be the leader now, by execve(2), and not have stopped.
+    fn look_at_leader(&mut self) {
+        let leader = self.process.leader();
+        if self.process.threads.contains(&leader)
+            && !self.due.contains(&leader)
+            && ptrace::registers(leader).is_err()
+        {
+            self.due.push(leader);
+        }
+    }
+
+    /// Seizes the threads that have not been seen. Were there any? Told to stop all together, they stop at the same
+    /// time.
+    fn seize_new(&mut self) -> Result<bool> {
+        let fresh: Vec<Tid> = proc::threads(self.process.pid)?
+            .into_iter()
+            .filter(|tid| !self.known.contains(&tid.0))
+            .collect();
+        for &tid in &fresh {
+            match seize_thread(tid) {
+                Ok(suspended) => {
+                    self.process.threads.push(tid);
+                    self.due.push(tid);
+                    self.exposed |= !suspended;
+                }
+                Err(e) if e.is_died() && tid.0 != self.process.pid.0 => ptrace::reap(tid),
+                // By execve(2) a thread that was seized has become the leader.
+                Err(_) if is_ours(self.process.pid, tid) => {
+                    ptrace::interrupt(tid)?;
+                    self.process.threads.push(tid);
+                    self.due.push(tid);
+                }
+                Err(e) => {
+                    // Seized, perhaps: it is let go, or its death noted, with the others.
+                    self.process.threads.push(tid);
+                    return Err(e);
+                }
+            }
+            self.known.insert(tid.0);
+        }
+        Ok(!fresh.is_empty())
+    }
+}
+
 /// The kernel says EPERM for a task that is ending, too: it has no memory any more by which permission is judged
-/// (`__ptrace_may_access`).
+/// (`__ptrace_may_access`); and for one that has a tracer.
 fn why_not(tid: Tid, e: Error) -> Error {
     let pid = Pid(tid.0);
     match proc::SignalStatus::read(pid, tid) {
-        Err(gone) if gone.is_died() => gone,
-        Ok(status) if status.dead || !status.has_memory && !status.kernel => {
-            Error::new("PTRACE_SEIZE", Cause::Died).in_thread(tid)
+        Err(gone) if gone.is_died() => return gone,
+        Ok(status) if status.dead => {
+            return Error::new(
+                "PTRACE_SEIZE (it has ended, and its parent has not waited for it)",
+                Cause::Died,
+            )
+            .in_thread(tid);
         }
-        Ok(status) if status.kernel => Error::new(
-            "PTRACE_SEIZE",
-            Cause::Unsupported("a kernel thread has no signal state of its own".into()),
+        Ok(status) if !status.has_memory && !status.kernel => {
+            return Error::new("PTRACE_SEIZE", Cause::Died).in_thread(tid);
+        }
+        Ok(status) if status.kernel => {
+            return Error::new(
+                "PTRACE_SEIZE",
+                Cause::Unsupported("a kernel thread has no signal state of its own".into()),
+            )
+            .in_thread(tid);
+        }
+        _ => {}
+    }
+    match (e.cause(), proc::tracer(pid, tid)) {
+        (Cause::Os(errno), Ok(Some((tracer, name)))) => Error::os(
+            format!("PTRACE_SEIZE (it is traced already, by {tracer} ({name}))"),
+            *errno,
         )
         .in_thread(tid),
         _ => e,
     }
 }
 
-fn seize_thread(tid: Tid, deadline: Instant) -> Result<()> {
+/// Says whether the thread's seccomp filter is suspended, if it has one.
+fn seize_thread(tid: Tid) -> Result<bool> {
+    let mut suspended = true;
     let options = libc::PTRACE_O_TRACESYSGOOD;
     // Injected system calls are not the program's: its seccomp filter must not judge them. Needs CAP_SYS_ADMIN.
     match ptrace::seize(tid, options | libc::PTRACE_O_SUSPEND_SECCOMP) {
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM | Errno::EINVAL)) => {
-            ptrace::seize(tid, options).map_err(|e| why_not(tid, e))?
+            ptrace::seize(tid, options).map_err(|e| why_not(tid, e))?;
+            suspended = false;
         }
         other => other?,
     }
     fault::point(Point::ThreadSeized)?;
-    ptrace::interrupt(tid)?;
+    match ptrace::interrupt(tid) {
+        // It is ending, and its end is waited for as its stop would be: somebody may wait until we have heard of it.
+        Err(e) if e.is_died() => Ok(suspended),
+        other => other.map(|()| suspended),
+    }
+}
+
+/// A system call that is made inside a thread is judged by its seccomp filter unless that is suspended: it could fail,
+/// or end the process (seccomp(2)).
+fn refuse_seccomp(stopped: &StoppedProcess<ByUs>) -> Result<()> {
+    for &tid in stopped.threads() {
+        let mode = match proc::seccomp(stopped.pid(), tid)? {
+            proc::Seccomp::Off => continue,
+            proc::Seccomp::Strict => "seccomp's strict mode",
+            proc::Seccomp::Filter => "a seccomp filter",
+        };
+        let what = format!(
+            "the thread is under {mode}, which would judge the system calls that have to be made inside it; to suspend \
+             that takes CAP_SYS_ADMIN, in a tracer that is not under seccomp itself"
+        );
+        return Err(
+            Error::new("PTRACE_O_SUSPEND_SECCOMP", Cause::Unsupported(what.into())).in_thread(tid),
+        );
+    }
+    Ok(())
+}
+
+/// Waits until a thread that was told to has stopped.
+fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
     loop {
         match ptrace::wait_stop(tid, Some(deadline))? {
             Stop::Event(_) => return Ok(()),
@@ -240,6 +480,26 @@ fn seize_thread(tid: Tid, deadline: Instant) -> Result<()> {
     }
 }
 
+fn is_timeout(e: &Error) -> bool {
+    matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT))
+}
+
+/// A timeout, in words.
+fn why_it_runs(pid: Pid, tid: Tid, e: Error) -> Error {
+    match proc::sleeping(pid, tid) {
+        Some(how) => {
+            Error::os(format!("wait for the stop ({how})"), Errno::ETIMEDOUT).in_thread(tid)
+        }
+        None => e,
+    }
+}
+
+/// Is it this very thread that traces `tid`?
+fn is_ours(pid: Pid, tid: Tid) -> bool {
+    let this = nix::unistd::gettid().as_raw();
+    proc::tracer(pid, tid).is_ok_and(|tracer| tracer.is_some_and(|(by, _)| by.0 == this))
+}
+
 impl<Owner> Drop for StoppedProcess<Owner> {
     fn drop(&mut self) {
         if !self.owned {
@@ -248,7 +508,7 @@ impl<Owner> Drop for StoppedProcess<Owner> {
         for &tid in self.threads.iter().rev() {
             match ptrace::detach(tid) {
                 Ok(()) => {}
-                Err(e) if e.is_died() => ptrace::reap(tid),
+                Err(e) if e.is_died() => ptrace::note_end(tid),
                 Err(e) => log::error!("{}", e.during(Phase::Release, self.pid)),
             }
         }

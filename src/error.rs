@@ -61,6 +61,8 @@ pub enum Cause {
     Image(ImageError),
     /// The operation went through, but reading back shows something else.
     NotKept(String),
+    /// Whoever asked for it wants it no more.
+    Cancelled,
 }
 
 impl fmt::Display for Cause {
@@ -71,6 +73,7 @@ impl fmt::Display for Cause {
             Cause::Unsupported(what) | Cause::Refused(what) => f.write_str(what),
             Cause::Unexpected(what) | Cause::Proc(what) | Cause::NotKept(what) => f.write_str(what),
             Cause::Image(e) => e.fmt(f),
+            Cause::Cancelled => f.write_str("cancelled"),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod report;
 pub mod restore;
 pub mod send;
 pub mod sigstack;
+pub mod snapshot;
 pub mod state;
 pub mod stops;
 pub mod tracee;

@@ -123,15 +123,7 @@ pub fn check<Owner>(
         Mode::Repair => stops::enter(stopped, dumped),
         Mode::Report => Vec::new(),
     };
-    let mut report = Report {
-        pid: stopped.pid(),
-        threads: dumped.threads.len(),
-        siginfos: siginfos(dumped),
-        given_back: 0,
-        arrived: 0,
-        findings: Vec::new(),
-        errors: Vec::new(),
-    };
+    let mut report = report(stopped.pid(), dumped, Vec::new());
     // What this library took out is its own to put back: no difference, and no matter of the mode.
     if !dumped.taken_out.is_empty() {
         // The limit is not among what was taken out.
@@ -156,10 +148,8 @@ pub fn check<Owner>(
     let differences = compare(&wanted, &found);
     report.errors.extend(fault::point(Point::Compared).err());
     if mode == Mode::Report {
-        report.findings = differences
-            .into_iter()
-            .map(|d| (d, Done::LeftAlone))
-            .collect();
+        let left_alone = |d| (d, Done::LeftAlone);
+        report.findings = differences.into_iter().map(left_alone).collect();
         return Ok(report);
     }
 
@@ -180,26 +170,102 @@ pub fn check<Owner>(
             differences.clone()
         }
     };
+    report.findings = judged(differences, &left);
+    Ok(report)
+}
+
+/// What becomes of signals that are pending in a live process and were not at the dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// They stay, behind what was pending at the dump: nobody's signal is lost.
+    Kept,
+    /// They are taken out: the queues are as they were at the dump.
+    TakenOut,
+}
+
+/// Puts a dump into a process that lives its own life, and was captured as `now` a moment ago. All of `wanted` is put
+/// in, except for system calls that threads were waiting in: what they do now is their own matter. What wait(2) has yet
+/// to say of the process is put back together with a stop.
+///
+/// # Errors
+/// If the process could not be looked at. What could not be put back is in the report.
+pub fn apply<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    now: ProcessState,
+    wanted: &ProcessState,
+    arrived: Arrived,
+) -> Result<Report> {
+    let mut errors = Vec::new();
+    let mut found = now;
+    if found.run_state != wanted.run_state {
+        let was = found.run_state;
+        match wanted.run_state {
+            RunState::Stopped(_) => errors = stops::enter(stopped, wanted),
+            RunState::Running => errors.extend(
+                stopped
+                    .stop_and_continue()
+                    .err()
+                    .map(|e| e.during(Phase::Replay, stopped.pid())),
+            ),
+        }
+        // Stopping takes away a pending SIGCONT, and continuing pending stop signals.
+        found = capture::expecting(stopped, Phase::Verify, wanted)?;
+        found.run_state = was;
+    }
+    let aim = match arrived {
+        Arrived::Kept => self::wanted(wanted, &found),
+        Arrived::TakenOut => wanted.clone(),
+    };
+    let differences = compare(&aim, &found);
+    let mut report = report(stopped.pid(), wanted, Vec::new());
+    report.arrived = siginfos(&aim).saturating_sub(siginfos(wanted));
+    if !differences.is_empty() {
+        errors.extend(put_back(stopped, &aim, &found, Extent::All));
+        let found = capture::expecting(stopped, Phase::Verify, &aim)?;
+        let aim = match arrived {
+            Arrived::Kept => arrived_since(aim, &found),
+            Arrived::TakenOut => aim,
+        };
+        let left = compare(&aim, &found);
+        report.findings = judged(differences, &left);
+    }
+    report.errors = errors;
+    Ok(report)
+}
+
+/// A report on a process with which nothing has been done.
+pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> Report {
+    let left_alone = |d| (d, Done::LeftAlone);
+    Report {
+        pid,
+        threads: dumped.threads.len(),
+        siginfos: siginfos(dumped),
+        given_back: 0,
+        arrived: 0,
+        findings: differences.into_iter().map(left_alone).collect(),
+        errors: Vec::new(),
+    }
+}
+
+/// What became of `differences`, where `left` is what still differs. What was right before and is not now is a difference
+/// as well, of this library's own making.
+fn judged(differences: Vec<Difference>, left: &[Difference]) -> Vec<(Difference, Done)> {
     let same = |a: &Difference, b: &Difference| a.place == b.place && a.field == b.field;
-    // What was right before and is not now is a difference as well, of this library's own making.
     let new: Vec<Difference> = left
         .iter()
         .filter(|l| !differences.iter().any(|d| same(d, l)))
         .cloned()
         .collect();
-    report.findings = differences
-        .into_iter()
-        .map(|d| {
-            let done = if left.iter().any(|l| same(l, &d)) {
-                Done::NotPutBack
-            } else {
-                Done::PutBack
-            };
-            (d, done)
-        })
-        .chain(new.into_iter().map(|d| (d, Done::NotPutBack)))
-        .collect();
-    Ok(report)
+    let judge = |d: Difference| {
+        let done = if left.iter().any(|l| same(l, &d)) {
+            Done::NotPutBack
+        } else {
+            Done::PutBack
+        };
+        (d, done)
+    };
+    let new = new.into_iter().map(|d| (d, Done::NotPutBack));
+    differences.into_iter().map(judge).chain(new).collect()
 }
 
 /// Puts back the pending signals of `state`, which have been taken out of the process, before whatever has arrived

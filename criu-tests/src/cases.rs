@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::config;
 use crate::criu::{Criu, Step};
-use crate::harness::isolated;
+use crate::harness::{PATIENCE, isolated_for};
 use crate::ns::{self, Place};
 use crate::plugin::{self, Verdict};
 use crate::procfs::Pid;
@@ -31,6 +31,7 @@ pub struct Test {
     needs: &'static [Need],
     run: Box<Run>,
     afterwards: Option<fn(&str) -> Result<()>>,
+    patience: Duration,
 }
 
 impl Test {
@@ -48,18 +49,26 @@ impl Test {
         self
     }
 
+    /// How long it may take: for one that does something very often.
+    #[must_use]
+    pub fn may_take(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     fn trial(self, binary: &'static str, say: bool) -> Trial {
         let Self {
             name,
             needs,
             afterwards,
+            patience,
             ..
         } = self;
         let decision = skip::decide(&name, needs);
         let run = {
             let name = name.clone();
             move || {
-                let ran = isolated(binary, &name, &[&name]);
+                let ran = isolated_for(patience, binary, &name, &[&name]);
                 let cleaned = afterwards.map_or(Ok(()), |clean| clean(&name));
                 ran.map_err(Failed::from)?;
                 cleaned.map_err(|why| Failed::from(format!("afterwards: {why:#}")))
@@ -86,6 +95,7 @@ pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'stat
         needs: &[],
         run: Box::new(run),
         afterwards: None,
+        patience: PATIENCE,
     }
 }
 

@@ -9,17 +9,27 @@ use crate::ns::{self, Ended};
 use crate::rundir::RunDir;
 
 /// A run takes well under a second. What hangs is ended, and its logs are shown.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs this program again as pid 1 of a namespace, with these arguments and the path of the run's folder behind them.
 /// What it says goes to the file `run` there; if it fails, that and the ends of the logs are the message, and the
 /// folder stays. `binary` is the name of the test program, for the command that runs it once more.
 pub fn isolated(binary: &str, name: &str, args: &[&str]) -> Result<(), String> {
+    isolated_for(PATIENCE, binary, name, args)
+}
+
+/// As [`isolated`], for a run that may take longer or must be quicker.
+pub fn isolated_for(
+    patience: Duration,
+    binary: &str,
+    name: &str,
+    args: &[&str],
+) -> Result<(), String> {
     let path = config::target_dir().join("criu-tests").join(name);
     let dir = RunDir::create(&path).map_err(|why| format!("{why:#}"))?;
     let folder = path.to_string_lossy();
     let args = [args, &[folder.as_ref()]].concat();
-    let why = match ns::run(&args, &dir.file("run"), PATIENCE) {
+    let why = match ns::run(&args, &dir.file("run"), patience) {
         Ok(Ended::With(status)) if status.success() => {
             return dir.remove().map_err(|why| format!("{why:#}"));
         }
@@ -27,10 +37,21 @@ pub fn isolated(binary: &str, name: &str, args: &[&str]) -> Result<(), String> {
             said if said.trim().is_empty() => format!("the run ended: {status}"),
             said => said.trim_end().to_owned(),
         },
-        Ok(Ended::TimedOut) => format!("ended after {} s\n{}", PATIENCE.as_secs(), dir.read("run")),
+        Ok(Ended::TimedOut) => format!("ended after {} s\n{}", patience.as_secs(), dir.read("run")),
         Err(why) => format!("{why:#}"),
     };
     Err(message(binary, name, &dir, &why))
+}
+
+/// A test that needs no namespace. A failed run keeps its folder.
+pub fn in_folder(
+    name: &str,
+    run: impl FnOnce(&RunDir) -> anyhow::Result<()>,
+) -> Result<(), String> {
+    let path = config::target_dir().join("criu-tests").join(name);
+    let dir = RunDir::create(&path).map_err(|why| format!("{why:#}"))?;
+    run(&dir).map_err(|why| format!("{why:#}\nthe folder is {}", path.display()))?;
+    dir.remove().map_err(|why| format!("{why:#}"))
 }
 
 fn message(binary: &str, name: &str, dir: &RunDir, why: &str) -> String {

@@ -23,6 +23,7 @@ pub mod harness;
 pub mod ns;
 pub mod plugin;
 pub mod procfs;
+pub mod random;
 pub mod run;
 pub mod rundir;
 pub mod sample;

@@ -1,7 +1,7 @@
 //! Scenarios that a machine cannot run are skipped, but never silently.
 
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -22,6 +22,10 @@ pub enum Need {
     Host,
     /// A kernel that serves FUSE.
     Fuse,
+    /// The freezer of cgroup v1.
+    FreezerV1,
+    /// Cgroup v2, which has one.
+    FreezerV2,
 }
 
 impl Need {
@@ -44,9 +48,30 @@ impl Need {
             Need::Host if config::host().is_err() => Some(
                 "there are no container engines: `make host` gets them, together with a criu that it fetches",
             ),
+            Need::FreezerV1 => freezer(false)
+                .is_none()
+                .then_some("no freezer of cgroup v1 is mounted"),
+            Need::FreezerV2 => freezer(true)
+                .is_none()
+                .then_some("cgroup v2 is not mounted"),
             Need::Host => (!has_file_system("overlay")).then_some("this kernel has no overlayfs"),
         }
     }
+}
+
+/// Where cgroups with a freezer are mounted, of v2 or of v1.
+pub fn freezer(v2: bool) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, kind, options) = (words.next()?, words.next()?, words.next()?);
+        let fits = if v2 {
+            kind == "cgroup2"
+        } else {
+            kind == "cgroup" && options.split(',').any(|option| option == "freezer")
+        };
+        fits.then(|| PathBuf::from(at))
+    })
 }
 
 /// Its number in linux/capability.h.

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use criu_signals::capture;
 use criu_signals::images::Pid;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
+use criu_tests::harness::in_folder;
+use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
@@ -48,8 +49,8 @@ fn main() -> ExitCode {
     }
     let args = Arguments::from_args();
     let trial = |name: &str, run: fn(&RunDir) -> Result<()>| {
-        let dir = config::target_dir().join("criu-tests").join(name);
-        Trial::test(name, move || in_folder(&dir, run).map_err(Failed::from))
+        let folder = name.to_owned();
+        Trial::test(name, move || in_folder(&folder, run).map_err(Failed::from))
     };
     let trials = vec![
         trial("tracer-killed", tracer_killed),
@@ -58,13 +59,6 @@ fn main() -> ExitCode {
         trial("not-permitted", not_permitted),
     ];
     libtest_mimic::run(&args, trials).exit_code()
-}
-
-/// A failed run keeps its folder.
-fn in_folder(path: &Path, run: impl Fn(&RunDir) -> Result<()>) -> Result<(), String> {
-    let dir = RunDir::create(path).map_err(|why| format!("{why:#}"))?;
-    run(&dir).map_err(|why| format!("{why:#}\nthe folder is {}", path.display()))?;
-    dir.remove().map_err(|why| format!("{why:#}"))
 }
 
 fn trace(pid: &str) -> Result<()> {
@@ -240,18 +234,4 @@ fn died_of_criu(log: &str) -> bool {
 fn tail(log: &str, lines: usize) -> String {
     let all: Vec<&str> = log.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// Instants need no better randomness than this (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: Duration) -> Duration {
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
-        Duration::from_micros(self.0 % micros)
-    }
 }

@@ -4,14 +4,19 @@ mod cat;
 mod check;
 mod decode;
 mod diff;
+mod dump;
 mod encode;
 mod generate;
 mod mount;
+mod pairs;
 mod plugin_dir;
+mod progress;
+mod restore;
 mod send;
 mod show;
 mod source;
 mod style;
+mod verify;
 mod write;
 
 use std::io::{self, StdoutLock};
@@ -20,6 +25,7 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 use clap::{Args, ColorChoice, Parser, Subcommand};
+use criu_signals::images::Pid;
 
 /// What a command that failed says.
 type Failure = Box<dyn std::error::Error>;
@@ -86,6 +92,9 @@ enum Command {
     Write(write::Write),
     Mount(mount::Mount),
     Unmount(mount::Unmount),
+    Dump(dump::Dump),
+    Restore(restore::Restore),
+    Verify(verify::Verify),
     Decode(decode::Decode),
     Encode(encode::Encode),
     Check(check::Check),
@@ -109,6 +118,9 @@ pub fn run() -> ExitCode {
         Command::Write(write) => write.run(&context),
         Command::Mount(mount) => mount.run(&context),
         Command::Unmount(unmount) => unmount.run(),
+        Command::Dump(dump) => dump.run(&context),
+        Command::Restore(restore) => restore.run(&context),
+        Command::Verify(verify) => verify.run(&context),
         Command::Decode(decode) => decode.run(&context),
         Command::Encode(encode) => encode.run(),
         Command::Check(check) => check.run(&context),
@@ -126,6 +138,18 @@ pub fn run() -> ExitCode {
         eprintln!("criu-signals: {e}");
         ExitCode::from(FAILED)
     })
+}
+
+fn pid(text: &str) -> Result<Pid, String> {
+    match text.parse() {
+        Ok(pid) if pid > 0 => Ok(Pid(pid)),
+        _ => Err("not a pid".to_owned()),
+    }
+}
+
+/// `1 process`, `2 processes`.
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,0 +1,1097 @@
+//! Live processes: `criu-signals dump`, `restore` and `verify`, and that whatever looks at a process does not show.
+//!
+//! `SHOWS` sets how often one program is looked at, `KILLS` how often the command is killed at it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::capture;
+use criu_signals::images::{Fields, Image, Pid, image};
+use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::random::Random;
+use criu_tests::rundir::RunDir;
+use criu_tests::skip::{self, Need};
+use criu_tests::victim::Victim;
+use criu_tests::wait::{self, PATIENCE};
+use criu_tests::{config, procfs};
+use nix::sys::signal::{Signal, kill};
+
+const NOBODY: u32 = 65534;
+const DEFAULT_SHOWS: u32 = 1000;
+/// Of so many looks one is the command's, and the others are the library's, which takes less time to start.
+const BY_COMMAND: u32 = 8;
+const DEFAULT_KILLS: u32 = 200;
+/// For loops that are as long as the caller wants.
+const LONG: Duration = Duration::from_secs(1800);
+
+fn main() -> ExitCode {
+    cases::main("live", tests)
+}
+
+/// Victims of all kinds, with what each is started with.
+const UNCHANGED: [(&str, &str); 19] = [
+    ("dispositions", "0"),
+    ("dispositions", "ignored"),
+    ("masks", ""),
+    ("altstacks", ""),
+    ("fifo", ""),
+    ("private_queues", ""),
+    ("private_fault", ""),
+    ("private_sigchld", ""),
+    ("shared_queue", ""),
+    ("siginfo_user", ""),
+    ("bits_without_info", ""),
+    ("sigsuspend", ""),
+    ("ppoll", ""),
+    ("posix_timer", ""),
+    ("sigchld", "exited"),
+    ("deep_queue", "2000"),
+    ("many_threads", "20"),
+    ("trap_pending", ""),
+    ("stopped", ""),
+];
+
+fn tests() -> Vec<Test> {
+    let mut tests = Vec::new();
+    for (program, arg) in UNCHANGED {
+        let name = format!(
+            "unchanged.{program}{}{arg}",
+            if arg.is_empty() { "" } else { "-" }
+        );
+        tests.push(test(name, move |dir| unchanged(program, arg, dir)));
+    }
+    tests.extend([
+        test("restore.what-was-sent-since", restore_what_was_sent),
+        test("restore.stop", restore_stop),
+        test("restore.into-another", restore_into_another),
+        test("restore.senders", restore_senders),
+        test("restore.other-program", restore_other_program),
+        test("restore.fewer-threads", restore_fewer_threads),
+        test("verify.waiters", verify_waiters),
+        test("tree", tree),
+        test("all-or-nothing", all_or_nothing),
+        test("namespaces", namespaces).needs(&[Need::FreezerV2]),
+        test("traced", traced),
+        test("zombie", zombie),
+        test("vfork", vforked),
+        test("gone", gone),
+        test("churn", |dir| churn("", dir)),
+        test("churn-exec", |dir| churn("exec", dir)),
+        test("own-uid", own_uid),
+        test("seccomp-strict.root", |dir| seccomp("strict", dir)),
+        test("seccomp-filter.root", |dir| seccomp("filter", dir)),
+        test("seccomp-strict.nobody", |dir| {
+            seccomp_as_nobody("strict", dir)
+        }),
+        test("seccomp-filter.nobody", |dir| {
+            seccomp_as_nobody("filter", dir)
+        }),
+        test("invisible", invisible).may_take(LONG),
+        test("killed.show", killed_show).may_take(LONG),
+    ]);
+    for version in [Version::V1, Version::V2] {
+        let needs: &'static [Need] = match version {
+            Version::V1 => &[Need::FreezerV1],
+            Version::V2 => &[Need::FreezerV2],
+        };
+        let of_cgroup = |what: &str, run: fn(Version, &RunDir) -> Result<()>| {
+            test(format!("{what}-{version:?}"), move |dir| run(version, dir)).needs(needs)
+        };
+        tests.extend([
+            of_cgroup("cgroup.dump", cgroup_dump),
+            of_cgroup("cgroup.vfork", cgroup_vfork),
+            of_cgroup("cgroup.refused", cgroup_refused),
+            of_cgroup("killed.dump", killed_dump).may_take(LONG),
+        ]);
+    }
+    tests
+}
+
+// ---- the command ----------------------------------------------------------------------------------------------------
+
+/// What it said.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn of(mut child: Child) -> Result<Said> {
+        // Both are small; what would fill a pipe would be a failure.
+        let ended = wait::until("criu-signals", PATIENCE, || Ok(child.try_wait()?));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        ended?;
+        Ok(Said {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// The exit code, and what must be in what it said.
+    fn expect(&self, code: i32, parts: &[&str]) -> Result<()> {
+        let all = format!("{}{}", self.out, self.err);
+        ensure!(
+            self.code == Some(code) && parts.iter().all(|part| all.contains(part)),
+            "expected exit code {code} and {parts:?}: {self:?}"
+        );
+        Ok(())
+    }
+}
+
+fn spawn(program: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn tool(args: &[&str]) -> Result<Said> {
+    Said::of(spawn(&config::command()?, args).spawn()?)
+}
+
+fn dump(pid: i32, into: &Path) -> Result<Said> {
+    tool(&["dump", "-t", &pid.to_string(), "-D", text(into)?])
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path")
+}
+
+fn images(folder: &Path) -> Result<Vec<Image>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    paths.sort();
+    Ok(paths
+        .iter()
+        .map(|path| image::open(path))
+        .collect::<Result<_, _>>()?)
+}
+
+// ---- dump, verify, restore ------------------------------------------------------------------------------------------
+
+/// Dumped, compared and restored: nothing has changed, says the program itself, and says the command.
+fn unchanged(program: &str, arg: &str, dir: &RunDir) -> Result<()> {
+    let arg = Some(arg).filter(|arg| !arg.is_empty());
+    let victim = start(program, arg, dir)?;
+    let stops = program == "stopped";
+    if stops {
+        victim.wait_stopped()?;
+    }
+    let folder = dir.file("live");
+    dump(victim.pid(), &folder)?.expect(0, &["1 process"])?;
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified", "differences=0"])?;
+    tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    if stops {
+        ensure!(
+            procfs::state(victim.pid()) == Some('T'),
+            "it is not stopped any more"
+        );
+        victim.resume()?;
+    }
+    victim.finish(CHECK)
+}
+
+/// Signals that others have sent stay, or go, as is asked for.
+fn restore_what_was_sent(dir: &RunDir) -> Result<()> {
+    let victim = start("shared_queue", None, dir)?;
+    let pid = victim.pid();
+    let folder = dir.file("live");
+    dump(pid, &folder)?.expect(0, &[])?;
+    let was = images(&folder)?.remove(0).process.shared;
+    let free = criu_signals::images::SigNo::all()
+        .find(|&s| {
+            !was.bits.contains(s) && was_blocked(&folder, s) && !s.is_realtime() && !s.is_stop()
+        })
+        .context("every legacy signal is pending")?;
+    kill(
+        nix::unistd::Pid::from_raw(pid),
+        Signal::try_from(free.get())?,
+    )?;
+    let found = format!("{free} SI_USER pid 1 uid 0");
+    tool(&["verify", "-D", text(&folder)?])?.expect(1, &["verdict=differs", &found])?;
+    tool(&["restore", "-D", text(&folder)?])?
+        .expect(0, &["verdict=verified", "arrived-since=1"])?;
+    tool(&["verify", "-D", text(&folder)?])?.expect(1, &[&found])?;
+    tool(&["restore", "--exact", "-D", text(&folder)?])?
+        .expect(0, &["verdict=repaired", "put back"])?;
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &[])?;
+    victim.finish(CHECK)
+}
+
+fn was_blocked(folder: &Path, signo: criu_signals::images::SigNo) -> bool {
+    images(folder).is_ok_and(|images| {
+        images.iter().all(|image| {
+            image
+                .process
+                .threads
+                .iter()
+                .all(|t| t.blocked.contains(signo))
+        })
+    })
+}
+
+/// A process that was running is continued, and one that was stopped is stopped.
+fn restore_stop(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let (pid, raw) = (victim.pid(), nix::unistd::Pid::from_raw(victim.pid()));
+    let (running, stopped) = (dir.file("running"), dir.file("stopped"));
+    dump(pid, &running)?.expect(0, &[])?;
+    kill(raw, Signal::SIGSTOP)?;
+    victim.wait_stopped()?;
+    dump(pid, &stopped)?.expect(0, &[])?;
+    tool(&["verify", "-D", text(&running)?])?
+        .expect(1, &["run state", "found: stopped by SIGSTOP"])?;
+    tool(&["restore", "-D", text(&running)?])?.expect(0, &["verdict=repaired", "run state"])?;
+    ensure!(procfs::state(pid) != Some('T'), "it is still stopped");
+    tool(&["restore", "-D", text(&stopped)?])?.expect(0, &["verdict=repaired", "run state"])?;
+    ensure!(procfs::state(pid) == Some('T'), "it is not stopped");
+    tool(&["restore", "-D", text(&running)?])?.expect(0, &["verdict=repaired"])?;
+    victim.finish(CHECK)
+}
+
+/// Two runs of one program, each with other dispositions: the one's are put into the other, which has its own back
+/// before it looks.
+fn restore_into_another(dir: &RunDir) -> Result<()> {
+    let runs = ["0", "1"].map(|arg| (arg, RunDir::create(&dir.file(arg))));
+    let mut victims = Vec::new();
+    for (arg, run) in runs {
+        let run = run?;
+        let victim = start("dispositions", Some(arg), &run)?;
+        let folder = run.file("live");
+        dump(victim.pid(), &folder)?.expect(0, &[])?;
+        victims.push((victim, folder));
+    }
+    let [(a, of_a), (b, of_b)] = victims.as_slice() else {
+        bail!("two")
+    };
+    let map = format!("{}:{}", a.pid(), b.pid());
+    let (of_a, of_b) = (text(of_a)?, text(of_b)?);
+    tool(&["verify", "-D", of_a, "--map", &map])?.expect(1, &["disposition of"])?;
+    // Some of their handlers are nowhere.
+    tool(&["restore", "-D", of_a, "--map", &map])?
+        .expect(2, &["there is no code at", "--force"])?;
+    tool(&["verify", "-D", of_b])?.expect(0, &["verdict=verified"])?;
+    tool(&["restore", "--force", "-D", of_a, "--map", &map])?
+        .expect(0, &["verdict=repaired", "disposition of"])?;
+    tool(&["verify", "-D", of_a, "--map", &map])?.expect(0, &["verdict=verified"])?;
+    tool(&["verify", "-D", of_b])?.expect(1, &["disposition of"])?;
+    // A folder's single image may be put into any process.
+    tool(&["verify", "-D", of_a, "-t", &b.pid().to_string()])?.expect(0, &["verdict=verified"])?;
+    tool(&["restore", "--force", "-D", of_b])?.expect(0, &["verdict=repaired"])?;
+    for (victim, _) in victims {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// A tree's siginfos, put into another tree of the program: who had sent them has another pid there.
+fn restore_senders(dir: &RunDir) -> Result<()> {
+    let mut trees = Vec::new();
+    for name in ["a", "b"] {
+        let run = RunDir::create(&dir.file(name))?;
+        let victim = start("process_tree", None, &run)?;
+        let folder = run.file("live");
+        let root = victim.pid().to_string();
+        tool(&["dump", "-t", &root, "--tree", "-D", text(&folder)?])?
+            .expect(0, &["3 processes"])?;
+        let mut pids = procfs::tree(victim.pid())?;
+        pids.sort_unstable();
+        trees.push((victim, folder, pids));
+    }
+    let [(_, of_a, a), (_, of_b, b)] = trees.as_slice() else {
+        bail!("two")
+    };
+    let maps: Vec<String> = a.iter().zip(b).map(|(a, b)| format!("{a}:{b}")).collect();
+    let mut args = vec!["restore", "--exact", "-D", text(of_a)?];
+    maps.iter().for_each(|map| args.extend(["--map", map]));
+    // Of themselves: process_tree's own signals are sent by each process to itself.
+    tool(&args)?.expect(0, &["verdict=verified"])?;
+    let senders = |of: &Path| -> Result<Vec<i32>> {
+        let sender = |info: &criu_signals::images::Siginfo| match info.fields() {
+            Fields::Value { pid, .. } | Fields::Kill { pid, .. } => Some(pid),
+            _ => None,
+        };
+        Ok(images(of)?
+            .iter()
+            .flat_map(|image| {
+                image
+                    .process
+                    .queues()
+                    .flat_map(|p| &p.queue)
+                    .collect::<Vec<_>>()
+            })
+            .filter_map(sender)
+            .collect())
+    };
+    let now = dir.file("now");
+    tool(&["dump", "-t", &b[0].to_string(), "--tree", "-D", text(&now)?])?.expect(0, &[])?;
+    ensure!(
+        senders(&now)? == senders(of_b)?,
+        "senders are {:?}",
+        senders(&now)?
+    );
+    ensure!(
+        senders(of_a)?.iter().all(|pid| a.contains(pid)),
+        "the test is wrong"
+    );
+    // Without a mapping for the others, their numbers stay what they are.
+    let leader = format!("{}:{}", a[0], b[0]);
+    let only = b[0].to_string();
+    tool(&["verify", "-D", text(of_a)?, "--map", &leader, "-t", &only])?
+        .expect(0, &["verdict=verified"])?;
+    for (victim, _, _) in trees {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// Another program's handlers and stacks are elsewhere.
+fn restore_other_program(dir: &RunDir) -> Result<()> {
+    let runs = ["masks", "altstacks"].map(|name| (name, RunDir::create(&dir.file(name))));
+    let mut victims = Vec::new();
+    for (name, run) in runs {
+        victims.push(start(name, None, &run?)?);
+    }
+    let [masks, altstacks] = victims.as_slice() else {
+        bail!("two")
+    };
+    let folder = dir.file("live");
+    dump(altstacks.pid(), &folder)?.expect(0, &[])?;
+    let map = format!("{}:{}", altstacks.pid(), masks.pid());
+    tool(&["restore", "-D", text(&folder)?, "--map", &map])?
+        .expect(2, &["it executes", "masks", "altstacks", "--force"])?;
+    for victim in victims {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// Threads that are not there can't be restored, and are said.
+fn restore_fewer_threads(dir: &RunDir) -> Result<()> {
+    let mut victims = Vec::new();
+    for threads in ["5", "3"] {
+        let run = RunDir::create(&dir.file(threads))?;
+        victims.push(start("many_threads", Some(threads), &run)?);
+    }
+    let [five, three] = victims.as_slice() else {
+        bail!("two")
+    };
+    let folder = dir.file("live");
+    dump(five.pid(), &folder)?.expect(0, &["1 process of 6 threads"])?;
+    let map = format!("{}:{}", five.pid(), three.pid());
+    let last = format!(
+        "thread {} existence: dumped: a thread; found: none; left alone",
+        five.pid() + 5
+    );
+    tool(&["verify", "-D", text(&folder)?, "--map", &map])?.expect(1, &[&last])?;
+    let last = last.replace("left alone", "NOT put back");
+    tool(&["restore", "--force", "-D", text(&folder)?, "--map", &map])?
+        .expect(1, &["verdict=failed", &last])?;
+    // It is not what it was, and does not say so before it is asked.
+    let mut victims = victims.into_iter();
+    victims.next().context("five")?.finish(CHECK)?;
+    victims.next().context("three")?.end();
+    Ok(())
+}
+
+/// A thread that waited in a call waits in it, or it is said that it does not.
+fn verify_waiters(dir: &RunDir) -> Result<()> {
+    let victim = start("sigsuspend", None, dir)?;
+    let folder = dir.file("live");
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    let mut image = images(&folder)?.remove(0);
+    let waiting = |t: &criu_signals::images::ThreadState| {
+        t.interrupted
+            .is_some_and(|call| i64::from(call.number) == nix::libc::SYS_rt_sigsuspend)
+    };
+    ensure!(
+        image.process.threads.iter().any(waiting),
+        "nobody waits in rt_sigsuspend"
+    );
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    // As if it had waited in another one.
+    for thread in &mut image.process.threads {
+        if waiting(thread)
+            && let Some(call) = &mut thread.interrupted
+        {
+            call.number = u32::try_from(nix::libc::SYS_wait4)?;
+        }
+    }
+    let other = dir.file("other");
+    fs::create_dir(&other)?;
+    let path = other.join(image::file_name(victim.pid()));
+    image::write(File::create(path)?, &image)?;
+    tool(&["verify", "-D", text(&other)?])?.expect(
+        1,
+        &[
+            "interrupted call: dumped: system call 61",
+            "found: system call 130",
+        ],
+    )?;
+    victim.finish(CHECK)
+}
+
+fn tree(dir: &RunDir) -> Result<()> {
+    let victim = start("process_tree", None, dir)?;
+    let folder = dir.file("live");
+    let root = victim.pid().to_string();
+    tool(&["dump", "-t", &root, "--tree", "-D", text(&folder)?])?.expect(0, &["3 processes"])?;
+    let mut found: Vec<i32> = images(&folder)?
+        .iter()
+        .map(|i| i.process.ids.innermost())
+        .collect();
+    let mut expected = procfs::tree(victim.pid())?;
+    found.sort_unstable();
+    expected.sort_unstable();
+    ensure!(
+        found == expected,
+        "{found:?} were dumped, and the tree is {expected:?}"
+    );
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    // Of three images, one.
+    tool(&["verify", "-D", text(&folder)?, "-t", &root])?.expect(0, &[&format!("pid {root}")])?;
+    victim.finish(CHECK)
+}
+
+/// One image can't be written, so none is.
+fn all_or_nothing(dir: &RunDir) -> Result<()> {
+    let victim = start("process_tree", None, dir)?;
+    let pids = procfs::tree(victim.pid())?;
+    let folder = dir.file("live");
+    fs::create_dir(&folder)?;
+    let in_the_way = folder.join(image::file_name(pids[2]));
+    fs::write(&in_the_way, "precious")?;
+    let root = victim.pid().to_string();
+    tool(&["dump", "-t", &root, "--tree", "-D", text(&folder)?])?.expect(2, &["exists already"])?;
+    let left: Vec<_> = fs::read_dir(&folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    ensure!(left == [in_the_way.clone()], "{left:?} are there");
+    ensure!(fs::read(&in_the_way)? == b"precious", "it was overwritten");
+    // Nor does a folder stay that was made for nothing.
+    let made = dir.file("made");
+    tool(&["dump", "-t", "99999", "-D", text(&made)?])?
+        .expect(2, &["pid 99999", "the task is gone"])?;
+    ensure!(!made.exists(), "a folder was made for nothing");
+    victim.finish(CHECK)
+}
+
+// ---- namespaces -----------------------------------------------------------------------------------------------------
+
+/// Two processes that are 1 in pid namespaces of their own, beside this program, which is 1 in its own.
+fn namespaces(dir: &RunDir) -> Result<()> {
+    let mut victims = Vec::new();
+    for name in ["a", "b"] {
+        let run = RunDir::create(&dir.file(name))?;
+        let victim = Victim::start(&config::victim("pidns", false), None, &run, true)?;
+        let folder = run.file("live");
+        let root = victim.pid().to_string();
+        tool(&["dump", "-t", &root, "--tree", "-D", text(&folder)?])?
+            .expect(0, &["2 processes"])?;
+        victims.push((victim, folder));
+    }
+    let [(a, of_a), (b, of_b)] = victims.as_slice() else {
+        bail!("two")
+    };
+    for (victim, folder) in [(a, of_a), (b, of_b)] {
+        let ns = fs::metadata(format!("/proc/{}/ns/pid", victim.pid()))?.ino();
+        let names = format!(
+            "signals-1.img: pid {} (1 in pid namespace {ns})",
+            victim.pid()
+        );
+        tool(&["verify", "-D", text(folder)?])?.expect(0, &[&names, "signals-2.img"])?;
+        tool(&["restore", "-D", text(folder)?])?.expect(0, &[&names, "verdict=verified"])?;
+    }
+    // Into the other namespace: one mapping tells the whole of it. (In what order two processes have sent a third one
+    // signals is another matter.)
+    let map = format!("1:{}", b.pid());
+    let names = format!("signals-1.img: pid {} (1 in pid namespace", b.pid());
+    let said = tool(&["verify", "-D", text(of_a)?, "--map", &map])?;
+    let code = said
+        .code
+        .filter(|&code| code < 2)
+        .context("verify failed")?;
+    said.expect(code, &[&names, "signals-2.img"])?;
+    // Both have images of one name.
+    let both = Cgroup::create(Version::V2, dir)?;
+    for pid in [a.pid(), b.pid()]
+        .into_iter()
+        .map(procfs::tree)
+        .collect::<Result<Vec<_>>>()?
+        .concat()
+    {
+        both.add(pid)?;
+    }
+    let folder = dir.file("both");
+    tool(&["dump", "--cgroup", text(&both.dir)?, "-D", text(&folder)?])?.expect(
+        2,
+        &[
+            "signals-",
+            "in their own pid namespaces",
+            "a folder of its own",
+        ],
+    )?;
+    ensure!(!folder.exists(), "images were written");
+    let of_a = of_a.clone();
+    for (victim, _) in victims {
+        victim.finish(CHECK)?;
+    }
+    // Its namespace is gone, and 1 is another process here, which is not taken for it.
+    tool(&["verify", "-D", text(&of_a)?])?
+        .expect(2, &["signals-1.img", "pid namespace", "--map 1:PID"])?;
+    Ok(())
+}
+
+// ---- what can't be looked at ----------------------------------------------------------------------------------------
+
+/// As by gdb or strace: by this program.
+fn traced(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let pid = victim.pid();
+    let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+    let name = fs::read_to_string("/proc/self/comm")?;
+    let by = format!("it is traced already, by 1 ({})", name.trim());
+    dump(pid, &dir.file("live"))?.expect(2, &[&format!("pid {pid}"), &by, "EPERM"])?;
+    tool(&["show", &pid.to_string()])?.expect(2, &[&by])?;
+    stopped.release()?;
+    dump(pid, &dir.file("live"))?.expect(0, &[])?;
+    victim.finish(CHECK)
+}
+
+fn zombie(dir: &RunDir) -> Result<()> {
+    let mut child = Command::new("/bin/true").spawn()?;
+    let pid = i32::try_from(child.id())?;
+    wait::until("the child's end", PATIENCE, || {
+        Ok((procfs::state(pid) == Some('Z')).then_some(()))
+    })?;
+    let said = dump(pid, &dir.file("live"))?;
+    said.expect(
+        2,
+        &[
+            &format!("pid {pid}"),
+            "it has ended, and its parent has not waited for it",
+        ],
+    )?;
+    child.wait()?;
+    Ok(())
+}
+
+/// In uninterruptible sleep for as long as its child likes: nothing hangs, and when it wakes up it goes on.
+fn vforked(dir: &RunDir) -> Result<()> {
+    let victim = start("vfork", None, dir)?;
+    let pid = victim.pid().to_string();
+    let begun = Instant::now();
+    let said = tool(&[
+        "--timeout",
+        "0.3",
+        "dump",
+        "-t",
+        &pid,
+        "-D",
+        text(&dir.file("live"))?,
+    ])?;
+    said.expect(2, &["ETIMEDOUT", "uninterruptible sleep"])?;
+    let took = begun.elapsed();
+    ensure!(
+        (Duration::from_millis(300)..Duration::from_secs(5)).contains(&took),
+        "it took {took:?}"
+    );
+    tool(&["--timeout", "0.1", "show", &pid])?.expect(2, &["ETIMEDOUT"])?;
+    victim.finish(CHECK)
+}
+
+/// It ends at some instant of being looked at, again and again.
+fn gone(dir: &RunDir) -> Result<()> {
+    let mut random = Random(u64::from(std::process::id()) + 7);
+    let mut ended_early = 0;
+    for _ in 0..40 {
+        let mut child = Command::new("/bin/sleep").arg("60").spawn()?;
+        let pid = i32::try_from(child.id())?;
+        let command = spawn(&config::command()?, &["show", &pid.to_string()]).spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(12)));
+        child.kill()?;
+        let said = Said::of(command)?;
+        child.wait()?;
+        if said.code == Some(0) {
+            continue;
+        }
+        ended_early += 1;
+        said.expect(2, &[&format!("pid {pid}"), "the task is gone"])?;
+    }
+    ensure!(ended_early > 0, "it never ended early: nothing was shown");
+    dir.read("run");
+    Ok(())
+}
+
+/// Threads and children come and go, and programs are executed, while it is looked at.
+fn churn(how: &str, dir: &RunDir) -> Result<()> {
+    let victim = start("churn", Some(how).filter(|how| !how.is_empty()), dir)?;
+    let pid = victim.pid().to_string();
+    let begun = Instant::now();
+    let (mut whole, mut trees) = (0, 0);
+    while begun.elapsed() < Duration::from_secs(5) {
+        let said = tool(&["show", &pid])?;
+        said.expect(0, &[])?;
+        whole += 1;
+        let folder = dir.file("live");
+        if how.is_empty() {
+            // One that is there when it is stopped may be killed by its parent before that is.
+            let said = tool(&["dump", "-t", &pid, "--tree", "-D", text(&folder)?])?;
+            if said.code == Some(0) {
+                trees += 1;
+                fs::remove_dir_all(&folder)?;
+            } else {
+                said.expect(2, &["the task is gone"])?;
+            }
+        }
+    }
+    ensure!(
+        whole > 10 && (trees > 5 || !how.is_empty()),
+        "{whole} and {trees} looks were all"
+    );
+    victim.finish(CHECK)
+}
+
+/// Of one's own uid, without any capability.
+fn own_uid(_: &RunDir) -> Result<()> {
+    let nobody = Nobodys::new()?;
+    let victim = nobody.start("shared_queue", None)?;
+    let pid = victim.pid().to_string();
+    nobody.tool(&["show", &pid])?.expect(0, &["SIG"])?;
+    nobody
+        .tool(&["dump", "-t", &pid, "-D", nobody.file("live")?.as_str()])?
+        .expect(0, &[])?;
+    nobody
+        .tool(&["verify", "-D", nobody.file("live")?.as_str()])?
+        .expect(0, &["verdict=verified"])?;
+    nobody
+        .tool(&["restore", "-D", nobody.file("live")?.as_str()])?
+        .expect(0, &["verdict=verified"])?;
+    nobody.tool(&["show", "1"])?.expect(2, &["EPERM"])?;
+    victim.finish(CHECK)
+}
+
+/// Root suspends the filter for the time of it.
+fn seccomp(mode: &str, dir: &RunDir) -> Result<()> {
+    let victim = start("seccomp", Some(mode), dir)?;
+    let child = dir.read("child");
+    tool(&["show", &child])?.expect(0, &["SIGUSR1"])?;
+    dump(child.parse()?, &dir.file("live"))?.expect(0, &[])?;
+    victim.finish(CHECK)
+}
+
+/// Without CAP_SYS_ADMIN it is refused: a call that is made inside would end the process.
+fn seccomp_as_nobody(mode: &str, _: &RunDir) -> Result<()> {
+    let nobody = Nobodys::new()?;
+    let victim = nobody.start("seccomp", Some(mode))?;
+    let child = nobody.dir.read("child");
+    let what = if mode == "strict" {
+        "seccomp's strict mode"
+    } else {
+        "a seccomp filter"
+    };
+    for _ in 0..20 {
+        nobody
+            .tool(&["show", &child])?
+            .expect(2, &[&format!("pid {child}"), what, "CAP_SYS_ADMIN"])?;
+    }
+    victim.finish(CHECK)
+}
+
+/// A folder that nobody can reach, with copies of what is run in it.
+struct Nobodys {
+    dir: RunDir,
+}
+
+impl Nobodys {
+    fn new() -> Result<Nobodys> {
+        // In the namespace all are pid 1: the name is that of the run, outside.
+        let unique = File::open("/proc/self/ns/pid")?.metadata()?.ino();
+        let path = std::env::temp_dir().join(format!("criu-tests-live-{unique}"));
+        let dir = RunDir::create(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+        fs::copy(config::command()?, dir.file("criu-signals"))?;
+        Ok(Nobodys { dir })
+    }
+
+    fn file(&self, name: &str) -> Result<String> {
+        Ok(text(&self.dir.file(name))?.to_owned())
+    }
+
+    fn start(&self, program: &str, arg: Option<&str>) -> Result<Victim> {
+        let copy = self.dir.file(program);
+        fs::copy(config::victim(program, false), &copy)?;
+        let child = Command::new(copy)
+            .arg(self.dir.path())
+            .args(arg)
+            .stdin(Stdio::null())
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .spawn()?;
+        let victim = Victim::restored(i32::try_from(child.id())?, &self.dir);
+        let ready = self.dir.file("ready");
+        wait::until("the victim", PATIENCE, || Ok(ready.exists().then_some(())))?;
+        Ok(victim)
+    }
+
+    fn tool(&self, args: &[&str]) -> Result<Said> {
+        let mut command = spawn(&self.dir.file("criu-signals"), args);
+        Said::of(command.current_dir("/").uid(NOBODY).gid(NOBODY).spawn()?)
+    }
+}
+
+impl Drop for Nobodys {
+    fn drop(&mut self) {
+        let _ = self.dir.clone().remove();
+    }
+}
+
+// ---- nothing shows --------------------------------------------------------------------------------------------------
+
+fn number(name: &str, default: u32) -> Result<u32> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| name.to_owned()),
+        Err(_) => Ok(default),
+    }
+}
+
+/// A program that would notice anything is looked at over and over; and its stopped child, which stays stopped.
+fn invisible(dir: &RunDir) -> Result<()> {
+    let shows = number("SHOWS", DEFAULT_SHOWS)?;
+    let victim = start("vigilant", None, dir)?;
+    let children = dir.read("children");
+    let mut pids = vec![victim.pid()];
+    for child in children.split_whitespace() {
+        pids.push(child.parse()?);
+    }
+    for round in 0..shows {
+        let pid = pids[if round % 4 == 3 {
+            1 + round as usize / 4 % 2
+        } else {
+            0
+        }];
+        if round % BY_COMMAND == 0 {
+            tool(&["show", &pid.to_string()])?.expect(0, &[])?;
+        } else {
+            let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+            capture::process(&stopped)?;
+            stopped.release()?;
+        }
+        ensure!(
+            dir.read("out").is_empty(),
+            "round {round}: {}",
+            dir.read("out")
+        );
+    }
+    println!("{shows} looks");
+    victim.finish(CHECK)
+}
+
+/// The command is killed at any instant of `show`.
+fn killed_show(dir: &RunDir) -> Result<()> {
+    let kills = number("KILLS", DEFAULT_KILLS)?;
+    let victim = start("vigilant", Some("killed"), dir)?;
+    let pid = victim.pid().to_string();
+    let mut random = Random(u64::from(std::process::id()) + kills as u64);
+    for round in 0..kills {
+        let mut command = spawn(&config::command()?, &["show", &pid])
+            .stdout(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(25)));
+        command.kill()?;
+        command.wait()?;
+        ensure!(
+            dir.read("out").is_empty(),
+            "round {round}: {}",
+            dir.read("out")
+        );
+    }
+    few_interrupted(victim, kills, dir)
+}
+
+// ---- cgroups --------------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// A cgroup with another one in it. Removed when dropped, when its processes have ended.
+struct Cgroup {
+    version: Version,
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    fn create(version: Version, run: &RunDir) -> Result<Cgroup> {
+        let mount = skip::freezer(version == Version::V2)
+            .with_context(|| format!("no freezer of cgroup {version:?} is mounted"))?;
+        // Other runs of this test are on this machine.
+        let unique = fs::metadata(run.path())?.ino();
+        let dir = mount.join(format!("criu-tests-live-{unique}"));
+        fs::create_dir_all(dir.join("inner"))?;
+        Ok(Cgroup { version, dir })
+    }
+
+    fn inner(&self) -> PathBuf {
+        self.dir.join("inner")
+    }
+
+    fn add(&self, pid: i32) -> Result<()> {
+        fs::write(self.dir.join("cgroup.procs"), pid.to_string()).context("cgroup.procs")
+    }
+
+    fn add_inner(&self, pid: i32) -> Result<()> {
+        fs::write(self.inner().join("cgroup.procs"), pid.to_string()).context("cgroup.procs")
+    }
+
+    fn freeze(&self, dir: &Path, frozen: bool) -> Result<()> {
+        match (self.version, frozen) {
+            (Version::V1, true) => fs::write(dir.join("freezer.state"), "FROZEN"),
+            (Version::V1, false) => fs::write(dir.join("freezer.state"), "THAWED"),
+            (Version::V2, frozen) => {
+                fs::write(dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            }
+        }
+        .context("freezing")?;
+        wait::until("the freezer", PATIENCE, || {
+            Ok((self.is_frozen(dir)? == frozen).then_some(()))
+        })
+    }
+
+    fn is_frozen(&self, dir: &Path) -> Result<bool> {
+        Ok(match self.version {
+            Version::V1 => fs::read_to_string(dir.join("freezer.state"))?.trim() != "THAWED",
+            Version::V2 => fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1"),
+        })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        let inner = self.inner();
+        for dir in [&self.dir, &inner] {
+            let _ = self.freeze(dir, false);
+        }
+        for dir in [&inner, &self.dir] {
+            while fs::remove_dir(dir).is_err() && begun.elapsed() < Duration::from_secs(2) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// Programs in a cgroup and in one inside it: all are dumped, and each freezer is as before.
+fn cgroup_dump(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let mut victims = Vec::new();
+    for (number, program) in ["vigilant", "masks", "shared_queue", "sigsuspend"]
+        .into_iter()
+        .enumerate()
+    {
+        let run = RunDir::create(&dir.file(program))?;
+        let victim = start(program, None, &run)?;
+        for pid in procfs::tree(victim.pid())? {
+            if number % 2 == 0 {
+                cgroup.add(pid)?;
+            } else {
+                cgroup.add_inner(pid)?;
+            }
+        }
+        victims.push(victim);
+    }
+    let (outer, inner) = (cgroup.dir.clone(), cgroup.inner());
+    let mut dumps = 0;
+    let mut dump_all = |what: &Path, processes: &str| -> Result<PathBuf> {
+        dumps += 1;
+        let folder = dir.file(&format!("live-{dumps}"));
+        tool(&["dump", "--cgroup", text(what)?, "-D", text(&folder)?])?.expect(0, &[processes])?;
+        Ok(folder)
+    };
+    for _ in 0..20 {
+        dump_all(&outer, "6 processes")?;
+        ensure!(!cgroup.is_frozen(&outer)?, "it stays frozen");
+    }
+    dump_all(&inner, "2 processes")?;
+    // By the name that /proc/PID/cgroup gives.
+    let name = PathBuf::from("/").join(outer.file_name().context("a name")?);
+    let folder = dump_all(&name, "6 processes")?;
+    let masks = victims[1].pid().to_string();
+    tool(&["verify", "-D", text(&folder)?, "-t", &masks])?.expect(0, &["verdict=verified"])?;
+
+    cgroup.freeze(&inner, true)?;
+    dump_all(&outer, "6 processes")?;
+    ensure!(
+        cgroup.is_frozen(&inner)?,
+        "the inner one does not stay frozen"
+    );
+    ensure!(!cgroup.is_frozen(&outer)?, "the outer one stays frozen");
+    cgroup.freeze(&inner, false)?;
+
+    cgroup.freeze(&outer, true)?;
+    dump_all(&outer, "6 processes")?;
+    ensure!(cgroup.is_frozen(&outer)?, "it does not stay frozen");
+    tool(&[
+        "dump",
+        "--cgroup",
+        text(&inner)?,
+        "-D",
+        text(&dir.file("not"))?,
+    ])?
+    .expect(2, &["a cgroup that it is in is frozen"])?;
+    cgroup.freeze(&outer, false)?;
+    for victim in victims {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// A parent in vfork(2) waits for a child that the freezer holds: they are let go until the child is through, or the time.
+fn cgroup_vfork(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let victim = start("vfork", None, dir)?;
+    for pid in procfs::tree(victim.pid())? {
+        cgroup.add(pid)?;
+    }
+    let folder = dir.file("live");
+    let args = ["dump", "--cgroup", text(&cgroup.dir)?, "-D", text(&folder)?];
+    tool(&[&["--timeout", "0.5"], &args[..]].concat())?.expect(2, &["ETIMEDOUT", "vfork"])?;
+    ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it stays frozen");
+    // Now the child is told to end, some time after the dump has begun.
+    let command = spawn(&config::command()?, &args).spawn()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = victim.finish(CHECK);
+    let said = Said::of(command)?;
+    // The parent ends soon after its child: it may have been dumped, or nobody may be left.
+    ensure!(matches!(said.code, Some(0 | 2)), "{said:?}");
+    ended
+}
+
+fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let folder = dir.file("live");
+    let dump = |what: &Path| tool(&["dump", "--cgroup", text(what)?, "-D", text(&folder)?]);
+    dump(&cgroup.dir)?.expect(2, &["there is no process"])?;
+    dump(cgroup.dir.parent().context("the root")?)?
+        .expect(2, &["the root cgroup can't be held"])?;
+    dump(Path::new("/no/such"))?.expect(2, &["there is no such cgroup"])?;
+    // One of them can't be stopped: nobody is.
+    let runs = ["masks", "shared_queue"].map(|name| (name, RunDir::create(&dir.file(name))));
+    let mut victims = Vec::new();
+    for (name, run) in runs {
+        let victim = start(name, None, &run?)?;
+        cgroup.add(victim.pid())?;
+        victims.push(victim);
+    }
+    let traced = StoppedProcess::<ByUs>::seize(Pid(victims[1].pid()), PATIENCE)?;
+    dump(&cgroup.dir)?.expect(2, &["it is traced already"])?;
+    ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it stays frozen");
+    traced.release()?;
+    ensure!(!folder.exists(), "images were written");
+    // The command itself is in it.
+    let mut command = spawn(
+        Path::new("/bin/sh"),
+        &[
+            "-c",
+            "echo $$ > $1/cgroup.procs && exec $2 dump --cgroup $1 -D $3",
+            "sh",
+        ],
+    );
+    command.args([&cgroup.dir, &config::command()?, &folder]);
+    Said::of(command.spawn()?)?.expect(2, &["this program is in it"])?;
+    ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it is frozen");
+    for victim in victims {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// The command is killed at any instant of a cgroup's dump: it does not stay frozen, or is so again if it was; and no
+/// program in it notices.
+fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
+    let kills = number("KILLS", DEFAULT_KILLS)?;
+    let cgroup = Cgroup::create(version, dir)?;
+    let victim = start("vigilant", Some("killed"), dir)?;
+    for pid in procfs::tree(victim.pid())? {
+        cgroup.add(pid)?;
+    }
+    let mut random = Random(u64::from(std::process::id()) + 1000 + u64::from(kills));
+    let mut found_frozen = 0;
+    for round in 0..kills {
+        let folder = dir.file("live");
+        let args = ["dump", "--cgroup", text(&cgroup.dir)?, "-D", text(&folder)?];
+        let mut command = spawn(&config::command()?, &args)
+            .stdout(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(30)));
+        command.kill()?;
+        command.wait()?;
+        found_frozen += u32::from(cgroup.is_frozen(&cgroup.dir)?);
+        wait::until("the cgroup to be thawed", PATIENCE, || {
+            Ok((!cgroup.is_frozen(&cgroup.dir)?).then_some(()))
+        })
+        .with_context(|| format!("round {round}"))?;
+        ensure!(
+            dir.read("out").is_empty(),
+            "round {round}: {}",
+            dir.read("out")
+        );
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+    }
+    println!("killed {kills} times, {found_frozen} times with the cgroup frozen");
+    // One that was frozen before is frozen afterwards.
+    for _ in 0..kills / 10 {
+        cgroup.freeze(&cgroup.dir, true)?;
+        let folder = dir.file("live");
+        let args = ["dump", "--cgroup", text(&cgroup.dir)?, "-D", text(&folder)?];
+        let mut command = spawn(&config::command()?, &args)
+            .stdout(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(30)));
+        command.kill()?;
+        command.wait()?;
+        wait::until("the cgroup to be frozen again", PATIENCE, || {
+            Ok(cgroup.is_frozen(&cgroup.dir)?.then_some(()))
+        })?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+    }
+    cgroup.freeze(&cgroup.dir, false)?;
+    few_interrupted(victim, kills, dir)
+}
+
+/// Of calls that Linux ends with EINTR after any stop a few may do so: those of a thread that had stopped a moment ago
+/// when the command was killed.
+fn few_interrupted(victim: Victim, kills: u32, dir: &RunDir) -> Result<()> {
+    victim.finish(CHECK)?;
+    let interrupted: u32 = dir.read("interrupted").parse().context("interrupted")?;
+    println!("of {kills} kills {interrupted} had a call end with EINTR");
+    ensure!(
+        interrupted <= kills / 10,
+        "{interrupted} calls ended with EINTR in {kills} kills"
+    );
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `criu-signals dump`: live processes, at one instant, as images.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use criu_signals::images::{Pid, image};
+use criu_signals::record;
+use criu_signals::snapshot::{self, Cgroup, Target};
+
+use super::progress::Console;
+use super::{Context, Failure};
+
+/// Writes down the signal state of one process, a tree or a cgroup, all of it at one instant. They run on.
+///
+/// A process's image is signals-PID.img, PID being its id in its own pid namespace. Either all images are written or
+/// none.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  criu-signals dump -t 4711 -D images\n  \
+    criu-signals dump -t 4711 --tree -D images\n  \
+    criu-signals dump --cgroup /sys/fs/cgroup/machine.slice/web -D images")]
+pub struct Dump {
+    /// The process.
+    #[arg(short = 't', long, value_name = "PID", value_parser = super::pid, required_unless_present = "cgroup")]
+    pid: Option<Pid>,
+    /// Its descendants as well.
+    #[arg(long, requires = "pid")]
+    tree: bool,
+    /// All processes of this cgroup and of those in it, held by its freezer (v2 or v1) until each is stopped.
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    cgroup: Option<String>,
+    /// The folder for the images. It is made if it is not there.
+    #[arg(short = 'D', long, value_name = "FOLDER")]
+    images_dir: PathBuf,
+    /// A line for each process.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl Dump {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let target = match (self.pid, self.cgroup) {
+            (_, Some(path)) => Target::Cgroup(Cgroup::open(&path)?),
+            (Some(pid), _) if self.tree => Target::Tree(pid),
+            (Some(pid), None) => Target::Process(pid),
+            (None, None) => return Err("name a process (-t) or a cgroup (--cgroup)".into()),
+        };
+        let folder = self.images_dir.display();
+        // One that was made for nothing does not stay.
+        let made = !self.images_dir.exists();
+        std::fs::create_dir_all(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        let mut console = Console::begin()?;
+        let snapshot = snapshot::take(&target, context.timeout, &mut console);
+        let written = snapshot.and_then(|snapshot| {
+            snapshot::write(dir.as_fd(), &snapshot.images, &mut console)?;
+            Ok(snapshot)
+        });
+        if written.is_err() && made {
+            let _ = std::fs::remove_dir(&self.images_dir);
+        }
+        console.end()?;
+        let snapshot = written?;
+        let mut out = context.stdout();
+        if self.verbose {
+            for one in &snapshot.images {
+                let process = &one.process;
+                let name = image::file_name(process.ids.innermost());
+                writeln!(
+                    out,
+                    "{}",
+                    record::summary(Pid(process.ids.outermost()), one, &name)
+                )?;
+            }
+        }
+        let threads: usize = snapshot
+            .images
+            .iter()
+            .map(|i| i.process.threads.len())
+            .sum();
+        writeln!(
+            out,
+            "{} of {} dumped into {folder}; they stood still for {:.1} ms",
+            super::count(snapshot.images.len(), "process", "processes"),
+            super::count(threads, "thread", "threads"),
+            snapshot.stopped.as_secs_f64() * 1e3
+        )?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,49 @@
+//! Images, and the live processes that they are put into or compared with.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use criu_signals::images::{Image, Pid, image};
+use criu_signals::record;
+use criu_signals::snapshot::{self, Mapping, Pair};
+
+use super::{Failure, source};
+
+/// A folder of images, and how their processes are found.
+#[derive(clap::Args)]
+pub struct Pairs {
+    /// The folder that holds the images.
+    #[arg(short = 'D', long, value_name = "FOLDER")]
+    images_dir: PathBuf,
+    /// Only this process. A folder's single image is taken for it whatever the pid in its name. Can be given several
+    /// times.
+    #[arg(short = 't', long = "pid", value_name = "PID", value_parser = super::pid)]
+    only: Vec<Pid>,
+    /// The image signals-OLD.img is meant for process NEW, as it is seen here. Senders in siginfos that are mapped are
+    /// translated. Without this, an image is meant for the process that has its pid in its pid namespace. Can be given
+    /// several times.
+    #[arg(long = "map", value_name = "OLD:NEW")]
+    mappings: Vec<Mapping>,
+}
+
+impl Pairs {
+    /// Reads the images and finds their processes.
+    pub fn find(&self) -> Result<Vec<Pair>, Failure> {
+        Ok(snapshot::pair(self.images()?, &self.mappings, &self.only)?)
+    }
+
+    fn images(&self) -> Result<Vec<Image>, Failure> {
+        let folder = self.images_dir.display();
+        let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        let pids = record::captured_processes(dir.as_fd())?;
+        if pids.is_empty() {
+            return Err(format!("{folder}: holds no signals-PID.img").into());
+        }
+        let open = |pid| {
+            let path = self.images_dir.join(image::file_name(pid));
+            image::open(&path).map_err(|e| source::named(&path, e))
+        };
+        pids.into_iter().map(open).collect()
+    }
+}

@@ -1,0 +1,76 @@
+//! `criu-signals restore`: images, put into live processes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use criu_signals::record;
+use criu_signals::restore::{Arrived, Verdict};
+use criu_signals::snapshot::{self, Options};
+
+use super::pairs::Pairs;
+use super::progress::Console;
+use super::{Context, DIFFERS, Failure};
+
+/// Puts dumped signal state into live processes.
+///
+/// Dispositions, masks, alternate stacks, pending signals with their siginfos, POSIX timers' entries, RLIMIT_SIGPENDING,
+/// parent-death signals and the stop are put back; system calls that threads wait in are left alone. Signals that have
+/// arrived since the dump stay pending, behind those of the dump. A line for each process says what became of it, and
+/// one for each difference.
+///
+/// Exits with 0 if all is as it was dumped, with 1 if something could not be put back, with 2 if nothing was tried, or a
+/// process could not be looked at.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  criu-signals restore -D images\n  \
+    criu-signals restore -D images --map 4711:5003 --map 4712:5004\n  \
+    criu-signals restore -D images -t 5003")]
+pub struct Restore {
+    #[command(flatten)]
+    pairs: Pairs,
+    /// Take out signals that are pending now and were not at the dump.
+    #[arg(long)]
+    exact: bool,
+    /// Restore into another program than the image's, too: its handlers and stacks are elsewhere.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Restore {
+    pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        let pairs = self.pairs.find()?;
+        let options = Options {
+            arrived: if self.exact {
+                Arrived::TakenOut
+            } else {
+                Arrived::Kept
+            },
+            force: self.force,
+        };
+        let mut console = Console::begin()?;
+        let reports = snapshot::restore(&pairs, options, context.timeout, &mut console);
+        console.end()?;
+        let mut out = context.stdout();
+        let (mut failed, mut differs) = (false, false);
+        for (pair, report) in pairs.iter().zip(reports?) {
+            writeln!(out, "{pair}")?;
+            match report {
+                Ok(report) => {
+                    differs |= !matches!(report.verdict(), Verdict::Verified | Verdict::Repaired);
+                    for line in record::lines(&report) {
+                        writeln!(out, "{line}")?;
+                    }
+                }
+                Err(e) => {
+                    failed = true;
+                    writeln!(out, "pid {}: verdict={}", pair.pid, Verdict::Failed)?;
+                    writeln!(out, "{e}")?;
+                }
+            }
+        }
+        Ok(match (failed, differs) {
+            (true, _) => super::FAILED.into(),
+            (_, true) => DIFFERS.into(),
+            _ => ExitCode::SUCCESS,
+        })
+    }
+}

@@ -1,0 +1,443 @@
+//! Which live process an image is put into, or compared with; and what the numbers in the image are called there.
+//!
+//! A pid means nothing without its namespace. An image has its process's ids in every namespace from the dump's own down
+//! to the process's own, and tells the latter by its inode number. So an image finds its process by that namespace and
+//! the id in it, whatever ids it has elsewhere. Where the namespace is gone (a container was restored, or started anew)
+//! the caller names one process of the new one, and the others of that namespace are found in it.
+//!
+//! What is translated, where a process has another id now:
+//!
+//! - the ids of the process and its threads;
+//! - the sender in a siginfo (`si_pid`), if it names a process of the dump in the receiver's namespace;
+//! - whom a POSIX timer tells (SIGEV_THREAD_ID).
+//!
+//! Threads are matched by their ids where the process has kept its own, as a restore by CRIU leaves it. In another
+//! process they are matched in the order of their ids, the leader first: that is the order in which they were made.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+
+use criu_signals_images::{
+    Difference, Field, Fields, Image, Notify, NsIds, Pending, Pid, Place, ProcessState, Siginfo,
+    ThreadState, image,
+};
+
+use crate::error::{Cause, Error, Phase, Result};
+use crate::proc::{self, SignalStatus};
+
+/// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
+const SI_PID: std::ops::Range<usize> = 16..20;
+
+/// An image, by the pid in its name, and the live process that it is meant for, as the caller sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The pid that the image is named by.
+    pub old: i32,
+    /// The process.
+    pub new: Pid,
+}
+
+impl FromStr for Mapping {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Mapping, String> {
+        let number = |text: &str| text.parse::<i32>().ok().filter(|&pid| pid > 0);
+        let parts = text.split_once(':');
+        match parts.map(|(old, new)| (number(old), number(new))) {
+            Some((Some(old), Some(new))) => Ok(Mapping { old, new: Pid(new) }),
+            _ => Err("not OLD:NEW, two pids".to_owned()),
+        }
+    }
+}
+
+/// An image and its process.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The image.
+    pub image: Image,
+    /// The process, as the caller sees it.
+    pub pid: Pid,
+    ids: NsIds,
+    pid_ns: u64,
+}
+
+impl fmt::Display for Pair {
+    /// `signals-1.img: pid 4711 (1 in pid namespace 4026532201)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = image::file_name(self.image.process.ids.innermost());
+        write!(f, "{name}: pid {}", self.pid)?;
+        if self.ids.as_slice().len() > 1 {
+            write!(
+                f,
+                " ({} in pid namespace {})",
+                self.ids.innermost(),
+                self.pid_ns
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Pair {
+    fn new(image: Image, pid: Pid) -> Result<Pair> {
+        let status = SignalStatus::read(pid, pid.into())?;
+        if status.dead {
+            return Err(Error::new("look at the process", Cause::Died));
+        }
+        Ok(Pair {
+            image,
+            pid,
+            ids: status.ids,
+            pid_ns: proc::pid_namespace(pid)?,
+        })
+    }
+
+    /// Has the process the id that it had?
+    fn kept_its_id(&self) -> bool {
+        self.image.process.ids.innermost() == self.ids.innermost()
+    }
+}
+
+/// Finds the process of each image. With `only`, those images alone whose process is among these.
+///
+/// # Errors
+/// If one is not to be found, or a mapping or one of `only` has no image.
+pub fn pair(images: Vec<Image>, mappings: &[Mapping], only: &[Pid]) -> Result<Vec<Pair>> {
+    let named = |old: i32| image::file_name(old);
+    let mut targets = HashSet::new();
+    for mapping in mappings {
+        if !images
+            .iter()
+            .any(|i| i.process.ids.innermost() == mapping.old)
+        {
+            let why = format!("there is no {}", named(mapping.old));
+            return Err(failed(mapping, why));
+        }
+        if !targets.insert(mapping.new) {
+            return Err(failed(
+                mapping,
+                format!("pid {} is named twice", mapping.new),
+            ));
+        }
+    }
+    let mut known: HashMap<i32, Pid> = mappings.iter().map(|m| (m.old, m.new)).collect();
+    if known.len() != mappings.len() {
+        return Err(Error::new(
+            "find the processes",
+            Cause::Unsupported("an image is mapped twice".into()),
+        ));
+    }
+    if let ([one], [pid], true) = (images.as_slice(), only, known.is_empty()) {
+        known.insert(one.process.ids.innermost(), *pid);
+    }
+    let namespaces = renamed_namespaces(&images, &known)?;
+    let mut live = None;
+    let mut pairs = Vec::new();
+    for image in images {
+        let old = image.process.ids.innermost();
+        let pid_ns = image.process.pid_ns;
+        let pid = match known.get(&old) {
+            Some(pid) => Some(*pid),
+            None => {
+                let wanted = namespaces.get(&pid_ns).copied().unwrap_or(pid_ns);
+                let live = live.get_or_insert_with(processes);
+                live.get(&(wanted, old)).copied()
+            }
+        };
+        match pid {
+            Some(pid) if only.is_empty() || only.contains(&pid) => {
+                pairs.push(Pair::new(image, pid).map_err(|e| e.during(Phase::Seize, pid))?);
+            }
+            None if only.is_empty() => return Err(no_process(&image.process)),
+            _ => {}
+        }
+    }
+    if let Some(pid) = only
+        .iter()
+        .find(|&&pid| !pairs.iter().any(|pair| pair.pid == pid))
+    {
+        return Err(Error::new(
+            format!("find the image of pid {pid}"),
+            Cause::Unsupported("no image is of it: name one with --map OLD:NEW".into()),
+        ));
+    }
+    Ok(pairs)
+}
+
+fn failed(mapping: &Mapping, why: String) -> Error {
+    Error::new(
+        format!("map {}:{}", mapping.old, mapping.new),
+        Cause::Unsupported(why.into()),
+    )
+}
+
+fn no_process(process: &ProcessState) -> Error {
+    let (old, pid_ns) = (process.ids.innermost(), process.pid_ns);
+    let why = format!(
+        "no process that can be looked at is {old} in pid namespace {pid_ns}: name one with --map {old}:PID, the others \
+         of its namespace are found by that"
+    );
+    Error::new(
+        format!("find the process of {}", image::file_name(old)),
+        Cause::Unsupported(why.into()),
+    )
+}
+
+/// The namespaces that the mappings tell of, by their old numbers.
+fn renamed_namespaces(images: &[Image], known: &HashMap<i32, Pid>) -> Result<HashMap<u64, u64>> {
+    let mut namespaces = HashMap::new();
+    for image in images {
+        let process = &image.process;
+        if let Some(&pid) = known.get(&process.ids.innermost()) {
+            let now = proc::pid_namespace(pid).map_err(|e| e.during(Phase::Seize, pid))?;
+            if let Some(other) = namespaces.insert(process.pid_ns, now)
+                && other != now
+            {
+                // Processes of one namespace put into several: the rest is where it was.
+                namespaces.insert(process.pid_ns, process.pid_ns);
+            }
+        }
+    }
+    Ok(namespaces)
+}
+
+/// All processes that can be looked at, by their namespaces and their ids there.
+fn processes() -> HashMap<(u64, i32), Pid> {
+    let mut all = HashMap::new();
+    for pid in proc::all() {
+        if let (Ok(status), Ok(pid_ns)) = (
+            SignalStatus::read(pid, pid.into()),
+            proc::pid_namespace(pid),
+        ) {
+            all.insert((pid_ns, status.ids.innermost()), pid);
+        }
+    }
+    all
+}
+
+/// What is different because a dump has threads that the process has not.
+pub(super) fn missing_threads(old: &ProcessState, new: &ProcessState) -> Vec<Difference> {
+    let matched: HashSet<usize> = matches(old, new).into_iter().map(|(at, _)| at).collect();
+    let missing = old
+        .threads
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !matched.contains(at));
+    missing
+        .map(|(_, thread)| Difference {
+            place: Place::Thread(thread.ids.innermost()),
+            field: Field::ThreadMissing,
+            dumped: "a thread".to_owned(),
+            found: "none".to_owned(),
+        })
+        .collect()
+}
+
+/// The threads of the dump, by their places, that the process has, and the ids that they have there.
+fn matches(old: &ProcessState, new: &ProcessState) -> Vec<(usize, NsIds)> {
+    let by_id = old.ids.innermost() == new.ids.innermost();
+    let found = |at: usize, thread: &ThreadState| {
+        let same = if by_id {
+            new.threads
+                .iter()
+                .find(|now| now.ids.innermost() == thread.ids.innermost())
+        } else {
+            new.threads.get(at)
+        };
+        Some((at, same?.ids.clone()))
+    };
+    let threads = old.threads.iter().enumerate();
+    threads
+        .filter_map(|(at, thread)| found(at, thread))
+        .collect()
+}
+
+/// The threads of the dump that the process has, each with its present id in its own namespace.
+pub(super) fn matched_threads<'o>(
+    old: &'o ProcessState,
+    new: &ProcessState,
+) -> Vec<(&'o ThreadState, i32)> {
+    let matched = matches(old, new).into_iter();
+    matched
+        .map(|(at, ids)| (&old.threads[at], ids.innermost()))
+        .collect()
+}
+
+/// The state of `pair`'s image as it is to be in its process, of which `now` was read: the threads that there are, under
+/// the ids that they have now. Senders are named as they are in the process's namespace, where they are among `pairs`.
+pub(super) fn translated(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> ProcessState {
+    let old = &pair.image.process;
+    let mut state = old.clone();
+    let matched = matches(old, now);
+    let renamed: HashMap<i32, i32> = matched
+        .iter()
+        .map(|(at, ids)| (old.threads[*at].ids.innermost(), ids.innermost()))
+        .collect();
+    state.threads = matched
+        .into_iter()
+        .map(|(at, ids)| ThreadState {
+            ids,
+            // What it waits in is its own matter.
+            interrupted: None,
+            ..old.threads[at].clone()
+        })
+        .collect();
+    state.ids = now.ids.clone();
+    state.pid_ns = now.pid_ns;
+    for timer in &mut state.timers {
+        if let Notify::Thread(tid) = &mut timer.notify
+            && let Some(new) = renamed.get(tid)
+        {
+            *tid = *new;
+        }
+    }
+    if pairs.iter().any(|pair| !pair.kept_its_id()) {
+        let sender = |pid| name_of(pid, pair, pairs);
+        state
+            .queues_mut()
+            .for_each(|pending| rename_senders(pending, sender));
+    }
+    state
+}
+
+fn rename_senders(pending: &mut Pending, name: impl Fn(i32) -> Option<i32>) {
+    for info in &mut pending.queue {
+        let sender = match info.fields() {
+            Fields::Kill { pid, .. } | Fields::Child { pid, .. } | Fields::Value { pid, .. } => pid,
+            _ => continue,
+        };
+        if let Some(new) = name(sender) {
+            let mut bytes = *info.as_bytes();
+            bytes[SI_PID].copy_from_slice(&new.to_le_bytes());
+            *info = Siginfo::from_bytes(bytes);
+        }
+    }
+}
+
+/// What the process that was `pid` for the receiver is called there now. `None`: it is not of the dump. 0, as the kernel
+/// has it, where the receiver can't see it.
+fn name_of(pid: i32, receiver: &Pair, pairs: &[Pair]) -> Option<i32> {
+    let old = &receiver.image.process;
+    let sender = pairs.iter().find(|sender| {
+        let process = &sender.image.process;
+        id_in(&process.ids, process.pid_ns, &old.ids, old.pid_ns) == Some(pid)
+    })?;
+    Some(id_in(&sender.ids, sender.pid_ns, &receiver.ids, receiver.pid_ns).unwrap_or(0))
+}
+
+/// A process's id in the namespace of another one, if that can be told: it is the process's own, or the one from which
+/// both were looked at.
+fn id_in(ids: &NsIds, pid_ns: u64, other: &NsIds, other_ns: u64) -> Option<i32> {
+    if pid_ns == other_ns {
+        Some(ids.innermost())
+    } else if other.as_slice().len() == 1 {
+        Some(ids.outermost())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use criu_signals_images::{Arch, FORMAT_VERSION, Header};
+
+    use super::*;
+
+    fn ids(ids: &[i32]) -> NsIds {
+        NsIds::new(ids.to_vec()).expect("ids")
+    }
+
+    fn image(old: &[i32], pid_ns: u64, senders: &[i32]) -> Image {
+        let mut process = ProcessState::bare(ids(old));
+        process.pid_ns = pid_ns;
+        process.shared.queue = senders
+            .iter()
+            .map(|&pid| Siginfo::from_fields(10, 0, 0, &Fields::Kill { pid, uid: 5 }))
+            .collect();
+        Image {
+            header: Header {
+                format_version: FORMAT_VERSION,
+                arch: Arch::X86_64,
+                kernel_release: String::new(),
+                tool_version: String::new(),
+                criu_version: None,
+            },
+            process,
+        }
+    }
+
+    fn paired(old: &[i32], old_ns: u64, senders: &[i32], new: &[i32], new_ns: u64) -> Pair {
+        Pair {
+            image: image(old, old_ns, senders),
+            pid: Pid(new[0]),
+            ids: ids(new),
+            pid_ns: new_ns,
+        }
+    }
+
+    fn senders(at: usize, pairs: &[Pair]) -> Vec<i32> {
+        let mut now = ProcessState::bare(pairs[at].ids.clone());
+        now.pid_ns = pairs[at].pid_ns;
+        let state = translated(&pairs[at], &now, pairs);
+        let pid = |info: &Siginfo| match info.fields() {
+            Fields::Kill { pid, uid: 5 } => pid,
+            other => panic!("{other:?}"),
+        };
+        state.shared.queue.iter().map(pid).collect()
+    }
+
+    #[test]
+    fn a_mapping_is_two_pids() {
+        assert_eq!(
+            "7:8".parse(),
+            Ok(Mapping {
+                old: 7,
+                new: Pid(8)
+            })
+        );
+        for wrong in ["", "7", "7:", ":8", "7:8:9", "0:1", "-1:4", "a:b"] {
+            wrong.parse::<Mapping>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn senders_that_are_mapped_are_translated_and_others_are_not() {
+        let pairs = [
+            paired(&[10], 1, &[11, 10, 99, 0], &[20], 1),
+            paired(&[11], 1, &[10], &[21], 1),
+        ];
+        assert_eq!(senders(0, &pairs), [21, 20, 99, 0]);
+        assert_eq!(senders(1, &pairs), [20]);
+    }
+
+    #[test]
+    fn pids_of_different_namespaces_are_not_mixed_up() {
+        // Two containers, each with a process 1 and a process 7, and one of them sent by 7; and a process outside.
+        let pairs = [
+            paired(&[100, 1], 2, &[7, 101], &[200, 1], 4),
+            paired(&[101, 7], 2, &[1], &[201, 8], 4),
+            paired(&[102, 7], 3, &[7, 1], &[202, 9], 5),
+            paired(&[7], 1, &[101, 7, 102], &[300], 1),
+        ];
+        assert_eq!(senders(0, &pairs), [8, 101]);
+        assert_eq!(senders(1, &pairs), [1]);
+        assert_eq!(senders(2, &pairs), [9, 1], "1 is in the other container");
+        assert_eq!(senders(3, &pairs), [201, 300, 202]);
+    }
+
+    #[test]
+    fn threads_by_id_or_in_their_order() {
+        let mut old = ProcessState::bare(ids(&[10]));
+        old.threads.push(ThreadState::bare(ids(&[12])));
+        old.threads.push(ThreadState::bare(ids(&[15])));
+        let mut same = ProcessState::bare(ids(&[10]));
+        same.threads.push(ThreadState::bare(ids(&[15])));
+        assert_eq!(matches(&old, &same), [(0, ids(&[10])), (2, ids(&[15]))]);
+        assert_eq!(missing_threads(&old, &same)[0].place, Place::Thread(12));
+        let mut other = ProcessState::bare(ids(&[20]));
+        other.threads.push(ThreadState::bare(ids(&[15])));
+        assert_eq!(matches(&old, &other), [(0, ids(&[20])), (1, ids(&[15]))]);
+        assert_eq!(missing_threads(&old, &other)[0].place, Place::Thread(15));
+    }
+}

@@ -1,0 +1,156 @@
+//! Live processes, compared with a dump.
+
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{
+    Difference, Field, InterruptedCall, Place, ProcessState, RestartCode, ThreadState, compare,
+};
+
+use super::names::{Pair, matched_threads, missing_threads, translated};
+use super::{Progress, Stage, Stopped, step};
+use crate::arch::{self, Waiting};
+use crate::error::Result;
+use crate::restore::{Done, Report};
+use crate::{capture, restore};
+
+/// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
+/// its call, and one that was just restored has to make it first.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Compares processes, all at one instant, with their images. Nothing is changed. One report for each pair.
+///
+/// What is compared is what [`compare`] does, and that threads that waited in a system call wait in it: processes that
+/// have some that do not are looked at again for up to a second.
+///
+/// # Errors
+/// If a process could not be stopped or read.
+pub fn verify(
+    pairs: &[Pair],
+    timeout: Duration,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Report>> {
+    let begun = Instant::now();
+    let mut reports: Vec<Option<(Report, Vec<Difference>)>> = pairs.iter().map(|_| None).collect();
+    loop {
+        // At first all of them; then those with threads that have not been seen to wait.
+        let open: Vec<usize> = (0..pairs.len())
+            .filter(|&at| {
+                reports[at]
+                    .as_ref()
+                    .is_none_or(|(_, waiting)| !waiting.is_empty())
+            })
+            .collect();
+        if open.is_empty() || begun.elapsed() > PATIENCE && reports.iter().all(Option::is_some) {
+            break;
+        }
+        let pids: Vec<_> = open.iter().map(|&at| pairs[at].pid).collect();
+        let stopped = Stopped::stop_these(&pids, timeout, progress)?;
+        for (done, &at) in open.iter().enumerate() {
+            let pair = &pairs[at];
+            let process = stopped.processes().iter().find(|p| p.pid() == pair.pid);
+            if let Some(process) = process {
+                let now = capture::process(process)?;
+                let (report, waiting) = look(pair, &now, pairs);
+                match &mut reports[at] {
+                    // The first look is what is compared; who has been seen to wait once waits.
+                    Some((_, still)) => {
+                        still.retain(|d| waiting.iter().any(|w| w.place == d.place))
+                    }
+                    first => *first = Some((report, waiting)),
+                }
+            }
+            step(progress, Stage::Read, done + 1, open.len())?;
+        }
+        stopped.release()?;
+        if reports
+            .iter()
+            .flatten()
+            .all(|(_, waiting)| waiting.is_empty())
+        {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    let finish = |(mut report, waiting): (Report, Vec<Difference>)| {
+        report
+            .findings
+            .extend(waiting.into_iter().map(|d| (d, Done::LeftAlone)));
+        report
+    };
+    Ok(reports.into_iter().flatten().map(finish).collect())
+}
+
+/// What differs, and which threads do not wait as they did.
+fn look(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> (Report, Vec<Difference>) {
+    let dumped = &pair.image.process;
+    let wanted = translated(pair, now, pairs);
+    let mut differences = compare(&wanted, now);
+    differences.extend(missing_threads(dumped, now));
+    let waiting = not_waiting(dumped, now);
+    (restore::report(pair.pid, &wanted, differences), waiting)
+}
+
+fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
+    let in_call = |thread: &ThreadState| {
+        thread
+            .interrupted
+            .map_or_else(|| "in none".to_owned(), |call| call.to_string())
+    };
+    let differs = |(then, ids): (&ThreadState, i32)| {
+        let call = then.interrupted?;
+        let thread = now.threads.iter().find(|t| t.ids.innermost() == ids)?;
+        let waits = thread
+            .interrupted
+            .is_some_and(|found| same_call(dumped.compat, &call, &found));
+        (!waits).then(|| Difference {
+            place: Place::Thread(ids),
+            field: Field::InterruptedCall,
+            dumped: call.to_string(),
+            found: in_call(thread),
+        })
+    };
+    let matched = matched_threads(dumped, now).into_iter();
+    matched.filter_map(differs).collect()
+}
+
+/// From the same place in the program. One that was interrupted before may go on by restart_syscall(2).
+fn same_call(compat: bool, then: &InterruptedCall, now: &InterruptedCall) -> bool {
+    let restarted = |call: &InterruptedCall| {
+        call.code == RestartCode::ByBlock
+            && arch::waiting(call.number, [0; 6], compat) == Some(Waiting::Restart)
+    };
+    then.ip == now.ip && (then.number == now.number || restarted(then) || restarted(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_goes_on() {
+        let call = |number, code, ip| InterruptedCall {
+            number,
+            code,
+            ip,
+            remaining: None,
+            whole_timeout: false,
+        };
+        let pause = call(34, RestartCode::UnlessHandled, 0x1000);
+        assert!(same_call(false, &pause, &pause));
+        assert!(!same_call(
+            false,
+            &pause,
+            &call(34, RestartCode::UnlessHandled, 0x2000)
+        ));
+        assert!(!same_call(
+            false,
+            &pause,
+            &call(61, RestartCode::UnlessHandlerForbids, 0x1000)
+        ));
+        let sleep = call(35, RestartCode::ByBlock, 0x1000);
+        let again = call(219, RestartCode::ByBlock, 0x1000);
+        assert!(same_call(false, &sleep, &again) && same_call(false, &again, &sleep));
+    }
+}

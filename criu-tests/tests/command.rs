@@ -62,6 +62,7 @@ fn tests() -> Vec<Test> {
         test("wrong.image", wrong_image),
         test("permission.own", permission_own),
         test("permission.others", permission_others),
+        test("permission.seccomp", permission_seccomp),
         test("check.here", check_here),
         test("check.found", check_found),
         test("generate.man", generate_man),
@@ -1133,6 +1134,17 @@ fn permission_others(dir: &RunDir) -> Result<()> {
         .expect(FAILED)?
         .error(&["EPERM"])?;
     victim.finish(CHECK)
+}
+
+/// Its filter kills it for what is done inside it: without CAP_SYS_ADMIN it is not touched, with it the filter sleeps.
+fn permission_seccomp(dir: &RunDir) -> Result<()> {
+    let (pid, run_dir, child) = nobody_s_victim("seccomp")?;
+    let said = nobody(dir, &["show", &pid.to_string()])?.expect(FAILED)?;
+    said.error(&["seccomp", "CAP_SYS_ADMIN"])?;
+    run(&["show", &pid.to_string()])?
+        .expect(OK)?
+        .line(&["(receiver), running"])?;
+    ended_well(&run_dir, child)
 }
 
 fn check_here(_: &RunDir) -> Result<()> {

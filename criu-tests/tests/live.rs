@@ -1079,6 +1079,14 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
             fs::remove_dir_all(&folder)?;
         }
     }
+    // The last command's companion may not be through, and would freeze it once more.
+    wait::until("the companions to end", PATIENCE, || {
+        let at_work = |pid: &Pid| {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            comm == "signals-thaw\n" && procfs::state(pid.0) != Some('Z')
+        };
+        Ok((!criu_signals::proc::all().iter().any(at_work)).then_some(()))
+    })?;
     cgroup.freeze(&cgroup.dir, false)?;
     few_interrupted(victim, kills, dir)
 }

@@ -237,7 +237,11 @@ fn shown(container: &Container) -> Result<String> {
     // The kernel lists children in the order in which they came, which is criu's after the restore.
     all.sort();
     let text = all.join("\n");
-    for part in ["SI_TIMER", "SS_AUTODISARM", "SIGUSR2: pending without siginfo"] {
+    for part in [
+        "SI_TIMER",
+        "SS_AUTODISARM",
+        "SIGUSR2: pending without siginfo",
+    ] {
         ensure!(text.contains(part), "there is no {part} in:\n{text}");
     }
     Ok(text)

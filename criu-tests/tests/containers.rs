@@ -227,7 +227,7 @@ fn shown(container: &Container) -> Result<String> {
         let mut text = String::new();
         for line in said.lines() {
             match line.split_whitespace().next() {
-                Some("process" | "waiting" | "RLIMIT_SIGPENDING:") => {}
+                Some("process" | "pid" | "pending" | "waits") => {}
                 Some("thread") => text.push_str("  thread\n"),
                 _ => text.extend([line, "\n"]),
             }

@@ -28,6 +28,9 @@ pub enum ByUs {}
 /// How long a thread is waited for before others are looked at.
 const SLICE: Duration = Duration::from_millis(5);
 
+/// How long threads that are to be let go again may take to stop. Only one in uninterruptible sleep takes any time.
+const SHIELD_TIME: Duration = Duration::from_millis(100);
+
 /// How long execve(2) may take to end the other threads.
 const EXEC_TIME: Duration = Duration::from_millis(100);
 
@@ -332,6 +335,22 @@ impl StoppingProcess {
         self.ending.retain(|&seized| seized != tid);
     }
 
+    /// Before threads that were told to stop are let go without having been waited for: the stop ends some calls with
+    /// EINTR.
+    fn shield_due(&mut self) {
+        let pid = self.process.pid;
+        let deadline = Instant::now() + SHIELD_TIME;
+        for tid in std::mem::take(&mut self.due) {
+            let shielded = stop_thread(tid, deadline)
+                .and_then(|()| interrupted::shield_thread(pid, tid).map(drop));
+            if let Err(e) = shielded
+                && !e.is_died()
+            {
+                log::debug!("{}", e.in_thread(tid).during(Phase::Release, pid));
+            }
+        }
+    }
+
     /// A thread in execve(2) waits until all others are gone, and those that are traced are gone when their tracer has
     /// heard of it (de_thread, fs/exec.c).
     fn bury(&mut self, but: Tid) {
@@ -376,12 +395,16 @@ impl StoppingProcess {
                 }
                 Err(e) if e.is_died() && tid.0 != self.process.pid.0 => ptrace::reap(tid),
                 // By execve(2) a thread that was seized has become the leader.
-                Err(_) if is_ours(self.process.pid, tid) => {
+                Err(e)
+                    if matches!(e.cause(), Cause::Os(Errno::EPERM))
+                        && is_ours(self.process.pid, tid) =>
+                {
                     ptrace::interrupt(tid)?;
                     self.process.threads.push(tid);
                     self.due.push(tid);
                 }
                 Err(e) => {
+                    self.shield_due();
                     // Seized, perhaps: it is let go, or its death noted, with the others.
                     self.process.threads.push(tid);
                     return Err(e);

@@ -359,6 +359,8 @@ impl Dump {
             Ok(Some(custody)) => {
                 log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");
                 self.custody.insert(pid, vec![custody]);
+                // CRIU stops them next, and what they wait in can be told only of a thread that has been seen waiting.
+                asleep::await_return(pid);
             }
             Err(e) if e.is_died() => {}
             Err(e) => log::warn!("{}", e.during(Phase::Capture, pid)),

@@ -11,7 +11,7 @@
 //! and never more than the whole.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Tid};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -26,6 +26,9 @@ use crate::tracee::{StoppedProcess, ptrace};
 const COMPARISONS: usize = 3;
 /// The least that makes the kernel switch away from a thread and back.
 const NAP: Duration = Duration::from_micros(1);
+/// How long a thread that has been let go may take to be back in its call, and how often that is looked at.
+const RETURN_TIME: Duration = Duration::from_millis(20);
+const RETURN_INTERVAL: Duration = Duration::from_micros(100);
 /// restart_syscall(2) calls these (the kernel's names).
 const RESTARTS: [(&str, Restarted); 3] = [
     ("hrtimer_nanosleep_restart", Restarted::Nanosleep),
@@ -67,6 +70,19 @@ pub struct Waited {
     pub restarted: Option<u32>,
     /// How long it has waited, in nanoseconds, at least.
     pub time: Option<u64>,
+}
+
+/// Waits until the threads of `pid`, which have just been let go, are back in the calls that they were waiting in. One
+/// that has other things to do is not waited for longer than a moment.
+pub fn await_return(pid: Pid) {
+    let deadline = Instant::now() + RETURN_TIME;
+    // proc_pid_syscall(5): "If the process is not blocked, the file displays just the word 'running'."
+    let runs = |tid: Tid| read(pid, tid, "syscall").is_some_and(|call| call.starts_with("running"));
+    while proc::threads(pid).is_ok_and(|threads| threads.into_iter().any(runs))
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(RETURN_INTERVAL);
+    }
 }
 
 /// Looks at the threads of `pid`, which run. What cannot be seen is left out: all of it only makes an estimate better.

@@ -352,37 +352,45 @@ impl Custody {
             Queue::Private => SigSet::EMPTY,
             Queue::Shared => SignalStatus::read(site.pid(), site.tid)?.pending,
         };
+        let tid = site.tid;
         let mut left_in = 0;
-        loop {
-            let chunk = queue.peek(site, left_in, CHUNK)?;
-            if chunk.is_empty() {
-                return Ok(());
+        let mut begun = false;
+        queue.take_out_in_pieces(site, || {
+            if std::mem::replace(&mut begun, true) {
+                fault::point(Point::TakenOut)?;
             }
-            // A number of which anything stays, stays as a whole: only the order among equals can be told.
-            let mut stay = out_of_reach;
-            stay.extend(
-                chunk
+            loop {
+                let chunk = queue.peek(tid, left_in, CHUNK)?;
+                if chunk.is_empty() {
+                    return Ok(chunk);
+                }
+                // A number of which anything stays, stays as a whole: only the order among equals can be told.
+                let mut stay = out_of_reach;
+                stay.extend(
+                    chunk
+                        .iter()
+                        .filter(|info| is_timers(info))
+                        .filter_map(number),
+                );
+                let go: Vec<Siginfo> = chunk
                     .iter()
-                    .filter(|info| is_timers(info))
-                    .filter_map(number),
-            );
-            let go: Vec<Siginfo> = chunk
-                .iter()
-                .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
-                .copied()
-                .collect();
-            left_in += chunk.len() - go.len();
-            if deep {
-                self.guardian.hold(queue, site.tid, &go)?;
-                guardian::hold(&mut self.taken, queue, site.tid, &go);
-                guardian::hold(&mut self.state, queue, site.tid, &chunk);
-            } else {
-                self.guardian.check()?;
+                    .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
+                    .copied()
+                    .collect();
+                left_in += chunk.len() - go.len();
+                if deep {
+                    self.guardian.hold(queue, tid, &go)?;
+                    guardian::hold(&mut self.taken, queue, tid, &go);
+                    guardian::hold(&mut self.state, queue, tid, &chunk);
+                } else {
+                    self.guardian.check()?;
+                }
+                fault::point(Point::TakingOut)?;
+                if !go.is_empty() {
+                    return Ok(go);
+                }
             }
-            fault::point(Point::TakingOut)?;
-            queue.take_out(site, &go)?;
-            fault::point(Point::TakenOut)?;
-        }
+        })
     }
 
     /// Puts everything back, in its order and before what has arrived since, and sends the guardian home. Returns

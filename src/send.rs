@@ -92,7 +92,7 @@ fn in_thread<Owner>(
     // That the call returned 0 is no proof (__send_signal_locked). Others may have sent signals as well, and SIGCONT
     // takes stop signals out, as they do SIGCONT (prepare_signal).
     let from = depth.saturating_sub(TAKEN_OUT_AT_MOST);
-    if queue.peek(site, from, usize::MAX)?.contains(info) {
+    if queue.peek(site.tid, from, usize::MAX)?.contains(info) {
         Ok(Sent::Queued)
     } else if pending(site)?.0 {
         Ok(Sent::WithoutInfo)

@@ -112,24 +112,19 @@ impl Queue {
     /// If the thread is gone.
     pub fn read<Owner>(self, site: &Site<'_, '_, Owner>, most: usize) -> Result<Pending> {
         let bits = self.bits(site)?;
-        let queue = self.peek(site, 0, most)?;
+        let queue = self.peek(site.tid, 0, most)?;
         // A signal may have come between the two: a timer's, or anybody's. Its entry came with its bit.
         let mut pending = Pending { bits, queue };
         pending.bits = pending.bits.union(pending.queued());
         Ok(pending)
     }
 
-    /// At most `most` entries, from the one at index `from` on.
+    /// At most `most` entries, from the one at index `from` on, of `tid`'s queue or its process's.
     ///
     /// # Errors
     /// If the thread is gone.
-    pub fn peek<Owner>(
-        self,
-        site: &Site<'_, '_, Owner>,
-        from: usize,
-        most: usize,
-    ) -> Result<Vec<Siginfo>> {
-        ptrace::peek(site.tid, self == Queue::Shared, from, most)
+    pub fn peek(self, tid: Tid, from: usize, most: usize) -> Result<Vec<Siginfo>> {
+        ptrace::peek(tid, self == Queue::Shared, from, most)
     }
 
     /// How many entries it has. Found by looking whether there is one here and there, because to read them all takes
@@ -138,7 +133,7 @@ impl Queue {
     /// # Errors
     /// If the thread is gone.
     pub fn depth<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<usize> {
-        let reaches = |index: usize| Ok(!self.peek(site, index, 1)?.is_empty());
+        let reaches = |index: usize| Ok(!self.peek(site.tid, index, 1)?.is_empty());
         let mut beyond = 1;
         while reaches(beyond - 1)? {
             beyond *= 2;
@@ -169,20 +164,20 @@ impl Queue {
         }
         let queue = &wanted.queue;
         if queue.iter().any(is_timers) {
-            let found = self.peek(site, 0, usize::MAX)?;
+            let found = self.peek(site.tid, 0, usize::MAX)?;
             return Ok(by_number(&found) == by_number(queue));
         }
         if queue.len() <= READ_WHOLE {
-            return Ok(self.peek(site, 0, queue.len() + 1)? == *queue);
+            return Ok(self.peek(site.tid, 0, queue.len() + 1)? == *queue);
         }
         let end = queue.len() - SAMPLE_AT_END;
-        Ok(self.peek(site, 0, SAMPLE)? == queue[..SAMPLE]
-            && self.peek(site, end, SAMPLE_AT_END + 1)? == queue[end..])
+        Ok(self.peek(site.tid, 0, SAMPLE)? == queue[..SAMPLE]
+            && self.peek(site.tid, end, SAMPLE_AT_END + 1)? == queue[end..])
     }
 
     /// Is what is in the queue the beginning of `wanted`, so that nothing has to be taken out?
     fn is_head_of<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
-        let found = self.peek(site, 0, wanted.queue.len().min(READ_WHOLE) + 1)?;
+        let found = self.peek(site.tid, 0, wanted.queue.len().min(READ_WHOLE) + 1)?;
         let bare = self.bits(site)?.difference(signos(&found));
         Ok(wanted.queue.starts_with(&found)
             && bare.difference(wanted.bits_without_info()).is_empty())
@@ -192,7 +187,7 @@ impl Queue {
     /// first. The thread's other signals must be blocked, and RLIMIT_SIGPENDING leave room.
     fn make<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
         let missing = if self.is_head_of(site, wanted)? {
-            let have = self.peek(site, 0, wanted.queue.len())?.len();
+            let have = self.peek(site.tid, 0, wanted.queue.len())?.len();
             Cow::Borrowed(&wanted.queue[have..])
         } else {
             let found = self.read(site, usize::MAX)?;
@@ -328,7 +323,7 @@ impl Queue {
         let mut pending = Pending::default();
         if self.bits(site)?.contains(signo) {
             pending.bits.insert(signo);
-            pending.queue = self.peek(site, 0, usize::MAX)?;
+            pending.queue = self.peek(site.tid, 0, usize::MAX)?;
             pending.queue.retain(|info| info.signo() == signo.get());
         }
         Ok(pending)
@@ -355,11 +350,37 @@ impl Queue {
     /// If something else came out than was expected: a caller that has seen the queue and whose process is stopped
     /// need not expect that.
     pub fn take_out<Owner>(self, site: &mut Site<'_, '_, Owner>, infos: &[Siginfo]) -> Result<()> {
+        let mut pieces = infos.chunks(AT_A_TIME);
+        self.take_out_in_pieces(site, || Ok(pieces.next().unwrap_or_default().to_vec()))
+    }
+
+    /// As [`take_out`](Self::take_out) for each piece that `next` names, until it names none: in one visit to the thread.
+    /// `next` is asked when all before is out, and may look at the queue.
+    ///
+    /// # Errors
+    /// Those of [`take_out`](Self::take_out), and what `next` says.
+    pub fn take_out_in_pieces<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        mut next: impl FnMut() -> Result<Vec<Siginfo>>,
+    ) -> Result<()> {
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         let leader = self.leader_in_namespace(site)?;
         let tid = u64::from(ids.innermost().cast_unsigned());
         let mut names = Names::of("rt_sigtimedwait");
-        for infos in infos.chunks(AT_A_TIME) {
+        let mut infos = Vec::new();
+        site.injector.run_in_pieces(site.tid, |outcomes| {
+            for (info, outcome) in infos.iter().zip(&outcomes) {
+                outcome.check()?;
+                let info: &Siginfo = info;
+                if outcome.output != info.as_bytes() {
+                    return Err(Error::new(
+                        "rt_sigtimedwait",
+                        Cause::Unexpected(format!("took out something else than {info}")),
+                    ));
+                }
+            }
+            infos = next()?;
             let calls = infos
                 .iter()
                 .filter_map(|info| SigNo::new(info.signo()))
@@ -375,19 +396,9 @@ impl Queue {
                         }
                     }
                 })
-                .collect::<Vec<_>>();
-            let outcomes = site.injector.run(site.tid, &calls)?;
-            for (info, outcome) in infos.iter().zip(&outcomes) {
-                outcome.check()?;
-                if outcome.output != info.as_bytes() {
-                    return Err(Error::new(
-                        "rt_sigtimedwait",
-                        Cause::Unexpected(format!("took out something else than {info}")),
-                    ));
-                }
-            }
-        }
-        Ok(())
+                .collect();
+            Ok(calls)
+        })
     }
 
     /// Queues `infos` behind what is in the queue. `ids` are those of the thread.

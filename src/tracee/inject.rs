@@ -90,15 +90,58 @@ impl<'p, Owner> Injector<'p, Owner> {
         }
         // The marker is not blocked: queued by a call, it would be gone at once.
         let sent: SigSet = calls.iter().filter_map(Call::sends).collect();
+        self.visit(tid, sent, |visit| visit.run(calls))
+    }
+
+    /// Makes the calls that `next` asks for, given the outcomes of those before, until it asks for none: as
+    /// [`run`](Self::run) for each piece, but in one visit to the thread. In a thread with a deep private queue that
+    /// counts: each of the visit's own stops is by a signal at that queue's end, which the kernel looks for from its
+    /// head (collect_signal).
+    ///
+    /// Each piece is undone by itself if the tracer dies in it; those before it are not.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run), and what `next` says. None of the calls may be one that sends a signal.
+    pub fn run_in_pieces(
+        &mut self,
+        tid: Tid,
+        mut next: impl FnMut(Vec<Outcome>) -> Result<Vec<Call>>,
+    ) -> Result<()> {
+        let mut calls = next(Vec::new())?;
+        if calls.is_empty() {
+            return Ok(());
+        }
+        self.visit(tid, SigSet::EMPTY, |visit| {
+            while !calls.is_empty() {
+                if calls.iter().any(|call| call.sends().is_some()) {
+                    return Err(Error::new(
+                        "make system calls in pieces",
+                        Cause::Unexpected("one of them sends a signal".into()),
+                    ));
+                }
+                calls = next(visit.run(&calls)?)?;
+            }
+            Ok(())
+        })
+        .map_err(|e| e.in_thread(tid))
+    }
+
+    /// Goes to thread `tid`, does `work` there and comes back. `sent` are the signals that are sent meanwhile.
+    fn visit<T>(
+        &mut self,
+        tid: Tid,
+        sent: SigSet,
+        work: impl FnOnce(&mut Visit<'_>) -> Result<T>,
+    ) -> Result<T> {
         let marker =
             SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved.union(sent));
         let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
-        let done = visit.run(calls);
+        let done = work(&mut visit);
         let left = visit.end();
         // What went wrong first is what the reader needs.
-        let outcomes = done?;
+        let done = done?;
         left?;
-        Ok(outcomes)
+        Ok(done)
     }
 
     /// Makes `call` inside thread `tid`, and interrupts it as soon as it waits. Leaves the thread with the registers
@@ -313,6 +356,9 @@ impl<'i> Visit<'i> {
     /// Where mmap is refused, there is no scratch memory afterwards, and a part of the thread's stack below the red
     /// zone has to do.
     fn map_scratch(&mut self) -> Result<()> {
+        if self.scratch.is_some() {
+            return Ok(());
+        }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let args = [

@@ -517,6 +517,7 @@ fn waiters(dir: &RunDir) -> Result<()> {
         ("nothread-own", "536870912 {tid} wait4 any\n"),
         ("stopped", "0 {tid} wait4 any\n"),
         ("namespace", "0 {tid} wait4 pid 2\n"),
+        ("traced", "1073741824 {tracer} wait4 pid {child}\n"),
     ] {
         let mut parent = Command::new(&program)
             .arg(how)
@@ -553,6 +554,7 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
     }
     let wanted = wanted
         .replace("{tid}", &waiter.to_string())
+        .replace("{tracer}", &tree.get(1).unwrap_or(&0).to_string())
         .replace("{child}", &child.to_string());
     let mut found = String::new();
     let probe = || {
@@ -595,6 +597,7 @@ const WAITER: &str = r#"
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -612,6 +615,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	siginfo_t info;
 	pid_t child;
+	int pipes[2];
 
 	if (!strcmp(how, "namespace")) {
 		/* The waiter is pid 1 of its own namespace, and its child pid 2. */
@@ -619,6 +623,17 @@ int main(int argc, char **argv)
 		if (fork()) {
 			pause();
 			return 0;
+		}
+	}
+	if (!strcmp(how, "traced")) {
+		/* Its tracer is not its parent, who waits for nobody. */
+		pipe(pipes);
+		if (!fork()) {
+			if (read(pipes[0], &child, sizeof(child)) != sizeof(child) ||
+			    ptrace(PTRACE_SEIZE, child, NULL, NULL))
+				_exit(1);
+			for (;;)
+				waitpid(child, NULL, __WALL);
 		}
 	}
 	child = fork();
@@ -631,6 +646,8 @@ int main(int argc, char **argv)
 	if (!strcmp(how, "other") && !fork())
 		for (;;)
 			pause();
+	if (!strcmp(how, "traced"))
+		write(pipes[1], &child, sizeof(child));
 	puts("ready");
 	fflush(stdout);
 	if (!strcmp(how, "any") || !strcmp(how, "stopped"))

@@ -20,6 +20,7 @@ use criu_tests::skip::{self, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::{config, procfs};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 
 const NOBODY: u32 = 65534;
@@ -878,10 +879,21 @@ impl Cgroup {
         })
     }
 
+    /// Waits for the companion of a command that was killed, which may yet freeze or thaw: it holds the lock until then.
+    fn settle(&self) -> Result<()> {
+        let lock = Flock::lock(File::open(&self.dir)?, FlockArg::LockExclusive);
+        drop(lock.map_err(|(_, errno)| errno)?);
+        Ok(())
+    }
+
     fn is_frozen(&self, dir: &Path) -> Result<bool> {
         Ok(match self.version {
             Version::V1 => fs::read_to_string(dir.join("freezer.state"))?.trim() != "THAWED",
-            Version::V2 => fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1"),
+            // It takes a moment until that is so.
+            Version::V2 => {
+                fs::read_to_string(dir.join("cgroup.freeze"))?.trim() == "1"
+                    || fs::read_to_string(dir.join("cgroup.events"))?.contains("frozen 1")
+            }
         })
     }
 }
@@ -1062,6 +1074,7 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
     }
     println!("killed {kills} times, {found_frozen} times with the cgroup frozen");
     // One that was frozen before is frozen afterwards.
+    cgroup.settle()?;
     for _ in 0..kills / 10 {
         cgroup.freeze(&cgroup.dir, true)?;
         let folder = dir.file("live");
@@ -1078,16 +1091,9 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
+        cgroup.settle()?;
+        cgroup.freeze(&cgroup.dir, false)?;
     }
-    // The last command's companion may not be through, and would freeze it once more.
-    wait::until("the companions to end", PATIENCE, || {
-        let at_work = |pid: &Pid| {
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            comm == "signals-thaw\n" && procfs::state(pid.0) != Some('Z')
-        };
-        Ok((!criu_signals::proc::all().iter().any(at_work)).then_some(()))
-    })?;
-    cgroup.freeze(&cgroup.dir, false)?;
     few_interrupted(victim, kills, dir)
 }
 

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::companion;
 use crate::error::{Cause, Error, Result};
@@ -215,6 +216,7 @@ impl Cgroup {
             return Ok(None);
         };
         let failed = |e: io::Error| self.failed("look at its freezer", &e);
+        let locks = self.lock(deadline)?;
         if freezer.is_held_from_above(&self.dir).map_err(failed)? {
             return Err(
                 self.refused("a cgroup that it is in is frozen: thaw that one, or name it instead")
@@ -239,10 +241,39 @@ impl Cgroup {
             frozen_before,
             stopped_before,
             link: None,
+            _locks: locks,
         };
         hold.link = Some(hold.start_companion()?);
         hold.freeze(deadline)?;
         Ok(Some(hold))
+    }
+
+    /// Only one at a time may freeze and thaw it: another would take what this one does for the state that it has to put
+    /// back. That holds for the companion of one that was killed, too.
+    fn lock(&self, deadline: Instant) -> Result<Vec<Flock<fs::File>>> {
+        let mut locks = Vec::new();
+        for dir in self.folders()? {
+            let mut file = match fs::File::open(&dir) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound && dir != self.dir => continue,
+                Err(e) => return Err(self.failed("open", &e)),
+            };
+            loop {
+                match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(lock) => break locks.push(lock),
+                    Err((again, Errno::EAGAIN)) if Instant::now() < deadline => file = again,
+                    Err((_, errno)) => {
+                        let what = format!(
+                            "cgroup {}: lock (another criu-signals is at work on it)",
+                            dir.display()
+                        );
+                        return Err(Error::os(what, errno));
+                    }
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(locks)
     }
 
     fn failed(&self, what: &str, e: &io::Error) -> Error {
@@ -299,6 +330,8 @@ pub struct Hold {
     stopped_before: Vec<Pid>,
     /// To the companion.
     link: Option<UnixStream>,
+    /// Held by the companion as well, which has inherited them: they are free when both have ended.
+    _locks: Vec<Flock<fs::File>>,
 }
 
 impl Hold {
@@ -435,6 +468,7 @@ impl Hold {
             frozen_before: self.frozen_before.clone(),
             stopped_before: self.stopped_before.clone(),
             link: None,
+            _locks: Vec::new(),
         };
         companion::start(c"signals-thaw", WHAT, &[ours.as_raw_fd()], move || {
             let mut message = [0];

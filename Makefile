@@ -85,7 +85,7 @@ gaps: root build ## runs every case that CRIU loses, refuses or doubles, and wri
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
 
 curve: PROFILE := release
-curve: root build ## measures what deep queues cost, alone and with the plugin, and draws it (half an hour; docs/deep-queues.md)
+curve: root build ## measures what deep queues cost, alone and with the plugin, and draws it (some minutes; docs/deep-queues.md)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin curve -- \
 	  $(or $(ARGS),--markdown docs/deep-queues.md --svg docs/deep-queues.svg)
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::capture;
-use criu_signals::images::Pid;
+use criu_signals::images::{Disposition, Pid, SigNo};
+use criu_signals::restore;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
 use criu_tests::harness::in_folder;
@@ -27,6 +28,12 @@ use nix::sys::wait::waitpid;
 
 /// Makes this program a tracer that captures the process named in it, again and again.
 const TRACER: &str = "CRIU_TESTS_TRACER";
+/// What it does: captures, or changes of dispositions.
+const WORK: &str = "CRIU_TESTS_TRACER_WORK";
+const DISPOSE: &str = "dispose";
+const DISPOSER_KILLS: u32 = 250;
+/// By then it has begun with them.
+const DISPOSER_START: Duration = Duration::from_millis(12);
 const DEFAULT_KILLS: u32 = 1000;
 /// A tracer's captures take about 2 ms, starting one about as long.
 const TRACER_SPAN: Duration = Duration::from_micros(6000);
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
     };
     let trials = vec![
         trial("tracer-killed", tracer_killed),
+        trial("tracer-killed-changing-dispositions", disposer_killed),
         trial("criu-killed-with-signals-in-custody", criu_killed),
         trial("task-killed", task_killed),
         trial("not-permitted", not_permitted),
@@ -63,11 +71,71 @@ fn main() -> ExitCode {
 
 fn trace(pid: &str) -> Result<()> {
     let pid = Pid(pid.parse().context("pid")?);
+    if std::env::var(WORK).is_ok_and(|work| work == DISPOSE) {
+        return dispose(pid);
+    }
     loop {
         let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
         capture::process(&stopped)?;
         stopped.release()?;
     }
+}
+
+/// The highest signal that is ignored would be the one that ends a batch: here it is the one that the batch makes
+/// deadly, or ignored again.
+fn dispose(pid: Pid) -> Result<()> {
+    let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+    let mut state = capture::process(&stopped)?;
+    let deadly = Disposition::DEFAULT;
+    let ignored = Disposition {
+        handler: 1,
+        ..deadly
+    };
+    loop {
+        for disposition in [ignored, deadly] {
+            state.dispositions[SigNo::SYS] = disposition;
+            if let Some(e) = restore::dispositions(&stopped, &state).pop() {
+                return Err(e.into());
+            }
+        }
+    }
+}
+
+fn disposer_killed(dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
+    let pid = victim.pid();
+    let mut random = Random(u64::from(std::process::id()));
+    let mut tracer = Command::new(std::env::current_exe()?);
+    tracer.env(TRACER, pid.to_string()).env(WORK, DISPOSE);
+    for round in 0..DISPOSER_KILLS {
+        let mut tracer = tracer
+            .stdout(File::create(dir.file("tracer"))?)
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the tracer")?;
+        std::thread::sleep(DISPOSER_START + random.below(TRACER_SPAN));
+        if let Some(status) = tracer.try_wait()? {
+            bail!(
+                "round {round}: the tracer ended: {status}; {}",
+                dir.read("tracer")
+            );
+        }
+        tracer.kill()?;
+        tracer.wait()?;
+        ensure!(
+            !matches!(procfs::state(pid), None | Some('Z')),
+            "round {round}: the program is gone"
+        );
+    }
+    // It compares its dispositions with those that it began with.
+    let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+    let mut state = capture::process(&stopped)?;
+    state.dispositions[SigNo::SYS] = Disposition::DEFAULT;
+    if let Some(e) = restore::dispositions(&stopped, &state).pop() {
+        return Err(e.into());
+    }
+    stopped.release()?;
+    victim.finish(PATIENCE)
 }
 
 fn tracer_killed(dir: &RunDir) -> Result<()> {

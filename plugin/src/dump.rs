@@ -369,20 +369,7 @@ impl Dump {
 
     /// May signals be taken out, given that a restore without this plugin would lose them?
     fn may_take_out(&self, why: &str) -> Result<()> {
-        if self.recorded || self.settings.take_out == TakeOut::Always {
-            return Ok(());
-        }
-        Err(Error::new(
-            "take out pending signals",
-            Cause::Unsupported(
-                format!(
-                    "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
-                     without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
-                     the same, =never leaves it to criu"
-                )
-                .into(),
-            ),
-        ))
+        may_take_out(self.recorded, self.settings.take_out, why)
     }
 
     fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
@@ -552,6 +539,24 @@ fn captured_process(state: &ProcessState) -> Process {
     }
 }
 
+/// `recorded`: the images say that they are not to be restored without this plugin. CRIU before 4.1 cannot.
+fn may_take_out(recorded: bool, setting: TakeOut, why: &str) -> Result<()> {
+    if recorded || setting == TakeOut::Always {
+        return Ok(());
+    }
+    Err(Error::new(
+        "take out pending signals",
+        Cause::Unsupported(
+            format!(
+                "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
+                 without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                 the same, =never leaves it to criu"
+            )
+            .into(),
+        ),
+    ))
+}
+
 fn at(step: image::Step) -> Point {
     match step {
         image::Step::Created => Point::ImageCreated,
@@ -603,4 +608,27 @@ fn lendable(own: Rlimit) -> Result<Rlimit> {
         .map_err(|errno| Error::os("getrlimit(RLIMIT_SIGPENDING)", errno))?;
     let hard = hard.max(own.hard);
     Ok(Rlimit { soft: hard, hard })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is no such criu to run: without its add_inventory_plugin, which is found by name, nothing is recorded.
+    #[test]
+    fn an_old_criu_is_not_trusted_with_what_is_taken_out() {
+        for setting in [TakeOut::Auto, TakeOut::Always] {
+            may_take_out(true, setting, "a SIGTRAP is pending").unwrap();
+        }
+        may_take_out(false, TakeOut::Always, "a SIGTRAP is pending").unwrap();
+        let refused = may_take_out(false, TakeOut::Auto, "a SIGTRAP is pending")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.starts_with("take out pending signals: a SIGTRAP is pending; criu cannot cope")
+        );
+        for says in ["before 4.1", "CRIU_SIGNALS_TAKE_OUT=always", "=never"] {
+            assert!(refused.contains(says), "{refused}");
+        }
+    }
 }

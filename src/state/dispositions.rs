@@ -87,7 +87,7 @@ fn write(signo: SigNo, disposition: &Disposition, compat: bool) -> Result<Call> 
             .value(u64::from(signo.get().cast_unsigned()))
             .input(disposition.to_kernel_bytes())
     };
-    Ok(call.value(0).value(SIGSET_SIZE))
+    Ok(call.value(0).value(SIGSET_SIZE).changing(signo))
 }
 
 /// `struct compat_sigaction` of linux/compat.h: `{ u32 handler, flags, restorer; u64 mask; }`, packed. `None` where

@@ -830,6 +830,7 @@ pub(super) fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
         .input(disposition.to_kernel_bytes())
         .value(0)
         .value(SIGSET_SIZE)
+        .changing(signo)
 }
 
 /// An int as a register holds it: the kernel looks at the low half.

@@ -31,7 +31,7 @@ pub struct Call {
     name: Arc<str>,
     args: Vec<Arg>,
     undo: Option<Undo>,
-    sends: Option<SigNo>,
+    touches: Option<SigNo>,
 }
 
 /// What the thread does about a call if it is left alone before the tracer has taken over the outcome.
@@ -53,7 +53,7 @@ impl Call {
             name: name.into(),
             args: Vec::with_capacity(6),
             undo: None,
-            sends: None,
+            touches: None,
         }
     }
 
@@ -102,13 +102,20 @@ impl Call {
     /// The call queues this signal to the thread that makes it, or its process, where it is to stay.
     #[must_use]
     pub fn sending(mut self, signo: Option<SigNo>) -> Call {
-        self.sends = signo;
+        self.touches = signo;
         self
     }
 
-    /// What [`sending`](Call::sending) said.
-    pub(super) fn sends(&self) -> Option<SigNo> {
-        self.sends
+    /// The call changes what the process does on this signal.
+    #[must_use]
+    pub fn changing(mut self, signo: SigNo) -> Call {
+        self.touches = Some(signo);
+        self
+    }
+
+    /// What [`sending`](Call::sending) or [`changing`](Call::changing) said.
+    pub(super) fn touches(&self) -> Option<SigNo> {
+        self.touches
     }
 
     /// The system call's number.

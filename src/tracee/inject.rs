@@ -88,9 +88,10 @@ impl<'p, Owner> Injector<'p, Owner> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        // The marker is not blocked: queued by a call, it would be gone at once.
-        let sent: SigSet = calls.iter().filter_map(Call::sends).collect();
-        self.visit(tid, sent, |visit| visit.run(calls))
+        // The marker is not blocked: queued by a call, it would be gone at once. Nor may a call change what it does: if the
+        // tracer dies by then, it is delivered.
+        let touched: SigSet = calls.iter().filter_map(Call::touches).collect();
+        self.visit(tid, touched, |visit| visit.run(calls))
     }
 
     /// Makes the calls that `next` asks for, given the outcomes of those before, until it asks for none: as
@@ -101,7 +102,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// Each piece is undone by itself if the tracer dies in it; those before it are not.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run), and what `next` says. None of the calls may be one that sends a signal.
+    /// Those of [`run`](Self::run), and what `next` says. None of the calls may be one that sends a signal or changes what one does.
     pub fn run_in_pieces(
         &mut self,
         tid: Tid,
@@ -113,10 +114,12 @@ impl<'p, Owner> Injector<'p, Owner> {
         }
         self.visit(tid, SigSet::EMPTY, |visit| {
             while !calls.is_empty() {
-                if calls.iter().any(|call| call.sends().is_some()) {
+                if calls.iter().any(|call| call.touches().is_some()) {
                     return Err(Error::new(
                         "make system calls in pieces",
-                        Cause::Unexpected("one of them sends a signal".into()),
+                        Cause::Unexpected(
+                            "one of them sends a signal, or changes what one does".into(),
+                        ),
                     ));
                 }
                 calls = next(visit.run(&calls)?)?;
@@ -126,15 +129,16 @@ impl<'p, Owner> Injector<'p, Owner> {
         .map_err(|e| e.in_thread(tid))
     }
 
-    /// Goes to thread `tid`, does `work` there and comes back. `sent` are the signals that are sent meanwhile.
+    /// Goes to thread `tid`, does `work` there and comes back. `touched` are the signals that are sent meanwhile, or
+    /// given another disposition.
     fn visit<T>(
         &mut self,
         tid: Tid,
-        sent: SigSet,
+        touched: SigSet,
         work: impl FnOnce(&mut Visit<'_>) -> Result<T>,
     ) -> Result<T> {
-        let marker =
-            SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved.union(sent));
+        let marker = SignalStatus::read(self.process.pid(), tid)?
+            .harmless_signal(self.reserved.union(touched));
         let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
         let done = work(&mut visit);
         let left = visit.end();

@@ -134,6 +134,10 @@ fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) 
             log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
             0
         }
+        Err(e) if e.is_died() => {
+            log::warn!("pid {pid}: there is nobody left to put pending signals back to: {e}");
+            0
+        }
         Err(e) => {
             log::error!("pid {pid}: criu is gone, and pending signals could NOT be put back: {e}");
             1

@@ -1,0 +1,370 @@
+//! What goes wrong around a dump and a restore while signals are in custody, or half put back: the guardian dies, the
+//! task dies, the image folder is full or goes away.
+//!
+//! criu stops itself at a fault point (`src/fault.rs` of the library), something is done to it, and it goes on. As in the
+//! scenarios, each test is this program once more as pid 1 of a namespace of its own.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::fault::Point;
+use criu_signals::images::image;
+use criu_tests::config;
+use criu_tests::criu::{Criu, Step};
+use criu_tests::harness::isolated;
+use criu_tests::ns::{self, Place};
+use criu_tests::plugin::{self, Verdict};
+use criu_tests::procfs::{self, Pid};
+use criu_tests::rundir::RunDir;
+use criu_tests::victim::{Victim, reap_all};
+use criu_tests::wait::{self, PATIENCE};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+
+/// How long a released victim may take to check itself.
+const CHECK: Duration = Duration::from_secs(20);
+
+type Test = (&'static str, fn(&RunDir) -> Result<()>);
+
+const TESTS: &[Test] = &[
+    ("guardian-killed", guardian_killed),
+    ("guardian-killed-before", guardian_killed_before),
+    ("folder-full", folder_full),
+    ("folder-full-deep", folder_full_deep),
+    ("folder-gone", folder_gone),
+    ("task-killed-in-custody", task_killed_in_custody),
+    ("image-gone-at-restore", image_gone),
+    ("task-killed-in-replay", task_killed_in_replay),
+];
+
+fn main() -> ExitCode {
+    match ns::arrive() {
+        Ok(Place::Outside) => {}
+        Ok(Place::Inside) => return inside(),
+        Err(why) => {
+            println!("{why:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let args = Arguments::from_args();
+    let trials = TESTS
+        .iter()
+        .map(|(name, _)| {
+            Trial::test(*name, move || {
+                isolated("never_lost", name, &[name]).map_err(Failed::from)
+            })
+        })
+        .collect();
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// Pid 1 of the namespace.
+fn inside() -> ExitCode {
+    let run = || {
+        let args: Vec<String> = env::args().skip(1).collect();
+        let [name, dir] = args.as_slice() else {
+            bail!("two arguments are needed: {args:?}")
+        };
+        let (_, run) = TESTS
+            .iter()
+            .find(|(known, _)| known == name)
+            .with_context(|| format!("no test {name}"))?;
+        run(&RunDir::open(Path::new(dir)))
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn criu() -> Result<Criu> {
+    Ok(Criu::new(
+        &config::criu()?,
+        &config::faults_dir()?.join("plugins"),
+    ))
+}
+
+fn stopping_at(point: Point) -> Result<Criu> {
+    Ok(criu()?.env("CRIU_SIGNALS_FAULT", format!("{}:stop", point.number())))
+}
+
+fn start(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<Victim> {
+    Victim::start(&config::victim(program, false), arg, dir, false)
+}
+
+/// Everything but pid 1, by its name.
+fn processes() -> Result<Vec<(Pid, String)>> {
+    let pids = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid| pid != 1 && !matches!(procfs::state(pid), None | Some('Z' | 'X')));
+    Ok(pids
+        .filter_map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            Some((pid, name.trim().to_owned()))
+        })
+        .collect())
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
+
+fn named(name: &str) -> Result<Vec<Pid>> {
+    let all = processes()?.into_iter();
+    Ok(all.filter(|(_, n)| n == name).map(|(pid, _)| pid).collect())
+}
+
+fn send(pid: Pid, signal: Signal) -> Result<()> {
+    kill(nix::unistd::Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))
+}
+
+/// Runs `criu`, and does `meanwhile` when it has stopped itself.
+fn interrupted<T: Send>(
+    criu: impl FnOnce() -> Result<T> + Send,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<T> {
+    thread::scope(|scope| {
+        let running = scope.spawn(criu);
+        let stopped = wait::until("criu to stop itself", PATIENCE, || {
+            if running.is_finished() {
+                bail!("criu has ended instead of stopping");
+            }
+            // Of this process's children, no other is stopped. Its name is that of whatever loads it.
+            let stopped = processes()?
+                .into_iter()
+                .map(|(pid, _)| pid)
+                .find(|&pid| procfs::state(pid) == Some('T') && parent(pid) == Some(1));
+            Ok(stopped)
+        });
+        let done = match &stopped {
+            Ok(pid) => meanwhile().and(send(*pid, Signal::SIGCONT)),
+            Err(_) => Ok(()),
+        };
+        let result = running.join().ok().context("the thread panicked")?;
+        stopped?;
+        done?;
+        result
+    })
+}
+
+/// There is nobody left but `tree`.
+fn companions_gone(tree: &[Pid]) -> Result<()> {
+    wait::until("the guardians to end", PATIENCE, || {
+        let others = processes()?;
+        let gone = others.iter().all(|(pid, _)| tree.contains(pid));
+        Ok(gone.then_some(()))
+    })
+}
+
+fn expect_line(step: &Step, parts: &[&str]) -> Result<()> {
+    let found = plugin::lines(&step.log).any(|line| parts.iter().all(|part| line.contains(part)));
+    ensure!(
+        found,
+        "no line of the plugin's has {parts:?}:\n{}",
+        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
+    );
+    Ok(())
+}
+
+// ---- at the dump -------------------------------------------------------------------------------------------------
+
+fn kill_guardians() -> Result<()> {
+    // Just forked, it does not have its name yet.
+    let guardians = wait::until("a guardian", PATIENCE, || {
+        let guardians = named("signals-guard")?;
+        Ok((!guardians.is_empty()).then_some(guardians))
+    })?;
+    guardians
+        .iter()
+        .try_for_each(|&pid| send(pid, Signal::SIGKILL))?;
+    wait::until("the guardians to be gone", PATIENCE, || {
+        Ok(named("signals-guard")?.is_empty().then_some(()))
+    })
+}
+
+/// All is out, and nobody watches any more: criu puts it back itself, and says that it was alone.
+fn guardian_killed(dir: &RunDir) -> Result<()> {
+    let victim = start("everything", None, dir)?;
+    let criu = stopping_at(Point::HandedOver)?;
+    let images = dir.images();
+    let pid = victim.pid();
+    let dump = interrupted(|| criu.dump(pid, &images, true), kill_guardians)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(
+        &dump,
+        &["Warn", "all is put back, but the guardian was gone"],
+    )?;
+    companions_gone(&procfs::tree(pid)?)?;
+    victim.finish(CHECK)
+}
+
+/// Nothing is taken out that nobody watches.
+fn guardian_killed_before(dir: &RunDir) -> Result<()> {
+    let victim = start("private_fault", None, dir)?;
+    let criu = stopping_at(Point::GuardianStarted)?;
+    let images = dir.images();
+    let pid = victim.pid();
+    let dump = interrupted(|| criu.dump(pid, &images, true), kill_guardians)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(&dump, &["Error (", "tell the guardian: EPIPE"])?;
+    ensure!(
+        !images.join(image::file_name(pid)).exists(),
+        "our image is left behind"
+    );
+    companions_gone(&[pid])?;
+    victim.finish(CHECK)
+}
+
+fn fill(images: &Path, dir: &RunDir) -> Result<()> {
+    let flags = MsFlags::empty();
+    mount(
+        Some("tmpfs"),
+        images,
+        Some("tmpfs"),
+        flags,
+        Some("size=64k"),
+    )
+    .context("mounting")?;
+    for name in ["dump.log", "dump.out"] {
+        symlink(dir.file(name), images.join(name))?;
+    }
+    let filled = fs::write(images.join("filler"), vec![1; 1 << 20]);
+    ensure!(filled.is_err(), "it is not full");
+    Ok(())
+}
+
+/// The image comes first: where it cannot be written, nothing is taken out.
+fn folder_full(dir: &RunDir) -> Result<()> {
+    let dump = dump_into_full(dir, "private_fault", None)?;
+    ensure!(
+        !plugin::lines(&dump.log).any(|line| line.contains("taken out until")),
+        "something was taken out before the image was written"
+    );
+    ensure!(
+        !plugin::lines(&dump.log).any(|line| line.contains("pending signals put back")),
+        "something was put back"
+    );
+    Ok(())
+}
+
+/// What is taken out of a deep queue is with the guardian before, and goes back.
+fn folder_full_deep(dir: &RunDir) -> Result<()> {
+    let dump = dump_into_full(dir, "deep_queue", Some("3000"))?;
+    expect_line(&dump, &["3000 pending signals put back"])
+}
+
+fn dump_into_full(dir: &RunDir, program: &str, arg: Option<&str>) -> Result<Step> {
+    let images = dir.images();
+    fill(&images, dir)?;
+    let victim = start(program, arg, dir)?;
+    let pid = victim.pid();
+    let dump = criu()?.dump(pid, &images, true)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    let name = image::file_name(pid);
+    expect_line(&dump, &["Error (", &name, "No space left on device"])?;
+    ensure!(!images.join(&name).exists(), "{name} is left behind");
+    companions_gone(&[pid])?;
+    victim.finish(CHECK)?;
+    Ok(dump)
+}
+
+/// criu cannot write its own images any more; what is out goes back all the same.
+fn folder_gone(dir: &RunDir) -> Result<()> {
+    let victim = start("everything", None, dir)?;
+    let criu = stopping_at(Point::HandedOver)?;
+    let images = dir.images();
+    let pid = victim.pid();
+    // The log is elsewhere, or it would go as well.
+    for name in ["dump.log", "dump.out"] {
+        symlink(dir.file(name), images.join(name))?;
+    }
+    let gone = || {
+        fs::remove_dir_all(&images)?;
+        fs::create_dir(&images)?;
+        symlink(dir.file("dump.log"), images.join("dump.log"))?;
+        Ok(symlink(dir.file("dump.out"), images.join("dump.out"))?)
+    };
+    let dump = interrupted(|| criu.dump(pid, &images, true), gone)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(&dump, &["pending signals put back"])?;
+    let tree = procfs::tree(pid)?;
+    companions_gone(&tree)?;
+    victim.finish(CHECK)
+}
+
+/// Nobody is left to give the signals to: that is said, nobody waits for ever, and no guardian stays.
+fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
+    let victim = start("everything", None, dir)?;
+    let criu = stopping_at(Point::HandedOver)?;
+    let images = dir.images();
+    let pid = victim.pid();
+    let killed = || send(pid, Signal::SIGKILL);
+    let dump = interrupted(|| criu.dump(pid, &images, true), killed)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(
+        &dump,
+        &["Warn", "seize", &format!("pid {pid}"), "the task is gone"],
+    )?;
+    victim.end();
+    companions_gone(&[])
+}
+
+// ---- at the restore ----------------------------------------------------------------------------------------------
+
+fn dumped(dir: &RunDir) -> Result<Pid> {
+    let victim = start("everything", None, dir)?;
+    let pid = victim.pid();
+    let dump = criu()?.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    Ok(pid)
+}
+
+/// It has been read before anything was restored.
+fn image_gone(dir: &RunDir) -> Result<()> {
+    let pid = dumped(dir)?;
+    let criu = stopping_at(Point::RestoreHanded)?;
+    let images = dir.images();
+    let ours = images.join(image::file_name(pid));
+    let gone = || fs::remove_file(&ours).context("removing it");
+    let (restore, restored) = interrupted(|| criu.restore(&images), gone)?;
+    let restored = restored.context("criu restore failed")?;
+    let verdicts = plugin::verdicts(&restore.log);
+    ensure!(
+        verdicts.len() == 2 && !verdicts.contains(&Ok(Verdict::Failed)),
+        "the verdicts are {verdicts:?}"
+    );
+    Victim::restored(restored, dir).finish(CHECK)
+}
+
+/// The restored task dies under the plugin's hands: criu fails, nobody hangs, no process stays, and the same images are
+/// good for another time.
+fn task_killed_in_replay(dir: &RunDir) -> Result<()> {
+    let pid = dumped(dir)?;
+    let criu = stopping_at(Point::Timers)?;
+    let images = dir.images();
+    let killed = || send(pid, Signal::SIGKILL);
+    let (restore, restored) = interrupted(|| criu.restore(&images), killed)?;
+    ensure!(restored.is_none(), "criu restore has succeeded");
+    expect_line(
+        &restore,
+        &["Error (", &format!("pid {pid}"), "the task is gone"],
+    )?;
+    companions_gone(&[])?;
+    reap_all()?;
+    let (_, restored) = self::criu()?.restore(&images)?;
+    let restored = restored.context("the second criu restore failed")?;
+    Victim::restored(restored, dir).finish(CHECK)
+}

@@ -13,14 +13,23 @@ use criu_signals::snapshot::{self, Cgroup, Target};
 use super::progress::Console;
 use super::{Context, Failure};
 
+const EXAMPLES: &str = "\
+Examples:
+  criu-signals dump -t 4711 -D images
+  criu-signals dump -t 4711 --tree -D images
+  criu-signals dump --cgroup /sys/fs/cgroup/machine.slice/web -D images";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all are written
+  2  nothing is, and standard error says why";
+
 /// Writes down the signal state of one process, a tree or a cgroup, all of it at one instant. They run on.
 ///
 /// A process's image is signals-PID.img, PID being its id in its own pid namespace. Either all images are written or
 /// none.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  criu-signals dump -t 4711 -D images\n  \
-    criu-signals dump -t 4711 --tree -D images\n  \
-    criu-signals dump --cgroup /sys/fs/cgroup/machine.slice/web -D images")]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Dump {
     /// The process.
     #[arg(short = 't', long, value_name = "PID", value_parser = super::pid, required_unless_present = "cgroup")]

@@ -11,6 +11,18 @@ use super::pairs::Pairs;
 use super::progress::Console;
 use super::{Context, DIFFERS, Failure};
 
+const EXAMPLES: &str = "\
+Examples:
+  criu-signals restore -D images
+  criu-signals restore -D images --map 4711:5003 --map 4712:5004
+  criu-signals restore -D images -t 5003";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is as in the images
+  1  something could not be put back
+  2  it was not tried, or a process could not be looked at";
+
 /// Puts dumped signal state into live processes.
 ///
 /// Dispositions, masks, alternate stacks, pending signals with their siginfos, POSIX timers' entries, RLIMIT_SIGPENDING,
@@ -21,9 +33,7 @@ use super::{Context, DIFFERS, Failure};
 /// Exits with 0 if all is as it was dumped, with 1 if something could not be put back, with 2 if nothing was tried, or a
 /// process could not be looked at.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  criu-signals restore -D images\n  \
-    criu-signals restore -D images --map 4711:5003 --map 4712:5004\n  \
-    criu-signals restore -D images -t 5003")]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Restore {
     #[command(flatten)]
     pairs: Pairs,

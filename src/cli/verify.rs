@@ -11,15 +11,23 @@ use super::pairs::Pairs;
 use super::progress::Console;
 use super::{Context, DIFFERS, Failure};
 
+const EXAMPLES: &str = "\
+Examples:
+  criu-signals verify -D images
+  criu-signals verify -D images --map 1:4711";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is as in the images
+  1  something differs
+  2  it could not be told";
+
 /// Compares live processes with their images, and changes nothing.
 ///
 /// Compared are all that `restore` puts back, and whether threads that waited in a system call wait in it again. What
 /// has arrived since the dump is a difference.
-///
-/// Exits with 0 if all is as it was dumped, with 1 if something differs, with 2 if that could not be told.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  criu-signals verify -D images\n  \
-    criu-signals verify -D images --map 1:4711")]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Verify {
     #[command(flatten)]
     pairs: Pairs,

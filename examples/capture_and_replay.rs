@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use criu_signals::images::{Pid, image};
-use criu_signals::restore::{self, Mode};
+use criu_signals::restore::{self, Arrived};
 use criu_signals::tracee::{ByUs, StoppedProcess};
-use criu_signals::{record, restore::Verdict};
+use criu_signals::{capture, record, restore::Verdict};
 
 /// How long to wait for a thread in uninterruptible sleep.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,7 +57,8 @@ fn replay(pid: Pid, image: &Path) -> Result<(), Box<dyn Error>> {
     // Anything can be wrong with a file: that is known before the process is touched.
     let image = image::open(image)?;
     let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
-    let report = restore::check(&stopped, &image.process, Mode::Repair)?;
+    let now = capture::process(&stopped)?;
+    let report = restore::apply(&stopped, now, &image.process, Arrived::Kept)?;
     stopped.release()?;
 
     for line in record::lines(&report) {

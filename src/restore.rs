@@ -212,10 +212,13 @@ pub fn apply<Owner>(
         found = capture::expecting(stopped, Phase::Verify, wanted)?;
         found.run_state = was;
     }
-    let aim = match arrived {
+    let mut aim = match arrived {
         Arrived::Kept => self::wanted(wanted, &found),
         Arrived::TakenOut => wanted.clone(),
     };
+    for thread in &mut aim.threads {
+        thread.interrupted = None;
+    }
     let differences = compare(&aim, &found);
     let mut report = report(stopped.pid(), wanted, Vec::new());
     report.arrived = siginfos(&aim).saturating_sub(siginfos(wanted));

@@ -425,10 +425,19 @@ fn own_status() -> Result<Status> {
     Status::from_file("/proc/self/status").map_err(|e| Error::proc("read /proc/self/status", &e))
 }
 
+/// A failed look at a file that every task has: there is none of one that is gone, or that is ending and has no memory
+/// any more (fs/proc/base.c, proc_exe_link).
+fn of_task(operation: &'static str, e: &std::io::Error) -> Error {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => Error::new(operation, Cause::Died),
+        _ => Error::io(operation, e),
+    }
+}
+
 /// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
 pub fn executable(pid: Pid) -> Result<Option<String>> {
     let path =
-        std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| Error::io("read exe", &e))?;
+        std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| of_task("read exe", &e))?;
     // d_path says so of a file that was replaced or removed.
     let path = path
         .to_str()
@@ -440,7 +449,7 @@ pub fn executable(pid: Pid) -> Result<Option<String>> {
 pub fn pid_namespace(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))
         .map(|m| m.ino())
-        .map_err(|e| Error::io("stat ns/pid", &e))
+        .map_err(|e| of_task("stat ns/pid", &e))
 }
 
 /// One mapping of a process.

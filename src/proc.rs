@@ -45,8 +45,7 @@ pub struct SignalStatus {
 impl SignalStatus {
     /// Reads it for one thread of `pid`.
     pub fn read(pid: Pid, tid: Tid) -> Result<SignalStatus> {
-        let status = Status::from_file(task_file(pid, tid, "status"))
-            .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+        let status = status(pid, tid)?;
         let ids = status.nspid.and_then(NsIds::new).ok_or_else(|| {
             Error::new(
                 "read status",
@@ -114,8 +113,7 @@ pub enum Seccomp {
 
 /// How are the system calls of the thread judged?
 pub fn seccomp(pid: Pid, tid: Tid) -> Result<Seccomp> {
-    let status = Status::from_file(task_file(pid, tid, "status"))
-        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    let status = status(pid, tid)?;
     match status.seccomp {
         None | Some(0) => Ok(Seccomp::Off),
         Some(1) => Ok(Seccomp::Strict),
@@ -131,7 +129,7 @@ pub fn is_alive(pid: Pid) -> bool {
 
 /// Why a thread does not stop: in words, where it is in uninterruptible sleep (`D` in proc_pid_stat(5)).
 pub fn sleeping(pid: Pid, tid: Tid) -> Option<String> {
-    let status = Status::from_file(task_file(pid, tid, "status")).ok()?;
+    let status = status(pid, tid).ok()?;
     if !status.state.starts_with('D') {
         return None;
     }
@@ -154,10 +152,8 @@ pub fn sleeping(pid: Pid, tid: Tid) -> Option<String> {
 
 /// The threads of `pid`, the leader first.
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
-    let dir = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::new("list threads", Cause::Died),
-        _ => Error::io("list threads", &e),
-    })?;
+    let dir =
+        std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| of_task("list threads", &e))?;
     let mut threads = Vec::new();
     for entry in dir {
         let entry = entry.map_err(|e| Error::io("list threads", &e))?;
@@ -175,15 +171,13 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
 
 /// Is the thread stopped by job control: not running, and not in the hands of a tracer?
 pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
-    let status = Status::from_file(task_file(pid, tid, "status"))
-        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    let status = status(pid, tid)?;
     Ok(status.state.starts_with('T'))
 }
 
 /// The thread that traces this one, and its name.
 pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, String)>> {
-    let status = Status::from_file(task_file(pid, tid, "status"))
-        .map_err(|e| Error::proc("read status", &e).in_thread(tid))?;
+    let status = status(pid, tid)?;
     if status.tracerpid == 0 {
         return Ok(None);
     }
@@ -419,6 +413,11 @@ pub fn has_capability(number: u32) -> Result<bool> {
 /// Is this process under a seccomp filter, or in strict mode?
 pub fn is_filtered() -> Result<bool> {
     Ok(own_status()?.seccomp.is_some_and(|mode| mode != 0))
+}
+
+fn status(pid: Pid, tid: Tid) -> Result<Status> {
+    Status::from_file(task_file(pid, tid, "status"))
+        .map_err(|e| Error::proc("read status", &e).in_thread(tid))
 }
 
 fn own_status() -> Result<Status> {

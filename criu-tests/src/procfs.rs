@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+
+use crate::wait;
 
 /// A process id in the namespace of the run.
 pub type Pid = i32;
@@ -13,6 +15,21 @@ pub fn state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, parentheses included.
     stat[stat.rfind(')')? + 1..].trim_start().chars().next()
+}
+
+/// Waits until it shows this state letter. A task that a tracer has just let go shows as running for a moment, also one
+/// on its way back into its stop: to look once would tell nothing.
+pub fn comes_to(pid: Pid, letter: char) -> Result<()> {
+    wait::until(
+        &format!("pid {pid} to show state {letter}"),
+        wait::PATIENCE,
+        || match state(pid) {
+            Some(found) if found == letter => Ok(Some(())),
+            None | Some('X') => bail!("pid {pid} is gone instead of in state {letter}"),
+            Some('Z') => bail!("pid {pid} has ended instead of being in state {letter}"),
+            Some(_) => Ok(None),
+        },
+    )
 }
 
 /// The name of its program, as `/proc/PID/comm` has it.

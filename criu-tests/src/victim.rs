@@ -93,15 +93,7 @@ impl Victim {
 
     /// Waits until it is stopped by a signal.
     pub fn wait_stopped(&self) -> Result<()> {
-        wait::until(
-            "the victim to be stopped",
-            PATIENCE,
-            || match procfs::state(self.pid) {
-                Some('T') => Ok(Some(())),
-                None | Some('Z') => bail!("the victim is gone instead of stopped"),
-                Some(_) => Ok(None),
-            },
-        )
+        procfs::comes_to(self.pid, 'T').context("the victim is to be stopped")
     }
 
     /// Sends SIGCONT.

@@ -973,9 +973,7 @@ fn wrong_pid(dir: &RunDir) -> Result<()> {
 fn zombie(_: &RunDir) -> Result<()> {
     let mut child = Command::new("true").spawn()?;
     let pid = child.id();
-    wait::until("a zombie", PATIENCE, || {
-        Ok((procfs::state(pid.try_into()?) == Some('Z')).then_some(()))
-    })?;
+    procfs::comes_to(pid.try_into()?, 'Z')?;
     let said = run(&["show", &pid.to_string()])?.expect(FAILED)?;
     said.error(&[&format!("pid {pid}"), "the task is gone"])
         .or_else(|_| said.error(&[&format!("pid {pid}"), "zombie"]))?;

@@ -199,10 +199,7 @@ fn unchanged(program: &str, arg: &str, dir: &RunDir) -> Result<()> {
     tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified", "differences=0"])?;
     tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
     if stops {
-        ensure!(
-            procfs::state(victim.pid()) == Some('T'),
-            "it is not stopped any more"
-        );
+        procfs::comes_to(victim.pid(), 'T').context("it is to be stopped still")?;
         victim.resume()?;
     }
     victim.finish(CHECK)
@@ -259,9 +256,9 @@ fn restore_stop(dir: &RunDir) -> Result<()> {
     tool(&["verify", "-D", text(&running)?])?
         .expect(1, &["run state", "found: stopped by SIGSTOP"])?;
     tool(&["restore", "-D", text(&running)?])?.expect(0, &["verdict=repaired", "run state"])?;
-    ensure!(procfs::state(pid) != Some('T'), "it is still stopped");
+    procfs::comes_to(pid, 'S')?;
     tool(&["restore", "-D", text(&stopped)?])?.expect(0, &["verdict=repaired", "run state"])?;
-    ensure!(procfs::state(pid) == Some('T'), "it is not stopped");
+    procfs::comes_to(pid, 'T')?;
     tool(&["restore", "-D", text(&running)?])?.expect(0, &["verdict=repaired"])?;
     victim.finish(CHECK)
 }
@@ -579,9 +576,7 @@ fn traced(dir: &RunDir) -> Result<()> {
 fn zombie(dir: &RunDir) -> Result<()> {
     let mut child = Command::new("/bin/true").spawn()?;
     let pid = i32::try_from(child.id())?;
-    wait::until("the child's end", PATIENCE, || {
-        Ok((procfs::state(pid) == Some('Z')).then_some(()))
-    })?;
+    procfs::comes_to(pid, 'Z')?;
     let said = dump(pid, &dir.file("live"))?;
     said.expect(
         2,

@@ -622,7 +622,7 @@ fn server_killed(_: &RunDir) -> Result<()> {
         Ok((e == libc::ENOTCONN).then_some(()))
     })?;
     ensure!(errno(fs::read_dir(&mount.at)) == libc::ENOTCONN);
-    ensure!(procfs::state(pid) == Some('S'));
+    procfs::comes_to(pid, 'S')?;
     ensure!(Way::Library.read(pid, pid, SigFile::Blocked)? == mask(&[10]));
     drop(open);
     let done = run(&["unmount", "/run/sig"], b"")?;

@@ -193,8 +193,7 @@ fn delivered(_: &RunDir) -> Result<()> {
     let (sleeper, pid) = Sleeper::start(&[34])?;
     write(pid, pid, SigFile::SharedPending, &mask(&[34]))?;
     std::thread::sleep(Duration::from_millis(50));
-    let sleeps = || Ok((procfs::state(pid) == Some('S')).then_some(()));
-    wait::until("it to sleep on: it is blocked", PATIENCE, sleeps)?;
+    procfs::comes_to(pid, 'S').context("it is to sleep on: it is blocked")?;
     write(pid, pid, SigFile::Blocked, EMPTY)?;
     let ended = status(sleeper)?;
     ensure!(ended.to_string().contains("34"), "{ended}");
@@ -223,9 +222,7 @@ fn stops(_: &RunDir) -> Result<()> {
 
     // Delivered when it goes on.
     write(pid, pid, SigFile::Pending, &(mask(&[20]) + &entry(20)))?;
-    wait::until("the stop", PATIENCE, || {
-        Ok((procfs::state(pid) == Some('T')).then_some(()))
-    })?;
+    procfs::comes_to(pid, 'T')?;
     let error =
         write(pid, pid, SigFile::Pending, &(mask(&[18]) + &entry(18))).expect_err("stopped");
     ensure!(error.to_string().contains("continues it"), "{error}");
@@ -233,11 +230,9 @@ fn stops(_: &RunDir) -> Result<()> {
     write(pid, pid, SigFile::Blocked, &mask(&[10, 18]))?;
     write(pid, pid, SigFile::Pending, &(mask(&[10]) + &entry(10)))?;
     ensure!(read(pid, pid, SigFile::Pending)? == mask(&[10]) + &entry(10));
-    ensure!(procfs::state(pid) == Some('T'), "it stays stopped");
+    procfs::comes_to(pid, 'T').context("it stays stopped")?;
     kill(nix_pid, Signal::SIGCONT)?;
-    wait::until("to go on", PATIENCE, || {
-        Ok((procfs::state(pid) == Some('S')).then_some(()))
-    })
+    procfs::comes_to(pid, 'S')
 }
 
 fn refused(_: &RunDir) -> Result<()> {
@@ -473,9 +468,7 @@ fn gone(_: &RunDir) -> Result<()> {
         live::read(subject(pid, pid + 1), SigFile::Blocked, PATIENCE).expect_err("no such thread");
     ensure!(no_thread.is_died(), "{no_thread}");
     sleeper.0.kill()?;
-    wait::until("a zombie", PATIENCE, || {
-        Ok((procfs::state(pid) == Some('Z')).then_some(()))
-    })?;
+    procfs::comes_to(pid, 'Z')?;
     // By somebody who is not its parent, and does not reap it.
     for file in ["blocked", "action", "shared_pending"] {
         let said = run(&["cat", &format!("{pid}/{file}")], b"")?;
@@ -548,9 +541,7 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
     if how == "stopped" {
         std::thread::sleep(Duration::from_millis(100));
         kill(nix::unistd::Pid::from_raw(*waiter), Signal::SIGSTOP)?;
-        wait::until("the stop", PATIENCE, || {
-            Ok((procfs::state(*waiter) == Some('T')).then_some(()))
-        })?;
+        procfs::comes_to(*waiter, 'T')?;
     }
     let wanted = wanted
         .replace("{tid}", &waiter.to_string())

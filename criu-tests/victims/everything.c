@@ -170,8 +170,7 @@ static void stop_child(void)
 		for (;;)
 			pause();
 	}
-	for (int i = 0; i < 2000 && victim_state_of(child) != 'T'; i++)
-		k_sleep_ms(1);
+	victim_comes_to(child, 'T');
 	if (waitpid(child, &status, WUNTRACED) != child || !WIFSTOPPED(status))
 		victim_die("the child did not stop");
 	while (k_take(SIGBIT(SIGCHLD), &info))
@@ -181,15 +180,9 @@ static void stop_child(void)
 
 static void check_child(void)
 {
-	char got[2] = { 0 };
 	int status;
 
-	/* Just let go by a tracer, it shows as running for a moment on its way into the stop. */
-	for (int i = 0; i < 500 && victim_state_of(child) != 'T'; i++)
-		k_sleep_ms(1);
-	got[0] = victim_state_of(child);
-	if (got[0] != 'T')
-		victim_fail("state of the child", "T", got);
+	victim_expect_stopped(child, "state of the child");
 	expect_int(0, waitpid(child, &status, WUNTRACED | WNOHANG), "what wait says of the stop, again");
 	kill(child, SIGCONT);
 	expect_int(child, waitpid(child, &status, 0), "the child's end");

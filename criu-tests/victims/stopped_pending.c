@@ -7,15 +7,8 @@
 
 static pid_t child;
 
-static void wait_for_state(char state)
-{
-	for (int i = 0; i < 2000 && victim_state_of(child) != state; i++)
-		k_sleep_ms(1);
-}
-
 int main(int argc, char **argv)
 {
-	char e[2] = "T", g[2] = { 0 };
 	int status;
 
 	victim_begin(argc, argv);
@@ -27,7 +20,7 @@ int main(int argc, char **argv)
 		for (;;)
 			pause();
 	}
-	wait_for_state('T');
+	victim_comes_to(child, 'T');
 	/* Its status is consumed here, so that it cannot come again. */
 	if (waitpid(child, &status, WUNTRACED) != child || !WIFSTOPPED(status))
 		victim_die("the child did not stop");
@@ -35,9 +28,7 @@ int main(int argc, char **argv)
 
 	victim_checkpoint();
 
-	g[0] = victim_state_of(child);
-	if (g[0] != 'T')
-		victim_fail("state of the child", e, g);
+	victim_expect_stopped(child, "state of the child");
 	kill(child, SIGCONT);
 	expect_int(child, waitpid(child, &status, 0), "the child's end");
 	expect_int(SIGTERM, status, "its status");

@@ -328,6 +328,26 @@ char victim_state_of(pid_t pid)
 	return at[2];
 }
 
+int victim_comes_to(pid_t pid, char state)
+{
+	for (int i = 0; i < 10000; i++) {
+		if (victim_state_of(pid) == state)
+			return 1;
+		k_sleep_ms(1);
+	}
+	return 0;
+}
+
+void victim_expect_stopped(pid_t pid, const char *what)
+{
+	char got[2] = { 0 };
+
+	if (victim_comes_to(pid, 'T'))
+		return;
+	got[0] = victim_state_of(pid);
+	victim_fail(what, "T", got);
+}
+
 /* ---- threads ----------------------------------------------------------------------------------------------- */
 
 struct thread {

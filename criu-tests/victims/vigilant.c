@@ -290,7 +290,7 @@ int main(int argc, char **argv)
 		expect_int(own, getpid(), "pid");
 	}
 	/* Whoever looks on has let go by now. */
-	expect_int('T', victim_state_of(stopped), "state of the stopped child");
+	victim_expect_stopped(stopped, "state of the stopped child");
 	/* What has expired is counted when the signal is handled, so the two are compared as soon after that as may be. */
 	for (int i = 0; i < 200; i++) {
 		counted = __atomic_load_n(&ticks, __ATOMIC_SEQ_CST);

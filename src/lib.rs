@@ -11,6 +11,7 @@ pub mod fault;
 mod guardian;
 pub mod let_go;
 pub mod live;
+pub mod machine;
 pub mod order;
 pub mod proc;
 pub mod record;

@@ -16,6 +16,7 @@ use crate::arch;
 use crate::capture;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
+use crate::machine;
 use crate::proc::SignalStatus;
 use crate::restore::Report;
 use crate::tracee::StoppedProcess;
@@ -33,13 +34,10 @@ pub fn of<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
 /// # Errors
 /// If uname(2) fails, which it does not.
 pub fn with_header(process: ProcessState) -> Result<Image> {
-    let kernel_release = nix::sys::utsname::uname()
-        .map(|name| name.release().to_string_lossy().into_owned())
-        .map_err(|errno| Error::os("uname", errno))?;
     let header = Header {
         format_version: FORMAT_VERSION,
         arch: arch::ARCH,
-        kernel_release,
+        kernel_release: machine::kernel_release()?,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         criu_version: None,
     };

@@ -215,13 +215,27 @@ pub enum Action {
     NotPutBack,
 }
 
-/// Something that can't be kept.
+/// Something that can't be kept, or that is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`.
+    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`; or `machine`.
     pub kind: String,
+    /// How much it matters.
+    #[serde(default)]
+    pub level: Level,
     /// The words of the log.
     pub text: String,
+}
+
+/// How much a notice matters: the level that it has in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Something can't be kept.
+    #[default]
+    Warning,
+    /// For those who want to know all.
+    Info,
 }
 
 impl Document {

@@ -13,8 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{
-    AltStack, CoreImage, Disposition, NsIds, SigNo, Siginfo, ThreadState, image,
+    AltStack, Arch, CoreImage, Disposition, Image, NsIds, SigNo, Siginfo, StackNeeds, ThreadState,
+    image,
 };
+use criu_signals::report::{Document, Level, Outcome};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
     test, with_plugin,
@@ -54,12 +56,19 @@ fn tests() -> Vec<Test> {
     for policy in [Policy::Repair, Policy::Strict] {
         let name = |what: &str| format!("{what}.{}", policy.name());
         tests.push(test(name("missing"), move |dir| missing(policy, dir)));
+        tests.push(test(name("other-machine"), move |dir| {
+            other_machine(policy, dir)
+        }));
         tests.push(test(name("one-missing"), move |dir| {
             one_missing(policy, dir)
         }));
         tests.push(test(name("dumped-without"), move |dir| {
             dumped_without(policy, dir)
         }));
+    }
+    for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
+        let name = format!("other-architecture.{}", policy.name());
+        tests.push(test(name, move |dir| other_architecture(policy, dir)));
     }
     // Several processes, a pid namespace, a zombie: what is not damaged is not refused.
     for (victim, arg) in [
@@ -507,12 +516,7 @@ const IMPOSSIBLE: &[Impossible] = &[
 
 fn cannot_be_put_back(bad: &Impossible, policy: Policy, dir: &RunDir) -> Result<()> {
     let pid = dumped("demo", dir)?;
-    let path = our_image(pid, dir);
-    let mut image = image::open(&path)?;
-    (bad.change)(&mut image);
-    let mut bytes = Vec::new();
-    image::write(&mut bytes, &image)?;
-    fs::write(&path, bytes)?;
+    rewrite(&our_image(pid, dir), bad.change)?;
 
     let criu = with_policy(policy)?;
     if policy == Policy::Strict {
@@ -525,6 +529,14 @@ fn cannot_be_put_back(bad: &Impossible, policy: Policy, dir: &RunDir) -> Result<
     expect_error(&restore, &["verdict=failed"])?;
     expect_error(&restore, bad.says)?;
     found
+}
+
+fn rewrite(path: &Path, change: fn(&mut Image)) -> Result<()> {
+    let mut image = image::open(path)?;
+    change(&mut image);
+    let mut bytes = Vec::new();
+    image::write(&mut bytes, &image)?;
+    Ok(fs::write(path, bytes)?)
 }
 
 fn our_image(pid: Pid, dir: &RunDir) -> PathBuf {
@@ -541,6 +553,76 @@ fn expect_nothing_restored(restore: &Step, nothing: bool) -> Result<()> {
         if nothing { "not " } else { "" }
     );
     Ok(())
+}
+
+// ---- what was made elsewhere -------------------------------------------------------------------------------------
+
+/// Another kernel and another processor: said, by the restore and by its report, and nothing else.
+fn other_machine(policy: Policy, dir: &RunDir) -> Result<()> {
+    let pid = dumped("demo", dir)?;
+    rewrite(&our_image(pid, dir), |image| {
+        image.header.kernel_release = "5.10.0-28-amd64".to_owned();
+        image.process.stack_needs = Some(StackNeeds {
+            minimum: 2000,
+            frame: 1100,
+        });
+    })?;
+    let path = dir.file("report.json");
+    let criu = with_policy(policy)?.env("CRIU_SIGNALS_REPORT", &path);
+    let (restore, found) = restored(&criu, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    let says = [
+        "1 process was dumped on another machine: under Linux 5.10.0-28-amd64, and this is ",
+        "; where AT_MINSIGSTKSZ is 2000 and a signal frame has up to 1100 bytes, here ",
+    ];
+    expect_line(&restore, &says)?;
+    let loud = plugin::lines(&restore.log).find(|line| {
+        line.contains("machine=") || line.contains("another machine") && line.contains("Warn")
+    });
+    ensure!(loud.is_none(), "nothing is lost: {loud:?}");
+    let report: Document = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    let [notice] = report.notices.as_slice() else {
+        bail!("not one notice: {report:?}")
+    };
+    ensure!(
+        (notice.kind.as_str(), notice.level) == ("machine", Level::Info)
+            && says.iter().all(|part| notice.text.contains(part)),
+        "{notice:?}"
+    );
+    ensure!(report.outcome == Outcome::Verified, "{report:?}");
+    found
+}
+
+/// Refused whatever the policy, before there is a process. The image alone is to blame: as it was, it is restored.
+fn other_architecture(policy: Policy, dir: &RunDir) -> Result<()> {
+    let pid = dumped("demo", dir)?;
+    let image = our_image(pid, dir);
+    let kept = fs::read(&image)?;
+    rewrite(&image, |image| image.header.arch = Arch::Aarch64)?;
+
+    let path = dir.file("report.json");
+    let criu = with_policy(policy)?.env("CRIU_SIGNALS_REPORT", &path);
+    let restore = refused(&criu, dir)?;
+    let name = image::file_name(pid);
+    expect_error(
+        &restore,
+        &[
+            &name,
+            "it was dumped on aarch64, and this machine is x86_64",
+        ],
+    )?;
+    expect_error(&restore, &["of another architecture. Nothing is restored"])?;
+    expect_nothing_restored(&restore, true)?;
+    let report: Document = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    ensure!(
+        report.outcome == Outcome::Refused && report.criu.result.is_none(),
+        "{report:?}"
+    );
+
+    fs::write(&image, kept)?;
+    let (restore, found) = restored(&criu, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    found
 }
 
 // ---- what cannot be read -----------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ fn tests() -> Vec<Test> {
         test("restore.senders", restore_senders),
         test("restore.other-program", restore_other_program),
         test("restore.fewer-threads", restore_fewer_threads),
+        test("other-machine", other_machine),
         test("verify.waiters", verify_waiters),
         test("tree", tree),
         test("all-or-nothing", all_or_nothing),
@@ -406,6 +407,44 @@ fn restore_fewer_threads(dir: &RunDir) -> Result<()> {
     victims.next().context("five")?.finish(CHECK)?;
     victims.next().context("three")?.end();
     Ok(())
+}
+
+/// An image of another kernel is one like any other, and that is said; one of another architecture is refused.
+fn other_machine(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let name = image::file_name(victim.pid());
+    let folder = dir.file("live");
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    let here = nix::sys::utsname::uname()?;
+    let here = here.release().to_str().context("a release")?;
+    let json = tool(&["decode", text(&folder.join(&name))?])?.out;
+    let changed = |from: &str, to: &str| {
+        let into = dir.file(to);
+        ensure!(json.contains(from), "no {from}: {json}");
+        fs::create_dir(&into)?;
+        let file = into.join("state.json");
+        fs::write(&file, json.replace(from, to))?;
+        tool(&["encode", text(&file)?, "-o", text(&into.join(&name))?])?.expect(0, &[])?;
+        Ok(into)
+    };
+
+    let kernel = changed(here, "5.10.0-28-amd64")?;
+    let says = "1 process was dumped on another machine: under Linux 5.10.0-28-amd64, and this is ";
+    for action in ["verify", "restore"] {
+        let said = tool(&[action, "-D", text(&kernel)?])?;
+        said.expect(0, &[says, here, "verdict=verified"])?;
+        let said = tool(&[action, "-D", text(&folder)?])?;
+        ensure!(!said.out.contains("another machine"), "{said:?}");
+    }
+    tool(&["show", text(&kernel)?])?.expect(0, &["dumped on", "x86_64, Linux 5.10.0-28-amd64"])?;
+
+    let architecture = changed("ARCH_X86_64", "ARCH_AARCH64")?;
+    for args in [&["verify"][..], &["restore"], &["restore", "--force"]] {
+        let args = [args, &["-D", text(&architecture)?]].concat();
+        tool(&args)?.expect(2, &["it was dumped on aarch64, and this machine is x86_64"])?;
+    }
+    tool(&["show", text(&architecture)?])?.expect(0, &["dumped on", "aarch64, Linux "])?;
+    victim.finish(CHECK)
 }
 
 /// A thread that waited in a call waits in it, or it is said that it does not.

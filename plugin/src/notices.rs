@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use criu_signals::report;
+use criu_signals::report::{self, Level};
 
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,8 @@ pub enum Notice {
     SmallStack,
     /// A system call that begins anew with its whole timeout.
     WholeTimeout,
+    /// Images from another kernel or processor. Nothing is lost by that, so it is only ever a note.
+    Machine,
 }
 
 impl fmt::Display for Notice {
@@ -26,13 +28,14 @@ impl fmt::Display for Notice {
             Notice::ExitSignal => "exit-signal",
             Notice::SmallStack => "altstack",
             Notice::WholeTimeout => "timeout",
+            Notice::Machine => "machine",
         })
     }
 }
 
 impl Notice {
-    /// All of them.
-    pub const ALL: [Notice; 4] = [
+    /// Those that can be refused.
+    pub const REFUSABLE: [Notice; 4] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
@@ -64,8 +67,19 @@ impl Notices {
     pub fn say(&mut self, notice: Notice, what: &str) {
         *self.counts.entry(notice).or_default() += 1;
         log::warn!("{what}");
+        self.keep(notice, Level::Warning, what);
+    }
+
+    /// Says what nobody has to act on. It does not count as something that was not kept.
+    pub fn note(&mut self, notice: Notice, what: &str) {
+        log::info!("{what}");
+        self.keep(notice, Level::Info, what);
+    }
+
+    fn keep(&mut self, notice: Notice, level: Level, what: &str) {
         self.said.push(report::Notice {
             kind: notice.to_string(),
+            level,
             text: what.to_owned(),
         });
     }
@@ -103,10 +117,11 @@ mod tests {
         notices.say(Notice::ExitSignal, "one");
         notices.say(Notice::ParentDeathSignal, "two");
         notices.say(Notice::ExitSignal, "three");
+        notices.note(Notice::Machine, "four");
         assert_eq!(notices.to_string(), "pdeathsig=1 exit-signal=2");
         assert_eq!(notices.count(), 3);
         let said: Vec<String> = notices.take_said().into_iter().map(|n| n.text).collect();
-        assert_eq!(said, ["one", "two", "three"]);
+        assert_eq!(said, ["one", "two", "three", "four"]);
         assert!(notices.take_said().is_empty());
         assert_eq!(notices.count(), 3);
     }

@@ -7,6 +7,7 @@ use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
 use criu_signals::images::{Image, Pid, ProcessState, image};
+use criu_signals::machine::{self, Machine};
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
@@ -84,10 +85,12 @@ impl Restore {
         checked
     }
 
-    /// Before anything is restored: are all images there, and does a signal fit on the alternate stacks, here?
+    /// Before anything is restored: are all images there, do they mean anything on this machine, and does a signal fit on
+    /// the alternate stacks, here?
     fn check_images(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
         let dir = self.host.image_dir()?;
-        let (mut fatal, mut unusable) = (0, 0);
+        let (mut fatal, mut unusable, mut foreign) = (0, 0, 0);
+        let mut machines = Vec::new();
         for &innermost in &self.left {
             let image = match image::open_in(dir, innermost) {
                 Ok(Some(image)) => image,
@@ -107,6 +110,14 @@ impl Restore {
                     continue;
                 }
             };
+            let machine = Machine::of(&image);
+            if let Err(e) = machine.refuse_other_arch() {
+                foreign += 1;
+                self.recorder
+                    .error(format!("{}: {e}", image::file_name(innermost)));
+                continue;
+            }
+            machines.push(machine);
             for small in sigstack::too_small(&image.process) {
                 let what = format!("pid {innermost} (in its own namespace): {small}");
                 if small.is_fatal() {
@@ -117,6 +128,16 @@ impl Restore {
                 }
             }
             self.read.insert(innermost, image);
+        }
+        // Whatever the policy: there is nothing that could be put back, or compared.
+        if foreign != 0 {
+            let what = format!(
+                "the signal state of {foreign} processes is of another architecture. Nothing is restored"
+            );
+            return Err(HookError::new(Errno::ENOEXEC, what));
+        }
+        for what in machine::others(machines)? {
+            self.notices.note(Notice::Machine, &what);
         }
         // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
         if self.policy == Policy::Strict && !self.left.is_empty() {

@@ -413,11 +413,13 @@ fn one_of<T: Copy + fmt::Display>(value: &str, choices: &[T]) -> std::result::Re
 fn refuse(value: &str) -> std::result::Result<Refuse, String> {
     let words = value.split(',').map(str::trim);
     let notice = |word: &str| {
-        let known = Notice::ALL.into_iter().find(|n| n.to_string() == word);
+        let known = Notice::REFUSABLE
+            .into_iter()
+            .find(|n| n.to_string() == word);
         known.ok_or_else(|| {
             format!(
                 "a list, with commas, of {}",
-                Notice::ALL.map(|n| n.to_string()).join(", ")
+                Notice::REFUSABLE.map(|n| n.to_string()).join(", ")
             )
         })
     };

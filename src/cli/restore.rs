@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use criu_signals::machine::{self, Machine};
 use criu_signals::record;
 use criu_signals::restore::{Arrived, Verdict};
 use criu_signals::snapshot::{self, Options};
@@ -48,6 +49,7 @@ pub struct Restore {
 impl Restore {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
+        let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let options = Options {
             arrived: if self.exact {
                 Arrived::TakenOut
@@ -60,6 +62,9 @@ impl Restore {
         let reports = snapshot::restore(&pairs, options, context.timeout, &mut console);
         console.end()?;
         let mut out = context.stdout();
+        for what in others {
+            writeln!(out, "{what}")?;
+        }
         let (mut failed, mut differs) = (false, false);
         for (pair, report) in pairs.iter().zip(reports?) {
             writeln!(out, "{pair}")?;

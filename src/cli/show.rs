@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use criu_signals::images::{
     Aspect, Disposition, InterruptedCall, NsIds, Pending, ProcessState, SigSet, ThreadState, json,
 };
+use criu_signals::machine::Machine;
 
 use super::source::{self, Extent, Found, Origin};
 use super::style::{BOLD, DIM, NAME, WARN};
@@ -127,6 +128,10 @@ impl<W: Write> Table<'_, W> {
             process.run_state
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;
+        if found.origin != Origin::Live {
+            let machine = Machine::of(&found.recorded.image);
+            self.row(2, "dumped on", &machine.to_string())?;
+        }
         self.limit(process)?;
         if !process.taken_out.is_empty() {
             let reasons: Vec<String> = process.taken_out.iter().map(ToString::to_string).collect();

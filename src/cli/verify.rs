@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use criu_signals::machine::{self, Machine};
 use criu_signals::record;
 use criu_signals::restore::Verdict;
 use criu_signals::snapshot;
@@ -36,10 +37,14 @@ pub struct Verify {
 impl Verify {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
+        let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let mut console = Console::begin()?;
         let reports = snapshot::verify(&pairs, context.timeout, &mut console);
         console.end()?;
         let mut out = context.stdout();
+        for what in others {
+            writeln!(out, "{what}")?;
+        }
         let mut same = true;
         for (pair, report) in pairs.iter().zip(reports?) {
             same &= report.verdict() == Verdict::Verified;

@@ -24,6 +24,7 @@ use criu_signals_images::{
 };
 
 use crate::error::{Cause, Error, Phase, Result};
+use crate::machine::Machine;
 use crate::proc::{self, SignalStatus};
 
 /// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
@@ -147,6 +148,9 @@ pub fn pair(images: Vec<Image>, mappings: &[Mapping], only: &[Pid]) -> Result<Ve
         };
         match pid {
             Some(pid) if only.is_empty() || only.contains(&pid) => {
+                Machine::of(&image)
+                    .refuse_other_arch()
+                    .map_err(|e| e.during(Phase::Image, pid))?;
                 pairs.push(Pair::new(image, pid).map_err(|e| e.during(Phase::Seize, pid))?);
             }
             None if only.is_empty() => return Err(no_process(&image.process)),

@@ -23,6 +23,7 @@ use criu_signals_images::{
 use super::Site;
 use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
 use crate::error::{Cause, Error, Result};
+use crate::machine;
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Injector, ptrace};
 
@@ -301,8 +302,7 @@ fn queues_though_ignored(threads: &[ThreadState], timer: &PosixTimer) -> bool {
 /// Since Linux 6.13 a periodic timer whose signal is ignored does not run, and its entry is kept aside. Before,
 /// it runs on and nothing is pending.
 fn keeps_ignored_entries() -> Result<bool> {
-    let name = nix::sys::utsname::uname().map_err(|errno| Error::os("uname", errno))?;
-    Ok(is_since(&name.release().to_string_lossy(), (6, 13)))
+    Ok(is_since(&machine::kernel_release()?, (6, 13)))
 }
 
 fn is_since(release: &str, version: (u32, u32)) -> bool {

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::criu::installed;
@@ -19,6 +22,9 @@ use criu_tests::rundir::RunDir;
 use criu_tests::victim::reap_all;
 use nix::mount::{MsFlags, mount};
 
+/// For those that install many times.
+const LONG: Duration = Duration::from_secs(600);
+
 fn main() -> ExitCode {
     cases::main("install", tests)
 }
@@ -29,6 +35,9 @@ fn tests() -> Vec<Test> {
         test("install.again", again),
         test("install.settings-stay", settings_stay),
         test("install.no-criu", no_criu),
+        test("install.killed", killed).may_take(LONG),
+        test("install.killed-over-another", killed_over_another).may_take(LONG),
+        test("uninstall.killed", uninstall_killed).may_take(LONG),
         test("install.criu-loads-it", |dir| {
             let root = dir.file("root");
             succeeds(&mut install(dir)?)?;
@@ -276,6 +285,156 @@ fn settings_stay(dir: &RunDir) -> Result<()> {
         left == ["etc/criu/signals.conf".to_owned()].into(),
         "left: {left:?}"
     );
+    Ok(())
+}
+
+/// Tools of the script's, which kill it before they do anything when it has come as far as that.
+struct Killer {
+    tools: PathBuf,
+    count: PathBuf,
+}
+
+impl Killer {
+    const TOOLS: [&str; 5] = ["install", "mkdir", "mv", "rm", "rmdir"];
+
+    fn new(dir: &RunDir) -> Result<Killer> {
+        let killer = Killer {
+            tools: dir.file("tools"),
+            count: dir.file("count"),
+        };
+        fs::create_dir(&killer.tools)?;
+        for tool in Self::TOOLS {
+            let real = env::split_paths(&env::var_os("PATH").context("no PATH")?)
+                .map(|folder| folder.join(tool))
+                .find(|path| path.is_file());
+            let real = real.with_context(|| format!("no {tool} in PATH"))?;
+            let script = format!(
+                "#!/bin/sh\necho >>\"$COUNT\"\nif [ \"$(wc -l <\"$COUNT\")\" = \"$KILL_AT\" ]; then kill -9 $PPID; exit \
+                 1; fi\nexec {} \"$@\"\n",
+                real.display()
+            );
+            let path = killer.tools.join(tool);
+            fs::write(&path, script)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(killer)
+    }
+
+    /// Runs the script up to its step `at`, counted from 1. Says how many steps it has come.
+    fn run(&self, mut script: Command, at: usize) -> Result<usize> {
+        fs::write(&self.count, "")?;
+        let path = path_with_criu()?;
+        let path =
+            env::join_paths(std::iter::once(self.tools.clone()).chain(env::split_paths(&path)))?;
+        script
+            .env("PATH", path)
+            .env("COUNT", &self.count)
+            .env("KILL_AT", at.to_string());
+        let (output, said) = run(&mut script)?;
+        let steps = fs::read_to_string(&self.count)?.lines().count();
+        if steps == at {
+            ensure!(output.status.signal() == Some(9), "not killed: {said}");
+        } else {
+            ensure!(output.status.success(), "{}: {said}", output.status);
+        }
+        Ok(steps)
+    }
+
+    /// The first steps, the last ones and some in between.
+    fn steps(all: usize) -> impl Iterator<Item = usize> {
+        (1..=all).filter(move |&at| at <= 6 || at % 29 == 0 || at + 4 > all)
+    }
+}
+
+/// More than ever.
+const NEVER: usize = usize::MAX;
+
+/// Nothing is left of `root`, nor anything that is not in `kept`.
+fn expect_left(root: &Path, kept: &[&str], at: usize) -> Result<()> {
+    let left = files(root)?;
+    let kept: BTreeSet<String> = kept.iter().map(|name| (*name).to_owned()).collect();
+    ensure!(left == kept, "killed at step {at}: left: {left:?}");
+    ensure!(
+        !kept.is_empty() || !root.exists(),
+        "killed at step {at}: folders are left"
+    );
+    Ok(())
+}
+
+/// Wherever an install is killed, `uninstall` takes away what it has put there, and another install makes it whole.
+fn killed(dir: &RunDir) -> Result<()> {
+    let root = dir.file("root");
+    let list = root.join("usr/local/share/criu-signals/installed");
+    let killer = Killer::new(dir)?;
+    let all = killer.run(install(dir)?, NEVER)?;
+    let whole = files(&root)?;
+    succeeds(&mut uninstall(dir)?)?;
+    for at in Killer::steps(all) {
+        ensure!(killer.run(install(dir)?, at)? == at);
+        if !list.exists() {
+            // Folders alone, and the list that had not its name yet.
+            let begun = files(&root)?;
+            ensure!(begun.len() <= 1, "step {at}: without a list: {begun:?}");
+            succeeds(&mut install(dir)?)?;
+            ensure!(files(&root)? == whole, "step {at}");
+        }
+        if at % 2 == 0 {
+            succeeds(&mut install(dir)?)?;
+            ensure!(files(&root)? == whole, "step {at}");
+        }
+        succeeds(&mut uninstall(dir)?)?;
+        if root.exists() && files(&root)?.is_empty() {
+            // Folders from before there was a list.
+            ensure!(at <= 6, "killed at step {at}: folders are left");
+            fs::remove_dir_all(&root)?;
+        }
+        expect_left(&root, &[], at)?;
+    }
+    Ok(())
+}
+
+/// The same over an earlier one, which had a file that this one has not.
+fn killed_over_another(dir: &RunDir) -> Result<()> {
+    let root = dir.file("root");
+    let killer = Killer::new(dir)?;
+    let list = root.join("usr/local/share/criu-signals/installed");
+    let old = root.join("usr/local/bin/criu-signals-old");
+    let make_old = || {
+        succeeds(install(dir)?.env("PLUGINDIR", "/opt/plugins"))?;
+        fs::write(&old, "old")?;
+        let text = fs::read_to_string(&list)? + "f /usr/local/bin/criu-signals-old\n";
+        fs::write(&list, text).context("writing the list")
+    };
+    make_old()?;
+    let all = killer.run(install(dir)?, NEVER)?;
+    for at in [1, 2, 30, all - 5, all - 3, all - 2, all - 1, all] {
+        make_old()?;
+        ensure!(killer.run(install(dir)?, at)? == at);
+        succeeds(&mut uninstall(dir)?)?;
+        expect_left(&root, &[], at)?;
+    }
+    Ok(())
+}
+
+/// What an `uninstall` that was killed has left, the next one takes away.
+fn uninstall_killed(dir: &RunDir) -> Result<()> {
+    let root = dir.file("root");
+    let killer = Killer::new(dir)?;
+    succeeds(&mut install(dir)?)?;
+    let all = killer.run(uninstall(dir)?, NEVER)?;
+    let list = root.join("usr/local/share/criu-signals/installed");
+    for at in Killer::steps(all) {
+        succeeds(&mut install(dir)?)?;
+        ensure!(killer.run(uninstall(dir)?, at)? == at);
+        if list.exists() {
+            succeeds(&mut uninstall(dir)?)?;
+            expect_left(&root, &[], at)?;
+        } else {
+            let left = files(&root)?;
+            ensure!(left.is_empty(), "killed at step {at}: left: {left:?}");
+            fs::remove_dir_all(&root)?;
+        }
+    }
     Ok(())
 }
 

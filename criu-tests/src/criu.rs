@@ -16,6 +16,7 @@ use crate::procfs::Pid;
 pub struct Criu {
     binary: PathBuf,
     libdir: Option<PathBuf>,
+    work_dir: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     env_removed: Vec<OsString>,
@@ -56,6 +57,7 @@ impl Criu {
         Self {
             binary: binary.to_owned(),
             libdir: Some(libdir.to_owned()),
+            work_dir: None,
             args: Vec::new(),
             env: Vec::new(),
             env_removed: Vec::new(),
@@ -67,6 +69,18 @@ impl Criu {
     pub fn default_libdir(mut self) -> Self {
         self.libdir = None;
         self
+    }
+
+    /// Logs and pid files go to this folder, and not to that of the images (`--work-dir`).
+    #[must_use]
+    pub fn work_dir(mut self, folder: &Path) -> Self {
+        self.work_dir = Some(folder.to_owned());
+        self
+    }
+
+    /// Where logs and pid files are.
+    fn work<'f>(&'f self, images: &'f Path) -> &'f Path {
+        self.work_dir.as_deref().unwrap_or(images)
     }
 
     /// One more argument for every call.
@@ -110,14 +124,14 @@ impl Criu {
     /// its processes remain zombies, and their pids taken, until their parent has waited for them.
     pub fn dump(&self, pid: Pid, images: &Path, leave_running: bool) -> Result<Step> {
         let command = self.dump_command(pid, images, leave_running);
-        Self::run(command, &images.join("dump.log"))
+        Self::run(command, &self.work(images).join("dump.log"))
     }
 
     /// `criu pre-dump`: memory goes to `images`, and the tree runs on.
     pub fn pre_dump(&self, pid: Pid, images: &Path) -> Result<Step> {
         let mut command = self.command("pre-dump", images);
         command.arg("--tree").arg(pid.to_string());
-        Self::run(command, &images.join("pre-dump.log"))
+        Self::run(command, &self.work(images).join("pre-dump.log"))
     }
 
     /// Starts what goes on until others have come and gone: `page-server`, `lazy-pages`, a dump whose pages are asked
@@ -152,7 +166,8 @@ impl Criu {
     /// `criu restore --restore-detached`: the restored tree becomes a child of whoever adopts orphans. Its root's pid
     /// is given where the restore succeeded.
     pub fn restore(&self, images: &Path) -> Result<(Step, Option<Pid>)> {
-        let pidfile = images.join("restored.pid");
+        let work = self.work(images);
+        let pidfile = work.join("restored.pid");
         // That of a restore that failed late: criu writes over nothing.
         let _ = fs::remove_file(&pidfile);
         let mut command = self.command("restore", images);
@@ -160,7 +175,7 @@ impl Criu {
             .arg("--restore-detached")
             .arg("--pidfile")
             .arg(&pidfile);
-        let step = Self::run(command, &images.join("restore.log"))?;
+        let step = Self::run(command, &work.join("restore.log"))?;
         if !step.ok {
             return Ok((step, None));
         }
@@ -182,6 +197,9 @@ impl Criu {
         command.arg("--log-file").arg(format!("{action}.log"));
         if let Some(libdir) = &self.libdir {
             command.arg("--libdir").arg(libdir);
+        }
+        if let Some(work_dir) = &self.work_dir {
+            command.arg("--work-dir").arg(work_dir);
         }
         command.args(&self.args);
         command

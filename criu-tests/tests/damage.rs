@@ -6,6 +6,8 @@
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,9 @@ fn tests() -> Vec<Test> {
     for policy in [Policy::Repair, Policy::Strict] {
         let name = |what: &str| format!("{what}.{}", policy.name());
         tests.push(test(name("missing"), move |dir| missing(policy, dir)));
+        tests.push(test(name("restore.folder-read-only"), move |dir| {
+            folder_read_only(policy, dir)
+        }));
         tests.push(test(name("other-machine"), move |dir| {
             other_machine(policy, dir)
         }));
@@ -860,6 +865,65 @@ fn restored_without(dir: &RunDir) -> Result<()> {
         "criu does not say what is missing"
     );
     expect_nothing_restored(&restore, true)
+}
+
+// ---- what can't be written to ------------------------------------------------------------------------------------
+
+/// The images lie where nothing can be written. criu wants another place for its log, and says so before it does
+/// anything; the plugin writes nothing but its report.
+fn folder_read_only(policy: Policy, dir: &RunDir) -> Result<()> {
+    dumped("demo", dir)?;
+    let images = dir.images();
+    // What criu prints where it has no log.
+    symlink(dir.file("restore.out"), images.join("restore.out"))?;
+    let none: Option<&str> = None;
+    mount(Some(&images), &images, none, MsFlags::MS_BIND, none).context("mounting")?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(none, &images, none, flags, none).context("mounting it anew")?;
+    let before = names(&images)?;
+
+    let criu = with_policy(policy)?;
+    let restore = refused(&criu, dir)?;
+    let says = ["restore.log", "Read-only file system"];
+    ensure!(
+        says.iter().all(|part| restore.log.contains(part)),
+        "criu does not say that it has no place for its log: {}",
+        restore.log
+    );
+    expect_nothing_restored(&restore, true)?;
+
+    let work = dir.file("work");
+    fs::create_dir(&work)?;
+    let criu = criu.work_dir(&work);
+    // A report with the images, as docs/report.md proposes.
+    let beside = criu.clone().env("CRIU_SIGNALS_REPORT", "report.json");
+    let says = ["make report report.json", "EROFS"];
+    let step = if policy == Policy::Strict {
+        let restore = refused(&beside, dir)?;
+        expect_error(&restore, &says)?;
+        expect_error(&restore, &["Nothing is done (policy=strict)"])?;
+        expect_nothing_restored(&restore, true)?;
+        let elsewhere = criu.env("CRIU_SIGNALS_REPORT", work.join("report.json"));
+        let (restore, found) = restored(&elsewhere, dir)?;
+        found?;
+        ensure!(work.join("report.json").exists(), "there is no report");
+        restore
+    } else {
+        let (restore, found) = restored(&beside, dir)?;
+        found?;
+        expect_error(&restore, &says)?;
+        expect_error(&restore, &["there will be no report"])?;
+        restore
+    };
+    expect_verdict(&step, Verdict::Verified)?;
+    ensure!(names(&images)? == before, "the image folder has changed");
+    Ok(())
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<OsString>> {
+    fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
 }
 
 // ---- dumps that fail ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::{config, procfs};
 use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 
 const NOBODY: u32 = 65534;
@@ -75,6 +76,7 @@ fn tests() -> Vec<Test> {
         test("restore.other-program", restore_other_program),
         test("restore.fewer-threads", restore_fewer_threads),
         test("other-machine", other_machine),
+        test("folder-read-only", folder_read_only),
         test("verify.waiters", verify_waiters),
         test("tree", tree),
         test("all-or-nothing", all_or_nothing),
@@ -407,6 +409,28 @@ fn restore_fewer_threads(dir: &RunDir) -> Result<()> {
     victims.next().context("five")?.finish(CHECK)?;
     victims.next().context("three")?.end();
     Ok(())
+}
+
+/// Images are read from where nothing can be written; a dump into such a folder leaves nothing behind.
+fn folder_read_only(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let folder = dir.file("live");
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    let other = dir.file("other");
+    fs::create_dir(&other)?;
+    let none: Option<&str> = None;
+    for folder in [&folder, &other] {
+        mount(Some(folder), folder, none, MsFlags::MS_BIND, none).context("mounting")?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(none, folder, none, flags, none).context("mounting it anew")?;
+    }
+    for action in ["verify", "restore"] {
+        tool(&[action, "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    }
+    let name = image::file_name(victim.pid());
+    dump(victim.pid(), &other)?.expect(2, &[&name, "Read-only file system"])?;
+    ensure!(images(&other)?.is_empty(), "something was written");
+    victim.finish(CHECK)
 }
 
 /// An image of another kernel is one like any other, and that is said; one of another architecture is refused.

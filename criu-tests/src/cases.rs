@@ -19,9 +19,10 @@ use crate::procfs::Pid;
 use crate::rundir::RunDir;
 use crate::skip::{self, Decision, Need};
 use crate::victim::{Victim, reap_all};
+use crate::wait;
 
 /// How long a released victim may take to check itself.
-pub const CHECK: Duration = Duration::from_secs(20);
+pub const CHECK: Duration = wait::PATIENCE;
 
 type Run = dyn Fn(&RunDir) -> Result<()>;
 

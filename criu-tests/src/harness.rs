@@ -8,8 +8,8 @@ use crate::config;
 use crate::ns::{self, Ended};
 use crate::rundir::RunDir;
 
-/// A run takes well under a second. What hangs is ended, and its logs are shown.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A run takes well under a second, on a busy machine some. What hangs is ended, and its logs are shown.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Runs this program again as pid 1 of a namespace, with these arguments and the path of the run's folder behind them.
 /// What it says goes to the file `run` there; if it fails, that and the ends of the logs are the message, and the

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -69,6 +70,17 @@ pub fn tasks(pid: Pid) -> Result<Vec<Pid>> {
         }
     }
     Ok(tids)
+}
+
+/// Whether any process has this file open.
+pub fn is_open(file: &Path) -> Result<bool> {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    // Whoever is gone in the meantime has nothing open.
+    let has_it = |pid: &Path| {
+        entries(&pid.join("fd")).any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
+    };
+    fs::read_dir("/proc").context("/proc")?;
+    Ok(entries(Path::new("/proc")).any(|pid| has_it(&pid.path())))
 }
 
 /// The lines of `/proc/PID/task/TID/status` that are signal state, by (pid, tid), for each of these processes.

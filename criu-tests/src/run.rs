@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
@@ -33,9 +32,6 @@ struct Done {
     dump: Option<Step>,
     restore: Option<Step>,
 }
-
-/// How long a released victim may take to check itself.
-const CHECK: Duration = Duration::from_secs(20);
 
 /// Runs a scenario in this process, which must be pid 1 of a namespace ([`crate::ns`]). `Err` says in what it
 /// differs from the table.
@@ -117,7 +113,7 @@ fn finish(scenario: &Scenario, victim: Victim) -> Result<Outcome> {
         }
         victim.resume()?;
     }
-    Ok(match victim.finish(CHECK) {
+    Ok(match victim.finish(wait::PATIENCE) {
         Ok(()) => Outcome::Passed,
         Err(why) => Outcome::Failed(why.to_string()),
     })
@@ -197,14 +193,10 @@ fn leave_running(scenario: &Scenario, dir: &RunDir) -> Result<Done> {
     }
     // A thread that was in sigsuspend or ppoll shows its own mask until it has entered the call again.
     let mut difference = String::new();
-    let same = wait::until(
-        "the signal state to be as before",
-        Duration::from_secs(2),
-        || {
-            difference = procfs::describe_difference(&before, &procfs::signal_lines(&processes)?);
-            Ok(difference.is_empty().then_some(()))
-        },
-    );
+    let same = wait::until("the signal state to be as before", wait::PATIENCE, || {
+        difference = procfs::describe_difference(&before, &procfs::signal_lines(&processes)?);
+        Ok(difference.is_empty().then_some(()))
+    });
     let mut outcome = finish(scenario, victim)?;
     if same.is_err() {
         let found = if let Outcome::Failed(why) = outcome {

@@ -26,8 +26,6 @@ use criu_tests::victim::{Victim, reap_all};
 use criu_tests::wait::{self, PATIENCE};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// How long a released victim may take to check itself.
-const CHECK: Duration = Duration::from_secs(20);
 /// For what takes microseconds, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 const FAULT: &str = "CRIU_SIGNALS_FAULT";
@@ -375,7 +373,7 @@ impl Row {
         guardians_gone(&victim)?;
         let log = whole_log(dir, &dump);
         self.expect_reached(&log)?;
-        let found = victim.finish(CHECK);
+        let found = victim.finish(PATIENCE);
         match (self.action, self.point) {
             (Action::Fail, _) => {
                 self.expect_said(&log)?;
@@ -402,7 +400,7 @@ impl Row {
             left.is_empty() || self.action == Action::Kill,
             "{left:?} is left behind"
         );
-        victim.finish(CHECK)
+        victim.finish(PATIENCE)
     }
 
     /// Nothing that is half put back may run, and the images are as good as before.
@@ -426,7 +424,7 @@ impl Row {
         )?;
         let (_, pid) = criu.restore(&dir.images())?;
         let pid = pid.context("the second criu restore failed")?;
-        Victim::restored(pid, dir).finish(CHECK)
+        Victim::restored(pid, dir).finish(PATIENCE)
     }
 
     /// The restore goes on, and the verdict says that something is wrong.
@@ -490,7 +488,7 @@ fn same_mappings(victim: Victim, before: &str) -> Result<()> {
         Ok((mappings(pid)? == before).then_some(()))
     });
     let after = mappings(pid)?;
-    victim.finish(CHECK)?;
+    victim.finish(PATIENCE)?;
     same.with_context(|| format!("before {before}\nafter {after}"))
 }
 

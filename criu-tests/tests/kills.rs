@@ -257,16 +257,13 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
             killed += 1;
         }
         dump.wait()?;
-        // The guardian says so when it is through; where it had nothing to do there is nothing to wait for.
-        let log = || {
-            String::from_utf8_lossy(
-                &std::fs::read(run.images().join("dump.log")).unwrap_or_default(),
-            )
-            .into_owned()
-        };
-        let _ = wait::until("the guardian", Duration::from_millis(300), || {
-            Ok(log().contains("criu is gone").then_some(()))
-        });
+        // The guardian, if there is one, writes into criu's log, and has it open until it is through.
+        let path = run.images().join("dump.log");
+        wait::until("the guardian to end", PATIENCE, || {
+            Ok((!procfs::is_open(&path)?).then_some(()))
+        })?;
+        let log =
+            || String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
         if log().contains("criu is gone") {
             held += 1;
         }

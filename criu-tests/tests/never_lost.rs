@@ -10,7 +10,6 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::fault::Point;
@@ -27,9 +26,6 @@ use criu_tests::wait::{self, PATIENCE};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
-
-/// How long a released victim may take to check itself.
-const CHECK: Duration = Duration::from_secs(20);
 
 type Test = (&'static str, fn(&RunDir) -> Result<()>);
 
@@ -207,7 +203,7 @@ fn guardian_killed(dir: &RunDir) -> Result<()> {
         &["Warn", "all is put back, but the guardian was gone"],
     )?;
     companions_gone(&procfs::tree(pid)?)?;
-    victim.finish(CHECK)
+    victim.finish(PATIENCE)
 }
 
 /// Nothing is taken out that nobody watches.
@@ -224,7 +220,7 @@ fn guardian_killed_before(dir: &RunDir) -> Result<()> {
         "our image is left behind"
     );
     companions_gone(&[pid])?;
-    victim.finish(CHECK)
+    victim.finish(PATIENCE)
 }
 
 fn fill(images: &Path, dir: &RunDir) -> Result<()> {
@@ -276,7 +272,7 @@ fn dump_into_full(dir: &RunDir, program: &str, arg: Option<&str>) -> Result<Step
     expect_line(&dump, &["Error (", &name, "No space left on device"])?;
     ensure!(!images.join(&name).exists(), "{name} is left behind");
     companions_gone(&[pid])?;
-    victim.finish(CHECK)?;
+    victim.finish(PATIENCE)?;
     Ok(dump)
 }
 
@@ -301,7 +297,7 @@ fn folder_gone(dir: &RunDir) -> Result<()> {
     expect_line(&dump, &["pending signals put back"])?;
     let tree = procfs::tree(pid)?;
     companions_gone(&tree)?;
-    victim.finish(CHECK)
+    victim.finish(PATIENCE)
 }
 
 /// Nobody is left to give the signals to: that is said, nobody waits for ever, and no guardian stays.
@@ -346,7 +342,7 @@ fn image_gone(dir: &RunDir) -> Result<()> {
         verdicts.len() == 2 && !verdicts.contains(&Ok(Verdict::Failed)),
         "the verdicts are {verdicts:?}"
     );
-    Victim::restored(restored, dir).finish(CHECK)
+    Victim::restored(restored, dir).finish(PATIENCE)
 }
 
 /// The restored task dies under the plugin's hands: criu fails, nobody hangs, no process stays, and the same images are
@@ -366,5 +362,5 @@ fn task_killed_in_replay(dir: &RunDir) -> Result<()> {
     reap_all()?;
     let (_, restored) = self::criu()?.restore(&images)?;
     let restored = restored.context("the second criu restore failed")?;
-    Victim::restored(restored, dir).finish(CHECK)
+    Victim::restored(restored, dir).finish(PATIENCE)
 }

@@ -10,6 +10,10 @@
 #define MAX_THREADS 80
 #define MAX_CHILDREN 16
 #define POLL_MS 2
+/* Between two looks of a thread that waits for the end of the checkpoint: long, so that it is nearly always asleep. */
+#define IDLE_MS 20
+/* How long anything may take that normally takes milliseconds: the machine may be busy. */
+#define PATIENCE_MS 60000
 #define PEEK_CHUNK 256
 
 _Static_assert(sizeof(siginfo_t) == 128, "siginfo_t");
@@ -330,7 +334,7 @@ char victim_state_of(pid_t pid)
 
 int victim_comes_to(pid_t pid, char state)
 {
-	for (int i = 0; i < 10000; i++) {
+	for (int i = 0; i < PATIENCE_MS; i++) {
 		if (victim_state_of(pid) == state)
 			return 1;
 		k_sleep_ms(1);
@@ -414,7 +418,7 @@ void victim_pause(void)
 
 	victim_settle(-1);
 	while (!victim_released())
-		k_sleep_ms(POLL_MS);
+		k_sleep_ms(IDLE_MS);
 	compare_altstack(&before);
 }
 
@@ -439,7 +443,7 @@ static void wait_until_inside(const struct thread *t)
 	if (t->syscall < 0)
 		return;
 	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", t->tid);
-	for (int i = 0; i < 5000 / POLL_MS; i++) {
+	for (int i = 0; i < PATIENCE_MS / POLL_MS; i++) {
 		if (slurp(path, buf, sizeof(buf)) > 0 && buf[0] >= '0' && buf[0] <= '9' &&
 		    strtol(buf, NULL, 10) == t->syscall)
 			return;
@@ -816,12 +820,12 @@ static void wait_for_go(void)
 
 	if (child_number) {
 		while (!__atomic_load_n(&tree->go, __ATOMIC_SEQ_CST))
-			k_sleep_ms(POLL_MS);
+			k_sleep_ms(IDLE_MS);
 		return;
 	}
 	victim_path(path, "go");
 	while (access(path, F_OK))
-		k_sleep_ms(POLL_MS);
+		k_sleep_ms(IDLE_MS);
 }
 
 /* ---- the course -------------------------------------------------------------------------------------------- */

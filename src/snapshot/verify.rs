@@ -16,13 +16,17 @@ use crate::{capture, restore};
 /// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
 /// its call, and one that was just restored has to make it first.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How many looks there are at least: on a busy machine a second may be two looks.
+const LOOKS: u32 = 25;
+/// How long they may take.
+const PATIENCE_IF_BUSY: Duration = Duration::from_secs(15);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Compares processes, all at one instant, with their images. Nothing is changed. One report for each pair.
 ///
 /// What is compared is what [`compare`] does, and that threads that waited in a system call wait in it: processes that
-/// have some that do not are looked at again for up to a second.
+/// have some that do not are looked at again for up to a second, on a busy machine longer.
 ///
 /// # Errors
 /// If a process could not be stopped or read.
@@ -32,6 +36,7 @@ pub fn verify(
     progress: &mut dyn Progress,
 ) -> Result<Vec<Report>> {
     let begun = Instant::now();
+    let mut looks = 0;
     let mut reports: Vec<Option<(Report, Vec<Difference>)>> = pairs.iter().map(|_| None).collect();
     loop {
         // At first all of them; then those with threads that have not been seen to wait.
@@ -42,9 +47,16 @@ pub fn verify(
                     .is_none_or(|(_, waiting)| !waiting.is_empty())
             })
             .collect();
-        if open.is_empty() || begun.elapsed() > PATIENCE && reports.iter().all(Option::is_some) {
+        let enough = begun.elapsed()
+            > if looks < LOOKS {
+                PATIENCE_IF_BUSY
+            } else {
+                PATIENCE
+            };
+        if open.is_empty() || enough && reports.iter().all(Option::is_some) {
             break;
         }
+        looks += 1;
         let pids: Vec<_> = open.iter().map(|&at| pairs[at].pid).collect();
         let stopped = Stopped::stop_these(&pids, timeout, progress)?;
         for (done, &at) in open.iter().enumerate() {

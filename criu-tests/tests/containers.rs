@@ -41,6 +41,7 @@ fn tests() -> Vec<Test> {
         add("alone", alone);
         add("restored", restored);
         add("snapshot", snapshot);
+        add("dumped-live", dumped_live);
         add("moved", moved);
         add("refused", refused);
         add("podman", exported);
@@ -119,6 +120,36 @@ fn snapshot(engine: Engine, dir: &RunDir) -> Result<()> {
     succeeded(&container.snapshot(&dir.images())?)?;
     let after = procfs::signal_lines(&processes)?;
     let difference = procfs::describe_difference(&before, &after);
+    ensure!(difference.is_empty(), "/proc shows a change: {difference}");
+    container.finish()
+}
+
+/// No checkpoint: the command dumps the whole container by its cgroup, which its first process names (docs/migration.md).
+fn dumped_live(engine: Engine, dir: &RunDir) -> Result<()> {
+    enter(dir, true)?;
+    let container = running(engine, dir)?;
+    let pid = container.pid()?;
+    let processes = procfs::tree(pid)?;
+    let before = procfs::signal_lines(&processes)?;
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let group = format!("/sys/fs/cgroup{}", group.context("not in cgroup v2")?);
+    let live = dir.file("live");
+    let tool = |args: &[&str]| {
+        let mut command = host::command(&config::command()?.to_string_lossy());
+        host::printed(command.args(args).arg("-D").arg(&live))
+    };
+    let said = tool(&["dump", "--cgroup", &group])?;
+    let all = format!("{} processes of ", processes.len());
+    ensure!(said.starts_with(&all), "{said}");
+    // By their pids in the container.
+    ensure!(live.join("signals-1.img").exists(), "no signals-1.img");
+    let said = tool(&["verify"])?;
+    ensure!(
+        said.matches("verdict=verified").count() == processes.len(),
+        "{said}"
+    );
+    let difference = procfs::describe_difference(&before, &procfs::signal_lines(&processes)?);
     ensure!(difference.is_empty(), "/proc shows a change: {difference}");
     container.finish()
 }

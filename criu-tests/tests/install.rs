@@ -537,13 +537,39 @@ fn deb(dir: &RunDir) -> Result<PathBuf> {
             .arg(config::criu()?)
             .arg(dir.file("debs"))
             // The programs under test are large, and this is no matter of the package's size.
-            .env("XZ_LEVEL", "0"),
+            .env("XZ_LEVEL", "0")
+            .env("DEBFULLNAME", MAINTAINER.0)
+            .env("DEBEMAIL", MAINTAINER.1),
     )?;
     Ok(PathBuf::from(said.trim()))
 }
 
+/// Who makes the package.
+const MAINTAINER: (&str, &str) = ("A Packager", "packager@debian.org");
+
 fn deb_list(dir: &RunDir) -> Result<()> {
     let package = deb(dir)?;
+    let maintainer = format!("{} <{}>", MAINTAINER.0, MAINTAINER.1);
+    let field = succeeds(
+        Command::new("dpkg-deb")
+            .arg("-f")
+            .arg(&package)
+            .arg("Maintainer"),
+    )?;
+    ensure!(field.trim() == maintainer, "{field}");
+    let unpacked = dir.file("unpacked");
+    succeeds(
+        Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(&package)
+            .arg(&unpacked),
+    )?;
+    let changelog = unpacked.join("usr/share/doc/criu-signals/changelog.Debian.gz");
+    let changelog = succeeds(Command::new("zcat").arg(changelog))?;
+    ensure!(
+        changelog.contains(&format!("\n -- {maintainer}  ")),
+        "{changelog}"
+    );
     let said = succeeds(Command::new("dpkg-deb").arg("-c").arg(&package))?;
     let found: BTreeSet<String> = said
         .lines()

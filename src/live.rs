@@ -309,7 +309,8 @@ fn write_actions(site: &mut Site<'_, '_, ByUs>, actions: &Actions) -> Result<()>
                         injector: &mut *site.injector,
                         tid: *tid,
                     };
-                    which.set(site, pending)
+                    let found = which.read(site, usize::MAX)?;
+                    which.set(site, &found, pending)
                 })
             };
             also(e, back().err())
@@ -373,8 +374,8 @@ fn write_queue(site: &mut Site<'_, '_, ByUs>, which: Queue, written: &WrittenQue
     }
     may_be_pending(site, which, wanted)?;
     may_be_preallocated(site, &before, written)?;
-    let set = |site: &mut Site<'_, '_, ByUs>, pending: &Pending| {
-        which.set(site, pending)?;
+    let set = |site: &mut Site<'_, '_, ByUs>, found: &Pending, pending: &Pending| {
+        which.set(site, found, pending)?;
         if which.holds(site, pending)? {
             return Ok(());
         }
@@ -385,9 +386,14 @@ fn write_queue(site: &mut Site<'_, '_, ByUs>, which: Queue, written: &WrittenQue
         );
         Err(Error::new("write a queue", Cause::NotKept(what)))
     };
-    set(site, wanted).map_err(|e| match e.cause() {
+    set(site, &before, wanted).map_err(|e| match e.cause() {
         Cause::Refused(_) => e,
-        _ => also(e, set(site, &before).err()),
+        _ => {
+            let back = which
+                .read(site, usize::MAX)
+                .and_then(|found| set(site, &found, &before));
+            also(e, back.err())
+        }
     })
 }
 

@@ -8,11 +8,13 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::capture;
-use criu_signals::images::{Disposition, Pid, SigNo};
+use criu_signals::images::text::SigFile;
+use criu_signals::images::{Disposition, Pid, ProcessState, SigNo};
+use criu_signals::live::{self, Subject};
 use criu_signals::restore;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
@@ -28,9 +30,15 @@ use nix::sys::wait::waitpid;
 
 /// Makes this program a tracer that captures the process named in it, again and again.
 const TRACER: &str = "CRIU_TESTS_TRACER";
-/// What it does: captures, or changes of dispositions.
+/// What it does: captures, or changes of dispositions, or the writing of texts, whose files are named by this and a number.
 const WORK: &str = "CRIU_TESTS_TRACER_WORK";
 const DISPOSE: &str = "dispose";
+const WRITE: &str = "/queue-";
+/// Entries of two queues that take several megabytes to exchange.
+const WRITTEN: [usize; 2] = [4500, 4200];
+const WRITER_KILLS: u32 = 16;
+/// In so many times what one exchange takes the writer is killed, every other time; else in the middle of one.
+const WRITER_SPAN: u32 = 3;
 const DISPOSER_KILLS: u32 = 250;
 /// By then it has begun with them.
 const DISPOSER_START: Duration = Duration::from_millis(12);
@@ -63,6 +71,8 @@ fn main() -> ExitCode {
         trial("tracer-killed", tracer_killed),
         trial("tracer-killed-changing-dispositions", disposer_killed),
         trial("criu-killed-with-signals-in-custody", criu_killed),
+        trial("writer-killed", |dir| writer_killed(dir, true)),
+        trial("writer-killed-unmarked", |dir| writer_killed(dir, false)),
         trial("task-killed", task_killed),
         trial("not-permitted", not_permitted),
     ];
@@ -71,8 +81,10 @@ fn main() -> ExitCode {
 
 fn trace(pid: &str) -> Result<()> {
     let pid = Pid(pid.parse().context("pid")?);
-    if std::env::var(WORK).is_ok_and(|work| work == DISPOSE) {
-        return dispose(pid);
+    match std::env::var(WORK).as_deref() {
+        Ok(DISPOSE) => return dispose(pid),
+        Ok(texts) if texts.ends_with(WRITE) => return write(pid, texts),
+        _ => {}
     }
     loop {
         let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
@@ -99,6 +111,150 @@ fn dispose(pid: Pid) -> Result<()> {
             }
         }
     }
+}
+
+fn subject(pid: Pid) -> Subject {
+    Subject { pid, thread: None }
+}
+
+fn write(pid: Pid, texts: &str) -> Result<()> {
+    let texts = [1, 0].map(|n| std::fs::read(format!("{texts}{n}")));
+    for text in texts.iter().cycle() {
+        let text = text.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
+        live::write(subject(pid), SigFile::SharedPending, text, None, PATIENCE)?;
+    }
+    Ok(())
+}
+
+/// Whoever writes a queue is killed, at any instant, and it is one that does not fit into the memory that is mapped as a
+/// rule: it is what it was, or what was written. `marked`: there is a signal to end a batch with.
+fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
+    let depth = WRITTEN[0].to_string();
+    let victim = Victim::start(
+        &config::victim("deep_queue", false),
+        Some(&depth),
+        dir,
+        false,
+    )?;
+    let pid = Pid(victim.pid());
+    let dispositions = if marked { None } else { Some(handle_all(pid)?) };
+    let read = || live::read(subject(pid), SigFile::SharedPending, PATIENCE);
+    let about = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let before = (about("limits")?, about("maps")?);
+    let first = read()?;
+    // The header, and two lines for each.
+    let second: String = first
+        .lines()
+        .take(1 + 2 * WRITTEN[1])
+        .collect::<Vec<_>>()
+        .join("\n");
+    let second = format!("{second}\n").replace("sival 0x1", "sival 0x2");
+    ensure!(second.len() < first.len(), "the text is laid out otherwise");
+    let texts = [first, second];
+    let named = format!("{}{WRITE}", dir.path().display());
+    for (n, text) in texts.iter().enumerate() {
+        std::fs::write(format!("{named}{n}"), text)?;
+    }
+    let begun = Instant::now();
+    for text in texts.iter().rev() {
+        live::write(
+            subject(pid),
+            SigFile::SharedPending,
+            text.as_bytes(),
+            None,
+            PATIENCE,
+        )?;
+    }
+    let span = begun.elapsed() / 2 * WRITER_SPAN;
+    let mut random = Random(u64::from(std::process::id()));
+    let mut found = [0, 0];
+    for round in 0..WRITER_KILLS {
+        let mut writer = Command::new(std::env::current_exe()?)
+            .env(TRACER, pid.to_string())
+            .env(WORK, &named)
+            .stdout(File::create(dir.file("tracer"))?)
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting the writer")?;
+        if round % 2 == 0 {
+            std::thread::sleep(random.below(span));
+        } else {
+            wait_for_taking_out(pid)?;
+        }
+        if let Some(status) = writer.try_wait()? {
+            bail!(
+                "round {round}: the writer ended: {status}; {}",
+                dir.read("tracer")
+            );
+        }
+        writer.kill()?;
+        writer.wait()?;
+        let now = read()?;
+        let which = texts.iter().position(|text| *text == now);
+        let Some(which) = which else {
+            bail!(
+                "round {round}: the queue has {} entries, and is neither of both",
+                now.lines().count() / 2
+            );
+        };
+        found[which] += 1;
+        ensure!(
+            about("limits")? == before.0,
+            "round {round}: the limits are {}",
+            about("limits")?
+        );
+    }
+    println!("found as it was and as was written: {found:?}");
+    ensure!(
+        found.iter().all(|&n| n > 0),
+        "only one of them was ever there: {found:?}"
+    );
+    let first = texts[0].as_bytes();
+    live::write(subject(pid), SigFile::SharedPending, first, None, PATIENCE)?;
+    ensure!(about("maps")? == before.1, "the mappings are not as before");
+    if let Some(state) = dispositions {
+        dispose_as(pid, &state)?;
+    }
+    victim.finish(PATIENCE)
+}
+
+/// Waits until a part of the queue is out.
+fn wait_for_taking_out(pid: Pid) -> Result<()> {
+    // Of all processes of the user: what others queue and take out meanwhile makes this one a random instant.
+    let queued = || -> Result<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("SigQ:"));
+        let count = line.and_then(|line| line.trim().split('/').next());
+        count.context("SigQ")?.parse().context("SigQ")
+    };
+    let before = queued()?;
+    let begun = Instant::now();
+    while queued()? + WRITTEN[1] / 4 > before {
+        ensure!(begun.elapsed() < PATIENCE, "nothing is ever taken out");
+    }
+    Ok(())
+}
+
+/// No signal is ignored any more: of what the process does by default, too. Its state before.
+fn handle_all(pid: Pid) -> Result<ProcessState> {
+    let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+    let before = capture::process(&stopped)?;
+    stopped.release()?;
+    let mut state = before.clone();
+    for signo in SigNo::all().filter(|&signo| signo != SigNo::KILL && signo != SigNo::STOP) {
+        // All are blocked: nobody goes there.
+        state.dispositions[signo].handler = 0x1000;
+    }
+    dispose_as(pid, &state)?;
+    Ok(before)
+}
+
+fn dispose_as(pid: Pid, state: &ProcessState) -> Result<()> {
+    let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+    if let Some(e) = restore::dispositions(&stopped, state).pop() {
+        return Err(e.into());
+    }
+    Ok(stopped.release()?)
 }
 
 fn disposer_killed(dir: &RunDir) -> Result<()> {

@@ -25,8 +25,9 @@ pub const SYS32_MMAP2: i64 = 192;
 /// rt_sigaction(2) in the 32-bit table.
 pub const SYS32_RT_SIGACTION: i64 = 174;
 
-/// How much scratch memory is mapped for a visit, in bytes. The more, the fewer stops a deep queue costs, each of which
-/// waits for two tasks to be scheduled; and less than a huge page, or the first touch would have one cleared.
+/// How much scratch memory is mapped for a visit, in bytes, unless more is asked for. The more, the fewer stops a deep
+/// queue costs, each of which waits for two tasks to be scheduled; and less than a huge page, or the first touch would
+/// have one cleared.
 pub const SCRATCH_LEN: usize = 1024 * 1024;
 /// In r15 where there is none: an address that munmap refuses.
 const NO_SCRATCH: u64 = u64::MAX;
@@ -203,6 +204,25 @@ impl Registers {
             }
             _ => (self.0.rip, self.0.rax),
         }
+    }
+}
+
+/// For a handler: if what it has interrupted is about to make, or to make once more, system call `number` with `first` as
+/// its first argument, that ends with EINTR instead.
+pub fn step_over_call(context: &mut libc::ucontext_t, number: i64, first: u64) {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let g = &mut context.uc_mcontext.gregs;
+    let [ip, result, argument] =
+        [libc::REG_RIP, libc::REG_RAX, libc::REG_RDI].map(|at| usize::try_from(at).unwrap_or(0));
+    if g[result] != number || g[argument].cast_unsigned() != first {
+        return;
+    }
+    // SAFETY: the thread was about to execute what is there, and code can be read. With these registers that is the system
+    // call, of two bytes, or an instruction before it, so that two bytes are there.
+    let next = unsafe { std::ptr::read_unaligned(g[ip] as *const [u8; 2]) };
+    if next == SYSCALL {
+        g[ip] += SYSCALL_INSN_LEN.cast_signed();
+        g[result] = -i64::from(libc::EINTR);
     }
 }
 
@@ -384,16 +404,18 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
 // How all but single tell the tracer that they are through: the thread sends itself the marker, a signal that the process
 // ignores. Ignored signals stop a traced thread all the same, before anything is delivered
 // (kernel/signal.c, sig_ignored), and do nothing at all to one that is not traced. So that there is one stop
-// for the whole table, no trap instruction whose SIGTRAP would outlive the tracer, and nobody has to poll.
+// for the whole table, no trap instruction whose SIGTRAP would outlive the tracer, and nobody has to poll. Where the
+// process ignores none, the tracer lets the same code run from one system call to the next, until it comes to the
+// gettid at its end; what the code does by itself is the same.
 core::arch::global_asm!(
     ".pushsection .rodata.criu_signals_stub, \"a\", @progbits",
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
-    ".globl criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".globl criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
-    ".hidden criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".hidden criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_map_compat:",
     "    int 0x80",
@@ -405,7 +427,7 @@ core::arch::global_asm!(
     "    jmp 4f",
     "criu_signals_stub_unmap:",
     "    mov rdi, r15",
-    "    mov esi, {scratch_len}",
+    "    mov esi, [rip + criu_signals_stub_data + {scratch_len}]",
     "    mov eax, {munmap}",
     "    syscall",
     "    or r15, -1", // not twice: by then it could be somebody else's
@@ -445,6 +467,7 @@ core::arch::global_asm!(
     "4:",
     "    mov eax, {gettid}",
     "    syscall",
+    "criu_signals_stub_through:",
     "    mov edi, eax",
     "    mov esi, [rip + criu_signals_stub_data + {marker}]",
     "    mov eax, {tkill}",
@@ -467,7 +490,7 @@ core::arch::global_asm!(
     "    jmp 3b",
     "2:",
     "    mov rdi, r15",
-    "    mov esi, {scratch_len}",
+    "    mov esi, [rip + criu_signals_stub_data + {scratch_len}]",
     "    mov eax, {munmap}",
     "    syscall",
     "    mov eax, {rt_sigprocmask}",
@@ -526,7 +549,7 @@ core::arch::global_asm!(
     rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     sig_setmask = const libc::SIG_SETMASK,
     bias = const 64,
-    scratch_len = const SCRATCH_LEN,
+    scratch_len = const core::mem::offset_of!(StubData, scratch_len),
     undo = const core::mem::offset_of!(StubData, undo),
     undo_end = const core::mem::offset_of!(StubData, undo_end),
     mask = const core::mem::offset_of!(StubData, mask),
@@ -559,6 +582,7 @@ unsafe extern "C" {
     static criu_signals_stub_single_compat: u8;
     static criu_signals_stub_unmap: u8;
     static criu_signals_stub_batch: u8;
+    static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
     static criu_signals_stub_far: u8;
     static criu_signals_stub_data: u8;
@@ -573,6 +597,8 @@ struct StubData {
     made: u64,
     undo: u64,
     undo_end: u64,
+    /// Below 4 GiB.
+    scratch_len: u64,
     mask: u64,
     marker: u64,
     flags: u64,
@@ -619,7 +645,7 @@ impl Stub {
 
     /// The stub at `base` for a thread that was found with `registers`, goes on at `resume_ip` where that
     /// differs from what they say, and gets back the mask `mask`. `marker` is the signal with which the stub says
-    /// that it is through; without one only the `single` entries are of use.
+    /// that it is through; without one it says so by the system call before [`through`](Stub::through).
     pub fn new(
         base: u64,
         registers: &Registers,
@@ -645,6 +671,7 @@ impl Stub {
             made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
             undo: 0,
             undo_end: 0,
+            scratch_len: SCRATCH_LEN as u64,
             mask: mask.bits(),
             marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
             flags: r.eflags,
@@ -676,6 +703,14 @@ impl Stub {
         before != (start, end)
     }
 
+    /// How much scratch memory there is to be taken away, from the next mapping on, in whole pages. Returns whether that
+    /// is another length than before.
+    pub fn set_scratch_len(&mut self, len: usize) -> bool {
+        let before = self.data.scratch_len;
+        self.data.scratch_len = len as u64;
+        before != self.data.scratch_len
+    }
+
     /// Where a system call that maps the scratch memory is made.
     pub fn map_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_map) as u64
@@ -704,6 +739,11 @@ impl Stub {
     /// Where the scratch memory is taken away.
     pub fn unmap_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_unmap) as u64
+    }
+
+    /// Where a thread stands in and behind the system call by which it says that it is through, before the marker.
+    pub fn through(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_through) as u64
     }
 
     /// Where a thread stands when the marker stops it.

@@ -206,21 +206,25 @@ impl Queue {
         }
     }
 
-    /// Makes the queue exactly `wanted`; that of a process through its leader.
+    /// Makes the queue, which is `found` now, exactly `wanted`; that of a process through its leader.
     ///
     /// All of it is one batch: taking out, queueing, and RLIMIT_SIGPENDING raised up to the hard limit, or closed for
     /// bits without siginfo, and back. The thread ends a batch that it has begun, so that no instant is left at which
-    /// the death of the tracer would lose a signal or leave a limit behind, up to about a thousand entries, which is
-    /// how many fit into one.
+    /// the death of the tracer would lose a signal or leave a limit behind, however deep the queue is. It takes up to 300
+    /// bytes of memory in the process for each entry, for that time.
     ///
     /// A POSIX timer's own entry stays where it is.
     ///
     /// # Errors
-    /// Before anything is changed: [`Cause::Refused`] if there is no room, or a timer's own entry would have to be
+    /// Before anything is changed: [`Cause::Refused`] if there is no room or no memory, or a timer's own entry would have to be
     /// moved. Else what the kernel refused: the queue may be neither of both then. What it accepted and did not keep is
     /// for the caller to find out.
-    pub fn set<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        let found = self.read(site, usize::MAX)?;
+    pub fn set<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        found: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
         let (wrong, missing) = match wanted.queue.strip_prefix(found.queue.as_slice()) {
             Some(missing) => (Vec::new(), missing.to_vec()),
             None => plan(&found.queue, &wanted.queue),
@@ -280,7 +284,9 @@ impl Queue {
         let entries = aside.queue.iter().chain(&wrong);
         let entries = entries.filter_map(|info| SigNo::new(info.signo()));
         let bits = aside.bits_without_info().iter().chain(bare_out.iter());
-        calls.extend(entries.chain(bits).map(take_one));
+        let mut names = Names::of("rt_sigtimedwait");
+        let drop_one = |signo: SigNo| drop_one_named(signo, names.with(signo.get()));
+        calls.extend(entries.chain(bits).map(drop_one));
         calls.extend(queue(Queue::Private, &aside.queue));
         calls.extend(queue(self, &missing));
         let aside_bare = bare_infos(aside.bits_without_info());
@@ -293,7 +299,7 @@ impl Queue {
         if raise || !aside_bare.is_empty() || !bare.is_empty() {
             calls.push(set_limit(limit.soft));
         }
-        for outcome in site.injector.run(site.tid, &calls)? {
+        for outcome in site.injector.run_whole(site.tid, &calls)? {
             outcome.check()?;
         }
         Ok(())
@@ -560,13 +566,19 @@ pub(super) fn take_one(signo: SigNo) -> Call {
 }
 
 fn take_one_named(signo: SigNo, name: Arc<str>) -> Call {
+    take_out_by(signo, name, |call| call.output(SIGINFO_SIZE))
+}
+
+/// One entry of this number, which is known.
+fn drop_one_named(signo: SigNo, name: Arc<str>) -> Call {
+    take_out_by(signo, name, |call| call.value(0))
+}
+
+fn take_out_by(signo: SigNo, name: Arc<str>, info: impl FnOnce(Call) -> Call) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
-    Call::new(libc::SYS_rt_sigtimedwait, name)
-        .input(set.bits().to_le_bytes())
-        .output(SIGINFO_SIZE)
-        .input(no_time)
-        .value(SIGSET_SIZE)
+    let call = Call::new(libc::SYS_rt_sigtimedwait, name).input(set.bits().to_le_bytes());
+    info(call).input(no_time).value(SIGSET_SIZE)
 }
 
 /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,

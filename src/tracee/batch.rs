@@ -176,6 +176,11 @@ impl Outcome {
     }
 }
 
+/// How much room these calls take together, in bytes.
+pub(super) fn room_for(calls: &[Call]) -> usize {
+    calls.iter().map(Call::size).sum()
+}
+
 /// A run of calls laid out for scratch memory at one address.
 #[derive(Debug)]
 pub(super) struct Layout<'a> {

@@ -19,7 +19,7 @@
 use criu_signals_images::{SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
-use super::batch::{Call, Layout, Outcome};
+use super::batch::{Call, Layout, Outcome, room_for};
 use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
@@ -31,6 +31,7 @@ use crate::proc::{self, SignalStatus};
 
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
+const PAGE: usize = 4096;
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
 
@@ -84,14 +85,24 @@ impl<'p, Owner> Injector<'p, Owner> {
         self.run_inner(tid, calls).map_err(|e| e.in_thread(tid))
     }
 
+    /// As [`run`](Self::run), in one batch whatever their number: a thread that has begun with it ends it, so that either
+    /// all of the calls are made or none, also if the tracer dies.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run). [`Cause::Refused`] if the process can't be given memory for all of them: none is made.
+    pub fn run_whole(&mut self, tid: Tid, calls: &[Call]) -> Result<Vec<Outcome>> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.visit(tid, touched(calls), |visit| visit.run_whole(calls))
+            .map_err(|e| e.in_thread(tid))
+    }
+
     fn run_inner(&mut self, tid: Tid, calls: &[Call]) -> Result<Vec<Outcome>> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        // The marker is not blocked: queued by a call, it would be gone at once. Nor may a call change what it does: if the
-        // tracer dies by then, it is delivered.
-        let touched: SigSet = calls.iter().filter_map(Call::touches).collect();
-        self.visit(tid, touched, |visit| visit.run(calls))
+        self.visit(tid, touched(calls), |visit| visit.run(calls))
     }
 
     /// Makes the calls that `next` asks for, given the outcomes of those before, until it asks for none: as
@@ -203,6 +214,12 @@ impl<Owner> Drop for Injector<'_, Owner> {
     }
 }
 
+/// The marker may be none of these: it is not blocked, so that queued by a call it would be gone at once. Nor may a call
+/// change what it does: if the tracer dies by then, it is delivered.
+fn touched(calls: &[Call]) -> SigSet {
+    calls.iter().filter_map(Call::touches).collect()
+}
+
 /// One thread, off its own path: [`Visit::begin`] saves what it has, [`Visit::end`] puts it back, and `Drop`
 /// does where an error came between.
 struct Visit<'i> {
@@ -217,6 +234,8 @@ struct Visit<'i> {
     /// Memory that calls may read and write. It does not outlive the visit: between two of them the tracer could
     /// die, and no code of ours would be left to take it away.
     scratch: Option<RemoteAddr>,
+    /// How much of it there is.
+    scratch_len: usize,
     ended: bool,
 }
 
@@ -260,6 +279,7 @@ impl<'i> Visit<'i> {
             stub,
             marker,
             scratch: None,
+            scratch_len: SCRATCH_LEN,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -337,37 +357,51 @@ impl<'i> Visit<'i> {
         let mut rest = calls;
         while !rest.is_empty() {
             let (at, room) = match self.scratch {
-                Some(at) => (at, SCRATCH_LEN),
+                Some(at) => (at, self.scratch_len),
                 None => (self.stack_room(), BORROWED),
             };
             let (layout, later) = Layout::new(rest, at, room)?;
-            match (self.scratch, self.marker) {
-                (Some(_), Some(marker)) => outcomes.extend(self.run_loop(&layout, at, marker)?),
-                (Some(_), None) => outcomes.extend(self.run_singly(&layout, at)?),
-                (None, _) => {
-                    let mut saved = vec![0; BORROWED];
-                    self.memory.read(at, &mut saved)?;
-                    let done = self.run_singly(&layout, at);
-                    self.memory.write(at, &saved)?;
-                    outcomes.extend(done?);
-                }
+            if self.scratch.is_some() {
+                outcomes.extend(self.run_loop(&layout, at)?);
+            } else {
+                let mut saved = vec![0; BORROWED];
+                self.memory.read(at, &mut saved)?;
+                let done = self.run_singly(&layout, at);
+                self.memory.write(at, &saved)?;
+                outcomes.extend(done?);
             }
             rest = later;
         }
         Ok(outcomes)
     }
 
-    /// Where mmap is refused, there is no scratch memory afterwards, and a part of the thread's stack below the red
-    /// zone has to do.
-    fn map_scratch(&mut self) -> Result<()> {
+    /// Makes `calls` in one round: nothing has been mapped in this visit.
+    fn run_whole(&mut self, calls: &[Call]) -> Result<Vec<Outcome>> {
+        let len = room_for(calls).next_multiple_of(PAGE).max(SCRATCH_LEN);
+        if u32::try_from(len).is_err() {
+            return Err(no_room(calls, len, Errno::E2BIG));
+        }
+        self.scratch_len = len;
+        if self.stub.set_scratch_len(len) {
+            self.cave.write(self.memory, &self.stub)?;
+        }
+        if let Some(errno) = self.map_scratch()? {
+            return Err(no_room(calls, len, errno));
+        }
+        self.run(calls)
+    }
+
+    /// Where mmap is refused, which it says by the errno, there is no scratch memory afterwards, and a part of the thread's
+    /// stack below the red zone has to do.
+    fn map_scratch(&mut self) -> Result<Option<Errno>> {
         if self.scratch.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let args = [
             0,
-            SCRATCH_LEN as u64,
+            self.scratch_len as u64,
             number(prot),
             number(flags),
             u64::MAX,
@@ -382,23 +416,16 @@ impl<'i> Visit<'i> {
             self.saved
                 .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
-        let result = match self.marker {
-            Some(marker) => {
-                ptrace::set_registers(self.tid, &registers)?;
-                self.run_to_marker(marker)?.mapped()
-            }
-            None => self.run_syscall(&registers)?,
-        };
+        ptrace::set_registers(self.tid, &registers)?;
+        let result = self.run_to_end()?.mapped();
         if (-4095..0).contains(&result) {
-            log::debug!(
-                "tid {}: mmap of scratch memory: {}; using the stack",
-                self.tid,
-                Errno::from_raw(i32::try_from(-result).unwrap_or(0))
-            );
-            return Ok(());
+            let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(0));
+            log::debug!("tid {}: mmap of scratch memory: {errno}", self.tid);
+            return Ok(Some(errno));
         }
         self.scratch = Some(RemoteAddr(result.cast_unsigned()));
-        fault::point(Point::ScratchMapped)
+        fault::point(Point::ScratchMapped)?;
+        Ok(None)
     }
 
     fn unmap_scratch(&mut self) -> Result<()> {
@@ -407,20 +434,12 @@ impl<'i> Visit<'i> {
         };
         // It is in that memory.
         self.name_undo((0, 0))?;
-        match self.marker {
-            Some(marker) => {
-                let registers = self
-                    .saved
-                    .for_batch(self.stub.unmap_entry(), 0, 0)
-                    .holding(Some(at.0));
-                ptrace::set_registers(self.tid, &registers)?;
-                self.run_to_marker(marker)?;
-            }
-            None => {
-                let args = [at.0, SCRATCH_LEN as u64, 0, 0, 0, 0];
-                self.syscall(libc::SYS_munmap, args)?;
-            }
-        }
+        let registers = self
+            .saved
+            .for_batch(self.stub.unmap_entry(), 0, 0)
+            .holding(Some(at.0));
+        ptrace::set_registers(self.tid, &registers)?;
+        self.run_to_end()?;
         self.scratch = None;
         fault::point(Point::ScratchUnmapped)
     }
@@ -430,12 +449,7 @@ impl<'i> Visit<'i> {
     }
 
     /// The whole table in one go.
-    fn run_loop(
-        &mut self,
-        layout: &Layout<'_>,
-        at: RemoteAddr,
-        marker: SigNo,
-    ) -> Result<Vec<Outcome>> {
+    fn run_loop(&mut self, layout: &Layout<'_>, at: RemoteAddr) -> Result<Vec<Outcome>> {
         // The outcome of the last round is known here, and its table gives way to this one's.
         self.name_undo((0, 0))?;
         self.memory.write(at, layout.bytes())?;
@@ -449,7 +463,7 @@ impl<'i> Visit<'i> {
         // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
         self.name_undo(layout.undo())?;
         fault::point(Point::BatchReady)?;
-        if !self.run_to_marker(marker)?.batch_is_through() {
+        if !self.run_to_end()?.batch_is_through() {
             return Err(Error::new(
                 "run the batch",
                 Cause::Unexpected("the thread left it early".into()),
@@ -471,7 +485,34 @@ impl<'i> Visit<'i> {
     }
 
     /// Runs the stub until it says that it is through. Returns the registers then.
-    fn run_to_marker(&mut self, marker: SigNo) -> Result<Registers> {
+    fn run_to_end(&self) -> Result<Registers> {
+        match self.marker {
+            Some(marker) => self.run_to_marker(marker),
+            None => self.run_to_through(),
+        }
+    }
+
+    /// Without a marker: from one system call to the next. The thread goes its own way all the same, so that it ends what
+    /// it has begun if the tracer dies.
+    fn run_to_through(&self) -> Result<Registers> {
+        loop {
+            self.run_to_syscall_stop()?;
+            let is_last = ptrace::registers(self.tid)?.ip() == self.stub.through();
+            let passed = if is_last {
+                Ok(())
+            } else {
+                fault::point(Point::CallEntered)
+            };
+            self.run_to_syscall_stop()?;
+            passed?;
+            if is_last {
+                return ptrace::registers(self.tid);
+            }
+            fault::point(Point::CallLeft)?;
+        }
+    }
+
+    fn run_to_marker(&self, marker: SigNo) -> Result<Registers> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
@@ -520,17 +561,6 @@ impl<'i> Visit<'i> {
             .collect())
     }
 
-    fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
-        let entry = self.stub.single_entry();
-        let registers = self.saved.for_syscall(entry, nr, args);
-        self.run_syscall(&registers.holding(self.scratch.map(|at| at.0)))
-    }
-
-    fn run_syscall(&mut self, registers: &Registers) -> Result<i64> {
-        self.enter_syscall(registers)?;
-        self.leave_syscall()
-    }
-
     fn enter_syscall(&mut self, registers: &Registers) -> Result<()> {
         ptrace::set_registers(self.tid, registers)?;
         self.run_to_syscall_stop()
@@ -570,7 +600,7 @@ impl<'i> Visit<'i> {
         Ok(ptrace::registers(self.tid)?.result())
     }
 
-    fn run_to_syscall_stop(&mut self) -> Result<()> {
+    fn run_to_syscall_stop(&self) -> Result<()> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::ToSyscall, deliver)?;
@@ -614,6 +644,14 @@ fn abort_address(memory: &Memory, cs: u64, ip: u64) -> Result<Option<u64>> {
     } else {
         None
     })
+}
+
+fn no_room(calls: &[Call], len: usize, errno: Errno) -> Error {
+    let why = format!(
+        "to make {} system calls in one go takes {len} bytes of memory in the process, and mmap says {errno}",
+        calls.len()
+    );
+    Error::new("map memory", Cause::Refused(why.into()))
 }
 
 fn number(flags: i32) -> u64 {

@@ -85,6 +85,7 @@ fn tests() -> Vec<Test> {
         test("zombie", zombie),
         test("vfork", vforked),
         test("gone", gone),
+        test("exec-held", exec_held),
         test("churn", |dir| churn("", dir)),
         test("churn-exec", |dir| churn("exec", dir)),
         test("own-uid", own_uid),
@@ -729,6 +730,43 @@ fn churn(how: &str, dir: &RunDir) -> Result<()> {
         }
     }
     ensure!(enough(whole, trees), "{whole} and {trees} looks were all");
+    victim.finish(CHECK)
+}
+
+/// A thread in execve(2) that waits for another one, whose tracer does not want to know that it has ended: whoever would
+/// trace the process waits as well (ptrace_attach), and not longer than he likes.
+fn exec_held(dir: &RunDir) -> Result<()> {
+    let victim = start("churn", Some("exec"), dir)?;
+    let pid = victim.pid();
+    let held = wait::until("an execve that waits", PATIENCE, || {
+        let other = procfs::tasks(pid)?.into_iter().find(|&tid| tid != pid);
+        let Some(tid) = other else { return Ok(None) };
+        let raw = nix::unistd::Pid::from_raw(tid);
+        if nix::sys::ptrace::seize(raw, nix::sys::ptrace::Options::empty()).is_err() {
+            return Ok(None);
+        }
+        let ended = || Ok((procfs::state(tid) == Some('Z')).then_some(()));
+        if wait::until("its end", Duration::from_secs(2), ended).is_ok() {
+            return Ok(Some(raw));
+        }
+        // It was the leader by then.
+        nix::sys::ptrace::detach(raw, None).ok();
+        Ok(None)
+    })?;
+    let begun = Instant::now();
+    for args in [&["show"][..], &["cat"]] {
+        let what = if args == ["cat"] {
+            format!("{pid}/action")
+        } else {
+            pid.to_string()
+        };
+        let said = tool(&[&["--timeout", "0.3"], args, &[&what]].concat())?;
+        said.expect(2, &["ETIMEDOUT", "execve", &format!("pid {pid}")])?;
+    }
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(5), "it took {took:?}");
+    nix::sys::wait::waitpid(held, Some(nix::sys::wait::WaitPidFlag::__WALL))?;
+    tool(&["show", &pid.to_string()])?.expect(0, &[])?;
     victim.finish(CHECK)
 }
 

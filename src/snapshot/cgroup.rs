@@ -493,7 +493,7 @@ impl Hold {
         for pid in self.cgroup.processes().unwrap_or_default() {
             // Of one that is stopped, the stop is what has interrupted its calls.
             while self.can_be_seized(pid) {
-                match StoppingProcess::begin(pid) {
+                match StoppingProcess::begin(pid, deadline) {
                     Ok(process) => stopping.push(process),
                     Err(e)
                         if matches!(e.cause(), Cause::Os(Errno::EPERM))

@@ -212,7 +212,7 @@ impl Stopped {
                 .processes()?
                 .into_iter()
                 .partition(|&pid| hold.can_be_seized(pid));
-            let mut begun = begin_all(&early, &mut stopping, progress);
+            let mut begun = begin_all(&early, self.deadline, &mut stopping, progress);
             // As soon as may be: until then, should this program be killed, calls could end with EINTR. What goes wrong
             // is seen below.
             if !hold.stops_when_thawed() {
@@ -221,7 +221,7 @@ impl Stopped {
             // Whatever became of it: only who has stopped can be let go.
             hold.thaw()?;
             if begun.is_ok() {
-                begun = begin_all(&late, &mut stopping, progress);
+                begun = begin_all(&late, self.deadline, &mut stopping, progress);
             }
             if hold.stops_when_thawed() {
                 meet_all(&mut stopping);
@@ -291,11 +291,12 @@ impl Stopped {
 
 fn begin_all(
     pids: &[Pid],
+    deadline: Instant,
     stopping: &mut Vec<StoppingProcess>,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     for &pid in pids {
-        match StoppingProcess::begin(pid) {
+        match StoppingProcess::begin(pid, deadline) {
             Ok(process) => stopping.push(process),
             Err(e) if e.is_died() || !proc::is_alive(pid) => {}
             Err(e) => return Err(e),

@@ -2,6 +2,7 @@
 //!
 //! What is unsafe in this crate is here, in `ptrace` (the requests) and in `crate::arch` (the injected code).
 
+mod alarm;
 mod batch;
 mod cave;
 mod group_stop;

@@ -72,7 +72,8 @@ fn request(
     Ok(result)
 }
 
-/// `PTRACE_SEIZE`: attaches without stopping. `options` are PTRACE_O_*.
+/// `PTRACE_SEIZE`: attaches without stopping. `options` are PTRACE_O_*. While a thread of the process is in execve(2) it
+/// waits, unless an [`Alarm`](super::alarm::Alarm) ends it with EINTR.
 pub fn seize(tid: Tid, options: i32) -> Result<()> {
     request(
         libc::PTRACE_SEIZE,

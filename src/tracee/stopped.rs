@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
 
+use super::alarm::Alarm;
 use super::cave;
 use super::memory::Memory;
 use super::ptrace::{self, Resume, Stop};
@@ -116,10 +117,9 @@ impl StoppedProcess<ByUs> {
     /// not stop within `timeout` (uninterruptible sleep). The threads stopped until then go on. One that has not
     /// stopped stays seized until the calling thread ends.
     pub fn seize(pid: Pid, timeout: Duration) -> Result<Self> {
-        let stopping = StoppingProcess::begin(pid)?;
-        stopping
-            .wait(Instant::now() + timeout)
-            .map_err(|unfinished| unfinished.why)
+        let deadline = Instant::now() + timeout;
+        let stopping = StoppingProcess::begin(pid, deadline)?;
+        stopping.wait(deadline).map_err(|unfinished| unfinished.why)
     }
 
     fn is_being_put_back(&self) -> Result<bool> {
@@ -186,8 +186,9 @@ impl StoppingProcess {
     /// Seizes every thread of `pid` and tells it to stop.
     ///
     /// # Errors
-    /// EPERM where ptrace(2) is not allowed or somebody traces the process already.
-    pub fn begin(pid: Pid) -> Result<Self> {
+    /// EPERM where ptrace(2) is not allowed or somebody traces the process already; ETIMEDOUT if one can't be seized until
+    /// `deadline` because another one is in execve(2).
+    pub fn begin(pid: Pid, deadline: Instant) -> Result<Self> {
         let mut stopping = StoppingProcess {
             process: StoppedProcess {
                 pid,
@@ -201,7 +202,7 @@ impl StoppingProcess {
             exposed: false,
         };
         stopping
-            .seize_new()
+            .seize_new(deadline)
             .map_err(|e| e.during(Phase::Seize, pid))?;
         Ok(stopping)
     }
@@ -285,7 +286,7 @@ impl StoppingProcess {
             ));
         }
         std::thread::sleep(Duration::from_micros(200));
-        self.seize_new().map(drop)
+        self.seize_new(deadline).map(drop)
     }
 
     /// Threads that run may clone others, so until a whole pass finds nobody new.
@@ -319,7 +320,7 @@ impl StoppingProcess {
                     Err(e) => return Err(e),
                 }
             }
-            if !self.seize_new()? {
+            if !self.seize_new(deadline)? {
                 return if self.process.threads.is_empty() {
                     Err(Error::new("seize", Cause::Died))
                 } else {
@@ -381,13 +382,20 @@ impl StoppingProcess {
 
     /// Seizes the threads that have not been seen. Were there any? Told to stop all together, they stop at the same
     /// time.
-    fn seize_new(&mut self) -> Result<bool> {
+    fn seize_new(&mut self, deadline: Instant) -> Result<bool> {
         let fresh: Vec<Tid> = proc::threads(self.process.pid)?
             .into_iter()
             .filter(|tid| !self.known.contains(&tid.0))
             .collect();
+        if fresh.is_empty() {
+            return Ok(false);
+        }
+        let alarm = Alarm::begin();
+        if let Err(e) = &alarm {
+            log::debug!("PTRACE_SEIZE may wait for an execve(2): {e}");
+        }
         for &tid in &fresh {
-            match seize_thread(tid) {
+            match self.seize_in_time(tid, deadline) {
                 Ok(suspended) => {
                     self.process.threads.push(tid);
                     self.due.push(tid);
@@ -412,7 +420,25 @@ impl StoppingProcess {
             }
             self.known.insert(tid.0);
         }
-        Ok(!fresh.is_empty())
+        Ok(true)
+    }
+
+    /// As [`seize_thread`], which waits for a thread in execve(2) that may wait for this one: see [`super::alarm`].
+    fn seize_in_time(&mut self, tid: Tid, deadline: Instant) -> Result<bool> {
+        loop {
+            match seize_thread(tid) {
+                Err(e) if !matches!(e.cause(), Cause::Os(Errno::EINTR)) => return Err(e),
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(Error::os(
+                        "PTRACE_SEIZE (a thread of the process is in execve(2), which does not end)",
+                        Errno::ETIMEDOUT,
+                    )
+                    .in_thread(tid));
+                }
+                Err(_) => self.bury(tid),
+                seized => return seized,
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What `/proc` says about a task, read once per thread.
 
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -442,6 +443,17 @@ pub fn executable(pid: Pid) -> Result<Option<String>> {
         .to_str()
         .map(|path| path.trim_end_matches(" (deleted)"));
     Ok(path.map(str::to_owned))
+}
+
+/// Does the program make the system calls of the 32-bit table? Its file says so; a 64-bit program that makes one all the
+/// same is not recognised.
+pub fn is_32_bit(pid: Pid) -> bool {
+    const EI_CLASS: usize = 4;
+    const ELFCLASS32: u8 = 1;
+    let mut ident = [0; EI_CLASS + 1];
+    std::fs::File::open(format!("/proc/{pid}/exe"))
+        .and_then(|mut file| file.read_exact(&mut ident))
+        .is_ok_and(|()| ident[EI_CLASS] == ELFCLASS32)
 }
 
 /// The inode of `pid`'s pid namespace.

@@ -5,7 +5,6 @@
 //! a thread which has been stopped in it, too: it waits again when it goes on.
 
 use std::fs;
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use criu_signals_images::text::{WaitCall, WaitFor, Waiter};
@@ -87,7 +86,7 @@ enum Tie {
 }
 
 fn among(process: Pid, tie: Tie, child: &Child) -> Result<Vec<Waiter>> {
-    let is_32_bit = is_32_bit(process);
+    let is_32_bit = proc::is_32_bit(process);
     let mut waiters = Vec::new();
     let threads = match proc::threads(process) {
         Err(e) if e.is_died() => Vec::new(),
@@ -217,17 +216,6 @@ fn pid_of_fd(process: Pid, tid: Tid, fd: i32) -> Result<Option<i32>> {
         .lines()
         .find_map(|line| line.strip_prefix("Pid:"))
         .and_then(|pid| pid.trim().parse().ok()))
-}
-
-/// Does the program make the system calls of the 32-bit table? Its file says so; a 64-bit program that makes one all the
-/// same is not recognised.
-fn is_32_bit(pid: Pid) -> bool {
-    const EI_CLASS: usize = 4;
-    const ELFCLASS32: u8 = 1;
-    let mut ident = [0; EI_CLASS + 1];
-    fs::File::open(format!("/proc/{pid}/exe"))
-        .and_then(|mut file| file.read_exact(&mut ident))
-        .is_ok_and(|()| ident[EI_CLASS] == ELFCLASS32)
 }
 
 /// The process of a thread, which may be any.

@@ -3,7 +3,8 @@
  * Cases 17 to 20: system calls that a checkpoint interrupts.
  *
  * 17-CALL and 18-CALL: the leader is in the call when the checkpoint is made; the other thread then gives it what
- * it waits for, or (-timeout) its time runs out. 19-CALL: a signal with a handler arrives while the task is held;
+ * it waits for, or (-timeout) its time runs out. -rem: a handler ends it after that, and what the kernel says is
+ * left is looked at. -again: the call had been interrupted before, by a stop. 19-CALL: a signal with a handler arrives while the task is held;
  * the sender stays outside of the tree, and sends it when it sees the task in a tracing stop. 20: a child in a
  * call with a mask of its own.
  */
@@ -30,6 +31,16 @@ static const char *call;
 static long result;
 static int err;
 
+/* What a call writes as the time that is left, and behind it what it may not touch. */
+#define UNTOUCHED 0x55555555
+static uint32_t rest[6] = { UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED };
+
+#ifndef SYS_clock_nanosleep_time64
+/* Of 32-bit programs only. */
+#define SYS_clock_nanosleep_time64 (-1)
+#define SYS_futex_time64 (-1)
+#endif
+
 #ifdef SYS__newselect
 /* Of a 32-bit program; what the number of select stands for there takes its arguments in a structure. */
 #undef SYS_select
@@ -49,6 +60,8 @@ static long syscall_of(void)
 	} table[] = {
 		{ "sigtimedwait", SYS_rt_sigtimedwait }, { "epoll_wait", SYS_epoll_wait },
 		{ "epoll_pwait", SYS_epoll_pwait },	 { "recv", SYS_recvfrom },
+		{ "clock_nanosleep_time64", SYS_clock_nanosleep_time64 },
+		{ "futex_time64", SYS_futex_time64 },
 		{ "poll", SYS_poll },			 { "nanosleep", SYS_nanosleep },
 		{ "clock_nanosleep", SYS_clock_nanosleep }, { "futex", SYS_futex },
 		{ "pause", SYS_pause },			 { "read", SYS_read },
@@ -71,6 +84,8 @@ static void enter(int limited)
 {
 	struct timespec t = timeout_of(TIMEOUT);
 	struct timeval tv = { t.tv_sec, t.tv_nsec / 1000 };
+	int64_t t64[2] = { t.tv_sec, t.tv_nsec };
+	void *rem = strstr(call, "-rem") ? rest : NULL;
 	int ms = (int)(TIMEOUT * 1000);
 	uint64_t waited = BIT(SIGRTMIN + 1), none = 0;
 	struct epoll_event got;
@@ -96,9 +111,13 @@ static void enter(int limited)
 	} else if (starts("poll"))
 		result = syscall(SYS_poll, &pfd, 1, limited ? ms : -1);
 	else if (starts("nanosleep"))
-		result = syscall(SYS_nanosleep, &t, NULL);
+		result = syscall(SYS_nanosleep, &t, rem);
+	else if (starts("clock_nanosleep_time64"))
+		result = syscall(SYS_clock_nanosleep_time64, CLOCK_MONOTONIC, 0, t64, rem);
 	else if (starts("clock_nanosleep"))
-		result = syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &t, NULL);
+		result = syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &t, rem);
+	else if (starts("futex_time64"))
+		result = syscall(SYS_futex_time64, &word, FUTEX_WAIT_PRIVATE, 0, limited ? t64 : NULL, NULL, 0);
 	else if (starts("futex"))
 		result = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, limited ? &t : NULL, NULL, 0);
 	else if (starts("pause"))
@@ -148,12 +167,54 @@ static void say_result(void)
 		gap_say("%s: %s", call, result ? "what it waited for" : "0");
 }
 
+/* Every thread stops, the leader with the time running, and goes on by restart_syscall(2). */
+static void stop_and_go_on(void)
+{
+	pid_t all = getpid(), stopper;
+
+	stopper = fork();
+	if (!stopper) {
+		kill(all, SIGSTOP);
+		gap_wait_state(all, 'T');
+		kill(all, SIGCONT);
+		_exit(0);
+	}
+	if (stopper < 0 || waitpid(stopper, NULL, 0) != stopper)
+		gap_die("the stop: %m");
+	gap_wait_inside(leader, SYS_restart_syscall);
+}
+
+/* The handler ends the call, which says what is left. */
+static void end_by_handler(void)
+{
+	int wide = starts("clock_nanosleep_time64") || sizeof(time_t) == 8, words = wide ? 4 : 2;
+	double left;
+
+	syscall(SYS_tgkill, getpid(), leader, SIGUSR1);
+	if (!wait_returned(5)) {
+		gap_say("%s: no handler ends it", call);
+		return;
+	}
+	say_result();
+	left = rest[0] + rest[words / 2] / 1e9;
+	if (wide && (rest[1] || rest[3]))
+		left = -1;
+	for (int i = words; i < 6; i++)
+		if (rest[i] != UNTOUCHED)
+			gap_say("memory behind it is overwritten");
+	gap_say("left: %s", left > 0 && left < (TIMEOUT - EARLY) + 0.2 ? "the rest of its time" :
+			    left > 0 && left < TIMEOUT		      ? "nearly its full time" :
+									"nonsense");
+}
+
 /* Any signal is the leader's. */
 static void *other(void *arg)
 {
 	int limited = *(int *)arg, early;
 
 	gap_wait_inside(leader, syscall_of());
+	if (strstr(call, "-again"))
+		stop_and_go_on();
 	if (limited)
 		gap_sleep((int)(EARLY * 1000));
 	gap_ready(getpid());
@@ -173,6 +234,8 @@ static void *other(void *arg)
 			gap_end();
 		}
 		say_result();
+	} else if (strstr(call, "-rem")) {
+		end_by_handler();
 	} else {
 		if (!wait_returned(5)) {
 			gap_say("%s: its time never runs out", call);
@@ -346,6 +409,8 @@ int main(int argc, char **argv)
 	set_up();
 	if (starts("sigtimedwait"))
 		gap_setmask(BIT(SIGRTMIN + 1));
+	if (strstr(call, "-rem"))
+		gap_count(SIGUSR1, 0);
 	start(other, &limited);
 	enter(limited);
 	for (;;)

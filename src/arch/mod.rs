@@ -2,10 +2,12 @@
 //! signal frames. Everything else in this crate is the same everywhere. A new architecture is files here that offer
 //! what those of x86_64 offer.
 
+mod timespec;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64_frame;
+pub use timespec::Timespec;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
 #[cfg(target_arch = "x86_64")]

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use criu_signals_images::{Arch, InterruptedCall, RestartCode, SigNo, SigSet};
 
+use super::Timespec;
+
 /// The architecture that images are marked with.
 pub const ARCH: Arch = Arch::X86_64;
 
@@ -24,6 +26,19 @@ const SYS32_RESTART_SYSCALL: u64 = 0;
 pub const SYS32_MMAP2: i64 = 192;
 /// rt_sigaction(2) in the 32-bit table.
 pub const SYS32_RT_SIGACTION: i64 = 174;
+
+/// nanosleep(2) in the 32-bit table.
+pub const SYS32_NANOSLEEP: u32 = 162;
+/// poll(2) in the 32-bit table.
+pub const SYS32_POLL: u32 = 168;
+/// clock_nanosleep(2) in the 32-bit table, with times of 32 bits.
+pub const SYS32_CLOCK_NANOSLEEP: u32 = 267;
+/// The same with times of 64 bits.
+pub const SYS32_CLOCK_NANOSLEEP_TIME64: u32 = 407;
+/// futex(2) in the 32-bit table, with times of 32 bits.
+pub const SYS32_FUTEX: u32 = 240;
+/// The same with times of 64 bits.
+pub const SYS32_FUTEX_TIME64: u32 = 422;
 
 /// How much scratch memory is mapped for a visit, in bytes, unless more is asked for. The more, the fewer stops a deep
 /// queue costs, each of which waits for two tasks to be scheduled; and less than a huge page, or the first touch would
@@ -258,6 +273,15 @@ pub fn waiting(number: u32, args: [u64; 6], compat: bool) -> Option<Waiting> {
     }
 }
 
+/// How the system call `number` takes a time.
+pub fn timespec(number: u32, compat: bool) -> Timespec {
+    match number {
+        SYS32_CLOCK_NANOSLEEP_TIME64 | SYS32_FUTEX_TIME64 if compat => Timespec::Time64,
+        _ if compat => Timespec::Time32,
+        _ => Timespec::Native,
+    }
+}
+
 /// Where the timeout of a call is that ends with EINTR whatever interrupted it ([`Waiting::Once`] and
 /// [`Waiting::OnceOnSocket`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,10 +397,10 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
         }
         // socketcall: everything in it that can wait is one of those.
         102 => Waiting::Once,
-        162 => Waiting::Nanosleep,
-        267 | 407 => Waiting::ClockNanosleep,
-        168 => Waiting::Poll,
-        240 | 422 => Waiting::Futex,
+        SYS32_NANOSLEEP => Waiting::Nanosleep,
+        SYS32_CLOCK_NANOSLEEP | SYS32_CLOCK_NANOSLEEP_TIME64 => Waiting::ClockNanosleep,
+        SYS32_POLL => Waiting::Poll,
+        SYS32_FUTEX | SYS32_FUTEX_TIME64 => Waiting::Futex,
         0 => Waiting::Restart,
         _ => return None,
     })

@@ -18,9 +18,9 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid as NixPid;
 
-use crate::arch::{Registers, Waiting, waiting};
+use crate::arch::{self, Registers, Timespec, Waiting, waiting};
 use crate::proc;
-use crate::tracee::{StoppedProcess, ptrace};
+use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
 /// The clocks of processors are compared so many times; the least delay counts.
 const COMPARISONS: usize = 3;
@@ -34,6 +34,14 @@ const RESTARTS: [(&str, Restarted); 3] = [
     ("hrtimer_nanosleep_restart", Restarted::Nanosleep),
     ("do_restart_poll", Restarted::Poll),
     ("futex_wait_restart", Restarted::Futex),
+];
+/// What a stack begins with that shows nothing of restart_syscall(2): what called it. The 32-bit one is called by
+/// int 0x80 only, of which the kernel has changed the name (6.7), and has another on machines with FRED.
+const BARE: [&str; 4] = [
+    "do_syscall_64+",
+    "do_int80_emulation+",
+    "do_int80_syscall_32+",
+    "fred_int80_emulation+",
 ];
 /// Addresses begin above this (vm.mmap_min_addr), and numbers of clocks end below.
 const LOWEST_ADDRESS: u64 = 4096;
@@ -51,6 +59,8 @@ enum Restarted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asleep {
     tid: Tid,
+    /// Its calls are those of the 32-bit table.
+    compat: bool,
     number: u32,
     args: [u64; 6],
     sp: u64,
@@ -90,9 +100,10 @@ pub fn look(pid: Pid) -> Vec<Asleep> {
     let Ok(threads) = proc::threads(pid) else {
         return Vec::new();
     };
+    let compat = proc::is_32_bit(pid);
     let seen: Vec<(Asleep, Option<Ran>)> = threads
         .into_iter()
-        .filter_map(|tid| look_at(pid, tid))
+        .filter_map(|tid| look_at(pid, tid, compat))
         .collect();
     if seen.is_empty() {
         return Vec::new();
@@ -122,19 +133,25 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<W
         })
         .map(|thread| Waited {
             tid: thread.tid,
-            restarted: thread.restarted.map(|kind| kind.number(thread.args)),
+            restarted: thread.restarted.map(|kind| {
+                if thread.compat {
+                    kind.number_32(thread.args, |at| read_words(stopped.pid(), at))
+                } else {
+                    kind.number(thread.args)
+                }
+            }),
             time: thread.since.and_then(|since| now?.checked_sub(since)),
         })
         .collect()
 }
 
-fn look_at(pid: Pid, tid: Tid) -> Option<(Asleep, Option<Ran>)> {
+fn look_at(pid: Pid, tid: Tid, compat: bool) -> Option<(Asleep, Option<Ran>)> {
     let before = switches(pid, tid)?;
     let call = read(pid, tid, "syscall")?;
     let (number, numbers) = parse_call(&call)?;
     let [a0, a1, a2, a3, a4, a5, sp, ip] = numbers;
     let args = [a0, a1, a2, a3, a4, a5];
-    let restarted = match waiting(number, args, false)? {
+    let restarted = match waiting(number, args, compat)? {
         Waiting::Nanosleep | Waiting::ClockNanosleep | Waiting::Poll | Waiting::Futex => None,
         Waiting::Restart => Some(restarted(&read(pid, tid, "stack")?)?),
         Waiting::Once | Waiting::OnceOnSocket => return None,
@@ -144,6 +161,7 @@ fn look_at(pid: Pid, tid: Tid) -> Option<(Asleep, Option<Ran>)> {
     (switches(pid, tid)? == before).then_some((
         Asleep {
             tid,
+            compat,
             number,
             args,
             sp,
@@ -161,7 +179,7 @@ impl Asleep {
         registers
             .call()
             .is_some_and(|(number, _)| number == self.number)
-            && !registers.is_compat()
+            && registers.is_compat() == self.compat
             && registers.call_args() == self.args
             && registers.sp() == self.sp
             && registers.ip() == self.ip
@@ -182,6 +200,53 @@ impl Restarted {
         };
         u32::try_from(number).unwrap_or_default()
     }
+
+    /// The same in the 32-bit table, where two of them take their time in either of two layouts, and `words` reads the
+    /// program's memory. Clocks with negative numbers are not slept on by these functions.
+    fn number_32(self, args: [u64; 6], words: impl Fn(u64) -> Option<Words>) -> u32 {
+        match self {
+            Restarted::Nanosleep if args[0] >= LOWEST_ADDRESS => arch::SYS32_NANOSLEEP,
+            Restarted::Nanosleep => match is_time64(args[2], args[3], words) {
+                true => arch::SYS32_CLOCK_NANOSLEEP_TIME64,
+                false => arch::SYS32_CLOCK_NANOSLEEP,
+            },
+            Restarted::Poll => arch::SYS32_POLL,
+            Restarted::Futex => match is_time64(args[3], 0, words) {
+                true => arch::SYS32_FUTEX_TIME64,
+                false => arch::SYS32_FUTEX,
+            },
+        }
+    }
+}
+
+/// The longest `struct timespec`, as words.
+type Words = [u32; Timespec::MAX_SIZE / 4];
+
+fn read_words(pid: Pid, at: u64) -> Option<Words> {
+    let mut bytes = [0; Timespec::MAX_SIZE];
+    let memory = Memory::open(pid).ok()?;
+    memory.read(RemoteAddr(at), &mut bytes).ok()?;
+    let mut words = Words::default();
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_le_bytes(bytes.try_into().ok()?);
+    }
+    Some(words)
+}
+
+/// Are the times at these addresses of 64 bits? They tell it by themselves, because the second word is either the upper
+/// half of the seconds, which is 0 for the next 136 years, or the nanoseconds.
+///
+/// In the time that the kernel has written at the last interruption (nanosleep_copyout), nanoseconds are as good as
+/// never 0. In the one that the program has asked for they often are; then it is taken for one of 64 bits if it can be
+/// one: that is never shorter, and longer by less than a second.
+fn is_time64(request: u64, remaining: u64, words: impl Fn(u64) -> Option<Words>) -> bool {
+    if remaining != 0 {
+        return words(remaining).is_some_and(|[_, second, ..]| second == 0);
+    }
+    words(request).is_some_and(|words| {
+        let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        words[1] == 0 && Timespec::Time64.read(&bytes).is_some()
+    })
 }
 
 fn restarted(stack: &str) -> Option<Restarted> {
@@ -190,7 +255,7 @@ fn restarted(stack: &str) -> Option<Restarted> {
     let bare = stack
         .split("[<0>] ")
         .nth(1)
-        .is_some_and(|first| first.starts_with("do_syscall_64+"));
+        .is_some_and(|first| BARE.iter().any(|entry| first.starts_with(entry)));
     named
         .map(|(_, kind)| kind)
         .or(bare.then_some(Restarted::Nanosleep))
@@ -340,6 +405,43 @@ mod tests {
         assert_eq!(restarted(bare), Some(kind));
         let other = "[<0>] alarm_timer_nsleep_restart+0x1/0x2\n[<0>] do_syscall_64+0x71/0x280\n";
         assert_eq!(restarted(other), None);
+    }
+
+    #[test]
+    fn restarted_calls_of_32_bit_programs() {
+        let bare = "[<0>] do_int80_emulation+0xa8/0x1c0\n[<0>] asm_int80_emulation+0x16/0x20\n";
+        assert_eq!(restarted(bare), Some(Restarted::Nanosleep));
+        let other = "[<0>] hrtimer_nanosleep+0x74/0xf0\n[<0>] do_int80_emulation+0xa8/0x1c0\n";
+        assert_eq!(restarted(other), None);
+
+        const REQUEST: u64 = 0xff90_85c8;
+        const REMAINING: u64 = 0xff90_85d8;
+        let sleep = |args, request: Words, remaining: Words| {
+            Restarted::Nanosleep.number_32(args, |at| match at {
+                REQUEST => Some(request),
+                REMAINING => Some(remaining),
+                _ => None,
+            })
+        };
+        let clock = [1, 0, REQUEST, REMAINING, 0, 0];
+        let old = [1, 600_000_000, 7, 7];
+        let new = [1, 0, 600_000_000, 0xffff_ffff];
+        let whole_seconds = [1, 0, 7, 7];
+        assert_eq!(sleep([REQUEST, 0, 0, 0, 0, 0], old, old), 162);
+        assert_eq!(sleep(clock, whole_seconds, old), 267);
+        assert_eq!(sleep(clock, whole_seconds, new), 407);
+        // Nothing was written anywhere.
+        let clock = [1, 0, REQUEST, 0, 0, 0];
+        assert_eq!(sleep(clock, old, old), 267);
+        assert_eq!(sleep(clock, new, old), 407);
+        assert_eq!(sleep(clock, whole_seconds, old), 407, "late, never early");
+        let code_behind = [1, 0, 0xffff_ffff, 0];
+        assert_eq!(sleep(clock, code_behind, old), 267);
+        assert_eq!(sleep([1, 0, 4096, 0, 0, 0], new, new), 267, "out of reach");
+
+        let futex = |at| Restarted::Futex.number_32([8192, 128, 0, at, 0, 0], |_| Some(new));
+        assert_eq!(futex(REQUEST), 422);
+        assert_eq!(Restarted::Poll.number_32(clock, |_| None), 168);
     }
 
     #[test]

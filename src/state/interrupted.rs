@@ -23,13 +23,12 @@ use criu_signals_images::{
 
 use super::asleep::Waited;
 use super::{Kind, Site};
-use crate::arch::{Registers, Timeout, Waiting, timeout, waiting};
+use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const EINTR: i64 = libc::EINTR as i64;
-const NANOSECONDS: u64 = 1_000_000_000;
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
 /// `FUTEX_CMD_MASK` and the one operation whose timeout is relative.
 const FUTEX_CMD_MASK: u64 = 0x7f;
@@ -377,12 +376,10 @@ fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Opti
         Waiting::ClockNanosleep => (args[2], args[3]),
         _ => return None,
     };
-    // A 32-bit task's calls are not begun anew: the kernel would note down that it was a 64-bit one that has to be
-    // restarted (arch/x86/kernel/signal.c, get_nr_restart_syscall).
-    if remaining == 0 || remaining == request || registers.is_compat() {
+    if remaining == 0 || remaining == request {
         return None;
     }
-    read_timespec(pid, remaining)
+    read_timespec(pid, remaining, timespec(call.number, registers.is_compat()))
 }
 
 /// Has the call, which the kernel goes on with by its `restart_block`, a relative timeout? Not where the kernel has
@@ -402,17 +399,15 @@ fn is_relative(registers: &Registers, call: &InterruptedCall) -> bool {
 /// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves
 /// what is left: as an instant, or because the kernel has written it there.
 fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
-    if registers.is_compat() {
-        return None;
-    }
-    let args = registers.call_args();
-    match waiting(call.number, args, false)? {
-        Waiting::Nanosleep if args[0] != args[1] => read_timespec(pid, args[0]),
+    let (args, compat) = (registers.call_args(), registers.is_compat());
+    let time_at = |at| read_timespec(pid, at, timespec(call.number, compat));
+    match waiting(call.number, args, compat)? {
+        Waiting::Nanosleep if args[0] != args[1] => time_at(args[0]),
         Waiting::ClockNanosleep if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
-            read_timespec(pid, args[2])
+            time_at(args[2])
         }
         Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT && args[3] != 0 => {
-            read_timespec(pid, args[3])
+            time_at(args[3])
         }
         // An int in the low half; below 0 it is for ever.
         Waiting::Poll => i32::try_from(args[2] & 0xffff_ffff)
@@ -423,47 +418,52 @@ fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<
 }
 
 /// `None` too where the memory is gone: another thread may have unmapped it, the kernel has read it long ago.
-fn read_timespec(pid: Pid, at: u64) -> Option<u64> {
-    let memory = Memory::open(pid).ok()?;
-    let seconds = memory.read_u64(RemoteAddr(at)).ok()?;
-    let nanoseconds = memory.read_u64(RemoteAddr(at).offset(8)).ok()?;
-    if nanoseconds >= NANOSECONDS {
-        return None;
-    }
-    seconds.checked_mul(NANOSECONDS)?.checked_add(nanoseconds)
+fn read_timespec(pid: Pid, at: u64, layout: Timespec) -> Option<u64> {
+    let mut bytes = [0; Timespec::MAX_SIZE];
+    let bytes = &mut bytes[..layout.size()];
+    Memory::open(pid).ok()?.read(RemoteAddr(at), bytes).ok()?;
+    layout.read(bytes)
 }
 
 /// The call of a thread that stands in it or before it, with the time that it has left. `None` where that is not known,
 /// or where the call's own arguments say all.
+///
+/// By the table of the thread's own calls: the kernel notes down by which one restart_syscall(2) has to be looked up
+/// (arch/x86/kernel/signal.c, get_nr_restart_syscall), and how the rest of the time is to be written into the program's
+/// memory when the call is interrupted again.
 fn again(call: &InterruptedCall, registers: &Registers) -> Option<Call> {
-    if call.code != RestartCode::ByBlock || registers.is_compat() {
+    if call.code != RestartCode::ByBlock {
         return None;
     }
     let left = call.remaining?;
-    let args = registers.call_args();
-    let time = timespec(left);
-    Some(match waiting(call.number, args, false)? {
-        Waiting::Nanosleep => Call::new(libc::SYS_nanosleep, "nanosleep")
-            .input(time)
-            .value(args[1]),
-        Waiting::ClockNanosleep => Call::new(libc::SYS_clock_nanosleep, "clock_nanosleep")
+    let (args, compat) = (registers.call_args(), registers.is_compat());
+    let number = i64::from(call.number);
+    let make = |name| {
+        if compat {
+            Call::compat(number, name)
+        } else {
+            Call::new(number, name)
+        }
+    };
+    let time = timespec(call.number, compat).write(left);
+    Some(match waiting(call.number, args, compat)? {
+        Waiting::Nanosleep => make("nanosleep").input(time).value(args[1]),
+        Waiting::ClockNanosleep => make("clock_nanosleep")
             .value(args[0])
             .value(args[1])
             .input(time)
             .value(args[3]),
-        Waiting::Poll => Call::new(libc::SYS_poll, "poll")
+        Waiting::Poll => make("poll")
             .value(args[0])
             .value(args[1])
             .value(left.div_ceil(NANOSECONDS_PER_MILLI)),
-        Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT => {
-            Call::new(libc::SYS_futex, "futex(FUTEX_WAIT)")
-                .value(args[0])
-                .value(args[1])
-                .value(args[2])
-                .input(time)
-                .value(args[4])
-                .value(args[5])
-        }
+        Waiting::Futex if args[1] & FUTEX_CMD_MASK == FUTEX_WAIT => make("futex(FUTEX_WAIT)")
+            .value(args[0])
+            .value(args[1])
+            .value(args[2])
+            .input(time)
+            .value(args[4])
+            .value(args[5]),
         _ => return None,
     })
 }
@@ -488,23 +488,9 @@ fn begin_anew<Owner>(
         .map(drop)
 }
 
-fn timespec(nanoseconds: u64) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&(nanoseconds / NANOSECONDS).to_le_bytes());
-    bytes[8..].copy_from_slice(&(nanoseconds % NANOSECONDS).to_le_bytes());
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_is_written_as_timespec() {
-        assert_eq!(size_of::<libc::timespec>(), 16);
-        let bytes = timespec(3_000_000_007);
-        assert_eq!((bytes[0], bytes[8]), (3, 7));
-    }
 
     #[test]
     fn only_the_block_is_lost() {

@@ -161,7 +161,9 @@ impl<'p, Owner> Injector<'p, Owner> {
 
     /// Makes `call` inside thread `tid`, and interrupts it as soon as it waits. Leaves the thread with the registers
     /// that `then` makes of its own ones and the call's result; where that is -ERESTART_RESTARTBLOCK, the kernel has
-    /// noted down in the thread what restart_syscall(2) needs, as if the program had made the call.
+    /// noted down in the thread what restart_syscall(2) needs, as if the program had made the call. That includes the
+    /// table in which restart_syscall(2) is looked up, which is the call's own (arch/x86/kernel/signal.c,
+    /// get_nr_restart_syscall).
     ///
     /// # Errors
     /// If the call could not be made; the thread is then as it was before, unless it is gone.
@@ -537,15 +539,7 @@ impl<'i> Visit<'i> {
         self.memory.write(at, layout.bytes())?;
         let mut results = Vec::with_capacity(layout.calls().len());
         for (row, call) in layout.calls().iter().enumerate() {
-            let args = layout.args(row);
-            let registers = if call.is_compat() {
-                let entry = self.stub.single_compat_entry();
-                self.saved.for_compat_syscall(entry, call.nr(), args)
-            } else {
-                self.saved
-                    .for_syscall(self.stub.single_entry(), call.nr(), args)
-            };
-            self.enter_syscall(&registers.holding(self.scratch.map(|at| at.0)))?;
+            self.enter_syscall(&self.registers_for(call, layout.args(row)))?;
             // A call that was begun is ended, or the next one would take its exit for its own entry.
             let passed = fault::point(Point::CallEntered);
             results.push(self.leave_syscall()?);
@@ -559,6 +553,18 @@ impl<'i> Visit<'i> {
             .enumerate()
             .map(|(row, &result)| layout.outcome(row, result, &after))
             .collect())
+    }
+
+    /// The thread before it makes this one call.
+    fn registers_for(&self, call: &Call, args: [u64; 6]) -> Registers {
+        let registers = if call.is_compat() {
+            let entry = self.stub.single_compat_entry();
+            self.saved.for_compat_syscall(entry, call.nr(), args)
+        } else {
+            self.saved
+                .for_syscall(self.stub.single_entry(), call.nr(), args)
+        };
+        registers.holding(self.scratch.map(|at| at.0))
     }
 
     fn enter_syscall(&mut self, registers: &Registers) -> Result<()> {
@@ -581,7 +587,7 @@ impl<'i> Visit<'i> {
         let mut saved = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut saved)?;
         self.memory.write(at, layout.bytes())?;
-        let result = self.interrupted_syscall(call.nr(), layout.args(0));
+        let result = self.interrupted_syscall(&self.registers_for(call, layout.args(0)));
         self.memory.write(at, &saved)?;
         fault::point(Point::CallInterrupted)?;
         result
@@ -589,12 +595,8 @@ impl<'i> Visit<'i> {
 
     /// The interrupt is asked for while the thread stands at the entry, so it is there already when the call would
     /// wait.
-    fn interrupted_syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<i64> {
-        let entry = self.stub.single_entry();
-        let registers = self.saved.for_syscall(entry, nr, args);
-        let registers = registers.holding(self.scratch.map(|at| at.0));
-        ptrace::set_registers(self.tid, &registers)?;
-        self.run_to_syscall_stop()?;
+    fn interrupted_syscall(&mut self, registers: &Registers) -> Result<i64> {
+        self.enter_syscall(registers)?;
         ptrace::interrupt(self.tid)?;
         self.run_to_syscall_stop()?;
         Ok(ptrace::registers(self.tid)?.result())

@@ -628,39 +628,118 @@ pub const ROWS: &[Row] = &[
         Fixed,
     ),
     row(
+        "18-nanosleep-rem",
+        "in nanosleep that is to say what is left, a handler follows",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    ),
+    row(
+        "18-nanosleep-again",
+        "in nanosleep that a stop had interrupted",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    ),
+    row(
         "18-poll-ia32",
         "32-bit: in poll with a timeout",
         "calls",
-        TIMEOUT,
+        CALL,
         FEW,
-        Said,
+        Fixed,
     )
     .ia32(),
     row(
         "18-nanosleep-ia32",
         "32-bit: in nanosleep",
         "calls",
-        TIMEOUT,
+        CALL,
         FEW,
-        Said,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-nanosleep-rem-ia32",
+        "32-bit: in nanosleep that is to say what is left, a handler follows",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
     )
     .ia32(),
     row(
         "18-clock_nanosleep-ia32",
         "32-bit: in clock_nanosleep, relative",
         "calls",
-        TIMEOUT,
+        CALL,
         FEW,
-        Said,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-clock_nanosleep_time64-ia32",
+        "32-bit: in clock_nanosleep_time64, relative",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
     )
     .ia32(),
     row(
         "18-futex-ia32",
         "32-bit: in futex with a timeout",
         "calls",
-        TIMEOUT,
+        CALL,
         FEW,
-        Said,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-futex_time64-ia32",
+        "32-bit: in futex_time64 with a timeout",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-poll-again-ia32",
+        "32-bit: in poll that a stop had interrupted",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-futex-again-ia32",
+        "32-bit: in futex that a stop had interrupted",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-clock_nanosleep-rem-again-ia32",
+        "32-bit: in clock_nanosleep that a stop had interrupted, a handler follows",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
+    )
+    .ia32(),
+    row(
+        "18-clock_nanosleep_time64-rem-again-ia32",
+        "32-bit: the same in clock_nanosleep_time64",
+        "calls",
+        CALL,
+        FEW,
+        Fixed,
     )
     .ia32(),
     row(

@@ -20,12 +20,12 @@
 #include <sys/time.h>
 
 /* A call with a timeout is entered EARLY seconds before the checkpoint and ends TIMEOUT seconds after it began. */
-#define TIMEOUT 1.6
-#define EARLY 0.8
+#define TIMEOUT (1.6 * gap_slower())
+#define EARLY (0.8 * gap_slower())
 
 static int pair[2], event, epoll, word;
 static pid_t leader, child;
-static double went_on, returned_at;
+static double entered_at, went_on, returned_at;
 static int returned;
 static const char *call;
 static long result;
@@ -95,6 +95,7 @@ static void enter(int limited)
 
 	FD_ZERO(&fds);
 	FD_SET(event, &fds);
+	entered_at = gap_now();
 	if (starts("sigtimedwait"))
 		result = syscall(SYS_rt_sigtimedwait, &waited, NULL, limited ? &t : NULL, 8);
 	else if (starts("epoll_wait"))
@@ -151,7 +152,7 @@ static void wake(void)
 
 static int wait_returned(double s)
 {
-	for (double end = gap_now() + s; gap_now() < end;) {
+	for (double end = gap_now() + s * gap_slower(); gap_now() < end;) {
 		if (__atomic_load_n(&returned, __ATOMIC_SEQ_CST))
 			return 1;
 		gap_sleep(2);
@@ -215,8 +216,10 @@ static void *other(void *arg)
 	gap_wait_inside(leader, syscall_of());
 	if (strstr(call, "-again"))
 		stop_and_go_on();
-	if (limited)
+	if (limited) {
 		gap_sleep((int)(EARLY * 1000));
+		gap_lasts(entered_at + TIMEOUT - gap_now());
+	}
 	gap_ready(getpid());
 	gap_wait_for("go");
 	went_on = gap_now();
@@ -243,7 +246,7 @@ static void *other(void *arg)
 		}
 		say_result();
 		/* Time that passes while it is held may count or not, but the call must not begin anew. */
-		gap_say("%s", returned_at - went_on < (TIMEOUT - EARLY) + 0.4 ? "when its time was over" :
+		gap_say("%s", returned_at - went_on < (TIMEOUT - EARLY) * 1.5 ? "when its time was over" :
 										 "after its full time again");
 	}
 	gap_end();
@@ -325,6 +328,8 @@ static void case_19(void)
 	gap_wait_for("inside");
 	/* The task is held for milliseconds only before criu reads its queue. Without the right to it, it may be late. */
 	setpriority(PRIO_PROCESS, 0, -20);
+	if (starts("nanosleep"))
+		gap_lasts(TIMEOUT);
 	gap_ready(root);
 	for (;;) {
 		/* Held by criu; or never held, and the others have been told to go on. */

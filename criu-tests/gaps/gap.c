@@ -9,6 +9,7 @@ static const char *sub = "";
 static char outcome[8192] = "outcome: ";
 static size_t outcome_len = sizeof("outcome: ") - 1;
 static int counted;
+static double slower = 1;
 
 static void path_of(char *path, const char *name)
 {
@@ -32,12 +33,14 @@ static void write_file(const char *name, const char *text)
 void gap_begin(int argc, char **argv)
 {
 	if (argc < 2) {
-		fprintf(stderr, "usage: %s RUN_DIR [SUB-CASE]\n", argv[0]);
+		fprintf(stderr, "usage: %s RUN_DIR [SUB-CASE [SLOWER]]\n", argv[0]);
 		exit(2);
 	}
 	strncpy(run_dir, argv[1], sizeof(run_dir) - 1);
 	if (argc > 2)
 		sub = argv[2];
+	if (argc > 3)
+		slower = atof(argv[3]);
 	/* What whoever called the runner left open may be of a mount that criu does not see. */
 	if (syscall(SYS_close_range, 3u, ~0u, 0))
 		gap_die("close_range: %m");
@@ -109,6 +112,19 @@ void gap_ready(pid_t root)
 
 	snprintf(text, sizeof(text), "%d", root);
 	write_file("ready", text);
+}
+
+double gap_slower(void)
+{
+	return slower;
+}
+
+void gap_lasts(double seconds)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%.0f", seconds > 0 ? seconds * 1000 : 0);
+	write_file("lasts", text);
 }
 
 void gap_checkpoint(void)

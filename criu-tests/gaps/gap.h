@@ -30,7 +30,7 @@
 #define BIT(sig) (1ull << ((sig)-1))
 #define ALL (~0ull)
 
-/* argv: the run folder, the sub-case. */
+/* argv: the run folder, the sub-case, by how much longer times are to be than usual. */
 void gap_begin(int argc, char **argv);
 /* Whether the sub-case has this name. */
 int gap_is(const char *name);
@@ -47,6 +47,10 @@ void gap_ready(pid_t root);
 int gap_has(const char *file);
 void gap_touch(const char *file);
 void gap_wait_for(const char *file);
+/* By how much longer times are to be than usual: 1, or more where the machine turned out to be busy. */
+double gap_slower(void);
+/* Before gap_ready(): what the case is about lasts for so many seconds from now. A run that takes longer means nothing. */
+void gap_lasts(double seconds);
 /* Both for a program that is its tree's root: says "ready", waits for "go". */
 void gap_checkpoint(void);
 

@@ -26,14 +26,15 @@ fn main() -> Result<ExitCode> {
     let args: Vec<String> = env::args().skip(1).collect();
     match place {
         Place::Inside => {
-            let [name, mode, dir] = args.as_slice() else {
-                bail!("pid 1 needs a case, a mode and a folder")
+            let [name, mode, slower, dir] = args.as_slice() else {
+                bail!("pid 1 needs a case, a mode, by how much longer times are, and a folder")
             };
             let row = rows()
                 .find(|row| row.name == name)
                 .with_context(|| format!("no case {name}"))?;
             let mode = Mode::of(mode).with_context(|| format!("no mode {mode}"))?;
-            inside::run(row, mode, &RunDir::open(Path::new(dir)))?;
+            let slower = slower.parse().context("by how much longer times are")?;
+            inside::run(row, mode, slower, &RunDir::open(Path::new(dir)))?;
             Ok(ExitCode::SUCCESS)
         }
         Place::Outside => outside(&args),

@@ -29,17 +29,22 @@ const SMALL_STACK: u64 = 1000;
 
 /// The result of a run in which the signal that was to arrive while criu held the task came after criu had looked.
 pub const TOO_LATE: &str = "too late";
+/// The result of a run that was not through before what it shows was over by itself: the machine is busy.
+pub const TOO_SLOW: &str = "too slow";
 
-/// Runs a case, and writes what came out to `result` in the run's folder.
-pub fn run(row: &Row, mode: Mode, dir: &RunDir) -> Result<()> {
+/// Runs a case, and writes what came out to `result` in the run's folder. The times that it depends on are longer than
+/// usual by `slower`.
+pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
     let mut tree = Tree {
         root: 0,
         ended: None,
+        silence: SILENCE * slower,
     };
     let out = fs::File::create(dir.file("program.out")).context("making program.out")?;
     Command::new(matrix::program(row))
         .arg(dir.path())
         .arg(row.sub_case())
+        .arg(slower.to_string())
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
@@ -99,15 +104,35 @@ pub fn run(row: &Row, mode: Mode, dir: &RunDir) -> Result<()> {
             }
         }
     };
+    if too_slow(dir)? {
+        text = TOO_SLOW.to_owned();
+        return fs::write(dir.file("result"), text).context("writing the result");
+    }
     writeln!(text, "end {}", end.name())?;
     writeln!(text, "outcome {outcome}")?;
     fs::write(dir.file("result"), text).context("writing the result")
+}
+
+/// Whether, from "ready" to "go", more than half of the time has passed for which what the case is about lasts, where the
+/// program has said so. The other half is for the program to notice.
+fn too_slow(dir: &RunDir) -> Result<bool> {
+    // Of a restore that failed nobody has been told to go on.
+    if !dir.file("lasts").exists() || !dir.file("go").exists() {
+        return Ok(false);
+    }
+    let lasts = Duration::from_millis(dir.read("lasts").parse().context("the time in `lasts`")?);
+    let at = |name| fs::metadata(dir.file(name))?.modified();
+    // Set back in between, the clock is of no use.
+    let took = at("go")?.duration_since(at("ready")?).unwrap_or(lasts);
+    Ok(took > lasts / 2)
 }
 
 /// The root of the program's tree.
 struct Tree {
     root: i32,
     ended: Option<WaitStatus>,
+    /// After so long nothing more is expected of it.
+    silence: Duration,
 }
 
 /// Waits for whatever has ended.
@@ -236,7 +261,7 @@ fn go(dir: &RunDir, tree: &mut Tree) -> Result<(End, String)> {
         if died_at.is_some_and(|at| at.elapsed() > AFTER_DEATH) {
             return Ok((End::Lost, tree.ended.map_or_else(String::new, died)));
         }
-        if start.elapsed() > SILENCE {
+        if start.elapsed() > tree.silence {
             return Ok((End::Lost, "says nothing more".into()));
         }
         sleep(Duration::from_millis(2));

@@ -11,18 +11,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::config;
-use crate::gaps::inside::TOO_LATE;
+use crate::gaps::inside::{TOO_LATE, TOO_SLOW};
 use crate::gaps::table::{FEW, Row};
 use crate::gaps::verdict::{End, Mode, Run};
 use crate::ns::{self, Ended};
 use crate::rundir::RunDir;
 
 /// No run takes so long, but for deep queues.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// For those.
 const PATIENCE_DEEP: Duration = Duration::from_secs(240);
-/// How often a run is made again in which the signal came too late.
+/// How often a run is made again that shows nothing.
 const ATTEMPTS: u32 = 20;
+/// Times on which a case depends get longer by this at most.
+const SLOWEST: u32 = 16;
 
 /// What is to be run.
 pub struct Plan {
@@ -30,7 +32,7 @@ pub struct Plan {
     pub rows: Vec<&'static Row>,
     /// In these ways, where they apply.
     pub modes: Vec<Mode>,
-    /// Instead of each row's own number.
+    /// Instead of each row's own number, but of those that are measured.
     pub repeats: Option<u32>,
     /// At a time.
     pub jobs: usize,
@@ -55,7 +57,10 @@ impl Plan {
         } else {
             row.repeats.min(FEW)
         };
-        self.repeats.unwrap_or(most)
+        match self.repeats {
+            Some(repeats) if row.frozen_us.is_none() => repeats,
+            _ => most,
+        }
     }
 
     fn jobs(&self) -> Vec<Job> {
@@ -135,19 +140,30 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Runs
     let next = AtomicUsize::new(0);
     let done = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Result<Run>)>> = Mutex::new(Vec::new());
+    let work = |index: usize, job: &Job| {
+        let result = one(job, plan.keep);
+        if let Ok(mut all) = results.lock() {
+            all.push((index, result));
+        }
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
+    };
     std::thread::scope(|scope| {
         for _ in 0..plan.jobs.max(1) {
             scope.spawn(|| {
                 while let Some((index, job)) = take(&jobs, &next) {
-                    let result = one(job, plan.keep);
-                    if let Ok(mut all) = results.lock() {
-                        all.push((index, result));
+                    if job.row.frozen_us.is_none() {
+                        work(index, job);
                     }
-                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
                 }
             });
         }
     });
+    // What is measured is disturbed by nothing of ours.
+    for (index, job) in jobs.iter().enumerate() {
+        if job.row.frozen_us.is_some() {
+            work(index, job);
+        }
+    }
     let mut runs = Runs::new();
     let mut all = results
         .into_inner()
@@ -168,16 +184,27 @@ fn take<'a>(jobs: &'a [Job], next: &AtomicUsize) -> Option<(usize, &'a Job)> {
 }
 
 fn one(job: &Job, keep: bool) -> Result<Run> {
-    for _ in 0..ATTEMPTS {
-        if let Some(run) = attempt(job, keep)? {
-            return Ok(run);
+    let (mut late, mut slow, mut slower) = (0, 0, 1);
+    while late + slow < ATTEMPTS {
+        match attempt(job, slower, keep)? {
+            Attempt::Ended(run) => return Ok(run),
+            Attempt::TooLate => late += 1,
+            Attempt::TooSlow => {
+                slow += 1;
+                slower = SLOWEST.min(slower * 2);
+            }
         }
     }
-    bail!("the signal came too late {ATTEMPTS} times")
+    bail!("the signal came too late {late} times, and the machine was too slow {slow} times")
 }
 
-/// `None` if it was nothing.
-fn attempt(job: &Job, keep: bool) -> Result<Option<Run>> {
+enum Attempt {
+    Ended(Run),
+    TooLate,
+    TooSlow,
+}
+
+fn attempt(job: &Job, slower: u32, keep: bool) -> Result<Attempt> {
     let path = folder().join(format!(
         "{}.{}.{}",
         job.row.name,
@@ -187,12 +214,18 @@ fn attempt(job: &Job, keep: bool) -> Result<Option<Run>> {
     let dir = RunDir::create(&path)?;
     // A case's own uid writes here as well.
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
-    let args = [job.row.name, job.mode.name(), &path.to_string_lossy()];
-    let patience = if job.row.frozen_us.is_some() {
-        PATIENCE_DEEP
-    } else {
-        PATIENCE
-    };
+    let args = [
+        job.row.name,
+        job.mode.name(),
+        &slower.to_string(),
+        &path.to_string_lossy(),
+    ];
+    let patience = slower
+        * if job.row.frozen_us.is_some() {
+            PATIENCE_DEEP
+        } else {
+            PATIENCE
+        };
     match ns::run(&args, &dir.file("inside.out"), patience)? {
         Ended::With(status) => ensure!(status.success(), "{}", dir.tail("inside.out", 10)),
         Ended::TimedOut => {
@@ -201,7 +234,7 @@ fn attempt(job: &Job, keep: bool) -> Result<Option<Run>> {
             } else {
                 "dump"
             };
-            return Ok(Some(Run {
+            return Ok(Attempt::Ended(Run {
                 end: End::Lost,
                 outcome: format!("criu {step} does not end"),
                 afterwards: None,
@@ -211,14 +244,16 @@ fn attempt(job: &Job, keep: bool) -> Result<Option<Run>> {
         }
     }
     let result = dir.read("result");
-    if result == TOO_LATE {
-        return Ok(None);
+    match result.as_str() {
+        TOO_LATE => return Ok(Attempt::TooLate),
+        TOO_SLOW => return Ok(Attempt::TooSlow),
+        _ => {}
     }
     let run = parse(&result, warnings(&dir))?;
     if !keep && run.end == End::Finished {
         dir.remove()?;
     }
-    Ok(Some(run))
+    Ok(Attempt::Ended(run))
 }
 
 fn parse(text: &str, warnings: Vec<String>) -> Result<Run> {

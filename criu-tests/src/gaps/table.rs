@@ -139,7 +139,7 @@ const fn deep(name: &'static str, depth: u64, expected: Verdict) -> Row {
         "a deep queue: how long the task is held",
         "queues",
         &[],
-        1,
+        3,
         expected,
     )
     .frozen_at_most(50_000 + 10 * depth)

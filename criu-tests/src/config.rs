@@ -1,9 +1,11 @@
 //! Where things are: criu and the plugin from the environment, the programs where the build script put them.
 
-use std::env;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
+use criu_signals::criu::installed::{self, Version};
 
 /// The criu binary: `CRIU`, else `criu/criu` in the target folder.
 pub fn criu() -> Result<PathBuf> {
@@ -14,6 +16,23 @@ pub fn criu() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// Every criu there is, one of each version, the oldest first: [`criu`], and those of `criu-*/criu` in the target folder,
+/// where `make criu` and `make versions` put them.
+pub fn crius() -> Result<Vec<(Version, PathBuf)>> {
+    let first = criu()?;
+    let target = target_dir();
+    let mut found = BTreeMap::from([(installed::version(&first)?, first)]);
+    for entry in fs::read_dir(&target).with_context(|| target.display().to_string())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let path = std::path::absolute(entry.path())?.join("criu");
+        if name.to_string_lossy().starts_with("criu-") && path.is_file() {
+            found.entry(installed::version(&path)?).or_insert(path);
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// The folder that holds `signals_plugin.so` and nothing else (criu loads every .so in it): `CRIU_SIGNALS_PLUGIN_DIR`,

@@ -18,6 +18,8 @@ pub enum Need {
     Ia32,
     /// A kernel that tells which pages have been written to: CONFIG_MEM_SOFT_DIRTY.
     SoftDirty,
+    /// More than one version of criu.
+    TwoCrius,
     /// The root of a machine with container engines, and overlayfs to write on it.
     Host,
     /// A kernel that serves FUSE.
@@ -44,6 +46,9 @@ impl Need {
             }
             Need::SoftDirty => (!has_soft_dirty()).then_some(
                 "this kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY), without which criu pre-dumps nothing",
+            ),
+            Need::TwoCrius => config::crius().is_ok_and(|all| all.len() < 2).then_some(
+                "there is one version of criu only: `make versions` gets others, scripts/get-criu 4.3 target/criu-4.3 one",
             ),
             Need::Host if config::host().is_err() => Some(
                 "there are no container engines: `make host` gets them, together with a criu that it fetches",

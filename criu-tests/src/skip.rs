@@ -24,6 +24,8 @@ pub enum Need {
     Host,
     /// A kernel that serves FUSE.
     Fuse,
+    /// The helper by which users mount.
+    Fusermount,
     /// The freezer of cgroup v1.
     FreezerV1,
     /// Cgroup v2, which has one.
@@ -44,6 +46,8 @@ impl Need {
             Need::Fuse => {
                 (!Path::new("/dev/fuse").exists()).then_some("there is no /dev/fuse: modprobe fuse")
             }
+            Need::Fusermount => (Command::new("fusermount3").arg("-V").output().is_err())
+                .then_some("there is no fusermount3: install fuse3"),
             Need::SoftDirty => (!has_soft_dirty()).then_some(
                 "this kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY), without which criu pre-dumps nothing",
             ),

@@ -65,6 +65,11 @@ fn tests() -> Vec<Test> {
     mounted("number-reused", number_reused);
     mounted("server-killed", server_killed);
     mounted("mounting", mounting);
+    match skip::decide("by-a-user", &[Need::Fuse, Need::Fusermount]) {
+        Decision::Run => tests.push(test("by-a-user", by_a_user)),
+        Decision::Refuse(why) => tests.push(test("by-a-user", move |_| bail!("{why}"))),
+        Decision::Skip(why) => println!("SKIP by-a-user: {why}"),
+    }
     tests
 }
 
@@ -579,6 +584,66 @@ fn other_uid(_: &RunDir) -> Result<()> {
     // Root may, whoever's.
     for pid in [of_root, own, other, hidden] {
         ensure!(fs::read_to_string(mount.path(pid, SigFile::Blocked))? == EMPTY);
+    }
+    Ok(())
+}
+
+/// Mounted by somebody without any right: he has his own processes' files, and nobody else has any, unless fuse.conf says
+/// that users may let others in.
+fn by_a_user(_: &RunDir) -> Result<()> {
+    use nix::libc;
+    use nix::mount::{MsFlags, mount};
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let bind = |from: &str, to: &str| {
+        mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("binding {to}"))
+    };
+    fs::set_permissions("/run", PermissionsExt::from_mode(0o755))?;
+    // As udev makes it (50-udev-default.rules); a container's may be root's alone.
+    let mode = Mode::from_bits_truncate(0o666);
+    mknod("/run/fuse", SFlag::S_IFCHR, mode, makedev(10, 229)).context("mknod")?;
+    fs::set_permissions("/run/fuse", PermissionsExt::from_mode(0o666))?;
+    bind("/run/fuse", "/dev/fuse")?;
+    fs::write("/run/fuse.conf", "")?;
+    bind("/run/fuse.conf", "/etc/fuse.conf")?;
+    fs::copy(config::command()?, "/run/criu-signals")?;
+    fs::create_dir("/run/own")?;
+    std::os::unix::fs::chown("/run/own", Some(NOBODY), Some(NOBODY))?;
+    let (_root, of_root) = Sleeper::start(&[])?;
+    let (_own, own) = Sleeper::of(NOBODY)?;
+    let (_other, other) = Sleeper::of(NOBODY - 1)?;
+    for others_too in [false, true] {
+        fs::write(
+            "/run/fuse.conf",
+            if others_too { "user_allow_other\n" } else { "" },
+        )?;
+        let done = |what: &str| -> Result<Output> {
+            let done = as_user(NOBODY, what)?;
+            ensure!(done.status.success(), "{what}: {done:?}");
+            Ok(done)
+        };
+        done("/run/criu-signals mount /run/own")?;
+        let blocked = format!("/run/own/{own}/sig/blocked");
+        let read = || Ok::<_, anyhow::Error>(done(&format!("cat {blocked}"))?.stdout);
+        ensure!(read()? == EMPTY.as_bytes());
+        let usr1 = mask(&[10]);
+        done(&format!("echo {} > {blocked}", usr1.trim()))?;
+        ensure!(read()? == usr1.as_bytes());
+        done(&format!("echo {} > {blocked}", EMPTY.trim()))?;
+        for pid in [of_root, other] {
+            let done = as_user(NOBODY, &format!("cat /run/own/{pid}/sig/blocked"))?;
+            let said = String::from_utf8_lossy(&done.stderr);
+            ensure!(said.contains("Permission denied"), "{pid}: {done:?}");
+        }
+        // Others may look round at most: who they are is not for this server to see, and so they may open nothing.
+        let listed = fs::read_dir("/run/own");
+        ensure!(errno(listed) == if others_too { 0 } else { libc::EACCES });
+        for pid in [of_root, own] {
+            let read = fs::read(format!("/run/own/{pid}/sig/blocked"));
+            ensure!(errno(read) == libc::EACCES, "{pid}");
+        }
+        done("/run/criu-signals unmount /run/own")?;
+        ensure!(fs::read_dir("/run/own")?.next().is_none());
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +31,8 @@ const LOCKS: usize = 64;
 /// What is served below the mount point.
 pub struct SigFs {
     timeout: Duration,
+    /// Is it mounted, and are requests answered?
+    serving: Arc<AtomicBool>,
     open: Mutex<HashMap<u64, Arc<Mutex<Open>>>>,
     next: AtomicU64,
     /// One process has one tracer: requests about one wait for each other.
@@ -51,9 +53,10 @@ struct Open {
 type Outcome<T> = Result<T, Errno>;
 
 impl SigFs {
-    pub fn new(timeout: Duration) -> SigFs {
+    pub fn new(timeout: Duration, serving: Arc<AtomicBool>) -> SigFs {
         SigFs {
             timeout,
+            serving,
             open: Mutex::default(),
             next: AtomicU64::new(1),
             busy: std::array::from_fn(|_| Mutex::new(())),
@@ -245,6 +248,15 @@ fn errno(e: &Error) -> Errno {
 }
 
 impl Filesystem for SigFs {
+    /// It has been unmounted. What fuser does next is to unmount the folder once more, because up to 0.18 it takes POLLERR
+    /// for the sign that its mount is still there, which is that it is gone: that would hit what somebody has mounted there
+    /// since.
+    fn destroy(&mut self) {
+        if self.serving.load(Ordering::Relaxed) {
+            std::process::exit(0);
+        }
+    }
+
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = Node::from_ino(parent.0).and_then(|parent| parent.child(name));
         match found.ok_or(Errno::ENOENT).and_then(|node| self.attr(node)) {

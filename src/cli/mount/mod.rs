@@ -7,6 +7,8 @@ mod node;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use procfs::process::Process;
@@ -73,9 +75,27 @@ impl Mount {
         ];
         config.acl = SessionACL::All;
         config.n_threads = Some(THREADS);
-        let files = fs::SigFs::new(context.timeout);
-        let session = Session::new(files, folder, &config)
-            .map_err(|e| format!("mount on {}: {e}", folder.display()))?;
+        let serving = Arc::new(AtomicBool::new(false));
+        let mount = |config: &Config| {
+            let files = fs::SigFs::new(context.timeout, Arc::clone(&serving));
+            Session::new(files, folder, config)
+        };
+        let session = mount(&config)
+            .or_else(|e| match e.kind() {
+                // fusermount3: a user may let others in only if /etc/fuse.conf says so.
+                io::ErrorKind::PermissionDenied => {
+                    config.acl = SessionACL::Owner;
+                    mount(&config)
+                }
+                _ => Err(e),
+            })
+            .map_err(|e| {
+                format!(
+                    "mount on {}: {}",
+                    folder.display(),
+                    e.to_string().trim_end()
+                )
+            })?;
         if self.serve {
             std::env::set_current_dir("/")?;
             // Already the leader of one, if it fails.
@@ -84,6 +104,7 @@ impl Mount {
         let mut out = io::stdout();
         writeln!(out, "{READY}")?;
         out.flush()?;
+        serving.store(true, Ordering::Relaxed);
         session.run()?;
         Ok(ExitCode::SUCCESS)
     }

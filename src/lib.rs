@@ -3,7 +3,7 @@
 
 pub mod arch;
 pub mod capture;
-mod companion;
+pub mod companion;
 pub mod criu;
 pub mod custody;
 pub mod error;

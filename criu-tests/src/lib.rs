@@ -9,7 +9,7 @@
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
 //! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it, [`cases`] one of any
 //! function. [`containers`] does it under container engines. [`gaps`] is the table of what CRIU loses, [`zdtm`] runs
-//! CRIU's own suite.
+//! CRIU's own suite. [`work`] kills the command `criu-signals`.
 
 #![deny(unsafe_code)]
 
@@ -33,4 +33,5 @@ pub mod skip;
 pub mod table;
 pub mod victim;
 pub mod wait;
+pub mod work;
 pub mod zdtm;

@@ -3,6 +3,7 @@
 //! `SHOWS` sets how often one program is looked at, `KILLS` how often the command is killed at it.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::capture;
-use criu_signals::images::{Fields, Image, Pid, image};
+use criu_signals::images::{AltStack, Fields, Image, Pid, SigNo, Siginfo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::{self, CHECK, Test, start, test};
 use criu_tests::random::Random;
@@ -19,6 +20,7 @@ use criu_tests::rundir::RunDir;
 use criu_tests::skip::{self, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
+use criu_tests::work::{kill_all, kill_front};
 use criu_tests::{config, procfs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -73,6 +75,7 @@ fn tests() -> Vec<Test> {
         test("restore.stop", restore_stop),
         test("restore.into-another", restore_into_another),
         test("restore.senders", restore_senders),
+        test("restore.senders-of-each-other", senders_of_each_other),
         test("restore.other-program", restore_other_program),
         test("restore.fewer-threads", restore_fewer_threads),
         test("other-machine", other_machine),
@@ -99,6 +102,8 @@ fn tests() -> Vec<Test> {
         }),
         test("invisible", invisible).may_take(LONG),
         test("killed.show", killed_show).may_take(LONG),
+        test("killed.front-of-show", killed_front_of_show).may_take(LONG),
+        test("killed.front-of-restore", killed_front_of_restore).may_take(LONG),
     ]);
     for version in [Version::V1, Version::V2] {
         let needs: &'static [Need] = match version {
@@ -358,6 +363,41 @@ fn restore_senders(dir: &RunDir) -> Result<()> {
     tool(&["verify", "-D", text(of_a)?, "--map", &leader, "-t", &only])?
         .expect(0, &["verdict=verified"])?;
     for (victim, _, _) in trees {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// What two processes have sent each other, put into two others: it comes from each other there, and what a third one had
+/// sent still comes from that.
+fn senders_of_each_other(dir: &RunDir) -> Result<()> {
+    let mut couples = Vec::new();
+    for (name, arg) in [("a", "1:1"), ("b", "2:1")] {
+        let run = RunDir::create(&dir.file(name))?;
+        let victim = start("couple", Some(arg), &run)?;
+        let child: i32 = run.read("child").parse()?;
+        couples.push((victim, child));
+    }
+    let [(a, child_of_a), (b, child_of_b)] = couples.as_slice() else {
+        bail!("two")
+    };
+    for pid in [a.pid(), *child_of_a] {
+        kill(nix::unistd::Pid::from_raw(pid), Signal::SIGUSR2)?;
+    }
+    let folder = dir.file("live");
+    let root = a.pid().to_string();
+    tool(&["dump", "-t", &root, "--tree", "-D", text(&folder)?])?.expect(0, &["2 processes"])?;
+    let maps = [
+        format!("{}:{}", a.pid(), b.pid()),
+        format!("{child_of_a}:{child_of_b}"),
+    ];
+    let mut args = vec!["-D", text(&folder)?];
+    maps.iter().for_each(|map| args.extend(["--map", map]));
+    let restore = [&["restore", "--exact"], &args[..]].concat();
+    tool(&restore)?.expect(0, &["verdict=repaired"])?;
+    tool(&[&["verify"], &args[..]].concat())?.expect(0, &["verdict=verified"])?;
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    for (victim, _) in couples {
         victim.finish(CHECK)?;
     }
     Ok(())
@@ -906,7 +946,97 @@ fn invisible(dir: &RunDir) -> Result<()> {
     victim.finish(CHECK)
 }
 
-/// The command is killed at any instant of `show`.
+/// A program under a filter that allows next to nothing: what its thread would do by itself if its tracer died would end
+/// it. Who is killed is not its tracer.
+fn killed_front_of_show(dir: &RunDir) -> Result<()> {
+    let kills = number("KILLS", DEFAULT_KILLS)?;
+    let victim = start("seccomp", Some("filter"), dir)?;
+    let child = dir.read("child");
+    let mut random = Random(u64::from(std::process::id()) + 2000 + u64::from(kills));
+    let mut at_work = 0;
+    for round in 0..kills {
+        let mut command = spawn(&config::command()?, &["show", &child])
+            .stdout(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(12)));
+        at_work += u32::from(kill_front(&mut command)?);
+        ensure!(
+            !matches!(procfs::state(child.parse()?), None | Some('Z')),
+            "round {round}: the program is gone"
+        );
+    }
+    println!("{at_work} of {kills} were killed while it was worked on");
+    ensure!(
+        at_work > 0,
+        "nobody was ever killed in the middle: nothing was shown"
+    );
+    victim.finish(CHECK)
+}
+
+/// Of two states one is restored and then the other, and whoever restores is killed: it is one of them, whole.
+fn killed_front_of_restore(dir: &RunDir) -> Result<()> {
+    let kills = number("KILLS", DEFAULT_KILLS)?;
+    let victim = start("many_threads", Some("8"), dir)?;
+    let pid = victim.pid();
+    let (one, other) = (dir.file("one"), dir.file("other"));
+    dump(pid, &one)?.expect(0, &[])?;
+    let mut image = images(&one)?.remove(0);
+    let process = &mut image.process;
+    for signo in [SigNo::USR1, SigNo::USR2] {
+        process.dispositions[signo].mask = process.dispositions[signo].mask.with(SigNo::HUP);
+    }
+    for thread in &mut process.threads {
+        thread.blocked = thread.blocked.with(SigNo::WINCH).with(SigNo::PWR);
+        thread.altstack = AltStack::DISABLED;
+        let fields = Fields::Value {
+            pid: 1,
+            uid: 0,
+            value: 7,
+        };
+        let info = Siginfo::from_fields(SigNo::PWR.get(), 0, -1, &fields);
+        thread.pending.queue.insert(0, info);
+        thread.pending.bits.insert(SigNo::PWR);
+    }
+    fs::create_dir(&other)?;
+    image::create_in(File::open(&other)?.as_fd(), &image)?;
+    let folders = [&one, &other].map(|folder| text(folder));
+    let [one, other] = folders;
+    let folders = [one?, other?];
+    let restore = |folder: &str| tool(&["restore", "--exact", "-D", folder]);
+    restore(folders[1])?.expect(0, &["verdict=repaired"])?;
+    restore(folders[0])?.expect(0, &["verdict=repaired"])?;
+    let mut random = Random(u64::from(std::process::id()) + 3000 + u64::from(kills));
+    let (mut at_work, mut found) = (0, [0, 0]);
+    let mut is = 0;
+    for round in 0..kills {
+        let mut command = spawn(
+            &config::command()?,
+            &["restore", "--exact", "-D", folders[1 - is]],
+        )
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(40)));
+        at_work += u32::from(kill_front(&mut command)?);
+        let verify = |folder: &str| tool(&["verify", "-D", folder]);
+        if verify(folders[is])?.code != Some(0) {
+            is = 1 - is;
+            verify(folders[is])?
+                .expect(0, &["verdict=verified"])
+                .with_context(|| format!("round {round}: it is neither of both"))?;
+        }
+        found[is] += 1;
+    }
+    println!("{at_work} of {kills} were killed at work; found {found:?}");
+    ensure!(
+        at_work > 0 && found.iter().all(|&n| n > 0),
+        "nothing was shown: {at_work} killed at work, {found:?}"
+    );
+    restore(folders[0])?.expect(0, &[])?;
+    victim.finish(CHECK)
+}
+
+/// The command is killed at any instant of `show`, and whoever works for it.
 fn killed_show(dir: &RunDir) -> Result<()> {
     let kills = number("KILLS", DEFAULT_KILLS)?;
     let victim = start("vigilant", Some("killed"), dir)?;
@@ -917,8 +1047,7 @@ fn killed_show(dir: &RunDir) -> Result<()> {
             .stdout(Stdio::null())
             .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(25)));
-        command.kill()?;
-        command.wait()?;
+        kill_all(&mut command)?;
         ensure!(
             dir.read("out").is_empty(),
             "round {round}: {}",
@@ -1156,8 +1285,7 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
             .stdout(Stdio::null())
             .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(30)));
-        command.kill()?;
-        command.wait()?;
+        kill_all(&mut command)?;
         found_frozen += u32::from(cgroup.is_frozen(&cgroup.dir)?);
         wait::until("the cgroup to be thawed", PATIENCE, || {
             Ok((!cgroup.is_frozen(&cgroup.dir)?).then_some(()))
@@ -1183,8 +1311,7 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
             .stdout(Stdio::null())
             .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(30)));
-        command.kill()?;
-        command.wait()?;
+        kill_all(&mut command)?;
         wait::until("the cgroup to be frozen again", PATIENCE, || {
             Ok(cgroup.is_frozen(&cgroup.dir)?.then_some(()))
         })?;

@@ -19,6 +19,7 @@ use criu_tests::six::{EMPTY, FULL, Sleeper, Way, entry, mask, rewrite, run, subj
 use criu_tests::skip::{self, Decision, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
+use criu_tests::work::kill_all;
 use nix::sys::signal::{Signal, kill};
 
 fn main() -> ExitCode {
@@ -757,8 +758,7 @@ fn writer_killed(dir: &RunDir) -> Result<()> {
             .stderr(Stdio::null())
             .spawn()?;
         std::thread::sleep(Duration::from_micros(u64::from(round * 97 % span)));
-        let _ = writer.kill();
-        writer.wait()?;
+        kill_all(&mut writer)?;
         let now = read(pid, pid, SigFile::SharedPending)?;
         let which = texts.iter().position(|text| *text == now);
         match which {

@@ -29,6 +29,7 @@ pub struct Cat {
 
 impl Cat {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        context.hand_over()?;
         let mut out = io::stdout().lock();
         for Place { subject, file } in self.files {
             let text = live::read(subject, file, context.timeout)?;

@@ -52,6 +52,7 @@ enum Pair<'f> {
 
 impl Diff {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        context.hand_over()?;
         let a = source::load(&self.a, context, Extent::Whole)?;
         let b = source::load(&self.b, context, Extent::Whole)?;
         let pairs = pairs(&a, &b);

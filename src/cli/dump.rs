@@ -61,6 +61,7 @@ impl Dump {
         let made = !self.images_dir.exists();
         std::fs::create_dir_all(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        context.hand_over()?;
         let mut console = Console::begin()?;
         let snapshot = snapshot::take(&target, context.timeout, &mut console);
         let written = snapshot.and_then(|snapshot| {

@@ -25,7 +25,10 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 use clap::{Args, ColorChoice, Parser, Subcommand};
+use criu_signals::companion::{self, DEFERRED, Role};
 use criu_signals::images::Pid;
+use nix::sys::signal::raise;
+use nix::sys::wait::WaitStatus;
 
 /// What a command that failed says.
 type Failure = Box<dyn std::error::Error>;
@@ -72,6 +75,24 @@ struct Context {
 }
 
 impl Context {
+    /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
+    /// middle because this one is killed. This one never returns; it ends as that one does.
+    fn hand_over(&self) -> Result<(), Failure> {
+        let code = match companion::hand_over(c"signals-work")? {
+            Role::Worker => return Ok(()),
+            Role::Waited(WaitStatus::Exited(_, code)) => code,
+            Role::Waited(WaitStatus::Signaled(_, signal, _)) => {
+                if DEFERRED.contains(&signal) {
+                    raise(signal)?;
+                }
+                eprintln!("criu-signals: the process that did the work was ended by {signal}");
+                FAILED.into()
+            }
+            Role::Waited(_) => FAILED.into(),
+        };
+        std::process::exit(code)
+    }
+
     /// Standard output, without colours where they are not wanted.
     fn stdout(&self) -> AutoStream<StdoutLock<'static>> {
         let choice = match self.color {

@@ -49,6 +49,7 @@ pub struct Restore {
 impl Restore {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
+        context.hand_over()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let options = Options {
             arrived: if self.exact {

@@ -93,6 +93,7 @@ impl Send {
         let tid = tid.unwrap_or(Tid::from(pid));
         // Before the process is stopped: a slip of the pen is no reason to.
         let info = self.siginfo(sender(pid))?;
+        context.hand_over()?;
         let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
         if !stopped.threads().contains(&tid) {
             return Err(format!("process {pid} has no thread {tid}").into());

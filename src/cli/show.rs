@@ -50,6 +50,7 @@ Exit codes:
 
 impl Show {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
+        context.hand_over()?;
         let mut out = context.stdout();
         let extent = if self.all || self.json {
             Extent::Whole

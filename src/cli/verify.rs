@@ -37,6 +37,7 @@ pub struct Verify {
 impl Verify {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
+        context.hand_over()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let mut console = Console::begin()?;
         let reports = snapshot::verify(&pairs, context.timeout, &mut console);

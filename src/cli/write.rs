@@ -50,6 +50,7 @@ impl Write {
                 "standard input".to_owned()
             }
         };
+        context.hand_over()?;
         let Place { subject, file } = self.place;
         let dialect = self.of_2007.then_some(Dialect::Patches);
         live::write(subject, file, &text, dialect, context.timeout).map_err(|e| match e {

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::cgroup::{Cgroup, Hold};
 use super::{Progress, Stage, step};
+use crate::companion;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
 use crate::tracee::{ByUs, StoppedProcess, StoppingProcess};
@@ -146,7 +147,7 @@ impl Stopped {
             if !known.insert(pid) {
                 continue;
             }
-            if pid == this_process() {
+            if pid == this_process() || Some(pid) == companion::waiter() {
                 log::warn!("pid {pid}: this program itself, left out");
                 continue;
             }

@@ -1,0 +1,63 @@
+//! The command `criu-signals` and the process that does its work, killed.
+
+use std::fs;
+use std::process::Child;
+
+use anyhow::{Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid as Raw, getsid};
+
+use crate::procfs;
+use crate::wait::{self, PATIENCE};
+
+/// Those that do the work of commands which have been killed.
+fn workers() -> Result<Vec<i32>> {
+    // This process adopts them: it is pid 1.
+    let children = fs::read_to_string("/proc/1/task/1/children")?;
+    let pids = children.split_whitespace().map(str::parse);
+    let pids = pids.collect::<Result<Vec<i32>, _>>()?;
+    // A companion that a worker has just started has the same name, and is in a session that another one leads.
+    let is_one = |pid: &i32| match procfs::name(*pid).as_deref() {
+        Some("criu-signals") => true,
+        Some("signals-work") => {
+            let pid = Raw::from_raw(*pid);
+            getsid(Some(pid)).is_ok_and(|leader| leader == pid)
+        }
+        _ => false,
+    };
+    Ok(pids.into_iter().filter(is_one).collect())
+}
+
+/// Kills the command, and the process that does its work.
+pub fn kill_all(command: &mut Child) -> Result<()> {
+    command.kill()?;
+    command.wait()?;
+    for pid in workers()? {
+        let pid = Raw::from_raw(pid);
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+    }
+    Ok(())
+}
+
+/// Kills the command alone, and waits until its work is done. Was it still to be done?
+pub fn kill_front(command: &mut Child) -> Result<bool> {
+    command.kill()?;
+    command.wait()?;
+    let workers = workers()?;
+    let mut worked = false;
+    for &pid in &workers {
+        worked |= procfs::state(pid) != Some('Z');
+        let pid = Raw::from_raw(pid);
+        wait::until("the work to be done", PATIENCE, || {
+            let flags = Some(WaitPidFlag::WNOHANG);
+            match waitpid(pid, flags)? {
+                WaitStatus::StillAlive => Ok(None),
+                WaitStatus::Exited(_, _) => Ok(Some(())),
+                other => bail!("the process that did the work: {other:?}"),
+            }
+        })?;
+    }
+    Ok(worked)
+}

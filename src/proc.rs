@@ -13,8 +13,8 @@ use procfs::process::{LimitValue, Status};
 
 use crate::error::{Cause, Error, Result};
 
-/// The parent of all kernel threads (init/main.c, rest_init).
-const KTHREADD: i32 = 2;
+/// In the flags of a task: it was made by the kernel (include/linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// The signal lines of `/proc/PID/task/TID/status` (proc_pid_status(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,6 @@ pub struct SignalStatus {
     pub dead: bool,
     /// Has it memory? A task that is ending has none any more, a kernel thread never had.
     pub has_memory: bool,
-    /// Is it a kernel thread: kthreadd or a child of it?
-    pub kernel: bool,
     /// Pending for this thread (`SigPnd`), with siginfo or without.
     pub pending: SigSet,
     /// Pending for the process (`ShdPnd`).
@@ -57,7 +55,6 @@ impl SignalStatus {
             ids,
             comm: status.name,
             has_memory: status.vmsize.is_some(),
-            kernel: status.vmsize.is_none() && (status.pid == KTHREADD || status.ppid == KTHREADD),
             dead: matches!(status.state.as_bytes().first(), Some(b'Z' | b'X' | b'x')),
             pending: SigSet::from_bits(status.sigpnd),
             shared_pending: SigSet::from_bits(status.shdpnd),
@@ -99,6 +96,13 @@ impl SignalStatus {
             .filter(|&s| pending.contains(s) && (s == SigNo::STOP || !self.blocked.contains(s)))
             .collect()
     }
+}
+
+/// Is it a thread of the kernel's own? They are in the first pid namespace only, where kthreadd is 2; in another one that
+/// is somebody like all others.
+pub fn is_kernel_thread(pid: Pid, tid: Tid) -> bool {
+    procfs::process::Stat::from_file(task_file(pid, tid, "stat"))
+        .is_ok_and(|stat| stat.flags & PF_KTHREAD != 0)
 }
 
 /// How a thread's system calls are judged (`Seccomp` of proc_pid_status(5)).

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::capture;
 use criu_signals::images::text::SigFile;
-use criu_signals::images::{Disposition, Pid, ProcessState, SigNo};
+use criu_signals::images::{Disposition, Pid, ProcessState, SigNo, Tid};
 use criu_signals::live::{self, Subject};
 use criu_signals::restore;
 use criu_signals::tracee::{ByUs, StoppedProcess};
@@ -75,6 +75,7 @@ fn main() -> ExitCode {
         trial("writer-killed-unmarked", |dir| writer_killed(dir, false)),
         trial("task-killed", task_killed),
         trial("not-permitted", not_permitted),
+        trial("kernel-thread", kernel_thread),
     ];
     libtest_mimic::run(&args, trials).exit_code()
 }
@@ -387,6 +388,28 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
         "it says: {said}"
     );
     victim.finish(PATIENCE)
+}
+
+/// It is told by itself, and not by its number: in another pid namespace than the first, 2 is anybody.
+fn kernel_thread(_: &RunDir) -> Result<()> {
+    let kthreadd = procfs::name(2).is_some_and(|name| name == "kthreadd");
+    let own = i32::try_from(std::process::id())?;
+    ensure!(!criu_signals::proc::is_kernel_thread(Pid(own), Tid(own)));
+    if !kthreadd {
+        println!("SKIP kernel-thread: this pid namespace shows none of the kernel's threads");
+        return Ok(());
+    }
+    for pid in [2, 3] {
+        let Err(e) = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE) else {
+            bail!("pid {pid} was stopped");
+        };
+        let said = e.to_string();
+        ensure!(
+            said.contains("a kernel thread has no signal state"),
+            "{said}"
+        );
+    }
+    Ok(())
 }
 
 fn criu_killed(dir: &RunDir) -> Result<()> {

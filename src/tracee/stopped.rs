@@ -455,10 +455,10 @@ fn why_not(tid: Tid, e: Error) -> Error {
             )
             .in_thread(tid);
         }
-        Ok(status) if !status.has_memory && !status.kernel => {
+        Ok(status) if !status.has_memory && !proc::is_kernel_thread(pid, tid) => {
             return Error::new("PTRACE_SEIZE", Cause::Died).in_thread(tid);
         }
-        Ok(status) if status.kernel => {
+        Ok(status) if !status.has_memory => {
             return Error::new(
                 "PTRACE_SEIZE",
                 Cause::Unsupported("a kernel thread has no signal state of its own".into()),

@@ -72,12 +72,14 @@ pub fn tasks(pid: Pid) -> Result<Vec<Pid>> {
     Ok(tids)
 }
 
-/// Whether any process has this file open.
-pub fn is_open(file: &Path) -> Result<bool> {
+/// Whether any process whose program has this name has this file open.
+pub fn is_open_in(program: &str, file: &Path) -> Result<bool> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     // Whoever is gone in the meantime has nothing open.
     let has_it = |pid: &Path| {
-        entries(&pid.join("fd")).any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
+        fs::read_to_string(pid.join("comm")).is_ok_and(|comm| comm.trim_end() == program)
+            && entries(&pid.join("fd"))
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
     };
     fs::read_dir("/proc").context("/proc")?;
     Ok(entries(Path::new("/proc")).any(|pid| has_it(&pid.path())))

@@ -436,10 +436,11 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
             killed += 1;
         }
         dump.wait()?;
-        // The guardian, if there is one, writes into criu's log, and has it open until it is through.
+        // The guardian, if there is one, writes into criu's log, and has it open until it is through. Before anything is
+        // taken out it has its name; a process that criu's look at the kernel has left behind has none of its own.
         let path = run.images().join("dump.log");
         wait::until("the guardian to end", PATIENCE, || {
-            Ok((!procfs::is_open(&path)?).then_some(()))
+            Ok((!procfs::is_open_in("signals-guard", &path)?).then_some(()))
         })?;
         let log =
             || String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();

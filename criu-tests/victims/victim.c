@@ -335,8 +335,12 @@ char victim_state_of(pid_t pid)
 int victim_comes_to(pid_t pid, char state)
 {
 	for (int i = 0; i < PATIENCE_MS; i++) {
-		if (victim_state_of(pid) == state)
+		char found = victim_state_of(pid);
+
+		if (found == state)
 			return 1;
+		if (found == 'Z' || !found)
+			return 0;
 		k_sleep_ms(1);
 	}
 	return 0;

@@ -108,7 +108,7 @@ pid_t victim_child(void (*fn)(int index), int index);
 uint64_t victim_shared_pending(void);
 /* The state letter of a process, of /proc/PID/stat; 0 if there is none. */
 char victim_state_of(pid_t pid);
-/* Waits, a minute at most, until a process shows the state letter; 0 if it never does. */
+/* Waits, a minute at most, until a process shows the state letter; 0 if it never does, or has ended. */
 int victim_comes_to(pid_t pid, char state);
 /*
  * Fails unless the process is stopped. Just let go by a tracer, it shows as running for a moment on its way back into

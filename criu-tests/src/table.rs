@@ -104,6 +104,14 @@ pub const SCENARIOS: &[Scenario] = &[
         verdicts: &[Repaired],
         ..Scenario::new("trap-ignored").program("trap_disposition", "ignored")
     },
+    Scenario {
+        alone: Expect::Fails("runs of the handler, expected 1, got 0"),
+        ..Scenario::new("sleeping")
+    },
+    Scenario {
+        alone: Expect::Fails("runs of the handler, expected 1, got 0"),
+        ..ia32("ia32-sleeping").program("sleeping", "")
+    },
     // What it refuses or destroys, and the plugin gets through.
     Scenario {
         alone: Expect::DumpHarms("task interruption, aborting"),

@@ -99,6 +99,10 @@ enum During {
     DeepDump,
     /// The same, of a program without a signal that can be the marker.
     UnmarkedDump,
+    /// The same, of a program that sleeps.
+    SleepingDump,
+    /// The same, of a 32-bit one.
+    Sleeping32Dump,
     /// A dump that is killed while signals are in custody: the guardian's work.
     Rescue,
     /// A dump of a program whose queue has no room, by a criu that may not give it more.
@@ -153,7 +157,10 @@ fn rows() -> Vec<Row> {
 
 /// When a point is passed, and which passage is tried.
 fn drive(point: Point) -> &'static [(During, u32)] {
-    use During::{DeepDump, Dump, LendingDump, Rescue, Restore, Show, StrictRestore, UnmarkedDump};
+    use During::{
+        DeepDump, Dump, LendingDump, Rescue, Restore, Show, Sleeping32Dump, SleepingDump,
+        StrictRestore, UnmarkedDump,
+    };
     match point {
         Point::ThreadSeized | Point::Seized | Point::Releasing => &[(Dump, 1), (Show, 1)],
 
@@ -171,7 +178,7 @@ fn drive(point: Point) -> &'static [(During, u32)] {
         | Point::LetGo => &[(Dump, 1), (Dump, LATER), (StrictRestore, LATER), (Show, 1)],
         Point::StubCleared => &[(Dump, 1), (StrictRestore, 1), (Show, 1)],
         Point::CallEntered | Point::CallLeft => &[(UnmarkedDump, 1), (UnmarkedDump, LATER)],
-        Point::CallInterrupted => &[(StrictRestore, 1)],
+        Point::CallInterrupted => &[(StrictRestore, 1), (SleepingDump, 1), (Sleeping32Dump, 1)],
 
         Point::CapturedOutside
         | Point::CapturedDispositions
@@ -271,13 +278,18 @@ impl Row {
     fn needs(&self) -> &'static [Need] {
         match self.during {
             During::LendingDump => &[Need::NoCapSysResource],
+            During::Sleeping32Dump => &[Need::Ia32],
             _ => &[],
         }
     }
 
     fn run(&self, dir: &RunDir) -> Result<()> {
         match self.during {
-            During::Dump | During::DeepDump | During::UnmarkedDump => self.dump(dir),
+            During::Dump
+            | During::DeepDump
+            | During::UnmarkedDump
+            | During::SleepingDump
+            | During::Sleeping32Dump => self.dump(dir),
             During::Rescue => self.rescue(dir),
             During::LendingDump => self.lend(dir),
             During::StrictRestore => self.strict_restore(dir),
@@ -329,8 +341,14 @@ impl Row {
     }
 
     fn dump(&self, dir: &RunDir) -> Result<()> {
-        let arg = (self.during == During::UnmarkedDump).then_some("no-marker");
-        let victim = start("everything", arg, dir)?;
+        let victim = match self.during {
+            During::UnmarkedDump => start("everything", Some("no-marker"), dir)?,
+            During::SleepingDump => start("sleeping", None, dir)?,
+            During::Sleeping32Dump => {
+                Victim::start(&config::victim("sleeping", true), None, dir, false)?
+            }
+            _ => start("everything", None, dir)?,
+        };
         let pid = victim.pid();
         let before = mappings(pid)?;
         let mut criu = with_faults()?.env(FAULT, self.armed());

@@ -658,6 +658,7 @@ pub const BATCH_COMPAT_BIT: u32 = 63;
 #[derive(Clone, Debug)]
 pub struct Stub {
     base: u64,
+    resume_ip: Option<u64>,
     data: StubData,
 }
 
@@ -678,18 +679,6 @@ impl Stub {
         marker: Option<SigNo>,
     ) -> Stub {
         let r = &registers.0;
-        let (ip, rax) = match resume_ip {
-            Some(ip) => (ip, r.rax),
-            None => registers.restarted(),
-        };
-        let (exit, far) = if registers.is_compat() {
-            (
-                base + offset_of(&raw const criu_signals_stub_far) as u64,
-                (ip & 0xffff_ffff) | (USER32_CS << 32),
-            )
-        } else {
-            (ip, 0)
-        };
         let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let data = StubData {
             made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
@@ -712,11 +701,35 @@ impl Stub {
             r12: r.r12,
             r13: r.r13,
             r15: r.r15,
-            rax,
-            exit,
-            far,
+            rax: 0,
+            exit: 0,
+            far: 0,
         };
-        Stub { base, data }
+        let mut stub = Stub {
+            base,
+            resume_ip,
+            data,
+        };
+        stub.set_call(registers);
+        stub
+    }
+
+    /// The thread goes on with `registers`, which differ from those that it was found with in what becomes of the system
+    /// call that it was in.
+    pub fn set_call(&mut self, registers: &Registers) {
+        let (ip, rax) = match self.resume_ip {
+            Some(ip) => (ip, registers.0.rax),
+            None => registers.restarted(),
+        };
+        self.data.rax = rax;
+        (self.data.exit, self.data.far) = if registers.is_compat() {
+            (
+                self.base + offset_of(&raw const criu_signals_stub_far) as u64,
+                (ip & 0xffff_ffff) | (USER32_CS << 32),
+            )
+        } else {
+            (ip, 0)
+        };
     }
 
     /// Names the table `[start, end)` that undoes what the batch does, for the case that nobody takes over.

@@ -176,10 +176,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
         let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)
             .map_err(|e| e.in_thread(tid))?;
-        let done = visit.make_and_interrupt(call);
-        if let Ok(result) = done {
-            visit.saved = then(visit.saved, result);
-        }
+        let done = visit.make_and_interrupt(call, then);
         let left = visit.end();
         let result = done.map_err(|e| e.in_thread(tid))?;
         left.map_err(|e| e.in_thread(tid))?;
@@ -286,10 +283,8 @@ impl<'i> Visit<'i> {
         };
         visit.cave.write(visit.memory, &visit.stub)?;
         fault::point(Point::StubWritten)?;
-        // A call that does nothing: should the tracer die before there is work, this is what the thread does.
-        let idle = visit
-            .saved
-            .for_syscall(visit.stub.single_entry(), libc::SYS_getpid, [0; 6]);
+        // Should the tracer die before there is work, this is what the thread does.
+        let idle = visit.idle();
         visit.ended = false;
         ptrace::set_registers(tid, &idle)?;
         fault::point(Point::RegistersSet)?;
@@ -300,6 +295,14 @@ impl<'i> Visit<'i> {
         ptrace::set_signal_mask(tid, blocked)?;
         fault::point(Point::MaskSet)?;
         Ok(visit)
+    }
+
+    /// The thread before it makes a call that does nothing, and then leaves.
+    fn idle(&self) -> Registers {
+        let entry = self.stub.single_entry();
+        self.saved
+            .for_syscall(entry, libc::SYS_getpid, [0; 6])
+            .holding(self.scratch.map(|at| at.0))
     }
 
     /// Steps 5 and 6 of the module's text.
@@ -577,7 +580,11 @@ impl<'i> Visit<'i> {
         Ok(ptrace::registers(self.tid)?.result())
     }
 
-    fn make_and_interrupt(&mut self, call: &Call) -> Result<i64> {
+    fn make_and_interrupt(
+        &mut self,
+        call: &Call,
+        then: impl FnOnce(Registers, i64) -> Registers,
+    ) -> Result<i64> {
         self.map_scratch()?;
         let (at, room) = match self.scratch {
             Some(at) => (at, SCRATCH_LEN),
@@ -588,18 +595,26 @@ impl<'i> Visit<'i> {
         self.memory.read(at, &mut saved)?;
         self.memory.write(at, layout.bytes())?;
         let result = self.interrupted_syscall(&self.registers_for(call, layout.args(0)));
+        if let Ok(result) = result {
+            // From here on the thread goes on with the rest of the time, also if the tracer dies.
+            self.saved = then(self.saved, result);
+            self.stub.set_call(&self.saved);
+            self.cave.write(self.memory, &self.stub)?;
+        }
         self.memory.write(at, &saved)?;
         fault::point(Point::CallInterrupted)?;
         result
     }
 
     /// The interrupt is asked for while the thread stands at the entry, so it is there already when the call would
-    /// wait.
+    /// wait. Then the thread must not stay in the call: without a tracer the kernel would go on with it here, for as long
+    /// as it takes, and with all signals blocked.
     fn interrupted_syscall(&mut self, registers: &Registers) -> Result<i64> {
         self.enter_syscall(registers)?;
         ptrace::interrupt(self.tid)?;
-        self.run_to_syscall_stop()?;
-        Ok(ptrace::registers(self.tid)?.result())
+        let result = self.leave_syscall()?;
+        ptrace::set_registers(self.tid, &self.idle())?;
+        Ok(result)
     }
 
     fn run_to_syscall_stop(&self) -> Result<()> {

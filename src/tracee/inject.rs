@@ -422,13 +422,17 @@ impl<'i> Visit<'i> {
                 .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
         ptrace::set_registers(self.tid, &registers)?;
-        let result = self.run_to_end()?.mapped();
+        let ended = self.run_to_end();
+        // Whatever failed, what has been mapped is known, so that it is taken away.
+        let result = ptrace::registers(self.tid)?.mapped();
         if (-4095..0).contains(&result) {
             let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(0));
+            ended?;
             log::debug!("tid {}: mmap of scratch memory: {errno}", self.tid);
             return Ok(Some(errno));
         }
         self.scratch = Some(RemoteAddr(result.cast_unsigned()));
+        ended?;
         fault::point(Point::ScratchMapped)?;
         Ok(None)
     }
@@ -498,22 +502,21 @@ impl<'i> Visit<'i> {
     }
 
     /// Without a marker: from one system call to the next. The thread goes its own way all the same, so that it ends what
-    /// it has begun if the tracer dies.
+    /// it has begun if the tracer dies; and for the tracer, too, what was begun is ended before it hears of a fault.
     fn run_to_through(&self) -> Result<Registers> {
+        let mut passed = Ok(());
         loop {
             self.run_to_syscall_stop()?;
             let is_last = ptrace::registers(self.tid)?.ip() == self.stub.through();
-            let passed = if is_last {
-                Ok(())
-            } else {
-                fault::point(Point::CallEntered)
-            };
+            if !is_last {
+                passed = passed.and_then(|()| fault::point(Point::CallEntered));
+            }
             self.run_to_syscall_stop()?;
-            passed?;
             if is_last {
+                passed?;
                 return ptrace::registers(self.tid);
             }
-            fault::point(Point::CallLeft)?;
+            passed = passed.and_then(|()| fault::point(Point::CallLeft));
         }
     }
 

@@ -582,7 +582,10 @@ fn other_machine(policy: Policy, dir: &RunDir) -> Result<()> {
     ];
     expect_line(&restore, &says)?;
     let loud = plugin::lines(&restore.log).find(|line| {
-        line.contains("machine=") || line.contains("another machine") && line.contains("Warn")
+        line.contains("Warn  (")
+            && ["another machine", "machine="]
+                .iter()
+                .any(|w| line.contains(w))
     });
     ensure!(loud.is_none(), "nothing is lost: {loud:?}");
     let report: Document = serde_json::from_str(&fs::read_to_string(&path)?)?;

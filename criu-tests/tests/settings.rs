@@ -8,16 +8,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{CoreImage, SigNo, image};
-use criu_signals::report::{Action, Document, Outcome, Process, Stage, VERSION};
+use criu_signals::report::{Action, Document, Level, Outcome, Process, Stage, VERSION};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
     test, with_plugin,
 };
-use criu_tests::criu::Criu;
-use criu_tests::plugin::Verdict;
+use criu_tests::config;
+use criu_tests::criu::{Criu, Step};
+use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::Pid;
 use criu_tests::rundir::RunDir;
-use criu_tests::victim::reap_all;
+use criu_tests::skip::Need;
+use criu_tests::victim::{Victim, reap_all};
 use nix::mount::{MsFlags, mount};
 
 fn main() -> ExitCode {
@@ -35,6 +37,14 @@ fn tests() -> Vec<Test> {
         }));
     }
     tests.extend(reports());
+    for case in TIMEOUTS {
+        let one = test(format!("timeout.{}", case.name), |dir| case.run(dir));
+        tests.push(if case.ia32 {
+            one.needs(&[Need::Ia32])
+        } else {
+            one
+        });
+    }
     tests
 }
 
@@ -195,6 +205,135 @@ impl Bad {
         let (criu, says) = self.criu(dir)?;
         dumped("demo", dir)?;
         expect_error(&refused(&criu, dir)?, &[&says])
+    }
+}
+
+// ---- timeouts that begin anew ----------------------------------------------------------------------------------------
+
+/// What becomes of one, by how long it is and where `long_timeout` begins.
+struct AnewCase {
+    name: &'static str,
+    /// The call of victims/timeouts.c, with its milliseconds.
+    call: &'static str,
+    ia32: bool,
+    /// `CRIU_SIGNALS_LONG_TIMEOUT`; empty: the default.
+    long_from: &'static str,
+    /// As the log has it, and in nanoseconds; `None`: nobody can tell.
+    known: Option<(&'static str, u64)>,
+    level: Level,
+}
+
+const TIMEOUTS: &[AnewCase] = &[
+    AnewCase {
+        name: "short",
+        call: "epoll:300",
+        ia32: false,
+        long_from: "",
+        known: Some(("(300ms)", 300_000_000)),
+        level: Level::Info,
+    },
+    AnewCase {
+        name: "short-by-pointer",
+        call: "sigtimedwait:300",
+        ia32: false,
+        long_from: "",
+        known: Some(("(300ms)", 300_000_000)),
+        level: Level::Info,
+    },
+    AnewCase {
+        name: "long",
+        call: "epoll:1500",
+        ia32: false,
+        long_from: "",
+        known: Some(("(1.5s)", 1_500_000_000)),
+        level: Level::Warning,
+    },
+    AnewCase {
+        name: "long-by-setting",
+        call: "sigtimedwait:300",
+        ia32: false,
+        long_from: "300",
+        known: Some(("(300ms)", 300_000_000)),
+        level: Level::Warning,
+    },
+    AnewCase {
+        name: "short.ia32",
+        call: "sigtimedwait:300",
+        ia32: true,
+        long_from: "",
+        known: Some(("(300ms)", 300_000_000)),
+        level: Level::Info,
+    },
+    // The kernel keeps a socket's in the socket.
+    AnewCase {
+        name: "not-known",
+        call: "recv:300",
+        ia32: false,
+        long_from: "",
+        known: None,
+        level: Level::Warning,
+    },
+];
+
+impl AnewCase {
+    fn run(&self, dir: &RunDir) -> Result<()> {
+        let program = config::victim("timeouts", self.ia32);
+        let victim = Victim::start(&program, Some(self.call), dir, false)?;
+        let pid = victim.pid();
+        let criu = with_plugin()?
+            .env("CRIU_SIGNALS_LONG_TIMEOUT", self.long_from)
+            .env(REPORT, "report-%s.json");
+        // What is only noted is not refused.
+        let refusing = criu.clone().env("CRIU_SIGNALS_REFUSE", "timeout");
+        let criu = if self.level == Level::Warning {
+            let dump = refusing.dump(pid, &dir.images(), false)?;
+            ensure!(!dump.ok, "criu dump has succeeded");
+            expect_error(&dump, &["begins anew", "refused, as", "lists timeout"])?;
+            criu
+        } else {
+            refusing
+        };
+        let dump = criu.dump(pid, &dir.images(), false)?;
+        ensure!(dump.ok, "criu dump failed");
+        reap_all()?;
+        self.said(&dump, "begins anew", "dump", dir)?;
+        let image = image::open(&dir.images().join(image::file_name(pid)))?;
+        let calls = image.process.threads.iter().filter_map(|t| t.interrupted);
+        let longest = calls.filter(|call| call.whole_timeout).map(|c| c.timeout);
+        let longest = longest.collect::<Vec<_>>();
+        ensure!(
+            longest.contains(&self.known.map(|(_, ns)| ns)),
+            "the image has {longest:?}"
+        );
+
+        let (restore, found) = restored(&criu, dir)?;
+        self.said(&restore, "has begun anew", "restore", dir)?;
+        found
+    }
+
+    /// At its level in the log, with its number in the line at the end, and in the report in any case.
+    fn said(&self, step: &Step, what: &str, stage: &str, dir: &RunDir) -> Result<()> {
+        let size = self.known.map_or("", |(text, _)| text);
+        let quiet = "CRIU_SIGNALS_LONG_TIMEOUT is 1000 ms";
+        let line = plugin::lines(&step.log).find(|line| line.contains(what) && line.contains(size));
+        let line = line.with_context(|| format!("{what:?} is not said:\n{}", step.log))?;
+        let count = match self.level {
+            Level::Info => "not kept: nothing; noted: timeout=1",
+            Level::Warning => "not kept: timeout=1",
+        };
+        expect_line(step, &[count])?;
+        let is_loud = self.level == Level::Warning;
+        ensure!(line.contains("Warn  (") == is_loud, "{line}");
+        ensure!(line.contains(quiet) != is_loud, "{line}");
+
+        let report = read(&dir.images().join(format!("report-{stage}.json")))?;
+        let notices = report.processes.iter().flat_map(|process| &process.notices);
+        let levels: Vec<_> = notices
+            .filter(|notice| notice.kind == "timeout" && notice.text.contains(what))
+            .map(|notice| notice.level)
+            .collect();
+        ensure!(levels == [self.level], "{report:?}");
+        Ok(())
     }
 }
 

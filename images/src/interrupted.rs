@@ -1,6 +1,7 @@
 //! A system call that a thread was waiting in when it was stopped.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;
@@ -74,14 +75,20 @@ pub struct InterruptedCall {
     /// It has a relative timeout of which part may have passed, how much is not known, and it begins anew with the
     /// whole of it.
     pub whole_timeout: bool,
+    /// How long that is, in nanoseconds, where it is known. Only with `whole_timeout`.
+    pub timeout: Option<u64>,
 }
 
 impl fmt::Display for InterruptedCall {
-    /// `system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left`; `system call 232 (ERESTARTNOHAND), whole timeout`.
+    /// `system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left`; `system call 232 (ERESTARTNOHAND), whole timeout of 250ms`,
+    /// or `whole timeout` where that is not known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "system call {} ({})", self.number, self.code)?;
         if self.whole_timeout {
             f.write_str(", whole timeout")?;
+            if let Some(ns) = self.timeout {
+                write!(f, " of {:?}", Duration::from_nanos(ns))?;
+            }
         }
         match self.remaining {
             Some(ns) => write!(
@@ -101,6 +108,10 @@ impl InterruptedCall {
             let reason = format!("{} is no number of a system call", self.number);
             return Err(FieldError::new("number", reason));
         }
+        if self.timeout.is_some() && !self.whole_timeout {
+            let reason = "the call does not begin anew with its whole timeout".to_owned();
+            return Err(FieldError::new("whole_timeout_ns", reason));
+        }
         Ok(())
     }
 }
@@ -115,6 +126,7 @@ impl Codec for InterruptedCall {
             ip: self.ip,
             remaining_ns: self.remaining,
             whole_timeout: self.whole_timeout,
+            whole_timeout_ns: self.timeout,
             ..pb::InterruptedCall::default()
         }
     }
@@ -130,6 +142,7 @@ impl Codec for InterruptedCall {
             ip: message.ip,
             remaining: message.remaining_ns,
             whole_timeout: message.whole_timeout,
+            timeout: message.whole_timeout_ns,
         };
         call.check()?;
         Ok(call)
@@ -150,6 +163,7 @@ mod tests {
             ip: 0x40_1002,
             remaining: Some(1_500_000_000),
             whole_timeout: false,
+            timeout: None,
         };
         assert_eq!(
             call.to_string(),
@@ -163,6 +177,14 @@ mod tests {
         assert_eq!(
             call.to_string(),
             "system call 35 (ERESTART_RESTARTBLOCK), whole timeout"
+        );
+        let call = InterruptedCall {
+            timeout: Some(1_250_000_000),
+            ..call
+        };
+        assert_eq!(
+            call.to_string(),
+            "system call 35 (ERESTART_RESTARTBLOCK), whole timeout of 1.25s"
         );
     }
 
@@ -181,6 +203,11 @@ mod tests {
             };
             InterruptedCall::from_proto(&message).expect_err("no such code");
         }
+        let message = pb::InterruptedCall {
+            whole_timeout_ns: Some(1),
+            ..valid.clone()
+        };
+        InterruptedCall::from_proto(&message).expect_err("of a timeout that it has not");
         let message = pb::InterruptedCall {
             number: 1 << 31,
             ..valid

@@ -174,19 +174,20 @@ pub(crate) fn stack_needs() -> impl Strategy<Value = StackNeeds> {
 }
 
 pub(crate) fn interrupted_call() -> impl Strategy<Value = InterruptedCall> {
-    let own = any::<(u64, Option<u64>, bool)>();
+    let own = any::<(u64, Option<u64>, bool, Option<u64>)>();
     (
         0..1_u32 << 31,
         prop::sample::select(&RestartCode::ALL[..]),
         own,
     )
         .prop_map(
-            |(number, code, (ip, remaining, whole_timeout))| InterruptedCall {
+            |(number, code, (ip, remaining, whole_timeout, timeout))| InterruptedCall {
                 number,
                 code,
                 ip,
                 remaining,
                 whole_timeout,
+                timeout: timeout.filter(|_| whole_timeout),
             },
         )
 }

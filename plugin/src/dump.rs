@@ -28,11 +28,11 @@ use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::NAME;
-use crate::notices::{Notices, Saying};
+use crate::notices::{Notice, Notices, Saying};
 use crate::parents::{self, Ties};
 use crate::report::Recorder;
 use crate::settings::{OVERRUNS, Overruns, REFUSE, Settings, TakeOut};
-use crate::timeouts;
+use crate::timeouts::Anew;
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -270,7 +270,13 @@ impl Dump {
             self.stopped.push(pid);
         }
         interrupted::complete(&stopped, &mut state, &waited, &anew)?;
-        self.say_or_refuse(timeouts::at_dump(pid, &state))?;
+        match Anew::of(&state, self.settings.long_timeout.0) {
+            Some(anew) if anew.is_long() => self.say_or_refuse([anew.at_dump(pid)])?,
+            Some(anew) => self
+                .notices
+                .note(Notice::WholeTimeout, &anew.at_dump(pid).what),
+            None => {}
+        }
         fault::point(Point::DumpCaptured)?;
         if self.settings.take_out != TakeOut::Never {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
@@ -445,11 +451,10 @@ impl Dump {
             self.written.len(),
             self.notices
         );
-        if self.notices.count() == 0 {
-            log::info!("{summary}");
-        } else {
-            log::warn!("{summary}");
-        }
+        log::log!(
+            self.notices.level().unwrap_or(log::Level::Info),
+            "{summary}"
+        );
         match record::dumped_processes(dir) {
             Ok(dumped) => {
                 for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {

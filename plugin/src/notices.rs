@@ -58,6 +58,7 @@ pub struct Saying {
 #[derive(Debug, Default)]
 pub struct Notices {
     counts: BTreeMap<Notice, usize>,
+    noted: BTreeMap<Notice, usize>,
     /// Not yet in the report.
     said: Vec<report::Notice>,
 }
@@ -72,6 +73,7 @@ impl Notices {
 
     /// Says what nobody has to act on. It does not count as something that was not kept.
     pub fn note(&mut self, notice: Notice, what: &str) {
+        *self.noted.entry(notice).or_default() += 1;
         log::info!("{what}");
         self.keep(notice, Level::Info, what);
     }
@@ -89,20 +91,32 @@ impl Notices {
         std::mem::take(&mut self.said)
     }
 
-    /// How often anything was said.
-    pub fn count(&self) -> usize {
-        self.counts.values().sum()
+    /// The level of the line that counts them; `None` if there is nothing to count.
+    pub fn level(&self) -> Option<log::Level> {
+        match (self.counts.is_empty(), self.noted.is_empty()) {
+            (false, _) => Some(log::Level::Warn),
+            (_, false) => Some(log::Level::Info),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Notices {
-    /// `nothing`, `pdeathsig=1 exit-signal=2`.
+    /// `nothing`, `pdeathsig=1 exit-signal=2`, `nothing; noted: timeout=1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |counts: &BTreeMap<Notice, usize>| {
+            let counts = counts.iter().map(|(n, c)| format!("{n}={c}"));
+            counts.collect::<Vec<_>>().join(" ")
+        };
         if self.counts.is_empty() {
-            return f.write_str("nothing");
+            f.write_str("nothing")?;
+        } else {
+            f.write_str(&list(&self.counts))?;
         }
-        let counts = self.counts.iter().map(|(n, c)| format!("{n}={c}"));
-        f.write_str(&counts.collect::<Vec<_>>().join(" "))
+        if !self.noted.is_empty() {
+            write!(f, "; noted: {}", list(&self.noted))?;
+        }
+        Ok(())
     }
 }
 
@@ -118,11 +132,23 @@ mod tests {
         notices.say(Notice::ParentDeathSignal, "two");
         notices.say(Notice::ExitSignal, "three");
         notices.note(Notice::Machine, "four");
-        assert_eq!(notices.to_string(), "pdeathsig=1 exit-signal=2");
-        assert_eq!(notices.count(), 3);
+        assert_eq!(
+            notices.to_string(),
+            "pdeathsig=1 exit-signal=2; noted: machine=1"
+        );
+        assert_eq!(notices.level(), Some(log::Level::Warn));
         let said: Vec<String> = notices.take_said().into_iter().map(|n| n.text).collect();
         assert_eq!(said, ["one", "two", "three", "four"]);
         assert!(notices.take_said().is_empty());
-        assert_eq!(notices.count(), 3);
+        assert_eq!(notices.level(), Some(log::Level::Warn));
+    }
+
+    #[test]
+    fn notes_alone_are_counted_quietly() {
+        let mut notices = Notices::default();
+        assert_eq!(notices.level(), None);
+        notices.note(Notice::WholeTimeout, "one");
+        assert_eq!(notices.to_string(), "nothing; noted: timeout=1");
+        assert_eq!(notices.level(), Some(log::Level::Info));
     }
 }

@@ -1,7 +1,7 @@
 //! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
@@ -20,12 +20,14 @@ use crate::notices::{Notice, Notices};
 use crate::parents::Ties;
 use crate::report::Recorder;
 use crate::settings::{Policy, Settings};
-use crate::timeouts;
+use crate::timeouts::Anew;
 
 /// What a restore has looked at so far.
 pub struct Restore {
     host: Host,
     policy: Policy,
+    /// See [`Settings::long_timeout`].
+    long_timeout: Duration,
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
@@ -43,6 +45,7 @@ impl Restore {
         let mut restore = Restore {
             host,
             policy: settings.policy,
+            long_timeout: settings.long_timeout.0,
             notices: Notices::default(),
             left: Vec::new(),
             read: HashMap::new(),
@@ -294,8 +297,14 @@ impl Restore {
             );
             self.notices.say(Notice::ExitSignal, &what);
         }
-        if let Some(what) = timeouts::at_restore(pid, process) {
-            self.notices.say(Notice::WholeTimeout, &what);
+        match Anew::of(process, self.long_timeout) {
+            Some(anew) if anew.is_long() => self
+                .notices
+                .say(Notice::WholeTimeout, &anew.at_restore(pid)),
+            Some(anew) => self
+                .notices
+                .note(Notice::WholeTimeout, &anew.at_restore(pid)),
+            None => {}
         }
         for small in sigstack::too_small(process).iter().filter(|s| s.is_fatal()) {
             log::warn!("pid {pid} ({}): restored, but {small}", process.comm);
@@ -346,8 +355,8 @@ impl Restore {
 
     /// All tasks run again.
     fn look_back(&mut self) {
-        if self.notices.count() != 0 {
-            log::warn!("restore: not kept: {}", self.notices);
+        if let Some(level) = self.notices.level() {
+            log::log!(level, "restore: not kept: {}", self.notices);
         }
         for pid in &self.left {
             let what = format!(

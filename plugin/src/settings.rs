@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use criu_signals::custody::Limits;
 use criu_signals::report::Stage;
@@ -63,6 +64,12 @@ pub const OVERRUNS: Name = Name {
     variable: "CRIU_SIGNALS_TIMER_OVERRUNS",
 };
 
+/// From how many milliseconds on a timeout that begins anew is a warning, and is refused where [`REFUSE`] says so. A shorter
+/// one is a note: in the log at the level of information, in the report all the same.
+pub const LONG_TIMEOUT: Name = Name {
+    in_file: "long_timeout",
+    variable: "CRIU_SIGNALS_LONG_TIMEOUT",
+};
 /// Where the report of a run goes.
 pub const REPORT: Name = Name {
     in_file: "report",
@@ -70,7 +77,15 @@ pub const REPORT: Name = Name {
 };
 
 /// All of them, in the order in which they are described.
-const NAMES: [Name; 6] = [POLICY, REPORT, REFUSE, TAKE_OUT, DEEP_QUEUE, OVERRUNS];
+const NAMES: [Name; 7] = [
+    POLICY,
+    REPORT,
+    REFUSE,
+    LONG_TIMEOUT,
+    TAKE_OUT,
+    DEEP_QUEUE,
+    OVERRUNS,
+];
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,6 +209,17 @@ impl ReportPath {
     }
 }
 
+/// From where on a timeout that begins anew is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongTimeout(pub Duration);
+
+impl Default for LongTimeout {
+    /// People notice a second. Programs that wait for less do it again and again.
+    fn default() -> LongTimeout {
+        LongTimeout(Duration::from_secs(1))
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -203,6 +229,8 @@ pub struct Settings {
     pub report: Option<ReportPath>,
     /// See [`REFUSE`].
     pub refuse: Refuse,
+    /// See [`LongTimeout`].
+    pub long_timeout: LongTimeout,
     /// See [`TakeOut`].
     pub take_out: TakeOut,
     /// From where on they are.
@@ -370,6 +398,11 @@ impl Settings {
         })?;
         set(REFUSE, &mut |value| {
             put(&mut settings.refuse, refuse(value)?)
+        })?;
+        set(LONG_TIMEOUT, &mut |value| {
+            let long = value.parse().map(Duration::from_millis);
+            let long = long.map_err(|_| "a number of milliseconds".to_owned())?;
+            put(&mut settings.long_timeout, LongTimeout(long))
         })?;
         set(TAKE_OUT, &mut |value| {
             let all = [TakeOut::Auto, TakeOut::Always, TakeOut::Never];
@@ -573,6 +606,11 @@ mod tests {
         with(TAKE_OUT, "no").unwrap_err();
         assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
         with(DEEP_QUEUE, "-1").unwrap_err();
+        let long = with(LONG_TIMEOUT, "0").unwrap().long_timeout;
+        assert_eq!(long, LongTimeout(Duration::ZERO));
+        for bad in ["-1", "1s", "0.5"] {
+            with(LONG_TIMEOUT, bad).unwrap_err();
+        }
         assert_eq!(with(OVERRUNS, "leave").unwrap().overruns, Overruns::Leave);
         with(OVERRUNS, "yes").unwrap_err();
     }
@@ -595,7 +633,7 @@ mod tests {
 
     #[test]
     fn a_file_says_the_same_as_the_environment() {
-        let file = "policy = strict\nreport = /r/%s\n refuse=pdeathsig, altstack\r\ntake_out =never\ndeep_queue= 17\n\
+        let file = "policy = strict\nreport = /r/%s\n refuse=pdeathsig, altstack\r\nlong_timeout = 250\ntake_out =never\ndeep_queue= 17\n\
                     timer_overruns = leave";
         let settings = from_file(file).unwrap();
         let lines: Vec<&str> = file.lines().collect();
@@ -673,8 +711,8 @@ mod tests {
         );
         assert_eq!(
             said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
-            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, report, refuse, take_out, deep_queue, \
-             timer_overruns"
+            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, report, refuse, long_timeout, take_out, \
+             deep_queue, timer_overruns"
         );
         assert_eq!(
             said(from_file("policy strict")),

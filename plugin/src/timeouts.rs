@@ -1,42 +1,108 @@
 //! Calls with a timeout that begin anew with the whole of it, because nobody knows or can be told the rest:
 //! docs/eintr.md says which, and why. Said at the dump and at the restore.
+//!
+//! Such a call ends late by no more than its timeout. That of milliseconds which many programs sleep in a loop is nothing
+//! that anybody would act on, so it is said more quietly.
+
+use std::time::Duration;
 
 use criu_signals::images::{InterruptedCall, Pid, ProcessState};
 
 use crate::notices::{Notice, Saying};
+use crate::settings::LONG_TIMEOUT;
 
-/// What there is to say of a process that is dumped, which is `pid` here.
-pub fn at_dump(pid: Pid, process: &ProcessState) -> Option<Saying> {
-    let (calls, comm) = (calls(process)?, &process.comm);
-    Some(Saying {
-        notice: Notice::WholeTimeout,
-        what: format!(
-            "pid {pid} ({comm}): {calls}: begins anew with its whole timeout, of which a part has passed: it ends late, by \
-             as much as it had waited, never early"
-        ),
-        advice: "checkpoint it if the program can live with that",
-    })
+/// Those of one process.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Anew<'p> {
+    comm: &'p str,
+    /// The one that can end latest, by the id of its thread.
+    worst: (i32, InterruptedCall),
+    others: usize,
+    long: Duration,
 }
 
-/// What there is to say of it when it is restored.
-pub fn at_restore(pid: Pid, process: &ProcessState) -> Option<String> {
-    let (calls, comm) = (calls(process)?, &process.comm);
-    Some(format!(
-        "pid {pid} ({comm}): {calls}: has begun anew with its whole timeout, of which a part had passed before the dump"
-    ))
+impl<'p> Anew<'p> {
+    /// `None` if there are none. A timeout is long from `long` on, or if nobody knows how long it is.
+    pub fn of(process: &'p ProcessState, long: Duration) -> Option<Anew<'p>> {
+        let calls = process.threads.iter().filter_map(|thread| {
+            let call = thread.interrupted.filter(|call| call.whole_timeout)?;
+            Some((thread.ids.innermost(), call))
+        });
+        let mut worst: Option<(i32, InterruptedCall)> = None;
+        let mut all = 0;
+        for (tid, call) in calls {
+            all += 1;
+            if worst.is_none_or(|(_, w)| timeout(&call) > timeout(&w)) {
+                worst = Some((tid, call));
+            }
+        }
+        Some(Anew {
+            comm: &process.comm,
+            worst: worst?,
+            others: all - 1,
+            long,
+        })
+    }
+
+    /// Is it worth a warning?
+    pub fn is_long(&self) -> bool {
+        timeout(&self.worst.1) >= self.long
+    }
+
+    /// What there is to say where the process, which is `pid` here, is dumped.
+    pub fn at_dump(&self, pid: Pid) -> Saying {
+        let late = match self.worst.1.timeout {
+            Some(ns) => format!(", at most {:?}", Duration::from_nanos(ns)),
+            None => String::new(),
+        };
+        Saying {
+            notice: Notice::WholeTimeout,
+            what: format!(
+                "pid {pid} ({}): {}: begins anew with its whole timeout, of which a part has passed: it ends late, by as \
+                 much as it had waited{late}, never early{}",
+                self.comm,
+                self.calls(),
+                self.quiet()
+            ),
+            advice: "checkpoint it if the program can live with that",
+        }
+    }
+
+    /// What there is to say where it has been restored.
+    pub fn at_restore(&self, pid: Pid) -> String {
+        format!(
+            "pid {pid} ({}): {}: has begun anew with its whole timeout, of which a part had passed before the dump{}",
+            self.comm,
+            self.calls(),
+            self.quiet()
+        )
+    }
+
+    /// The worst, and how many more there are.
+    fn calls(&self) -> String {
+        let (tid, call) = &self.worst;
+        let mut text = format!("system call {} of thread {tid}", call.number);
+        if let Some(ns) = call.timeout {
+            text += &format!(" ({:?})", Duration::from_nanos(ns));
+        }
+        if self.others != 0 {
+            text += &format!(", and such of {} more", self.others);
+        }
+        text
+    }
+
+    /// Why it is no warning.
+    fn quiet(&self) -> String {
+        if self.is_long() {
+            return String::new();
+        }
+        format!(" ({LONG_TIMEOUT} is {} ms)", self.long.as_millis())
+    }
 }
 
-/// The first, and how many more there are.
-fn calls(process: &ProcessState) -> Option<String> {
-    let mut all = process.threads.iter().filter_map(|thread| {
-        let call: InterruptedCall = thread.interrupted.filter(|call| call.whole_timeout)?;
-        Some((thread.ids.innermost(), call.number))
-    });
-    let (tid, number) = all.next()?;
-    Some(match all.count() {
-        0 => format!("system call {number} of thread {tid}"),
-        n => format!("system call {number} of thread {tid}, and such of {n} more"),
-    })
+/// One that is not known is the longest.
+fn timeout(call: &InterruptedCall) -> Duration {
+    call.timeout.map_or(Duration::MAX, Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -44,19 +110,25 @@ mod tests {
     use super::*;
     use criu_signals::images::{NsIds, RestartCode};
 
-    fn process(whole: &[bool]) -> ProcessState {
+    const LONG: Duration = Duration::from_secs(1);
+
+    /// A process whose threads have calls with such timeouts; `None` where the call has none that begins anew.
+    fn process(timeouts: &[Option<Option<u64>>]) -> ProcessState {
         let mut process = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+        process.comm = "x".into();
         let thread = process.threads[0].clone();
-        process.threads = whole
-            .iter()
-            .map(|&whole_timeout| {
+        process.threads = (7..)
+            .zip(timeouts)
+            .map(|(tid, timeout)| {
                 let mut thread = thread.clone();
+                thread.ids = NsIds::new(vec![tid]).unwrap();
                 thread.interrupted = Some(InterruptedCall {
                     number: 232,
                     code: RestartCode::UnlessHandled,
                     ip: 0,
                     remaining: None,
-                    whole_timeout,
+                    whole_timeout: timeout.is_some(),
+                    timeout: timeout.flatten(),
                 });
                 thread
             })
@@ -64,15 +136,52 @@ mod tests {
         process
     }
 
+    fn calls(timeouts: &[Option<Option<u64>>]) -> Option<(String, bool)> {
+        let process = process(timeouts);
+        let anew = Anew::of(&process, LONG)?;
+        Some((anew.calls(), anew.is_long()))
+    }
+
+    const MS: u64 = 1_000_000;
+
     #[test]
     fn one_line_for_a_process() {
-        assert_eq!(calls(&process(&[])), None);
-        assert_eq!(calls(&process(&[false, false])), None);
-        let one = calls(&process(&[false, true])).unwrap();
-        assert_eq!(one, "system call 232 of thread 7");
-        let three = calls(&process(&[true, true, false, true])).unwrap();
-        assert_eq!(three, "system call 232 of thread 7, and such of 2 more");
-        assert!(at_dump(Pid(7), &process(&[true])).is_some());
-        assert_eq!(at_restore(Pid(7), &process(&[false])), None);
+        assert_eq!(calls(&[]), None);
+        assert_eq!(calls(&[None, None]), None);
+        let said = |text: &str, long| Some((text.to_owned(), long));
+        assert_eq!(
+            calls(&[None, Some(None)]),
+            said("system call 232 of thread 8", true)
+        );
+        assert_eq!(
+            calls(&[Some(Some(2 * MS)), None, Some(Some(999 * MS))]),
+            said(
+                "system call 232 of thread 9 (999ms), and such of 1 more",
+                false
+            )
+        );
+        assert_eq!(
+            calls(&[Some(Some(1000 * MS)), Some(Some(2 * MS)), Some(Some(3))]),
+            said("system call 232 of thread 7 (1s), and such of 2 more", true)
+        );
+        // Nobody knows that it is short.
+        assert_eq!(
+            calls(&[Some(Some(5000 * MS)), Some(None)]),
+            said("system call 232 of thread 8, and such of 1 more", true)
+        );
+    }
+
+    #[test]
+    fn a_short_one_says_why_it_is_quiet() {
+        let process = process(&[Some(Some(2 * MS))]);
+        let anew = Anew::of(&process, LONG).unwrap();
+        for text in [anew.at_dump(Pid(7)).what, anew.at_restore(Pid(7))] {
+            assert!(
+                text.ends_with(" (CRIU_SIGNALS_LONG_TIMEOUT is 1000 ms)"),
+                "{text}"
+            );
+        }
+        // With 0 all are long.
+        assert!(Anew::of(&process, Duration::ZERO).unwrap().is_long());
     }
 }

@@ -277,6 +277,8 @@ pub fn waiting(number: u32, args: [u64; 6], compat: bool) -> Option<Waiting> {
 pub fn timespec(number: u32, compat: bool) -> Timespec {
     match number {
         SYS32_CLOCK_NANOSLEEP_TIME64 | SYS32_FUTEX_TIME64 if compat => Timespec::Time64,
+        // semtimedop_time64, rt_sigtimedwait_time64, io_uring_enter, epoll_pwait2.
+        420 | 421 | 426 | 441 if compat => Timespec::Time64,
         _ if compat => Timespec::Time32,
         _ => Timespec::Native,
     }
@@ -288,20 +290,21 @@ pub fn timespec(number: u32, compat: bool) -> Timespec {
 pub enum Timeout {
     /// It waits as long as it takes.
     Without,
-    /// It has one.
+    /// It has one, and the arguments do not say how long it is.
     Given,
-    /// It has one if there is a pointer other than NULL at this address.
+    /// This many milliseconds.
+    Millis(u64),
+    /// It is at this address, as [`timespec`] says.
+    At(u64),
+    /// It has one if there is a pointer other than NULL at this address, and there it is.
     IfAt(u64),
 }
 
 /// The timeout of such a call.
 pub fn timeout(number: u32, args: [u64; 6], compat: bool) -> Timeout {
-    let pointer = |place: usize| {
-        if args[place] == 0 {
-            Timeout::Without
-        } else {
-            Timeout::Given
-        }
+    let pointer = |place: usize| match args[place] {
+        0 => Timeout::Without,
+        at => Timeout::At(at),
     };
     let number = if compat {
         match number {
@@ -325,6 +328,7 @@ pub fn timeout(number: u32, args: [u64; 6], compat: bool) -> Timeout {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait if args[3] & 0x8000_0000 != 0 => {
             Timeout::Without
         }
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => Timeout::Millis(args[3] & 0x7fff_ffff),
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => pointer(3),
         libc::SYS_rt_sigtimedwait => pointer(2),
         libc::SYS_semop => Timeout::Without,
@@ -845,12 +849,13 @@ mod tests {
         let of = |number: i64, args: [u64; 6]| timeout(u32::try_from(number).unwrap(), args, false);
         let ms = |ms: i32| [3, 0, 1, u64::from(ms.cast_unsigned()), 0, 0];
         assert_eq!(of(libc::SYS_epoll_wait, ms(-1)), Timeout::Without);
-        assert_eq!(of(libc::SYS_epoll_pwait, ms(i32::MAX)), Timeout::Given);
+        let longest = Timeout::Millis(0x7fff_ffff);
+        assert_eq!(of(libc::SYS_epoll_pwait, ms(i32::MAX)), longest);
         let null = [1, 2, 0, 0, 0, 0];
         let pointer = [1, 2, 0x7fff_0000, 0x7fff_0000, 0, 0];
         for number in [libc::SYS_rt_sigtimedwait, libc::SYS_epoll_pwait2] {
             assert_eq!(of(number, null), Timeout::Without);
-            assert_eq!(of(number, pointer), Timeout::Given);
+            assert_eq!(of(number, pointer), Timeout::At(0x7fff_0000));
         }
         assert_eq!(of(libc::SYS_recvfrom, null), Timeout::Given);
         let ring = |flags| [3, 0, 1, flags, 0x1000, 24];
@@ -859,8 +864,18 @@ mod tests {
         assert_eq!(extended, Timeout::IfAt(0x1010));
         // By the numbers of the 32-bit table: rt_sigtimedwait, ipc(SEMTIMEDOP), ipc(SEMOP).
         assert_eq!(timeout(177, null, true), Timeout::Without);
-        assert_eq!(timeout(421, pointer, true), Timeout::Given);
-        assert_eq!(timeout(117, [4, 0, 1, 0, 0, 0xff00], true), Timeout::Given);
+        assert_eq!(timeout(421, pointer, true), Timeout::At(0x7fff_0000));
+        // The one before 421 has another struct timespec.
+        assert_eq!(timeout(177, pointer, true), Timeout::At(0x7fff_0000));
+        let layouts = [421, 177, 117].map(|number| timespec(number, true));
+        assert_eq!(
+            layouts,
+            [Timespec::Time64, Timespec::Time32, Timespec::Time32]
+        );
+        assert_eq!(
+            timeout(117, [4, 0, 1, 0, 0, 0xff00], true),
+            Timeout::At(0xff00)
+        );
         assert_eq!(
             timeout(117, [1, 0, 1, 0, 0, 0xff00], true),
             Timeout::Without
@@ -915,6 +930,7 @@ mod tests {
             ip: 0x40_1002,
             remaining: None,
             whole_timeout: false,
+            timeout: None,
         };
         assert!(found.stands_before(&call));
         let put_back = found.interrupted_in(&call, RestartCode::UnlessHandled);

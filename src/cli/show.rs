@@ -380,7 +380,7 @@ fn groups(threads: &[ThreadState]) -> Vec<Vec<usize>> {
 fn is_alike(a: &ThreadState, b: &ThreadState) -> bool {
     let call = |thread: &ThreadState| {
         let call = thread.interrupted?;
-        Some((call.number, call.code, call.whole_timeout))
+        Some((call.number, call.code, call.whole_timeout, call.timeout))
     };
     let stack = |thread: &ThreadState| (thread.altstack.flags, thread.altstack.size);
     (a.blocked, a.saved_mask, a.parent_death_signal)
@@ -453,7 +453,10 @@ fn waits(call: &InterruptedCall, compat: bool, same_time: bool) -> String {
     let left = match call.remaining {
         Some(left) if same_time => format!(", {} left", seconds(left)),
         Some(_) => ", each with its own time left".to_owned(),
-        None if call.whole_timeout => ", whole timeout".to_owned(),
+        None if call.whole_timeout => match call.timeout {
+            Some(whole) => format!(", whole timeout of {}", seconds(whole)),
+            None => ", whole timeout".to_owned(),
+        },
         None => String::new(),
     };
     format!("{name} ({}){left}", call.code)
@@ -513,6 +516,7 @@ mod tests {
             ip: 0,
             remaining: None,
             whole_timeout: false,
+            timeout: None,
         };
         assert_eq!(waits(&call, false, true), "pause (ERESTARTNOHAND)");
         let call = InterruptedCall {

@@ -148,6 +148,7 @@ mod tests {
             ip,
             remaining: None,
             whole_timeout: false,
+            timeout: None,
         };
         let pause = call(34, RestartCode::UnlessHandled, 0x1000);
         assert!(same_call(false, &pause, &pause));

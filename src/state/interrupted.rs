@@ -131,11 +131,24 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
     set(tid, &registers, &call, RestartCode::UnlessHandled)?;
     Ok(match timeout(call.number, args, registers.is_compat()) {
         Timeout::Without => false,
-        Timeout::Given => true,
+        Timeout::Given | Timeout::Millis(_) | Timeout::At(_) => true,
         Timeout::IfAt(at) => Memory::open(pid)?
             .read_u64(RemoteAddr(at))
             .is_ok_and(|pointer| pointer != 0),
     })
+}
+
+/// The timeout of a call that [`shield`] has named, in nanoseconds. `None` where it is a socket's, or where its memory does
+/// not tell it any more.
+fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+    let compat = registers.is_compat();
+    let time_at = |at| read_timespec(pid, at, timespec(call.number, compat));
+    match timeout(call.number, registers.call_args(), compat) {
+        Timeout::Millis(ms) => Some(ms * NANOSECONDS_PER_MILLI),
+        Timeout::At(at) => time_at(at),
+        Timeout::IfAt(at) => time_at(Memory::open(pid).ok()?.read_u64(RemoteAddr(at)).ok()?),
+        Timeout::Without | Timeout::Given => None,
+    }
 }
 
 /// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).
@@ -169,6 +182,9 @@ pub fn complete<Owner>(
     waited: &[Waited],
     anew: &[Tid],
 ) -> Result<()> {
+    let registers_of = |tid: Tid| {
+        ptrace::registers(tid).map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))
+    };
     for thread in &mut state.threads {
         let tid = thread.tid();
         let Some(call) = &mut thread.interrupted else {
@@ -176,10 +192,12 @@ pub fn complete<Owner>(
         };
         if call.code != RestartCode::ByBlock {
             call.whole_timeout = anew.contains(&tid);
+            if call.whole_timeout {
+                call.timeout = whole(stopped.pid(), &registers_of(tid)?, call);
+            }
             continue;
         }
-        let registers = ptrace::registers(tid)
-            .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))?;
+        let registers = registers_of(tid)?;
         if let Some(waited) = waited.iter().find(|waited| waited.tid == tid) {
             if let Some(number) = waited.restarted {
                 call.number = number;
@@ -193,6 +211,9 @@ pub fn complete<Owner>(
             }
         }
         call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
+        if call.whole_timeout {
+            call.timeout = asked_for(stopped.pid(), &registers, call);
+        }
     }
     Ok(())
 }
@@ -317,6 +338,7 @@ fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
         ip: registers.ip(),
         remaining: None,
         whole_timeout: false,
+        timeout: None,
     };
     Some((call, result))
 }

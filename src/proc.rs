@@ -256,6 +256,45 @@ pub fn is_frozen(pid: Pid) -> Result<bool> {
         }))
 }
 
+/// Does a freezer hold the process, of whichever version? Then nothing can be executed in it, although with v2 a tracer can
+/// stop it.
+pub fn is_held(pid: Pid) -> bool {
+    /// Where cgroup v2 is mounted, alone or beside v1.
+    const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let cgroups = process(pid).and_then(|process| {
+        process
+            .cgroups()
+            .map_err(|e| Error::proc("read cgroup", &e))
+    });
+    let frozen = |dir: &std::path::Path| {
+        std::fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|told| told.trim() == "1")
+    };
+    let by_v2 = cgroups.is_ok_and(|cgroups| {
+        cgroups
+            .into_iter()
+            .filter(|cgroup| cgroup.hierarchy == 0)
+            .any(|cgroup| {
+                V2.map(|mount| PathBuf::from(format!("{mount}{}", cgroup.pathname)))
+                    .iter()
+                    .any(|dir| dir.ancestors().any(frozen))
+            })
+    });
+    by_v2 || is_frozen(pid).unwrap_or(false)
+}
+
+/// Is the process stopped by job control, and held by a freezer of cgroup v1, which shows as uninterruptible sleep?
+pub fn is_stopped_and_held(pid: Pid) -> bool {
+    let Ok(leader) = status(pid, Tid::from(pid)) else {
+        return false;
+    };
+    match leader.state.as_bytes().first() {
+        Some(b'D') => is_stopped_or_held(pid),
+        // Other threads are left.
+        Some(b'Z') => is_frozen(pid).unwrap_or(false) && is_stopped_or_held(pid),
+        _ => false,
+    }
+}
+
 /// The soft and hard RLIMIT_SIGPENDING of `pid`.
 pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
     let limits = process(pid)?

@@ -117,6 +117,8 @@ fn tests() -> Vec<Test> {
             of_cgroup("cgroup.dump", cgroup_dump),
             of_cgroup("cgroup.vfork", cgroup_vfork),
             of_cgroup("cgroup.refused", cgroup_refused),
+            of_cgroup("cgroup.frozen", cgroup_frozen),
+            of_cgroup("cgroup.freezing", cgroup_freezing),
             of_cgroup("killed.dump", killed_dump).may_take(LONG),
         ]);
     }
@@ -1265,6 +1267,73 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
         victim.finish(CHECK)?;
     }
     Ok(())
+}
+
+/// Frozen by somebody else, running or stopped: nothing can be executed in it, which is said in the time that there is for
+/// it, and nothing has become of it when it is thawed.
+fn cgroup_frozen(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let victim = start("masks", None, dir)?;
+    let (pid, raw) = (victim.pid(), nix::unistd::Pid::from_raw(victim.pid()));
+    cgroup.add(pid)?;
+    let shown = pid.to_string();
+    for stopped in [false, true] {
+        if stopped {
+            kill(raw, Signal::SIGSTOP)?;
+            victim.wait_stopped()?;
+        }
+        cgroup.freeze(&cgroup.dir, true)?;
+        let begun = Instant::now();
+        tool(&["--timeout", "0.3", "show", &shown])?.expect(2, &["ETIMEDOUT", &shown])?;
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(3), "it took {took:?}");
+        cgroup.freeze(&cgroup.dir, false)?;
+        tool(&["show", &shown])?.expect(0, &[])?;
+        if stopped {
+            victim.wait_stopped()?;
+            victim.resume()?;
+        }
+    }
+    victim.finish(CHECK)
+}
+
+const FREEZES: u32 = 60;
+
+/// It is frozen at any instant of being looked at: whoever looks ends, and the program has what it had.
+fn cgroup_freezing(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let victim = start("busy", None, dir)?;
+    let pid = victim.pid();
+    cgroup.add(pid)?;
+    let mut random = Random(u64::from(std::process::id()) + 4000);
+    let mut late = 0;
+    for round in 0..FREEZES {
+        let shown = pid.to_string();
+        let command = spawn(&config::command()?, &["--timeout", "0.2", "show", &shown]).spawn()?;
+        std::thread::sleep(random.below(Duration::from_millis(12)));
+        cgroup.freeze(&cgroup.dir, true)?;
+        let begun = Instant::now();
+        let said = Said::of(command)?;
+        let took = begun.elapsed();
+        ensure!(
+            took < Duration::from_secs(3),
+            "round {round}: it took {took:?}"
+        );
+        if said.code != Some(0) {
+            late += 1;
+            said.expect(2, &["ETIMEDOUT"])
+                .with_context(|| format!("round {round}"))?;
+        }
+        cgroup.freeze(&cgroup.dir, false)?;
+        ensure!(
+            !matches!(procfs::state(pid), None | Some('Z')),
+            "round {round}: the program is gone; {}",
+            said.err
+        );
+    }
+    println!("{late} of {FREEZES} looks came too late");
+    ensure!(late > 0, "it was never frozen in time: nothing was shown");
+    victim.finish(CHECK)
 }
 
 /// The command is killed at any instant of a cgroup's dump: it does not stay frozen, or is so again if it was; and no

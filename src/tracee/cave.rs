@@ -25,6 +25,8 @@ pub struct Cave {
     /// What is there: zeros, or the stub of a tracer that died.
     before: Vec<u8>,
     dirty: bool,
+    /// A thread is in the stub for good: it takes its own way out of it.
+    in_use: bool,
 }
 
 impl Cave {
@@ -85,6 +87,7 @@ impl Cave {
             at,
             before,
             dirty: false,
+            in_use: false,
         })
     }
 
@@ -95,8 +98,20 @@ impl Cave {
 
     /// Writes the stub.
     pub fn write(&mut self, memory: &Memory, stub: &Stub) -> Result<()> {
+        if self.in_use {
+            return Err(Error::os(
+                "a thread that could not be stopped is in the injected code",
+                Errno::EBUSY,
+            ));
+        }
         self.dirty = true;
         memory.write(self.at, &stub.to_bytes())
+    }
+
+    /// Leaves the stub to the thread that is in it: as if the tracer was dead.
+    pub fn leave(&mut self) {
+        self.in_use = true;
+        self.dirty = false;
     }
 
     /// Puts back what was there.

@@ -16,7 +16,9 @@
 //! (PTRACE_SETSIGMASK drops the distinction), which nobody can tell, because the call is restarted and sets its
 //! own mask again. CRIU does the same to every thread that it dumps.
 
-use criu_signals_images::{SigNo, SigSet, Tid};
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
 use super::batch::{Call, Layout, Outcome, room_for};
@@ -32,6 +34,10 @@ use crate::proc::{self, SignalStatus};
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
 const PAGE: usize = 4096;
+/// After so long it is asked whether a freezer holds the thread.
+const FREEZER: Duration = Duration::from_millis(100);
+/// How long is waited for a thread that none holds: it is at work on what takes milliseconds, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
 
@@ -312,9 +318,59 @@ impl<'i> Visit<'i> {
 
     fn put_back(&mut self) -> Result<()> {
         self.ended = true;
+        if !self.is_stopped() {
+            return self.abandon();
+        }
         let unmapped = self.unmap_scratch();
-        self.leave()?;
+        if unmapped.is_err() && !self.is_stopped() {
+            self.abandon()?;
+        } else {
+            self.leave()?;
+        }
         unmapped
+    }
+
+    /// Only one that has died, or that a freezer holds, is not.
+    fn is_stopped(&self) -> bool {
+        match ptrace::registers(self.tid) {
+            Err(e) if e.is_died() => ptrace::is_dead(self.tid),
+            _ => true,
+        }
+    }
+
+    /// The thread is somewhere in the stub, and a freezer holds it. It can be stopped there, if that is of cgroup v2, and so
+    /// be detached; but it can't be made to do anything. So it is left as a dead tracer leaves it: when it is thawed it goes
+    /// through with what was begun, or undoes it, and goes on in the program.
+    fn abandon(&mut self) -> Result<()> {
+        self.cave.leave();
+        ptrace::interrupt(self.tid)?;
+        let deadline = Instant::now() + FREEZER;
+        match ptrace::wait_stop(self.tid, Some(deadline)) {
+            Ok(_) => Ok(()),
+            // It is detached when this tracer ends.
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits for a stop of the thread, which comes in no time unless a freezer holds it.
+    fn wait_stop(&self) -> Result<Stop> {
+        let begun = Instant::now();
+        loop {
+            let deadline = Instant::now() + FREEZER;
+            match ptrace::wait_stop(self.tid, Some(deadline)) {
+                Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
+                    if proc::is_held(Pid(self.tid.0)) {
+                        let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
+                                    undone, when it is thawed)";
+                        return Err(Error::os(what, Errno::ETIMEDOUT));
+                    }
+                    if begun.elapsed() >= PATIENCE {
+                        return Err(e);
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -341,7 +397,7 @@ impl<'i> Visit<'i> {
         ptrace::resume(self.tid, Resume::Run, 0)?;
         let passed = fault::point(Point::LetGo);
         loop {
-            match ptrace::wait_stop(self.tid, None)? {
+            match self.wait_stop()? {
                 Stop::Event(_) => return passed,
                 // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
                 Stop::Signal(signal) => ptrace::resume(self.tid, Resume::Run, signal)?,
@@ -524,7 +580,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
-            deliver = match ptrace::wait_stop(self.tid, None)? {
+            deliver = match self.wait_stop()? {
                 Stop::Signal(signal) if signal == marker.get() => {
                     let now = ptrace::registers(self.tid)?;
                     if now.ip() == self.stub.batch_end() {
@@ -624,7 +680,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::ToSyscall, deliver)?;
-            deliver = match ptrace::wait_stop(self.tid, None)? {
+            deliver = match self.wait_stop()? {
                 Stop::Syscall => return Ok(()),
                 Stop::Signal(signal) => signal,
                 Stop::Event(_) | Stop::OtherEvent(_) => 0,

@@ -189,6 +189,17 @@ impl StoppingProcess {
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already; ETIMEDOUT if one can't be seized until
     /// `deadline` because another one is in execve(2).
     pub fn begin(pid: Pid, deadline: Instant) -> Result<Self> {
+        // PTRACE_SEIZE would wait until it is thawed (JOBCTL_TRAPPING, ptrace_attach), and nothing but SIGKILL end that.
+        while proc::is_stopped_and_held(pid) {
+            if Instant::now() >= deadline {
+                return Err(Error::os(
+                    "PTRACE_SEIZE (it is stopped, and a freezer of cgroup v1 holds it)",
+                    Errno::ETIMEDOUT,
+                )
+                .during(Phase::Seize, pid));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut stopping = StoppingProcess {
             process: StoppedProcess {
                 pid,
@@ -260,11 +271,27 @@ impl StoppingProcess {
         if self.exposed {
             refuse_seccomp(&self.process)?;
         }
+        self.wait_until_thawed(deadline)?;
         if self.process.is_being_put_back()? {
             return Ok(false);
         }
         fault::point(Point::Seized)?;
         Ok(true)
+    }
+
+    /// With cgroup v2 a frozen process stops for a tracer, and that is all it does.
+    fn wait_until_thawed(&self, deadline: Instant) -> Result<()> {
+        while proc::is_held(self.process.pid) {
+            if Instant::now() >= deadline {
+                return Err(Error::os(
+                    "wait until it is thawed (its cgroup is frozen, and nothing can be executed in it; `dump --cgroup` \
+                     thaws it for that time)",
+                    Errno::ETIMEDOUT,
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Its last tracer has died a moment ago, and a thread still undoes what was done in it; or another program has

@@ -11,6 +11,8 @@ PROFILE      := debug
 ARGS         :=
 # Besides the one that is built against: what `make versions` runs.
 VERSIONS     := 4.2 4.3
+# How often `make versions` runs each gap case in each way; `make gaps` has a number for each.
+REPEATS      := 5
 # Where `make install` installs: the command and its papers, the settings, and the plugin (nothing: asks criu).
 PREFIX       := /usr/local
 SYSCONFDIR   := /etc
@@ -99,8 +101,10 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
 	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
 
-versions: root build ## runs the scenarios with every version of criu, with the one plugin, and writes docs/versions.md
-	@$(headers)scripts/versions "$(TARGET)" --table docs/versions.md $(VERSIONS)
+versions: root host faults build ## runs tests and gap cases with every version of criu, with the one plugin, and writes docs/versions.md
+	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)
+	@$(headers)scripts/versions "$(TARGET)" --gaps $(REPEATS) --table docs/versions.md $(VERSIONS)
+	$(with_criu) test -p criu-tests$(locked)$(profile_flag) --test across
 
 install: PROFILE := release
 install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)

@@ -10,7 +10,7 @@ use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly,
 };
-use crate::tracee::{Injector, StoppedProcess};
+use crate::tracee::{Injector, Outcome, StoppedProcess};
 
 /// Captures the signal state of `stopped`, which is afterwards as it was before.
 ///
@@ -90,17 +90,22 @@ enum Reading<'e> {
 }
 
 impl Reading<'_> {
-    fn read<Owner>(&self, queue: Queue, site: &mut Site<'_, '_, Owner>) -> Result<Pending> {
+    /// `status` is that of the site's thread.
+    fn read<Owner>(
+        &self,
+        queue: Queue,
+        site: &Site<'_, '_, Owner>,
+        status: &SignalStatus,
+    ) -> Result<Pending> {
         let most = match self {
             Reading::Whole => usize::MAX,
             Reading::UpTo(most) => *most,
             Reading::Expecting(state) => {
-                let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
                 let thread = || {
                     state
                         .threads
                         .iter()
-                        .find(|t| t.ids.innermost() == ids.innermost())
+                        .find(|t| t.ids.innermost() == status.ids.innermost())
                 };
                 let expected = match queue {
                     Queue::Shared => Some(&state.shared),
@@ -112,7 +117,7 @@ impl Reading<'_> {
                 }
             }
         };
-        queue.read(site, most)
+        queue.read_with(status, site.tid, most)
     }
 }
 
@@ -147,47 +152,52 @@ fn capture<Owner>(
     };
     let run_state = GroupStop::capture(&mut site)?;
     let rlimit_sigpending = PendingLimit::capture(&mut site)?;
-    let shared = reading.read(Queue::Shared, &mut site)?;
+    let shared = reading.read(Queue::Shared, &site, &status)?;
     let threads = stopped
         .threads()
         .iter()
         .map(|&tid| {
-            from_outside(
-                &mut Site {
-                    injector: &mut *injector,
-                    tid,
-                },
-                reading,
-            )
-            .map_err(|e| e.in_thread(tid))
+            let site = &mut Site {
+                injector: &mut *injector,
+                tid,
+            };
+            let status = if tid == leader {
+                Ok(status.clone())
+            } else {
+                SignalStatus::read(pid, tid)
+            };
+            status
+                .and_then(|status| from_outside(site, status, reading))
+                .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
     fault::point(Point::CapturedOutside)?;
 
-    let dispositions = SignalDispositions::capture(&mut Site {
-        injector: &mut *injector,
-        tid: leader,
-    })?;
+    // A visit to a thread costs more than what it is asked there.
+    let asked = [AlternateStack::read(), ParentDeathSignal::read()];
+    let mut of_leader = SignalDispositions::read();
+    let dispositions = of_leader.len();
+    of_leader.extend(asked.clone());
+    let [outcomes] = exactly(injector.run_in_each([(leader, &status)], &of_leader)?)?;
+    let mut outcomes = outcomes;
+    let mut leaders = Some(outcomes.split_off(dispositions));
+    let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
     fault::point(Point::CapturedDispositions)?;
+    let others = threads.iter().filter(|thread| thread.tid != leader);
+    let others = others.map(|thread| (thread.tid, &thread.status));
+    let mut answers = injector.run_in_each(others, &asked)?.into_iter();
     let threads = threads
         .into_iter()
         .map(|thread| {
             let tid = thread.tid;
-            // In one go: a visit to a thread costs more than what it asks for there.
-            let calls = [AlternateStack::read(), ParentDeathSignal::read()];
-            let [altstack, parent_death_signal] = exactly(injector.run(tid, &calls)?)?;
-            let altstack = AlternateStack::from_outcome(&altstack).map_err(|e| e.in_thread(tid))?;
-            let parent_death_signal = ParentDeathSignal::from_outcome(&parent_death_signal)
-                .map_err(|e| e.in_thread(tid))?;
-            Ok(ThreadState {
-                ids: thread.status.ids,
-                blocked: thread.status.blocked,
-                saved_mask: thread.saved_mask,
-                altstack,
-                pending: thread.pending,
-                interrupted: thread.interrupted,
-                parent_death_signal,
-            })
+            let answers = if tid == leader {
+                leaders.take()
+            } else {
+                answers.next()
+            };
+            thread
+                .and_inside(answers.unwrap_or_default())
+                .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
     fault::point(Point::CapturedThreads)?;
@@ -225,10 +235,29 @@ struct Outside {
     interrupted: Option<InterruptedCall>,
 }
 
-fn from_outside<Owner>(site: &mut Site<'_, '_, Owner>, reading: &Reading<'_>) -> Result<Outside> {
-    let status = SignalStatus::read(site.pid(), site.tid)?;
+impl Outside {
+    /// With what the thread itself has answered.
+    fn and_inside(self, answers: Vec<Outcome>) -> Result<ThreadState> {
+        let [altstack, parent_death_signal] = exactly(answers)?;
+        Ok(ThreadState {
+            ids: self.status.ids,
+            blocked: self.status.blocked,
+            saved_mask: self.saved_mask,
+            altstack: AlternateStack::from_outcome(&altstack)?,
+            pending: self.pending,
+            interrupted: self.interrupted,
+            parent_death_signal: ParentDeathSignal::from_outcome(&parent_death_signal)?,
+        })
+    }
+}
+
+fn from_outside<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    status: SignalStatus,
+    reading: &Reading<'_>,
+) -> Result<Outside> {
     let mask = SignalMask::capture(site)?;
-    let pending = reading.read(Queue::Private, site)?;
+    let pending = reading.read(Queue::Private, site, &status)?;
     let interrupted = InterruptedSystemCall::capture(site)?;
     Ok(Outside {
         tid: site.tid,

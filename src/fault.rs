@@ -76,6 +76,12 @@ points! {
     CallLeft = 24,
     /// Injection: a call that waits has been begun anew and interrupted.
     CallInterrupted = 25,
+    /// Injection: the thread stands before the two calls of a glance.
+    GlanceReady = 26,
+    /// Injection: it has made them, and scratch memory has come and gone.
+    GlanceDone = 27,
+    /// Injection: a thread of several has its registers back and is on its way to its trap, and the next one's turn has come.
+    NextThread = 28,
 
     /// Capture: nothing has been injected so far.
     CapturedOutside = 30,

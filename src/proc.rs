@@ -1,5 +1,6 @@
 //! What `/proc` says about a task, read once per thread.
 
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -15,6 +16,9 @@ use crate::error::{Cause, Error, Result};
 
 /// In the flags of a task: it was made by the kernel (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// What `/proc/PID/status` takes, and some more.
+const STATUS_SIZE: usize = 4096;
 
 /// The signal lines of `/proc/PID/task/TID/status` (proc_pid_status(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,24 +48,47 @@ pub struct SignalStatus {
 impl SignalStatus {
     /// Reads it for one thread of `pid`.
     pub fn read(pid: Pid, tid: Tid) -> Result<SignalStatus> {
-        let status = status(pid, tid)?;
-        let ids = status.nspid.and_then(NsIds::new).ok_or_else(|| {
-            Error::new(
-                "read status",
-                Cause::Unsupported("the kernel gives no NSpid line".into()),
-            )
-        })?;
-        Ok(SignalStatus {
+        let text = status_text(pid, tid)?;
+        let operation = "read status";
+        if !text.contains("\nNSpid:") {
+            let why = Cause::Unsupported("the kernel gives no NSpid line".into());
+            return Err(Error::new(operation, why));
+        }
+        SignalStatus::parse(&text).ok_or_else(|| {
+            Error::new(operation, Cause::Proc(format!("not understood: {text:?}"))).in_thread(tid)
+        })
+    }
+
+    /// Takes out of some 60 lines what is asked for here. [`Status`] makes a text and a number of each, which takes
+    /// several times as long as the kernel does, and all threads of the process stand still meanwhile.
+    fn parse(text: &str) -> Option<SignalStatus> {
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name, value.trim()));
+        // They come in this order (fs/proc/array.c, proc_pid_status).
+        let mut value = |name| lines.find(|line| line.0 == name).map(|line| line.1);
+        let comm = value("Name")?.to_owned();
+        let state = value("State")?;
+        let ids = value("NSpid")?.split_ascii_whitespace();
+        let ids = NsIds::new(ids.map(|id| id.parse().ok()).collect::<Option<_>>()?)?;
+        let has_memory = text.contains("\nVmSize:");
+        let queued = value("SigQ")?.split_once('/')?.0.parse().ok()?;
+        let mut set = |name| {
+            let bits = u64::from_str_radix(value(name)?, 16).ok()?;
+            Some(SigSet::from_bits(bits))
+        };
+        Some(SignalStatus {
             ids,
-            comm: status.name,
-            has_memory: status.vmsize.is_some(),
-            dead: matches!(status.state.as_bytes().first(), Some(b'Z' | b'X' | b'x')),
-            pending: SigSet::from_bits(status.sigpnd),
-            shared_pending: SigSet::from_bits(status.shdpnd),
-            blocked: SigSet::from_bits(status.sigblk),
-            ignored: SigSet::from_bits(status.sigign),
-            caught: SigSet::from_bits(status.sigcgt),
-            queued: status.sigq.0,
+            comm,
+            has_memory,
+            dead: state.starts_with(['Z', 'X', 'x']),
+            queued,
+            pending: set("SigPnd")?,
+            shared_pending: set("ShdPnd")?,
+            blocked: set("SigBlk")?,
+            ignored: set("SigIgn")?,
+            caught: set("SigCgt")?,
         })
     }
 
@@ -71,7 +98,8 @@ impl SignalStatus {
     /// RLIMIT_SIGPENDING leaves no room, while a legacy one is at least pending without a siginfo
     /// (`__send_signal_locked`).
     ///
-    /// Nor may it be one of `reserved`.
+    /// Nor may it be one of `reserved`. If there is one that the thread does not block, it is such a one: the same signal
+    /// from somebody else is then ignored at any time, while a blocked one would have stayed pending.
     pub fn harmless_signal(&self, reserved: SigSet) -> Option<SigNo> {
         let default_ignored: SigSet = [SigNo::URG, SigNo::WINCH].into_iter().collect();
         let harmless = default_ignored.difference(self.caught).union(self.ignored);
@@ -79,13 +107,13 @@ impl SignalStatus {
             .filter(|signo| signo.is_stop() || signo.is_realtime())
             .chain([SigNo::CHLD, SigNo::CONT, SigNo::KILL])
             .collect();
-        harmless
+        let fit = harmless
             .difference(unfit)
             .difference(self.pending)
             .difference(self.shared_pending)
-            .difference(reserved)
-            .iter()
-            .last()
+            .difference(reserved);
+        let best = fit.difference(self.blocked);
+        best.iter().last().or_else(|| fit.iter().last())
     }
 
     /// The stop signals that are pending and that this thread would act upon if it was let go.
@@ -460,8 +488,19 @@ pub fn is_filtered() -> Result<bool> {
 }
 
 fn status(pid: Pid, tid: Tid) -> Result<Status> {
-    Status::from_file(task_file(pid, tid, "status"))
+    Status::from_read(status_text(pid, tid)?.as_bytes())
         .map_err(|e| Error::proc("read status", &e).in_thread(tid))
+}
+
+/// The whole file. A name that is not UTF-8 (prctl(2), PR_SET_NAME takes any bytes) does not keep anybody from the rest.
+fn status_text(pid: Pid, tid: Tid) -> Result<String> {
+    let mut bytes = Vec::with_capacity(STATUS_SIZE);
+    File::open(task_file(pid, tid, "status"))
+        // Without the bound the file would be asked for its size first, which is not known.
+        .and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes))
+        .map_err(|e| of_task("read status", &e).in_thread(tid))?;
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 fn own_status() -> Result<Status> {
@@ -494,7 +533,7 @@ pub fn is_32_bit(pid: Pid) -> bool {
     const EI_CLASS: usize = 4;
     const ELFCLASS32: u8 = 1;
     let mut ident = [0; EI_CLASS + 1];
-    std::fs::File::open(format!("/proc/{pid}/exe"))
+    File::open(format!("/proc/{pid}/exe"))
         .and_then(|mut file| file.read_exact(&mut ident))
         .is_ok_and(|()| ident[EI_CLASS] == ELFCLASS32)
 }
@@ -586,6 +625,86 @@ fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STATUS: &str = "Name:\ta:b c\nUmask:\t0022\nState:\tt (tracing stop)\nTgid:\t41\nNgid:\t0\nPid:\t43\nPPid:\t2\n\
+        TracerPid:\t7\nNStgid:\t41\t1\nNSpid:\t43\t3\nNSpgid:\t41\t1\nVmPeak:\t    2000 kB\nVmSize:\t    1000 kB\nThreads:\t2\n\
+        SigQ:\t5/127000\nSigPnd:\t0000000000000001\nShdPnd:\t8000000000000000\nSigBlk:\t0000000000400004\n\
+        SigIgn:\t0000000000001000\nSigCgt:\t0000000180000000\nCapInh:\t0000000000000000\n";
+
+    #[test]
+    fn status_is_read() {
+        let set = |numbers: &[i32]| -> SigSet {
+            numbers.iter().copied().filter_map(SigNo::new).collect()
+        };
+        let expected = SignalStatus {
+            ids: NsIds::new(vec![43, 3]).unwrap(),
+            comm: "a:b c".to_owned(),
+            dead: false,
+            has_memory: true,
+            pending: set(&[1]),
+            shared_pending: set(&[64]),
+            blocked: set(&[3, 23]),
+            ignored: set(&[13]),
+            caught: set(&[32, 33]),
+            queued: 5,
+        };
+        assert_eq!(SignalStatus::parse(STATUS), Some(expected));
+        let without = SignalStatus::parse(&STATUS.replace("VmSize:", "Vm:")).unwrap();
+        assert!(!without.has_memory);
+        assert!(
+            SignalStatus::parse(&STATUS.replace("t (tra", "Z (zom"))
+                .unwrap()
+                .dead
+        );
+        for line in [
+            "Name", "State", "NSpid", "SigQ", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt",
+        ] {
+            let without = STATUS.replace(&format!("{line}:"), "Other:");
+            assert_eq!(SignalStatus::parse(&without), None, "{line}");
+        }
+    }
+
+    /// procfs reads the same, but for the name.
+    #[test]
+    fn status_of_this_very_thread() {
+        let this = Tid(nix::unistd::gettid().as_raw());
+        let pid = Pid(nix::unistd::getpid().as_raw());
+        let ours = SignalStatus::read(pid, this).unwrap();
+        let theirs = status(pid, this).unwrap();
+        assert_eq!(ours.ids.outermost(), this.0);
+        // There a name ends at a colon, and this one has some.
+        let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert_eq!(ours.comm, comm.trim_end());
+        assert_eq!(ours.blocked.bits(), theirs.sigblk);
+        assert_eq!(ours.ignored.bits(), theirs.sigign);
+        assert_eq!(ours.caught.bits(), theirs.sigcgt);
+        assert!(ours.has_memory && !ours.dead);
+    }
+
+    /// Of two signals that would do, the one that is not blocked.
+    #[test]
+    fn what_the_marker_may_be() {
+        let of = |blocked: &str, pending: &str| {
+            let text = STATUS
+                .replace("0000000000400004", blocked)
+                .replace("SigPnd:\t0000000000000001", pending);
+            SignalStatus::parse(&text)
+                .unwrap()
+                .harmless_signal(SigSet::EMPTY)
+        };
+        let none = "SigPnd:\t0000000000000000";
+        assert_eq!(of("0000000000000000", none), Some(SigNo::WINCH));
+        assert_eq!(
+            of("0000000008000000", none),
+            Some(SigNo::URG),
+            "WINCH is blocked"
+        );
+        assert_eq!(of("ffffffffffffffff", none), Some(SigNo::WINCH));
+        assert_eq!(
+            of("ffffffffffffffff", "SigPnd:\t0000000008000000"),
+            Some(SigNo::URG)
+        );
+    }
 
     #[test]
     fn timers_are_read() {

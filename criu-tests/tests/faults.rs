@@ -176,6 +176,9 @@ fn drive(point: Point) -> &'static [(During, u32)] {
         | Point::MaskBack
         | Point::RegistersBack
         | Point::LetGo => &[(Dump, 1), (Dump, LATER), (StrictRestore, LATER), (Show, 1)],
+        Point::GlanceReady | Point::GlanceDone | Point::NextThread => {
+            &[(Dump, 1), (Dump, LATER), (StrictRestore, 1), (Show, 1)]
+        }
         Point::StubCleared => &[(Dump, 1), (StrictRestore, 1), (Show, 1)],
         Point::CallEntered | Point::CallLeft => &[(UnmarkedDump, 1), (UnmarkedDump, LATER)],
         Point::CallInterrupted => &[(StrictRestore, 1), (SleepingDump, 1), (Sleeping32Dump, 1)],

@@ -43,7 +43,9 @@ pub const SYS32_FUTEX_TIME64: u32 = 422;
 /// How much scratch memory is mapped for a visit, in bytes, unless more is asked for. The more, the fewer stops a deep
 /// queue costs, each of which waits for two tasks to be scheduled; and less than a huge page, or the first touch would
 /// have one cleared.
-pub const SCRATCH_LEN: usize = 1024 * 1024;
+pub const SCRATCH_LEN: u32 = 1024 * 1024;
+/// How much the two calls of a glance may write.
+pub const GLANCE_OUTPUTS: [usize; 2] = [24, 8];
 /// In r15 where there is none: an address that munmap refuses.
 const NO_SCRATCH: u64 = u64::MAX;
 
@@ -185,6 +187,26 @@ impl Registers {
         r.0.r12 = start;
         r.0.r13 = end;
         r
+    }
+
+    /// These registers, changed so that the thread maps scratch memory by the mmap(2) with `args`, at `entry`, and then
+    /// makes `calls`: number and first argument; the second is the memory's address.
+    #[must_use]
+    pub fn for_glance(&self, entry: u64, args: [u64; 6], calls: [(u32, u32); 2]) -> Registers {
+        let mut r = self.for_syscall(entry, libc::SYS_mmap, args);
+        [r.0.rbx, r.0.rbp, r.0.r12, r.0.r13] =
+            [calls[0].0, calls[0].1, calls[1].0, calls[1].1].map(u64::from);
+        r
+    }
+
+    /// What the two calls of a glance have returned and written. Only where both have returned no error there was memory
+    /// for them.
+    pub fn glanced(&self) -> [(i64, Vec<u8>); 2] {
+        let r = &self.0;
+        let first = [r.r8, r.r9, r.r10].map(u64::to_le_bytes).concat();
+        let second = r.r12.to_le_bytes().to_vec();
+        let [one, two] = [r.rbx, r.rbp].map(|result| i64::from(low_half(result).cast_signed()));
+        [(one, first), (two, second)]
     }
 
     fn at(&self, entry: u64) -> Registers {
@@ -414,11 +436,14 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
 // pointer, and its data is read only by it: the tracer writes code and data together into a place that the
 // program can execute but need not be able to write (`tracee::cave`).
 //
-// Four entries, the first two of them in two forms:
+// Five entries, the first two of them in two forms:
 //   map     one system call that maps the scratch memory, whose address is in r15 from then on
 //   single  one system call
 //   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
 //   unmap   takes away the scratch memory
+//   glance  all of that for two calls that write a little each, without a stop in between: it maps the scratch memory,
+//           calls ebx(ebp, memory) and r12d(r13d, memory), leaves what both have returned in ebx and ebp, and what they
+//           have written in r8 to r10 and in r12, and takes the memory away
 //
 // The second form, and a row of the table whose number has the highest bit set, make a call of the 32-bit table by
 // int 0x80. The stub itself is 64-bit code in every task, but the kernel marks a disposition with SA_IA32_ABI, and
@@ -439,12 +464,39 @@ core::arch::global_asm!(
     ".pushsection .rodata.criu_signals_stub, \"a\", @progbits",
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
-    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
+    ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
     ".globl criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
-    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap",
+    ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
     ".hidden criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
+    "criu_signals_stub_glance:",
+    "    syscall",
+    "    mov r15, rax",
+    "    xchg rsi, rax",
+    "    mov edi, ebp",
+    "    mov eax, ebx",
+    "    syscall",
+    "    xchg ebx, eax",
+    // Without memory it has given EFAULT.
+    "    test ebx, ebx",
+    "    js 6f",
+    "    mov r8, [rsi]",
+    "    mov r9, [rsi + 8]",
+    "    mov r10, [rsi + 16]",
+    "    mov edi, r13d",
+    "    mov eax, r12d",
+    "    syscall",
+    "    xchg ebp, eax",
+    "    mov r12, [rsi]",
+    "criu_signals_stub_unmap:",
+    "6:",
+    "    mov rdi, r15",
+    "    mov esi, [rip + criu_signals_stub_data + {scratch_len}]",
+    "    mov eax, {munmap}",
+    "    syscall",
+    "    or r15, -1", // not twice: by then it could be somebody else's
+    "    jmp 4f",
     "criu_signals_stub_map_compat:",
     "    int 0x80",
     "    jmp 2f",
@@ -452,13 +504,6 @@ core::arch::global_asm!(
     "    syscall",
     "2:",
     "    mov r15, rax", // an error as an address: munmap refuses it
-    "    jmp 4f",
-    "criu_signals_stub_unmap:",
-    "    mov rdi, r15",
-    "    mov esi, [rip + criu_signals_stub_data + {scratch_len}]",
-    "    mov eax, {munmap}",
-    "    syscall",
-    "    or r15, -1", // not twice: by then it could be somebody else's
     "    jmp 4f",
     "criu_signals_stub_single_compat:",
     "    int 0x80",
@@ -609,6 +654,7 @@ unsafe extern "C" {
     static criu_signals_stub_map_compat: u8;
     static criu_signals_stub_single_compat: u8;
     static criu_signals_stub_unmap: u8;
+    static criu_signals_stub_glance: u8;
     static criu_signals_stub_batch: u8;
     static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
@@ -625,10 +671,9 @@ struct StubData {
     made: u64,
     undo: u64,
     undo_end: u64,
-    /// Below 4 GiB.
-    scratch_len: u64,
     mask: u64,
-    marker: u64,
+    marker: u32,
+    scratch_len: u32,
     flags: u64,
     rbx: u64,
     rbp: u64,
@@ -688,9 +733,9 @@ impl Stub {
             made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
             undo: 0,
             undo_end: 0,
-            scratch_len: SCRATCH_LEN as u64,
             mask: mask.bits(),
-            marker: marker.map_or(0, |m| u64::from(m.get().cast_unsigned())),
+            marker: marker.map_or(0, |m| m.get().cast_unsigned()),
+            scratch_len: SCRATCH_LEN,
             flags: r.eflags,
             rbx: r.rbx,
             rbp: r.rbp,
@@ -746,9 +791,9 @@ impl Stub {
 
     /// How much scratch memory there is to be taken away, from the next mapping on, in whole pages. Returns whether that
     /// is another length than before.
-    pub fn set_scratch_len(&mut self, len: usize) -> bool {
+    pub fn set_scratch_len(&mut self, len: u32) -> bool {
         let before = self.data.scratch_len;
-        self.data.scratch_len = len as u64;
+        self.data.scratch_len = len;
         before != self.data.scratch_len
     }
 
@@ -787,6 +832,11 @@ impl Stub {
         self.base + offset_of(&raw const criu_signals_stub_through) as u64
     }
 
+    /// Where two calls are made with scratch memory that is there for no longer.
+    pub fn glance_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_glance) as u64
+    }
+
     /// Where a thread stands when the marker stops it.
     pub fn batch_end(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_batch_end) as u64
@@ -809,7 +859,7 @@ impl Stub {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = template().to_vec();
         let at = offset_of(&raw const criu_signals_stub_data);
-        // SAFETY: StubData is repr(C) of u64 only, so it has no padding and any reading of its bytes is sound.
+        // SAFETY: StubData is repr(C) of u64 and two u32 side by side, so it has no padding and any reading of its bytes is sound.
         let data = unsafe {
             core::slice::from_raw_parts(
                 (&raw const self.data).cast::<u8>(),
@@ -894,8 +944,8 @@ mod tests {
 
     #[test]
     fn stub_fits_the_smallest_vdso_tail_seen() {
-        // 623 bytes behind the 32-bit vDSO of Linux 6.18.
-        assert!(Stub::len() <= 600, "{} bytes", Stub::len());
+        // 623 bytes behind the 32-bit vDSO of Linux 6.18, of which `tracee::cave` leaves the first few alone.
+        assert!(Stub::len() <= 576, "{} bytes", Stub::len());
     }
 
     #[test]

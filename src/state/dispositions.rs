@@ -6,12 +6,14 @@
 //! whatever the flags say (sigaction_compat_abi, arch/x86/kernel/), and a 32-bit handler does not survive a 64-bit
 //! frame.
 
+use std::sync::Arc;
+
 use criu_signals_images::{Disposition, Dispositions, SigNo};
 
 use super::{Kind, Site};
 use crate::arch::SYS32_RT_SIGACTION;
 use crate::error::{Cause, Error, Result};
-use crate::tracee::Call;
+use crate::tracee::{Call, Outcome};
 
 /// What the process does on each signal.
 #[derive(Debug)]
@@ -22,37 +24,49 @@ const SIGSET_SIZE: u64 = 8;
 /// `sizeof(struct compat_sigaction)`.
 const COMPAT_SIZE: usize = 20;
 
-impl Kind for SignalDispositions {
-    const NAME: &'static str = "dispositions";
-    type State = Dispositions;
-
-    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Dispositions> {
-        let calls: Vec<Call> = SigNo::all()
+impl SignalDispositions {
+    /// The calls that read them.
+    pub(crate) fn read() -> Vec<Call> {
+        let name: Arc<str> = "rt_sigaction(read)".into();
+        SigNo::all()
             .map(|signo| {
-                Call::new(
-                    libc::SYS_rt_sigaction,
-                    format!("rt_sigaction({signo}, read)"),
-                )
-                .value(u64::from(signo.get().cast_unsigned()))
-                .value(0)
-                .output(Disposition::KERNEL_SIZE)
-                .value(SIGSET_SIZE)
+                Call::new(libc::SYS_rt_sigaction, name.clone())
+                    .value(u64::from(signo.get().cast_unsigned()))
+                    .value(0)
+                    .output(Disposition::KERNEL_SIZE)
+                    .value(SIGSET_SIZE)
             })
-            .collect();
-        let outcomes = site.injector.run(site.tid, &calls)?;
+            .collect()
+    }
+
+    /// What those calls said.
+    pub(crate) fn from_outcomes(outcomes: &[Outcome]) -> Result<Dispositions> {
         let mut dispositions = Dispositions::default();
-        for (signo, outcome) in SigNo::all().zip(&outcomes) {
-            outcome.check()?;
+        for (signo, outcome) in SigNo::all().zip(outcomes) {
+            let operation = || format!("rt_sigaction({signo}, read)");
+            if let Some(errno) = outcome.errno() {
+                return Err(Error::os(operation(), errno));
+            }
             dispositions[signo] = outcome
                 .output
                 .as_slice()
                 .try_into()
                 .map(Disposition::from_kernel_bytes)
                 .map_err(|_| {
-                    Error::new("rt_sigaction", Cause::Unexpected("not a sigaction".into()))
+                    Error::new(operation(), Cause::Unexpected("not a sigaction".into()))
                 })?;
         }
         Ok(dispositions)
+    }
+}
+
+impl Kind for SignalDispositions {
+    const NAME: &'static str = "dispositions";
+    type State = Dispositions;
+
+    fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Dispositions> {
+        let outcomes = site.injector.run(site.tid, &Self::read())?;
+        Self::from_outcomes(&outcomes)
     }
 
     /// Sets those that differ. The kernel flushes pending signals that become ignored (do_sigaction): queues

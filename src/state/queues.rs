@@ -99,11 +99,14 @@ impl Kind for SharedQueue {
 
 impl Queue {
     fn bits<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<SigSet> {
-        let status = SignalStatus::read(site.pid(), site.tid)?;
-        Ok(match self {
+        Ok(self.bits_in(&SignalStatus::read(site.pid(), site.tid)?))
+    }
+
+    fn bits_in(self, status: &SignalStatus) -> SigSet {
+        match self {
             Queue::Private => status.pending,
             Queue::Shared => status.shared_pending,
-        })
+        }
     }
 
     /// Its bits, and at most `most` of its entries.
@@ -111,8 +114,17 @@ impl Queue {
     /// # Errors
     /// If the thread is gone.
     pub fn read<Owner>(self, site: &Site<'_, '_, Owner>, most: usize) -> Result<Pending> {
-        let bits = self.bits(site)?;
-        let queue = self.peek(site.tid, 0, most)?;
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        self.read_with(&status, site.tid, most)
+    }
+
+    /// As [`read`](Self::read), where the thread's status has been read since it was stopped.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn read_with(self, status: &SignalStatus, tid: Tid, most: usize) -> Result<Pending> {
+        let bits = self.bits_in(status);
+        let queue = self.peek(tid, 0, most)?;
         // A signal may have come between the two: a timer's, or anybody's. Its entry came with its bit.
         let mut pending = Pending { bits, queue };
         pending.bits = pending.bits.union(pending.queued());

@@ -7,7 +7,7 @@ use criu_signals_images::SigNo;
 use nix::errno::Errno;
 
 use super::memory::RemoteAddr;
-use crate::arch::{BATCH_COMPAT_BIT, BATCH_RESULT, BATCH_ROW};
+use crate::arch::{BATCH_COMPAT_BIT, BATCH_RESULT, BATCH_ROW, GLANCE_OUTPUTS};
 use crate::error::{Cause, Error, Result};
 
 /// Buffers are aligned for any kernel structure.
@@ -133,6 +133,24 @@ impl Call {
         self.nr.cast_unsigned() | u64::from(self.compat) << BATCH_COMPAT_BIT
     }
 
+    /// Number and first argument, if it has one more that is filled in, with no more than `room` bytes.
+    fn glanced(&self, room: usize) -> Option<(u32, u32)> {
+        match *self.args.as_slice() {
+            [Arg::Value(value), Arg::Output(len)] if len <= room => {
+                Some((u32::try_from(self.nr).ok()?, u32::try_from(value).ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    fn output_len(&self) -> usize {
+        let len = |arg: &Arg| match arg {
+            Arg::Output(len) => *len,
+            _ => 0,
+        };
+        self.args.iter().map(len).sum()
+    }
+
     fn size(&self) -> usize {
         self.args
             .iter()
@@ -179,6 +197,43 @@ impl Outcome {
 /// How much room these calls take together, in bytes.
 pub(super) fn room_for(calls: &[Call]) -> usize {
     calls.iter().map(Call::size).sum()
+}
+
+/// Two calls that are made without a table: each takes a small number and a pointer to a few bytes, which come back in
+/// registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance<'a>(&'a [Call; 2]);
+
+impl<'a> Glance<'a> {
+    /// If `calls` are two such.
+    pub(super) fn of(calls: &'a [Call]) -> Option<Glance<'a>> {
+        let pair: &[Call; 2] = calls.try_into().ok()?;
+        let fits = pair.iter().zip(GLANCE_OUTPUTS).all(|(call, room)| {
+            let plain = !call.compat && call.undo.is_none() && call.touches.is_none();
+            plain && call.glanced(room).is_some()
+        });
+        fits.then_some(Glance(pair))
+    }
+
+    /// Of each call the number, and the first argument.
+    pub(super) fn calls(self) -> [(u32, u32); 2] {
+        let of = |call: &Call, room| call.glanced(room).unwrap_or_default();
+        [0, 1].map(|at| of(&self.0[at], GLANCE_OUTPUTS[at]))
+    }
+
+    /// The outcomes, from what the calls have returned and written. `None` where one has failed: it may be that there was
+    /// no memory for them.
+    pub(super) fn outcomes(self, found: [(i64, Vec<u8>); 2]) -> Option<Vec<Outcome>> {
+        let outcome = |(call, (result, mut output)): (&Call, (i64, Vec<u8>))| {
+            output.truncate(call.output_len());
+            (result >= 0).then(|| Outcome {
+                name: call.name.clone(),
+                result,
+                output,
+            })
+        };
+        self.0.iter().zip(found).map(outcome).collect()
+    }
 }
 
 /// A run of calls laid out for scratch memory at one address.
@@ -394,6 +449,37 @@ mod tests {
         assert_eq!(word(layout.bytes(), 16), BASE.0 + 64);
         let e = Layout::new(&calls, RemoteAddr(1 << 32), 4096).unwrap_err();
         assert!(e.to_string().starts_with("rt_sigaction: "), "{e}");
+    }
+
+    #[test]
+    fn two_small_reads_fit_into_registers() {
+        let read = |len| Call::new(131, "first").value(0).output(len);
+        let small = Call::new(157, "second").value(2).output(4);
+        let calls = [read(24), small.clone()];
+        let glance = Glance::of(&calls).unwrap();
+        assert_eq!(glance.calls(), [(131, 0), (157, 2)]);
+        let found = |second| [(0, vec![7; 24]), (second, vec![1, 0, 0, 0, 9, 9, 9, 9])];
+        let outcomes = glance.outcomes(found(0)).unwrap();
+        assert_eq!(outcomes[0].output, vec![7; 24]);
+        assert_eq!(
+            outcomes[1].output,
+            vec![1, 0, 0, 0],
+            "as much as was asked for"
+        );
+        assert_eq!(glance.outcomes(found(-14)), None);
+        let unfit = [
+            vec![read(24)],
+            vec![read(32), small.clone()],
+            vec![small.clone(), read(24)],
+            vec![read(24).value(1), small.clone()],
+            vec![read(24), small.clone().undone_by(1, &[])],
+            vec![read(24), small.clone().changing(SigNo::TERM)],
+            vec![read(24), Call::compat(157, "second").value(2).output(4)],
+            vec![Call::new(131, "first").value(1 << 32).output(24), small],
+        ];
+        for calls in unfit {
+            assert!(Glance::of(&calls).is_none(), "{calls:?}");
+        }
     }
 
     #[test]

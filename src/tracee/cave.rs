@@ -143,19 +143,30 @@ fn stubs_in(page: &[u8]) -> impl Iterator<Item = usize> {
         .filter(|&at| page.len() - at >= Stub::len() && page[at..].starts_with(Stub::code()))
 }
 
-/// Is a thread at `ip` on its way out of a stub whose tracer has died? It then still undoes what was done.
-pub(super) fn is_in_stub(memory: &Memory, ip: u64) -> Result<bool> {
-    let start = ip - ip % PAGE;
-    let mapping = Mapping {
-        start,
-        end: start + PAGE,
-        vdso: false,
-    };
-    let Some((_, page)) = last_page(memory, &mapping)? else {
-        // It executes what nobody may read.
-        return Ok(false);
-    };
-    Ok(stubs_in(&page).any(|at| (ip - start).wrapping_sub(at as u64) < Stub::len() as u64))
+/// Is one of the threads that stand at these addresses on its way out of a stub whose tracer has died? It then still
+/// undoes what was done.
+pub(super) fn is_in_stub(memory: &Memory, mut ips: Vec<u64>) -> Result<bool> {
+    // Many threads wait at the same place.
+    ips.sort_unstable();
+    for ips in ips.chunk_by(|a, b| a / PAGE == b / PAGE) {
+        let start = ips[0] / PAGE * PAGE;
+        let mapping = Mapping {
+            start,
+            end: start + PAGE,
+            vdso: false,
+        };
+        let Some((_, page)) = last_page(memory, &mapping)? else {
+            // They execute what nobody may read.
+            continue;
+        };
+        for at in stubs_in(&page) {
+            let stub = start + at as u64..start + (at + Stub::len()) as u64;
+            if ips.iter().any(|ip| stub.contains(ip)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Where a run of zeros begins that goes on to the end of the page and takes the stub.

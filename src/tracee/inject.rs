@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
-use super::batch::{Call, Layout, Outcome, room_for};
+use super::batch::{Call, Glance, Layout, Outcome, room_for};
 use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
@@ -131,19 +131,67 @@ impl<'p, Owner> Injector<'p, Owner> {
         }
         self.visit(tid, SigSet::EMPTY, |visit| {
             while !calls.is_empty() {
-                if calls.iter().any(|call| call.touches().is_some()) {
-                    return Err(Error::new(
-                        "make system calls in pieces",
-                        Cause::Unexpected(
-                            "one of them sends a signal, or changes what one does".into(),
-                        ),
-                    ));
-                }
+                refuse_signals(&calls)?;
                 calls = next(visit.run(&calls)?)?;
             }
             Ok(())
         })
         .map_err(|e| e.in_thread(tid))
+    }
+
+    /// Makes the same `calls` inside each of `threads`, as [`run`](Self::run) does inside one. While a thread goes back into
+    /// its stop it is the next one's turn; all have done so when this returns. `threads` come with what their status
+    /// was since the process has been stopped.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run), of the first thread. None of the calls may be one that sends a signal or changes what
+    /// one does.
+    pub fn run_in_each<'s>(
+        &mut self,
+        threads: impl IntoIterator<Item = (Tid, &'s SignalStatus)>,
+        calls: &[Call],
+    ) -> Result<Vec<Vec<Outcome>>> {
+        refuse_signals(calls)?;
+        let mut on_their_way = Vec::new();
+        let mut first = Ok(());
+        let mut outcomes = Vec::new();
+        for (tid, status) in threads {
+            match self.run_and_leave(tid, status, calls, &mut on_their_way) {
+                Ok(done) => outcomes.push(done),
+                Err(e) => {
+                    first = Err(e.in_thread(tid));
+                    break;
+                }
+            }
+        }
+        for tid in on_their_way {
+            first = first.and(await_trap(tid).map_err(|e| e.in_thread(tid)));
+        }
+        first.map(|()| outcomes)
+    }
+
+    fn run_and_leave(
+        &mut self,
+        tid: Tid,
+        status: &SignalStatus,
+        calls: &[Call],
+        on_their_way: &mut Vec<Tid>,
+    ) -> Result<Vec<Outcome>> {
+        let marker = match status.harmless_signal(self.reserved) {
+            // One that comes from elsewhere by now makes no difference either: it is neither blocked nor acted upon.
+            Some(marker) if !status.blocked.contains(marker) => Some(marker),
+            _ => SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved),
+        };
+        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
+        let done = visit.run(calls);
+        let left = visit.leave();
+        if left.on_its_way {
+            on_their_way.push(tid);
+        }
+        let done = done?;
+        left.done?;
+        fault::point(Point::NextThread)?;
+        Ok(done)
     }
 
     /// Goes to thread `tid`, does `work` there and comes back. `touched` are the signals that are sent meanwhile, or
@@ -205,6 +253,17 @@ impl<'p, Owner> Injector<'p, Owner> {
     }
 }
 
+/// The marker is chosen before it is known which signals such calls touch.
+fn refuse_signals(calls: &[Call]) -> Result<()> {
+    if calls.iter().any(|call| call.touches().is_some()) {
+        return Err(Error::new(
+            "make system calls",
+            Cause::Unexpected("one of them sends a signal, or changes what one does".into()),
+        ));
+    }
+    Ok(())
+}
+
 impl<Owner> Drop for Injector<'_, Owner> {
     fn drop(&mut self) {
         if !self.finished
@@ -242,6 +301,13 @@ struct Visit<'i> {
     /// How much of it there is.
     scratch_len: usize,
     ended: bool,
+}
+
+/// How a thread was left.
+struct Left {
+    done: Result<()>,
+    /// It is to trap once more, and [`await_trap`] waits for that.
+    on_its_way: bool,
 }
 
 /// A restartable sequence that the thread is in: `struct rseq`'s `rseq_cs`, which the kernel clears as soon as
@@ -284,7 +350,7 @@ impl<'i> Visit<'i> {
             stub,
             marker,
             scratch: None,
-            scratch_len: SCRATCH_LEN,
+            scratch_len: SCRATCH_LEN as usize,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -317,17 +383,29 @@ impl<'i> Visit<'i> {
     }
 
     fn put_back(&mut self) -> Result<()> {
+        let left = self.leave();
+        let trapped = if left.on_its_way {
+            await_trap(self.tid)
+        } else {
+            Ok(())
+        };
+        left.done.and(trapped)
+    }
+
+    /// Steps 5 and 6, but the trap is still to be waited for. The thread has no more to do with the stub.
+    fn leave(&mut self) -> Left {
         self.ended = true;
         if !self.is_stopped() {
             return self.abandon();
         }
         let unmapped = self.unmap_scratch();
-        if unmapped.is_err() && !self.is_stopped() {
-            self.abandon()?;
+        let mut left = if unmapped.is_err() && !self.is_stopped() {
+            self.abandon()
         } else {
-            self.leave()?;
-        }
-        unmapped
+            self.go_back()
+        };
+        left.done = left.done.and(unmapped);
+        left
     }
 
     /// Only one that has died, or that a freezer holds, is not.
@@ -341,39 +419,19 @@ impl<'i> Visit<'i> {
     /// The thread is somewhere in the stub, and a freezer holds it. It can be stopped there, if that is of cgroup v2, and so
     /// be detached; but it can't be made to do anything. So it is left as a dead tracer leaves it: when it is thawed it goes
     /// through with what was begun, or undoes it, and goes on in the program.
-    fn abandon(&mut self) -> Result<()> {
+    fn abandon(&mut self) -> Left {
         self.cave.leave();
-        ptrace::interrupt(self.tid)?;
         let deadline = Instant::now() + FREEZER;
-        match ptrace::wait_stop(self.tid, Some(deadline)) {
-            Ok(_) => Ok(()),
-            // It is detached when this tracer ends.
-            Err(e) => Err(e),
+        // One that is not stopped is detached when this tracer ends.
+        let stopped = ptrace::interrupt(self.tid)
+            .and_then(|()| ptrace::wait_stop(self.tid, Some(deadline)).map(drop));
+        Left {
+            done: stopped,
+            on_its_way: false,
         }
     }
 
-    /// Waits for a stop of the thread, which comes in no time unless a freezer holds it.
-    fn wait_stop(&self) -> Result<Stop> {
-        let begun = Instant::now();
-        loop {
-            let deadline = Instant::now() + FREEZER;
-            match ptrace::wait_stop(self.tid, Some(deadline)) {
-                Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
-                    if proc::is_held(Pid(self.tid.0)) {
-                        let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
-                                    undone, when it is thawed)";
-                        return Err(Error::os(what, Errno::ETIMEDOUT));
-                    }
-                    if begun.elapsed() >= PATIENCE {
-                        return Err(e);
-                    }
-                }
-                other => return other,
-            }
-        }
-    }
-
-    fn leave(&mut self) -> Result<()> {
+    fn go_back(&self) -> Left {
         // What fails does not keep the rest from being put back.
         let mut first = Ok(());
         let mut note = |done: Result<()>| {
@@ -388,31 +446,24 @@ impl<'i> Visit<'i> {
         note(fault::point(Point::MaskBack));
         note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
         note(fault::point(Point::RegistersBack));
-        note(self.trap());
-        first
-    }
-
-    fn trap(&self) -> Result<()> {
-        ptrace::interrupt(self.tid)?;
-        ptrace::resume(self.tid, Resume::Run, 0)?;
-        let passed = fault::point(Point::LetGo);
-        loop {
-            match self.wait_stop()? {
-                Stop::Event(_) => return passed,
-                // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
-                Stop::Signal(signal) => ptrace::resume(self.tid, Resume::Run, signal)?,
-                Stop::Syscall | Stop::OtherEvent(_) => {
-                    return Err(Error::new(
-                        "leave the stub",
-                        Cause::Unexpected("the thread ran on".into()),
-                    ));
-                }
-            }
+        let resumed =
+            ptrace::interrupt(self.tid).and_then(|()| ptrace::resume(self.tid, Resume::Run, 0));
+        let on_its_way = resumed.is_ok();
+        note(resumed);
+        if on_its_way {
+            note(fault::point(Point::LetGo));
+        }
+        Left {
+            done: first,
+            on_its_way,
         }
     }
 
     /// Makes `calls`, in as many rounds as the room for them asks for.
     fn run(&mut self, calls: &[Call]) -> Result<Vec<Outcome>> {
+        if let Some(outcomes) = self.glance(calls)? {
+            return Ok(outcomes);
+        }
         self.map_scratch()?;
         let mut outcomes = Vec::with_capacity(calls.len());
         let mut rest = calls;
@@ -438,12 +489,14 @@ impl<'i> Visit<'i> {
 
     /// Makes `calls` in one round: nothing has been mapped in this visit.
     fn run_whole(&mut self, calls: &[Call]) -> Result<Vec<Outcome>> {
-        let len = room_for(calls).next_multiple_of(PAGE).max(SCRATCH_LEN);
-        if u32::try_from(len).is_err() {
+        let len = room_for(calls)
+            .next_multiple_of(PAGE)
+            .max(SCRATCH_LEN as usize);
+        let Ok(mapped) = u32::try_from(len) else {
             return Err(no_room(calls, len, Errno::E2BIG));
-        }
+        };
         self.scratch_len = len;
-        if self.stub.set_scratch_len(len) {
+        if self.stub.set_scratch_len(mapped) {
             self.cave.write(self.memory, &self.stub)?;
         }
         if let Some(errno) = self.map_scratch()? {
@@ -458,16 +511,7 @@ impl<'i> Visit<'i> {
         if self.scratch.is_some() {
             return Ok(None);
         }
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let args = [
-            0,
-            self.scratch_len as u64,
-            number(prot),
-            number(flags),
-            u64::MAX,
-            0,
-        ];
+        let args = self.scratch_args();
         // A 32-bit task asks as its own code would, so that the memory is where its addresses reach: CRIU restores
         // one from a 64-bit process, to which a 64-bit mmap gives memory above 4 GiB.
         let registers = if self.saved.is_compat() {
@@ -491,6 +535,38 @@ impl<'i> Visit<'i> {
         ended?;
         fault::point(Point::ScratchMapped)?;
         Ok(None)
+    }
+
+    /// The arguments of mmap(2) for it.
+    fn scratch_args(&self) -> [u64; 6] {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        [
+            0,
+            self.scratch_len as u64,
+            number(prot),
+            number(flags),
+            u64::MAX,
+            0,
+        ]
+    }
+
+    /// Two small calls, in one stop: the rest of a visit has more of them than one thread of many is worth. `None` where
+    /// that can't be, or has not worked.
+    fn glance(&mut self, calls: &[Call]) -> Result<Option<Vec<Outcome>>> {
+        let Some(glance) = Glance::of(calls) else {
+            return Ok(None);
+        };
+        if self.scratch.is_some() || self.saved.is_compat() {
+            return Ok(None);
+        }
+        let (entry, args) = (self.stub.glance_entry(), self.scratch_args());
+        let registers = self.saved.for_glance(entry, args, glance.calls());
+        ptrace::set_registers(self.tid, &registers)?;
+        fault::point(Point::GlanceReady)?;
+        let found = self.run_to_end()?.glanced();
+        fault::point(Point::GlanceDone)?;
+        Ok(glance.outcomes(found))
     }
 
     fn unmap_scratch(&mut self) -> Result<()> {
@@ -580,7 +656,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
-            deliver = match self.wait_stop()? {
+            deliver = match wait_stop(self.tid)? {
                 Stop::Signal(signal) if signal == marker.get() => {
                     let now = ptrace::registers(self.tid)?;
                     if now.ip() == self.stub.batch_end() {
@@ -646,7 +722,7 @@ impl<'i> Visit<'i> {
     ) -> Result<i64> {
         self.map_scratch()?;
         let (at, room) = match self.scratch {
-            Some(at) => (at, SCRATCH_LEN),
+            Some(at) => (at, self.scratch_len),
             None => (self.stack_room(), BORROWED),
         };
         let (layout, _) = Layout::new(std::slice::from_ref(call), at, room)?;
@@ -680,7 +756,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::ToSyscall, deliver)?;
-            deliver = match self.wait_stop()? {
+            deliver = match wait_stop(self.tid)? {
                 Stop::Syscall => return Ok(()),
                 Stop::Signal(signal) => signal,
                 Stop::Event(_) | Stop::OtherEvent(_) => 0,
@@ -696,6 +772,44 @@ impl Drop for Visit<'_> {
             && !e.is_died()
         {
             log::error!("tid {}: putting back registers and mask: {e}", self.tid);
+        }
+    }
+}
+
+/// Waits for a stop of the thread, which comes in no time unless a freezer holds it.
+fn wait_stop(tid: Tid) -> Result<Stop> {
+    let begun = Instant::now();
+    loop {
+        let deadline = Instant::now() + FREEZER;
+        match ptrace::wait_stop(tid, Some(deadline)) {
+            Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
+                if proc::is_held(Pid(tid.0)) {
+                    let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
+                                undone, when it is thawed)";
+                    return Err(Error::os(what, Errno::ETIMEDOUT));
+                }
+                if begun.elapsed() >= PATIENCE {
+                    return Err(e);
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Waits for the trap that a thread was let go for.
+fn await_trap(tid: Tid) -> Result<()> {
+    loop {
+        match wait_stop(tid)? {
+            Stop::Event(_) => return Ok(()),
+            // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
+            Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal)?,
+            Stop::Syscall | Stop::OtherEvent(_) => {
+                return Err(Error::new(
+                    "leave the stub",
+                    Cause::Unexpected("the thread ran on".into()),
+                ));
+            }
         }
     }
 }

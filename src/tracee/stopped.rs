@@ -124,12 +124,9 @@ impl StoppedProcess<ByUs> {
 
     fn is_being_put_back(&self) -> Result<bool> {
         let memory = Memory::open(self.pid)?;
-        for &tid in &self.threads {
-            if cave::is_in_stub(&memory, ptrace::registers(tid)?.ip())? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let threads = self.threads.iter();
+        let ips = threads.map(|&tid| Ok(ptrace::registers(tid)?.ip()));
+        cave::is_in_stub(&memory, ips.collect::<Result<_>>()?)
     }
 
     /// Lets all threads go on as they were found.

@@ -92,8 +92,9 @@ curve: root build ## measures what deep queues cost, alone and with the plugin, 
 	  $(or $(ARGS),--markdown docs/deep-queues.md --svg docs/deep-queues.svg)
 
 bench: PROFILE := release
-bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too (release build)
+bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too, and how long live processes stand still
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers
 
 zdtm: source root build ## runs CRIU's own test suite without and with the plugin, and compares (CRIU_SRC=dir TESTS="sig*")

@@ -1,0 +1,264 @@
+//! `make bench`: how long live processes stand still for `criu-signals`, and how long the command takes, beside gdb and
+//! CRIU for the same processes.
+//!
+//! All take turns, so that whatever else the machine does falls on each of them. Medians are shown.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use comfy_table::{Table, presets};
+use criu_tests::config;
+use criu_tests::criu::Criu;
+use criu_tests::ns;
+use criu_tests::procfs;
+use criu_tests::rundir::RunDir;
+use criu_tests::sample::{median, millis};
+use criu_tests::skip;
+use criu_tests::victim::Victim;
+
+const THREADS: [usize; 3] = [1, 64, 1024];
+const PROCESSES: usize = 500;
+const DEFAULT_ROUNDS: usize = 15;
+const LIMIT: Duration = Duration::from_secs(1800);
+
+fn main() -> ExitCode {
+    ns::main("bench-live", outside, inside)
+}
+
+fn outside() -> Result<()> {
+    let rounds: usize = match std::env::args().nth(1) {
+        Some(text) => text.parse().context("the number of rounds")?,
+        None => DEFAULT_ROUNDS,
+    };
+    let dir = RunDir::create(&config::target_dir().join("bench-live"))?;
+    let folder = dir.path().to_string_lossy();
+    let ran = ns::run_and_print(&[&folder, &rounds.to_string()], &dir, LIMIT);
+    // All processes in them have ended with the namespace.
+    for v2 in [true, false] {
+        if let Some(group) = group(v2, &dir)?
+            && group.exists()
+        {
+            fs::remove_dir(&group).with_context(|| group.display().to_string())?;
+        }
+    }
+    ran?;
+    dir.remove()
+}
+
+fn inside() -> Result<()> {
+    let mut args = std::env::args_os().skip(1);
+    let path = args.next().context("no folder")?;
+    let rounds: usize = args
+        .next()
+        .and_then(|text| text.to_str()?.parse().ok())
+        .context("no number of rounds")?;
+    let dir = RunDir::open(path.as_ref());
+    let ours = config::command()?;
+    let criu = Criu::new(&config::criu()?, &dir.no_plugins()).arg("--display-stats");
+    let gdb = gdb_version();
+
+    println!("Live processes: medians of {rounds} runs each, in turns; no process ends by it");
+    println!(
+        "criu {}: dump --leave-running, without a plugin",
+        criu.version()?
+    );
+    match &gdb {
+        Some(version) => println!("{version}: info signals; thread apply all p $_siginfo"),
+        None => println!("gdb is not installed (apt-get install gdb): its column is empty"),
+    }
+    let mut threads = Table::new();
+    threads
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header([
+            "threads",
+            "show --json",
+            "dump",
+            "stopped",
+            "per thread",
+            "gdb",
+            "CRIU",
+            "frozen by CRIU",
+        ]);
+    for count in THREADS {
+        let run = RunDir::create(&dir.file("threads"))?;
+        let victim = crowd(1, count, &run)?;
+        let pid = victim.pid().to_string();
+        let (mut show, mut by_gdb) = (Vec::new(), Vec::new());
+        let (mut dump, mut crius) = (Held::default(), Held::default());
+        for _ in 0..rounds {
+            show.push(timed(&ours, &["show", "--json", &pid])?.0);
+            dump.add(our_dump(&ours, &["-t", &pid], &run)?);
+            if gdb.is_some() {
+                by_gdb.push(timed(Path::new("gdb"), &gdb_args(&pid))?.0);
+            }
+            crius.add(criu_dump(&criu, victim.pid(), &run)?);
+        }
+        let stopped = median(&mut dump.held);
+        threads.add_row([
+            count.to_string(),
+            ms(median(&mut show)),
+            ms(median(&mut dump.took)),
+            ms(stopped),
+            each(stopped, count),
+            if gdb.is_some() {
+                ms(median(&mut by_gdb))
+            } else {
+                String::new()
+            },
+            ms(median(&mut crius.took)),
+            ms(median(&mut crius.held)),
+        ]);
+        victim.end();
+    }
+    println!("{threads}");
+
+    let mut processes = Table::new();
+    processes
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header([
+            "processes",
+            "freezer",
+            "dump --cgroup",
+            "stopped",
+            "per process",
+            "CRIU",
+            "frozen by CRIU",
+        ]);
+    for v2 in [true, false] {
+        let freezer = if v2 { "cgroup v2" } else { "cgroup v1" };
+        let Some(group) = group(v2, &dir)? else {
+            println!("{freezer}: left out, no freezer of it is mounted");
+            continue;
+        };
+        let run = RunDir::create(&dir.file("processes"))?;
+        let victim = crowd(PROCESSES, 1, &run)?;
+        fs::create_dir(&group).with_context(|| group.display().to_string())?;
+        for pid in procfs::tree(victim.pid())? {
+            fs::write(group.join("cgroup.procs"), pid.to_string()).context("cgroup.procs")?;
+        }
+        let folder = group.to_str().context("a name that is not UTF-8")?;
+        let (mut dump, mut crius) = (Held::default(), Held::default());
+        for _ in 0..rounds {
+            dump.add(our_dump(&ours, &["--cgroup", folder], &run)?);
+            crius.add(criu_dump(&criu, victim.pid(), &run)?);
+        }
+        let stopped = median(&mut dump.held);
+        processes.add_row([
+            PROCESSES.to_string(),
+            freezer.to_owned(),
+            ms(median(&mut dump.took)),
+            ms(stopped),
+            each(stopped, PROCESSES),
+            ms(median(&mut crius.took)),
+            ms(median(&mut crius.held)),
+        ]);
+        victim.end();
+    }
+    println!("{processes}");
+    Ok(())
+}
+
+/// How long a dump took, and how long the processes were held.
+#[derive(Default)]
+struct Held {
+    took: Vec<Duration>,
+    held: Vec<Duration>,
+}
+
+impl Held {
+    fn add(&mut self, (took, held): (Duration, Duration)) {
+        self.took.push(took);
+        self.held.push(held);
+    }
+}
+
+/// So many processes with so many threads each, parent and children.
+fn crowd(processes: usize, threads: usize, run: &RunDir) -> Result<Victim> {
+    let arg = format!("{processes},{threads}");
+    Victim::start(&config::victim("crowd", false), Some(&arg), run, false)
+}
+
+/// The cgroup that is made for the bench whose folder is `dir`. `None` where there is no such freezer.
+fn group(v2: bool, dir: &RunDir) -> Result<Option<PathBuf>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let unique = fs::metadata(dir.path())?.ino();
+    let name = format!("criu-signals-bench-{unique}");
+    Ok(skip::freezer(v2).map(|mounted| mounted.join(name)))
+}
+
+/// Runs a command that must succeed: how long it took, and what it printed.
+fn timed(program: &Path, args: &[&str]) -> Result<(Duration, String)> {
+    let mut command = Command::new(program);
+    // gdb asks servers for symbols.
+    command
+        .args(args)
+        .env_remove("DEBUGINFOD_URLS")
+        .stdin(Stdio::null());
+    let begun = Instant::now();
+    let out = command.output().with_context(|| format!("{command:?}"))?;
+    let took = begun.elapsed();
+    let errors = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.success(),
+        "{command:?}: {}: {errors}",
+        out.status
+    );
+    Ok((took, String::from_utf8_lossy(&out.stdout).into_owned()))
+}
+
+/// `criu-signals dump`, which says itself how long it held the processes.
+fn our_dump(command: &Path, what: &[&str], run: &RunDir) -> Result<(Duration, Duration)> {
+    let images = run.file("ours");
+    let folder = images.to_str().context("a name that is not UTF-8")?;
+    let args = [&["dump"], what, &["-D", folder]].concat();
+    let (took, said) = timed(command, &args)?;
+    let held = said
+        .split_once("stood still for ")
+        .and_then(|(_, rest)| rest.split_once(" ms"))
+        .and_then(|(ms, _)| ms.parse::<f64>().ok())
+        .with_context(|| format!("it does not say how long: {said}"))?;
+    fs::remove_dir_all(&images)?;
+    Ok((took, Duration::from_secs_f64(held / 1e3)))
+}
+
+/// `criu dump --leave-running`, which dumps all else as well.
+fn criu_dump(criu: &Criu, pid: i32, run: &RunDir) -> Result<(Duration, Duration)> {
+    let images = run.file("criu");
+    fs::create_dir(&images)?;
+    let dump = criu.dump(pid, &images, true)?;
+    ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
+    let held = dump.frozen().context("criu does not say how long")?;
+    fs::remove_dir_all(&images)?;
+    Ok((dump.took, held))
+}
+
+fn gdb_version() -> Option<String> {
+    let out = Command::new("gdb").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines().next().map(str::to_owned)
+}
+
+fn gdb_args(pid: &str) -> [&str; 8] {
+    let siginfo = "thread apply all p $_siginfo";
+    [
+        "-nx",
+        "-batch",
+        "-p",
+        pid,
+        "-ex",
+        "info signals",
+        "-ex",
+        siginfo,
+    ]
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", millis(time))
+}
+
+fn each(time: Duration, count: usize) -> String {
+    format!("{:.0} us", time.as_secs_f64() * 1e6 / count as f64)
+}

@@ -524,7 +524,11 @@ impl<'i> Visit<'i> {
         ptrace::set_registers(self.tid, &registers)?;
         let ended = self.run_to_end();
         // Whatever failed, what has been mapped is known, so that it is taken away.
-        let result = ptrace::registers(self.tid)?.mapped();
+        let result = match ptrace::registers(self.tid) {
+            Ok(now) => now.mapped(),
+            // It has not stopped: why not is what the reader needs.
+            Err(e) => return Err(ended.err().unwrap_or(e)),
+        };
         if (-4095..0).contains(&result) {
             let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(0));
             ended?;

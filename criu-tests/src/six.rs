@@ -107,7 +107,9 @@ impl Sleeper {
     /// A command that sleeps.
     pub fn started(command: &mut Command) -> Result<(Sleeper, Pid)> {
         let parent = procfs::name(nix::unistd::getpid().as_raw());
-        let child = command.stdout(Stdio::null()).spawn()?;
+        // In a process group of its own: whoever runs the tests may have put them into an orphaned one, in which the kernel
+        // drops the signals of terminal stops.
+        let child = command.stdout(Stdio::null()).process_group(0).spawn()?;
         let pid = Pid::try_from(child.id())?;
         let sleeper = Sleeper(child);
         wait::until("it to sleep", PATIENCE, || {

@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::config;
 use crate::criu::{Criu, Step};
 use crate::harness::{PATIENCE, isolated_for};
-use crate::ns::{self, Place};
+use crate::ns;
 use crate::plugin::{self, Verdict};
 use crate::procfs::Pid;
 use crate::rundir::RunDir;
@@ -102,14 +102,10 @@ pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'stat
 
 /// `main` of a test program: runs `tests`, each in a namespace. `binary` is the program's name.
 pub fn main(binary: &'static str, tests: fn() -> Vec<Test>) -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(tests),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
+    ns::test_main(|| outside(binary, tests), || inside(tests))
+}
+
+fn outside(binary: &'static str, tests: fn() -> Vec<Test>) -> ExitCode {
     let args = Arguments::from_args();
     let trials = tests()
         .into_iter()

@@ -93,6 +93,21 @@ pub fn main(
     }
 }
 
+/// As [`main`], of a test program: both say by themselves what has failed.
+pub fn test_main(
+    outside: impl FnOnce() -> ExitCode,
+    inside: impl FnOnce() -> ExitCode,
+) -> ExitCode {
+    match arrive() {
+        Ok(Place::Outside) => outside(),
+        Ok(Place::Inside) => inside(),
+        Err(why) => {
+            println!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// As [`run`], in a run folder: prints what the program said, and fails if it did.
 pub fn run_and_print(args: &[&str], dir: &RunDir, patience: Duration) -> Result<()> {
     let ended = run(args, &dir.file("run"), patience)?;

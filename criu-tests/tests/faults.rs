@@ -17,7 +17,7 @@ use criu_signals::images::image;
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::harness::isolated;
-use criu_tests::ns::{self, Place};
+use criu_tests::ns;
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
@@ -32,14 +32,10 @@ const FAULT: &str = "CRIU_SIGNALS_FAULT";
 const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 fn main() -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
+    ns::test_main(tests, inside)
+}
+
+fn tests() -> ExitCode {
     let mut args = Arguments::from_args();
     // A run waits more than it works.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

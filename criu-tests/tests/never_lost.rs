@@ -14,10 +14,11 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::fault::Point;
 use criu_signals::images::image;
+use criu_tests::cases::expect_line;
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::harness::isolated;
-use criu_tests::ns::{self, Place};
+use criu_tests::ns;
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
@@ -41,14 +42,10 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
+    ns::test_main(tests, inside)
+}
+
+fn tests() -> ExitCode {
     let args = Arguments::from_args();
     let trials = TESTS
         .iter()
@@ -162,16 +159,6 @@ fn companions_gone(tree: &[Pid]) -> Result<()> {
         let gone = others.iter().all(|(pid, _)| tree.contains(pid));
         Ok(gone.then_some(()))
     })
-}
-
-fn expect_line(step: &Step, parts: &[&str]) -> Result<()> {
-    let found = plugin::lines(&step.log).any(|line| parts.iter().all(|part| line.contains(part)));
-    ensure!(
-        found,
-        "no line of the plugin's has {parts:?}:\n{}",
-        plugin::lines(&step.log).collect::<Vec<_>>().join("\n")
-    );
-    Ok(())
 }
 
 // ---- at the dump -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ use criu_signals::order::{ORDER, Step};
 use criu_tests::config;
 use criu_tests::criu::Criu;
 use criu_tests::harness::isolated;
-use criu_tests::ns::{self, Place};
+use criu_tests::ns;
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::Pid;
 use criu_tests::rundir::RunDir;
@@ -28,14 +28,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const CHECK: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
+    ns::test_main(tests, inside)
+}
+
+fn tests() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials: Vec<Trial> = ROWS
         .iter()

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use criu_tests::harness::isolated;
-use criu_tests::ns::{self, Place};
+use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::scenario::{Flavour, Scenario};
 use criu_tests::skip::{self, Decision};
@@ -17,14 +17,10 @@ use criu_tests::{config, run};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
-    match ns::arrive() {
-        Ok(Place::Outside) => {}
-        Ok(Place::Inside) => return inside(),
-        Err(why) => {
-            println!("{why:#}");
-            return ExitCode::FAILURE;
-        }
-    }
+    ns::test_main(tests, inside)
+}
+
+fn tests() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials = Vec::new();
     for scenario in SCENARIOS {

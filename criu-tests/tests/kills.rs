@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,33 @@ fn dispose(pid: Pid) -> Result<()> {
     }
 }
 
+/// This program as a tracer of `pid`. What it says goes to the file `tracer`.
+fn start_tracer(pid: procfs::Pid, work: Option<&str>, dir: &RunDir) -> Result<Child> {
+    let mut tracer = Command::new(std::env::current_exe()?);
+    tracer.env(TRACER, pid.to_string());
+    if let Some(work) = work {
+        tracer.env(WORK, work);
+    }
+    tracer
+        .stdout(File::create(dir.file("tracer"))?)
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting the tracer")
+}
+
+/// Kills a tracer, which may not have failed before.
+fn kill_at_work(mut tracer: Child, round: u32, dir: &RunDir) -> Result<()> {
+    if let Some(status) = tracer.try_wait()? {
+        bail!(
+            "round {round}: the tracer ended: {status}; {}",
+            dir.read("tracer")
+        );
+    }
+    tracer.kill()?;
+    tracer.wait()?;
+    Ok(())
+}
+
 fn subject(pid: Pid) -> Subject {
     Subject { pid, thread: None }
 }
@@ -176,26 +203,13 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
     let (mut round, begun) = (0, Instant::now());
     // A writer that is killed late has begun with the next text by then, so that the one is found more often than the other.
     while round < WRITER_KILLS || found.contains(&0) && begun.elapsed() < PATIENCE {
-        let mut writer = Command::new(std::env::current_exe()?)
-            .env(TRACER, pid.to_string())
-            .env(WORK, &named)
-            .stdout(File::create(dir.file("tracer"))?)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the writer")?;
+        let writer = start_tracer(pid.0, Some(&named), dir)?;
         if round % 2 == 0 {
             std::thread::sleep(random.below(span));
         } else {
             wait_for_taking_out(pid)?;
         }
-        if let Some(status) = writer.try_wait()? {
-            bail!(
-                "round {round}: the writer ended: {status}; {}",
-                dir.read("tracer")
-            );
-        }
-        writer.kill()?;
-        writer.wait()?;
+        kill_at_work(writer, round, dir)?;
         let now = read()?;
         let which = texts.iter().position(|text| *text == now);
         let Some(which) = which else {
@@ -275,23 +289,10 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
     let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
     let pid = victim.pid();
     let mut random = Random(u64::from(std::process::id()));
-    let mut tracer = Command::new(std::env::current_exe()?);
-    tracer.env(TRACER, pid.to_string()).env(WORK, DISPOSE);
     for round in 0..DISPOSER_KILLS {
-        let mut tracer = tracer
-            .stdout(File::create(dir.file("tracer"))?)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the tracer")?;
+        let tracer = start_tracer(pid, Some(DISPOSE), dir)?;
         std::thread::sleep(DISPOSER_START + random.below(TRACER_SPAN));
-        if let Some(status) = tracer.try_wait()? {
-            bail!(
-                "round {round}: the tracer ended: {status}; {}",
-                dir.read("tracer")
-            );
-        }
-        tracer.kill()?;
-        tracer.wait()?;
+        kill_at_work(tracer, round, dir)?;
         ensure!(
             !matches!(procfs::state(pid), None | Some('Z')),
             "round {round}: the program is gone"
@@ -319,22 +320,9 @@ fn tracer_killed(dir: &RunDir) -> Result<()> {
     let before = maps()?;
     let mut random = Random(u64::from(std::process::id()));
     for round in 0..kills {
-        let mut tracer = Command::new(std::env::current_exe()?)
-            .env(TRACER, pid.to_string())
-            .stdout(File::create(dir.file("tracer"))?)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting the tracer")?;
+        let tracer = start_tracer(pid, None, dir)?;
         std::thread::sleep(random.below(TRACER_SPAN));
-        // It may not have failed before it was killed.
-        if let Some(status) = tracer.try_wait()? {
-            bail!(
-                "round {round}: the tracer ended: {status}; {}",
-                dir.read("tracer")
-            );
-        }
-        tracer.kill()?;
-        tracer.wait()?;
+        kill_at_work(tracer, round, dir)?;
         ensure!(
             procfs::state(pid).is_some(),
             "round {round}: the program is gone"

@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cases;
 pub mod config;
 pub mod containers;

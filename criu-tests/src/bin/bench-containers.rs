@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
-use criu_tests::config;
 use criu_tests::containers::bundle::Bundle;
 use criu_tests::containers::cgroups;
 use criu_tests::containers::engine::{Container, Engine};
@@ -20,11 +19,10 @@ use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::sample::{HEADING, Sample};
 use criu_tests::victim::reap_all;
+use criu_tests::{bench, config};
 
 /// Both pass without the plugin too: one process with two threads, and three with five.
 const PROGRAMS: [&str; 2] = ["demo", "process_tree"];
-const DEFAULT_ROUNDS: usize = 15;
-const LIMIT: Duration = Duration::from_secs(1800);
 const GROUP: &str = "criu-signals.bench";
 
 fn main() -> ExitCode {
@@ -36,26 +34,11 @@ fn outside() -> Result<()> {
         println!("bench-containers: left out: {why}");
         return Ok(());
     }
-    let rounds: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the number of rounds")?,
-        None => DEFAULT_ROUNDS,
-    };
-    let dir = RunDir::create(&config::target_dir().join("bench-containers"))?;
-    let folder = dir.path().to_string_lossy();
-    let ran = ns::run_and_print(&[&folder, &rounds.to_string()], &dir, LIMIT);
-    cgroups::remove(GROUP)?;
-    ran?;
-    dir.remove()
+    bench::outside("bench-containers", |_| cgroups::remove(GROUP))
 }
 
 fn inside() -> Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    let path = args.next().context("no folder")?;
-    let rounds: usize = args
-        .next()
-        .and_then(|text| text.to_str()?.parse().ok())
-        .context("no number of rounds")?;
-    let dir = RunDir::open(path.as_ref());
+    let (dir, rounds) = bench::inside()?;
     cgroups::enclose(GROUP)?;
     let host = Host::mount(&dir.file("host"))?;
     host.install_plugin(PARKED)?;

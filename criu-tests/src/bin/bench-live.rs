@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
-use criu_tests::config;
 use criu_tests::criu::Criu;
 use criu_tests::ns;
 use criu_tests::procfs;
@@ -18,44 +17,31 @@ use criu_tests::rundir::RunDir;
 use criu_tests::sample::{median, millis};
 use criu_tests::skip;
 use criu_tests::victim::Victim;
+use criu_tests::{bench, config};
 
 const THREADS: [usize; 3] = [1, 64, 1024];
 const PROCESSES: usize = 500;
-const DEFAULT_ROUNDS: usize = 15;
-const LIMIT: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {
     ns::main("bench-live", outside, inside)
 }
 
 fn outside() -> Result<()> {
-    let rounds: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the number of rounds")?,
-        None => DEFAULT_ROUNDS,
-    };
-    let dir = RunDir::create(&config::target_dir().join("bench-live"))?;
-    let folder = dir.path().to_string_lossy();
-    let ran = ns::run_and_print(&[&folder, &rounds.to_string()], &dir, LIMIT);
-    // All processes in them have ended with the namespace.
-    for v2 in [true, false] {
-        if let Some(group) = group(v2, &dir)?
-            && group.exists()
-        {
-            fs::remove_dir(&group).with_context(|| group.display().to_string())?;
+    bench::outside("bench-live", |dir| {
+        // All processes in them have ended with the namespace.
+        for v2 in [true, false] {
+            if let Some(group) = group(v2, dir)?
+                && group.exists()
+            {
+                fs::remove_dir(&group).with_context(|| group.display().to_string())?;
+            }
         }
-    }
-    ran?;
-    dir.remove()
+        Ok(())
+    })
 }
 
 fn inside() -> Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    let path = args.next().context("no folder")?;
-    let rounds: usize = args
-        .next()
-        .and_then(|text| text.to_str()?.parse().ok())
-        .context("no number of rounds")?;
-    let dir = RunDir::open(path.as_ref());
+    let (dir, rounds) = bench::inside()?;
     let ours = config::command()?;
     let criu = Criu::new(&config::criu()?, &dir.no_plugins()).arg("--display-stats");
     let gdb = gdb_version();

@@ -11,6 +11,7 @@ use comfy_table::{Table, presets};
 use criu_signals::capture;
 use criu_signals::images::Pid;
 use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_tests::bench;
 use criu_tests::criu::Criu;
 use criu_tests::ns;
 use criu_tests::rundir::RunDir;
@@ -19,33 +20,14 @@ use criu_tests::victim::{Victim, reap_all};
 use criu_tests::{config, wait::PATIENCE};
 
 const THREADS: [u32; 3] = [1, 8, 64];
-const DEFAULT_ROUNDS: usize = 15;
 const CAPTURES: usize = 200;
-const LIMIT: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {
-    ns::main("bench", outside, inside)
-}
-
-fn outside() -> Result<()> {
-    let rounds: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the number of rounds")?,
-        None => DEFAULT_ROUNDS,
-    };
-    let dir = RunDir::create(&config::target_dir().join("bench"))?;
-    let folder = dir.path().to_string_lossy();
-    ns::run_and_print(&[&folder, &rounds.to_string()], &dir, LIMIT)?;
-    dir.remove()
+    ns::main("bench", || bench::outside("bench", |_| Ok(())), inside)
 }
 
 fn inside() -> Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    let path = args.next().context("no folder")?;
-    let rounds: usize = args
-        .next()
-        .and_then(|text| text.to_str()?.parse().ok())
-        .context("no number of rounds")?;
-    let dir = RunDir::open(path.as_ref());
+    let (dir, rounds) = bench::inside()?;
     let none = dir.no_plugins();
     let ours = config::plugin_dir()?;
     let mut times = Table::new();

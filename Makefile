@@ -127,6 +127,10 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 	cargo fmt --all --check
 	$(cargo) clippy --workspace --all-targets$(locked) --quiet -- -D warnings
 	$(cargo) clippy -p criu-signals --lib --features faults$(locked) --quiet -- -D warnings
+	$(cargo) clippy -p criu-signals --all-targets --no-default-features$(locked) --quiet -- -D warnings
+	$(cargo) clippy -p criu-signals --all-targets --no-default-features --features engine$(locked) --quiet -- -D warnings
+	rustfmt --edition 2024 --check criu-tests/plugins/witness/src/lib.rs
+	RUSTDOCFLAGS="-D warnings" $(cargo) doc -p criu-signals --lib --no-default-features --no-deps$(locked) --quiet
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps$(locked) --quiet
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  echo "cargo deny check bans licenses sources"; cargo deny$(locked) --log-level warn check bans licenses sources; \

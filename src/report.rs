@@ -101,16 +101,6 @@ pub struct Criu {
     pub result: Option<i32>,
 }
 
-/// What is known of a criu by how many hooks it has.
-pub fn versions_by_hooks(hooks: usize) -> Option<&'static str> {
-    match hooks {
-        12 => Some("4.0 to 4.1"),
-        13 => Some("4.2"),
-        17 => Some("4.3"),
-        _ => None,
-    }
-}
-
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -82,7 +82,7 @@ pub fn of_2007(name: &str) -> PathBuf {
 }
 
 /// The name of the plugin under test.
-pub const PLUGIN_FILE: &str = criu_signals::criu::installed::PLUGIN_FILE;
+pub const PLUGIN_FILE: &str = criu_signals::plugin_file::NAME;
 
 /// The command `criu-signals`, of the same profile as the program that asks.
 pub fn command() -> Result<PathBuf> {

@@ -1,7 +1,8 @@
 //! The examples of the library, as docs/library.md has them, with real processes and a real criu.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     cases::main("library", || {
         vec![
             test("example.capture-and-replay", capture_and_replay),
-            test("example.witness-plugin", witness_plugin),
+            test("sdk.crates", |_| sdk_crates()),
+            test("sdk.witness-plugin", witness_plugin),
             test("docs", |_| documented()),
         ]
     })
@@ -103,11 +105,124 @@ fn capture_and_replay(dir: &RunDir) -> Result<()> {
     Ok(())
 }
 
+/// This project's root folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("criu-tests is in it")
+        .to_owned()
+}
+
+/// The cargo that runs this test.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn said_by(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The crates that are compiled for the library with these features, without the library itself.
+fn crates(features: &[&str]) -> Result<BTreeSet<String>> {
+    let said = said_by(
+        cargo()
+            .args(["tree", "--offline", "--package", "criu-signals"])
+            .args(["--edges", "normal,build", "--prefix", "none"])
+            .args(["--no-default-features", "--features", &features.join(",")])
+            .current_dir(root()),
+    )?;
+    let name_and_version = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().take(2).collect();
+        (words.len() == 2).then(|| words.join(" "))
+    };
+    Ok(said
+        .lines()
+        // "[build-dependencies]" and the empty line.
+        .filter_map(name_and_version)
+        .filter(|name| !name.starts_with("criu-signals v"))
+        .collect())
+}
+
+/// What the author of a plugin compiles is the SDK and nothing of signals; what a user of the library compiles has
+/// nothing of the command.
+fn sdk_crates() -> Result<()> {
+    /// Without room for another dependency: whoever adds one looks at what it brings along.
+    const MOST: usize = 27;
+    const ENGINE: [&str; 5] = [
+        "criu-signals-images",
+        "procfs",
+        "protobuf",
+        "serde",
+        "syscalls",
+    ];
+    const COMMAND: [&str; 4] = ["anstream", "clap", "fuser", "indicatif"];
+
+    let has = |set: &BTreeSet<String>, name: &str| {
+        set.iter()
+            .any(|found| found.split(' ').next() == Some(name))
+    };
+    let sdk = crates(&[])?;
+    ensure!(
+        sdk.len() <= MOST,
+        "the SDK alone takes {} crates, and {MOST} are the limit: {sdk:#?}",
+        sdk.len()
+    );
+    let engine = crates(&["engine"])?;
+    let command = crates(&["command"])?;
+    for name in ENGINE {
+        ensure!(!has(&sdk, name), "the SDK takes {name}");
+        ensure!(has(&engine, name), "the engine does not take {name}");
+    }
+    for name in COMMAND {
+        ensure!(!has(&engine, name), "the engine takes {name}");
+        ensure!(has(&command, name), "the command does not take {name}");
+    }
+    println!(
+        "crates: SDK {}, engine {}, command {}",
+        sdk.len(),
+        engine.len(),
+        command.len()
+    );
+    Ok(())
+}
+
+/// Builds `plugins/witness` as somebody else would, who has the package in a folder of his own. Offline, from the
+/// versions that this project is locked to.
+fn build_witness(dir: &RunDir) -> Result<PathBuf> {
+    let (root, package) = (root(), dir.file("witness"));
+    let source = root.join("criu-tests/plugins/witness");
+    fs::create_dir_all(package.join("src"))?;
+    fs::copy(source.join("src/lib.rs"), package.join("src/lib.rs"))?;
+    let manifest = fs::read_to_string(source.join("Cargo.toml"))?;
+    let path = "path = \"../../..\"";
+    ensure!(manifest.contains(path), "no {path} in its Cargo.toml");
+    let manifest = manifest.replace(path, &format!("path = {root:?}"));
+    fs::write(package.join("Cargo.toml"), manifest)?;
+    // cargo takes out of it what the package does not need.
+    fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock"))?;
+    // What it needs is compiled once, not at every run of the test.
+    let target = config::target_dir().join("witness");
+    said_by(
+        cargo()
+            .args(["build", "--offline", "--target-dir"])
+            .arg(&target)
+            .current_dir(&package),
+    )?;
+    Ok(target.join("debug/libwitness.so"))
+}
+
 /// Alone, and beside ours: neither hides the other.
 fn witness_plugin(dir: &RunDir) -> Result<()> {
     let folder = dir.file("plugins");
     fs::create_dir(&folder)?;
-    fs::copy(example("libwitness_plugin.so")?, folder.join("witness.so"))?;
+    fs::copy(build_witness(dir)?, folder.join("witness.so"))?;
     fs::copy(
         config::plugin_dir()?.join(config::PLUGIN_FILE),
         folder.join(config::PLUGIN_FILE),
@@ -145,7 +260,7 @@ fn witness_plugin(dir: &RunDir) -> Result<()> {
 fn documented() -> Result<()> {
     let examples = [
         include_str!("../../examples/capture_and_replay.rs"),
-        include_str!("../../examples/witness_plugin.rs"),
+        include_str!("../plugins/witness/src/lib.rs"),
     ];
     let docs = include_str!("../../docs/library.md");
     let mut quotes = 0;

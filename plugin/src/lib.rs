@@ -14,9 +14,9 @@ mod timeouts;
 
 use std::ffi::CStr;
 
-use criu_signals::criu::installed::PLUGIN_MARK;
-use criu_signals::criu::{HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
+use criu_signals::criu::{self, HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
 use criu_signals::images::Pid;
+use criu_signals::plugin_file;
 
 use dump::Dump;
 use restore::Restore;
@@ -35,7 +35,7 @@ enum Signals {
 
 /// Reads the settings, and says which.
 fn settings() -> Result<Settings, HookError> {
-    log::info!("{PLUGIN_MARK}");
+    log::info!("{}", plugin_file::MARK);
     let settings = Settings::read()?;
     log::info!("{}", settings.in_force());
     for name in settings::unknown_variables() {
@@ -60,30 +60,30 @@ impl Plugin for Signals {
     }
 
     /// A pre-dump has no `exit` to take anything back in, and needs nothing.
-    fn pause_devices(&mut self, pid: Pid) -> HookResult {
+    fn pause_devices(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
-            dump.before_seize(pid);
+            dump.before_seize(Pid(pid.as_raw()));
         }
         Ok(Reply::PassOn)
     }
 
-    fn checkpoint_devices(&mut self, pid: Pid) -> HookResult {
+    fn checkpoint_devices(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
-            dump.capture(pid)?;
+            dump.capture(Pid(pid.as_raw()))?;
         }
         Ok(Reply::PassOn)
     }
 
-    fn resume_devices_late(&mut self, pid: Pid) -> HookResult {
+    fn resume_devices_late(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Restore(restore) = self {
-            restore.check(pid)?;
+            restore.check(Pid(pid.as_raw()))?;
         }
         Ok(Reply::PassOn)
     }
 
-    fn resume_failed(&mut self, pid: Pid) {
+    fn resume_failed(&mut self, pid: criu::Pid) {
         if let Signals::Restore(restore) = self {
-            restore.refuse(pid);
+            restore.refuse(Pid(pid.as_raw()));
         }
     }
 

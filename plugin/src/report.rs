@@ -53,10 +53,7 @@ impl Recorder {
                 outcome: Outcome::Failed,
                 criu: Criu {
                     pid,
-                    versions: host
-                        .hook_count()
-                        .and_then(report::versions_by_hooks)
-                        .map(str::to_owned),
+                    versions: host.versions().map(str::to_owned),
                     result: None,
                 },
                 images,

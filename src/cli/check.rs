@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use criu_signals::criu::installed;
 use criu_signals::images::Pid;
-use criu_signals::{capture, proc};
+use criu_signals::{capture, plugin_file, proc};
 use serde_json::{Value, json};
 
 use super::style::{BAD, BOLD, DIM, GOOD, WARN};
@@ -419,9 +419,9 @@ fn criu() -> Vec<Finding> {
         format!("{} ({source})", folder.display()),
         "",
     ));
-    let file = folder.join(installed::PLUGIN_FILE);
+    let file = folder.join(plugin_file::NAME);
     let ours = env!("CARGO_PKG_VERSION");
-    let (state, found) = match installed::plugin_version(&file) {
+    let (state, found) = match plugin_file::version(&file) {
         Ok(Some(version)) if version == ours => {
             (State::Ok, format!("{version} at {}", file.display()))
         }

@@ -1,6 +1,6 @@
 //! Two copies of one plugin in one criu.
 //!
-//! criu loads every `.so` of its plugin folder, by whatever name: a backup of the old version (`signals_plugin (1).so`)
+//! criu loads every `.so` of its plugin folder, by whatever name: a backup of the old version (`my_plugin (1).so`)
 //! is loaded as well, and both would do the work. Which of them comes first is chance, and the second has no way to
 //! know of the first but to look.
 
@@ -62,9 +62,9 @@ mod tests {
 
     #[test]
     fn libraries_are_found_with_any_name() {
-        let maps = b"7f00-7f01 r--p 00000000 08:01 5 /usr/lib/criu/signals_plugin.so\n\
-                     7f01-7f02 r-xp 00001000 08:01 5 /usr/lib/criu/signals_plugin.so\n\
-                     7f03-7f04 r--p 00000000 08:01 6 /usr/lib/criu/signals plugin (1).so\n\
+        let maps = b"7f00-7f01 r--p 00000000 08:01 5 /usr/lib/criu/my_plugin.so\n\
+                     7f01-7f02 r-xp 00001000 08:01 5 /usr/lib/criu/my_plugin.so\n\
+                     7f03-7f04 r--p 00000000 08:01 6 /usr/lib/criu/my plugin (1).so\n\
                      7f05-7f06 r--p 00000000 08:01 7 /usr/lib/libc.so.6\n\
                      7f07-7f08 r--p 00000000 08:01 8 /usr/lib/criu/old.so (deleted)\n\
                      7fff-8000 rw-p 00000000 00:00 0 [stack]\n";
@@ -75,8 +75,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                "/usr/lib/criu/signals plugin (1).so",
-                "/usr/lib/criu/signals_plugin.so"
+                "/usr/lib/criu/my plugin (1).so",
+                "/usr/lib/criu/my_plugin.so"
             ]
         );
     }

@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
 
-use criu_signals_images::Pid;
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::copies;
 use super::descriptor::{Descriptor, HOOKS};
@@ -456,8 +456,8 @@ pub unsafe extern "C" fn update_vma_map<P: Exported>(
 
 /// Hook 9.
 pub extern "C" fn resume_devices_late<P: Exported>(pid: c_int) -> c_int {
-    let pid = Pid(pid);
-    let what = Call(Hook::ResumeDevicesLate, pid.0);
+    let what = Call(Hook::ResumeDevicesLate, pid);
+    let pid = Pid::from_raw(pid);
     match call::<P, ()>(&what, |plugin| plugin.resume_devices_late(pid)) {
         Ok(reply) => code(Ok(reply)),
         Err(failed) => {
@@ -474,14 +474,14 @@ pub extern "C" fn resume_devices_late<P: Exported>(pid: c_int) -> c_int {
 /// Hook 10.
 pub extern "C" fn pause_devices<P: Exported>(pid: c_int) -> c_int {
     run::<P, _>(&Call(Hook::PauseDevices, pid), |plugin| {
-        plugin.pause_devices(Pid(pid))
+        plugin.pause_devices(Pid::from_raw(pid))
     })
 }
 
 /// Hook 11.
 pub extern "C" fn checkpoint_devices<P: Exported>(pid: c_int) -> c_int {
     run::<P, _>(&Call(Hook::CheckpointDevices, pid), |plugin| {
-        plugin.checkpoint_devices(Pid(pid))
+        plugin.checkpoint_devices(Pid::from_raw(pid))
     })
 }
 
@@ -594,7 +594,7 @@ pub(super) mod tests {
         }
 
         fn checkpoint_devices(&mut self, pid: Pid) -> HookResult {
-            match pid.0 {
+            match pid.as_raw() {
                 PASSES => Ok(Reply::PassOn),
                 HANDLES => Ok(Reply::Handled(())),
                 FAILS => Err(Errno::EAGAIN.into()),
@@ -610,7 +610,7 @@ pub(super) mod tests {
 
         fn resume_failed(&mut self, pid: Pid) {
             RESUME_FAILED.fetch_add(1, Ordering::Relaxed);
-            assert!(pid.0 != PANICS, "in resume_failed");
+            assert!(pid.as_raw() != PANICS, "in resume_failed");
         }
 
         fn restore_ext_file(&mut self, id: u32) -> HookResult<OwnedFd> {

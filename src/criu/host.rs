@@ -170,6 +170,24 @@ impl Host {
     pub fn hook_count(&self) -> Option<usize> {
         self.hook_count
     }
+
+    /// The versions of CRIU that this one can be, as far as its number of hooks tells; CRIU does not tell a plugin more.
+    ///
+    /// `None` if the number is not known, or is that of no version up to 4.3.
+    #[must_use]
+    pub fn versions(&self) -> Option<&'static str> {
+        self.hook_count.and_then(versions_with)
+    }
+}
+
+/// The versions that know this number of hooks: `CR_PLUGIN_HOOK__MAX` of their `criu-plugin.h`.
+fn versions_with(hooks: usize) -> Option<&'static str> {
+    match hooks {
+        12 => Some("4.0 to 4.1"),
+        13 => Some("4.2"),
+        17 => Some("4.3"),
+        _ => None,
+    }
 }
 
 /// # Safety
@@ -226,6 +244,7 @@ fn hooks_in(size: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::HOOKS;
     use super::*;
 
     #[test]
@@ -249,6 +268,7 @@ mod tests {
         );
         assert_eq!(host.check_and_remove_inventory_plugin(c"probe"), None);
         assert_eq!(host.hook_count(), None);
+        assert_eq!(host.versions(), None);
     }
 
     /// The sizes that `readelf --dyn-syms` shows for cr_plugin_ctl in Debian's binaries.
@@ -261,5 +281,13 @@ mod tests {
         assert_eq!(hooks_in(0), None);
         assert_eq!(hooks_in(16), None);
         assert_eq!(hooks_in(200), None);
+    }
+
+    #[test]
+    fn every_version_that_loads_such_a_plugin_has_a_name() {
+        assert_eq!(versions_with(HOOKS), Some("4.0 to 4.1"));
+        assert_eq!(versions_with(13), Some("4.2"));
+        assert_eq!(versions_with(17), Some("4.3"));
+        assert_eq!(versions_with(10), None, "3.17.1");
     }
 }

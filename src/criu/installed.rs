@@ -16,18 +16,6 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-/// The file name under which criu loads this project's plugin.
-pub const PLUGIN_FILE: &str = "signals_plugin.so";
-
-/// What the plugin says in the log as it is loaded, so that it is in the file as well: [`plugin_version`] looks for it.
-pub const PLUGIN_MARK: &str = concat!(
-    "this is the plugin of criu-signals ",
-    env!("CARGO_PKG_VERSION"),
-    " (GPL-2.0-or-later)"
-);
-/// What of it stands before the version, behind which comes a space.
-const MARK: &[u8] = b"this is the plugin of criu-signals ";
-
 /// Where criu's package, or `make install` of its sources, puts it where PATH may not lead: the PATH of users and
 /// of `cargo` seldom has the folders of the system's own programs.
 const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin"];
@@ -47,7 +35,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// The oldest criu that has the hooks which this project's plugin needs.
+    /// The oldest criu that loads plugins made with this SDK: the first that has all of their
+    /// [hooks](super::HOOKS).
     pub const OLDEST: Version = Version {
         major: 4,
         minor: 0,
@@ -216,23 +205,6 @@ pub fn plugin_dir(criu: &Path) -> Result<PluginDir, InstalledError> {
     })
 }
 
-/// The version of the plugin in a file, as it was built; `None` if the file is something else, or older than this
-/// way to tell. Nothing of it is executed.
-///
-/// # Errors
-/// If the file can't be read.
-pub fn plugin_version(file: &Path) -> io::Result<Option<String>> {
-    let bytes = fs::read(file)?;
-    Ok(bytes
-        .windows(MARK.len())
-        .position(|window| window == MARK)
-        .and_then(|at| bytes.get(at + MARK.len()..))
-        .and_then(|rest| rest.split(|byte| *byte == b' ').next())
-        .and_then(|version| std::str::from_utf8(version).ok())
-        .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
-        .map(str::to_owned))
-}
-
 /// Both streams: criu prints its usage to one or the other, by version.
 fn ask(criu: &Path, argument: &'static str) -> Result<String, InstalledError> {
     let output = Command::new(criu)
@@ -337,21 +309,6 @@ mod tests {
             Some((2, "/b c".into()))
         );
         assert_eq!(libdir_in_config("libdir /a#b\n"), Some((1, "/a".into())));
-    }
-
-    #[test]
-    fn a_plugin_s_version_is_found_without_loading_it() {
-        let file = std::env::temp_dir().join(format!("plugin-version-{}", std::process::id()));
-        let version = |bytes: &[u8]| {
-            fs::write(&file, bytes).unwrap();
-            plugin_version(&file).unwrap()
-        };
-        let mark = [b"\x7fELF\0", PLUGIN_MARK.as_bytes(), b"and so on"].concat();
-        assert_eq!(version(&mark).as_deref(), Some(env!("CARGO_PKG_VERSION")));
-        assert_eq!(version(b"another plugin"), None);
-        assert_eq!(version(MARK), None);
-        fs::remove_file(&file).unwrap();
-        plugin_version(&file).unwrap_err();
     }
 
     /// A program that says what `said` holds, whatever it is asked.

@@ -5,8 +5,7 @@
 //! one safe method per hook, and [`export_plugin!`] makes the descriptor:
 //!
 //! ```standalone_crate
-//! use criu_signals::criu::{export_plugin, HookError, HookResult, Host, Plugin, Reply, Stage};
-//! use criu_signals_images::Pid;
+//! use criu_signals::criu::{export_plugin, HookError, HookResult, Host, Pid, Plugin, Reply, Stage};
 //!
 //! struct Witness;
 //!
@@ -70,4 +69,6 @@ pub use crate::export_plugin;
 pub use descriptor::{Descriptor, HOOKS, PLUGIN_VERSION};
 pub use hook::{Hook, HookError, HookResult, Reply, VmaMap};
 pub use host::{Host, HostError, Inventory, LogLevel};
+/// A process id, as the criu that calls the plugin sees the process.
+pub use nix::unistd::Pid;
 pub use plugin::{Plugin, Stage};

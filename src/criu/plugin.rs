@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use criu_signals_images::Pid;
+use nix::unistd::Pid;
 
 use super::bindings;
 use super::hook::{HookError, HookResult, Reply, VmaMap};

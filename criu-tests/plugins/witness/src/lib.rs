@@ -1,15 +1,14 @@
 //! A CRIU plugin of a page: says in CRIU's log which tasks are dumped and restored, and how many of them there were.
 //!
-//!     cargo build --example witness_plugin
-//!     criu dump --libdir FOLDER ...        FOLDER holds target/debug/examples/libwitness_plugin.so
+//!     cargo build                          in the folder of this package
+//!     criu dump --libdir FOLDER ...        FOLDER holds target/debug/libwitness.so
 //!
-//! docs/library.md goes through it. In a crate of its own it would be a `cdylib`.
+//! docs/library.md goes through it.
 
 use std::ffi::CStr;
 use std::fs;
 
-use criu_signals::criu::{HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
-use criu_signals::images::Pid;
+use criu_signals::criu::{HookError, HookResult, Host, Pid, Plugin, Reply, Stage, export_plugin};
 
 /// What the plugin knows between CRIU's calls, from `init` to `exit`.
 struct Witness {
@@ -23,7 +22,8 @@ impl Plugin for Witness {
     /// An error here makes CRIU give up, before it has touched anything.
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         // `None` where criu's symbols are stripped.
-        log::info!("{stage}; hooks of this criu: {:?}", host.hook_count());
+        let versions = host.versions().unwrap_or("unknown");
+        log::info!("{stage}; version of this criu: {versions}");
         Ok(Witness { tasks: 0 })
     }
 

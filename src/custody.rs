@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Pending, Pid, ProcessState, Rlimit, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid,
+    Notify, Pending, Pid, ProcessState, Rlimit, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid,
 };
 
 use crate::capture;
@@ -114,15 +114,7 @@ fn no_room(why: &TakenOut, limit: Rlimit) -> Error {
 /// A signal of the kernel's for a fault of this thread. Such a one is taken for the fault of what CRIU runs inside
 /// the thread, which stops by a trap (`SYNCHRONOUS_MASK`, kernel/signal.c: delivered before all others).
 fn is_fault(info: &Siginfo) -> bool {
-    let synchronous = [
-        SigNo::SEGV,
-        SigNo::BUS,
-        SigNo::ILL,
-        SigNo::TRAP,
-        SigNo::FPE,
-        SigNo::SYS,
-    ];
-    info.code() > 0 && SigNo::new(info.signo()).is_some_and(|signo| synchronous.contains(&signo))
+    info.code() > 0 && number(info).is_some_and(SigNo::is_synchronous)
 }
 
 /// Is a SIGTRAP pending for the process or one of its threads?
@@ -200,8 +192,8 @@ impl Custody {
             let started = fault::point(Point::GuardianStarted);
             match started.and_then(|()| custody.take_all(stopped, deep)) {
                 Ok(()) => Ok(custody),
-                Err(e) => Err(match custody.give_back(stopped) {
-                    Ok(_) => e,
+                Err(e) => Err(match custody.undo(stopped) {
+                    Ok(()) => e,
                     Err(worse) => worse,
                 }),
             }
@@ -347,11 +339,7 @@ impl Custody {
         queue: Queue,
         deep: bool,
     ) -> Result<()> {
-        // rt_sigtimedwait looks at the private queue first.
-        let out_of_reach = match queue {
-            Queue::Private => SigSet::EMPTY,
-            Queue::Shared => SignalStatus::read(site.pid(), site.tid)?.pending,
-        };
+        let stay = self.numbers_that_stay(site, queue, deep)?;
         let tid = site.tid;
         let mut left_in = 0;
         let mut begun = false;
@@ -364,14 +352,6 @@ impl Custody {
                 if chunk.is_empty() {
                     return Ok(chunk);
                 }
-                // A number of which anything stays, stays as a whole: only the order among equals can be told.
-                let mut stay = out_of_reach;
-                stay.extend(
-                    chunk
-                        .iter()
-                        .filter(|info| is_timers(info))
-                        .filter_map(number),
-                );
                 let go: Vec<Siginfo> = chunk
                     .iter()
                     .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
@@ -393,6 +373,60 @@ impl Custody {
         })
     }
 
+    /// The numbers that are not taken out of this queue, known before the first entry is: a number of which anything
+    /// stays, stays as a whole, because the order among equals can be told.
+    fn numbers_that_stay<Owner>(
+        &self,
+        site: &Site<'_, '_, Owner>,
+        queue: Queue,
+        deep: bool,
+    ) -> Result<SigSet> {
+        let (pid, tid) = (site.pid(), site.tid);
+        let mut stay = match queue {
+            Queue::Private => SigSet::EMPTY,
+            // rt_sigtimedwait looks at the private queue first.
+            Queue::Shared => SignalStatus::read(pid, tid)?.pending,
+        };
+        if deep {
+            // Where in the queue an entry of a timer is can't be told without reading the whole of it.
+            let timers = proc::timers(pid)?.into_iter();
+            let of_queue = timers.filter(|timer| match timer.notify {
+                Notify::Nobody => false,
+                Notify::Thread(of) => queue == Queue::Private && of == tid.0,
+                Notify::Process | Notify::Library => queue == Queue::Shared,
+            });
+            stay.extend(of_queue.filter_map(|timer| SigNo::new(timer.signo)));
+        } else {
+            let pending = match queue {
+                Queue::Shared => Some(&self.state.shared),
+                Queue::Private => self
+                    .state
+                    .threads
+                    .iter()
+                    .find(|thread| thread.tid() == tid)
+                    .map(|thread| &thread.pending),
+            };
+            stay.extend(pending.map_or(SigSet::EMPTY, timers_numbers).iter());
+        }
+        Ok(stay)
+    }
+
+    /// After a failure, while the process has been stopped all the time: puts back all that was seen in its queues, and
+    /// sends the guardian home.
+    fn undo<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<()> {
+        let mut seen = ProcessState {
+            timers: Vec::new(),
+            ..self.state.clone()
+        };
+        for pending in seen.queues_mut() {
+            // Bits without siginfo are not taken out. Of a deep queue those of entries that have not been read are here too.
+            pending.bits = pending.queued();
+        }
+        restore::give_back(stopped, &seen)?;
+        self.dismiss(stopped.pid());
+        Ok(())
+    }
+
     /// Puts everything back, in its order and before what has arrived since, and sends the guardian home. Returns
     /// how many siginfos were put back.
     ///
@@ -402,28 +436,30 @@ impl Custody {
         fault::point(Point::GivingBack)?;
         let count = restore::give_back(stopped, &self.taken)?;
         fault::point(Point::GivenBack)?;
-        if let Err(e) = self.guardian.dismiss() {
-            log::warn!(
-                "pid {}: all is put back, but the guardian was gone: {e}",
-                stopped.pid()
-            );
-        }
+        self.dismiss(stopped.pid());
         Ok(count)
+    }
+
+    fn dismiss(self, pid: Pid) {
+        if let Err(e) = self.guardian.dismiss() {
+            log::warn!("pid {pid}: all is put back, but the guardian was gone: {e}");
+        }
     }
 }
 
 /// A number of which anything stays in stays in as a whole.
 fn without_timers(pending: &mut Pending) {
-    let stay: SigSet = pending
-        .queue
-        .iter()
-        .filter(|info| is_timers(info))
-        .filter_map(number)
-        .collect();
+    let stay = timers_numbers(pending);
     pending
         .queue
         .retain(|info| number(info).is_some_and(|signo| !stay.contains(signo)));
     pending.bits = pending.bits.difference(stay);
+}
+
+/// The numbers of which an entry of a timer is in the queue, or what looks like one.
+fn timers_numbers(pending: &Pending) -> SigSet {
+    let entries = pending.queue.iter().filter(|info| is_timers(info));
+    entries.filter_map(number).collect()
 }
 
 fn number(info: &Siginfo) -> Option<SigNo> {

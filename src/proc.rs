@@ -96,7 +96,9 @@ impl SignalStatus {
     /// ignored, by disposition or by default. SIGCHLD is left out, because ignoring it has effects of its own,
     /// and SIGCONT, because sending it has; and real-time signals, because sending one fails where
     /// RLIMIT_SIGPENDING leaves no room, while a legacy one is at least pending without a siginfo
-    /// (`__send_signal_locked`).
+    /// (`__send_signal_locked`). None of the six that faults send is harmless: while one of them is open, the kernel hands
+    /// out another's entry, even a blocked one (`dequeue_synchronous_signal`). The tracer would pass that entry back,
+    /// and find it again, for ever.
     ///
     /// Nor may it be one of `reserved`. If there is one that the thread does not block, it is such a one: the same signal
     /// from somebody else is then ignored at any time, while a blocked one would have stayed pending.
@@ -104,7 +106,7 @@ impl SignalStatus {
         let default_ignored: SigSet = [SigNo::URG, SigNo::WINCH].into_iter().collect();
         let harmless = default_ignored.difference(self.caught).union(self.ignored);
         let unfit: SigSet = SigNo::all()
-            .filter(|signo| signo.is_stop() || signo.is_realtime())
+            .filter(|signo| signo.is_stop() || signo.is_realtime() || signo.is_synchronous())
             .chain([SigNo::CHLD, SigNo::CONT, SigNo::KILL])
             .collect();
         let fit = harmless

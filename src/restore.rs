@@ -311,9 +311,20 @@ fn take_back_limit(pid: Pid, dumped: &ProcessState) -> Result<()> {
     inner().map_err(|e: Error| e.during(Phase::Replay, pid))
 }
 
-/// Puts back dispositions in a process that still is the one that `state` was captured from. Returns what failed.
+/// Puts back dispositions in a process that still is the one that `state` was captured from, and what that takes out of
+/// its queues: the kernel drops what becomes ignored, blocked or not (do_sigaction). Returns what failed.
 pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Vec<Error> {
-    put_back(stopped, state, state, Extent::Only(Step::Dispositions))
+    let mut found = match capture::expecting(stopped, Phase::Replay, state) {
+        Ok(found) => found,
+        Err(e) => return vec![e],
+    };
+    if found.dispositions == state.dispositions {
+        return Vec::new();
+    }
+    let mut errors = put_back(stopped, state, &found, Extent::Only(Step::Dispositions));
+    found.timers.clear();
+    errors.extend(give_back(stopped, &found).err());
+    errors
 }
 
 /// The process as it is now, with the stop that CRIU has queued counted as entered.

@@ -21,6 +21,11 @@ const fn ia32(name: &'static str) -> Scenario {
     }
 }
 
+/// The program that queues what its argument says.
+const fn queued(name: &'static str, words: &'static str) -> Scenario {
+    Scenario::new(name).program("queued", words)
+}
+
 /// Every scenario.
 pub const SCENARIOS: &[Scenario] = &[
     // What CRIU gets right: with the plugin nothing may change.
@@ -122,6 +127,72 @@ pub const SCENARIOS: &[Scenario] = &[
         alone: Expect::DumpFails("with a pending SIGTRAP"),
         verdicts: &[Verified, Repaired],
         ..Scenario::new("trap_pending")
+    },
+    // More entries than are taken out at a time, behind a number that has to stay in.
+    Scenario {
+        verdicts: &[Verified, Repaired],
+        ..queued("queued-behind-timer", "t:35 2000*s:35:-1")
+    },
+    Scenario {
+        verdicts: &[Verified, Repaired],
+        ..queued(
+            "queued-behind-own",
+            "t:35 600*s:36:-1 t:36 600*s:35:-1 p:37:-1 900*s:37:-1 600*s:38:-1",
+        )
+    },
+    // A fault's signal, and the only signals that do nothing are the six that faults send.
+    Scenario {
+        alone: Expect::DumpHarms("task interruption, aborting"),
+        verdicts: &[Verified, Repaired],
+        ..queued("queued-fault-ignored-sys", "ign:31 p:4:1")
+    },
+    Scenario {
+        alone: Expect::DumpHarms("task interruption, aborting"),
+        verdicts: &[Verified, Repaired],
+        ..queued(
+            "queued-fault-only-sys",
+            "hnd:17 hnd:23 hnd:28 hnd:18 ign:31 p:4:1",
+        )
+    },
+    Scenario {
+        alone: Expect::DumpHarms("task interruption, aborting"),
+        verdicts: &[Verified, Repaired],
+        ..queued(
+            "queued-fault-only-trap",
+            "p:17:-1 p:23:-1 p:28:-1 p:18:-1 ign:5 p:11:1",
+        )
+    },
+    // An ignored SIGTRAP, and timers' entries beside one.
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..queued("queued-ignored-trap", "ign:5 s:5:0")
+    },
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..queued("queued-ignored-trap-private", "ign:5 p:5:-1")
+    },
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..queued("queued-timers-and-trap", "ign:10 t:10 t:10 s:5:0")
+    },
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..queued(
+            "queued-timers-and-private-trap",
+            "ign:10 t:10 t:10 t:10 p:5:0",
+        )
+    },
+    Scenario {
+        alone: Expect::DumpFails("with a pending SIGTRAP"),
+        verdicts: &[Verified, Repaired],
+        ..queued(
+            "queued-timers-and-kill",
+            "t:10 s:10:0 t:10 ign:5 s:5:0 p:11:1 t:36 40*s:36:-1",
+        )
     },
     // All at once, for the fault points.
     Scenario {

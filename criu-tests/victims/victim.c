@@ -29,6 +29,7 @@ static int failures;
 /* 0 in the root of the tree, else the child's number + 1. */
 static int child_number;
 void (*victim_when_ready)(void);
+int victim_by_number;
 
 /* ---- syscalls ---------------------------------------------------------------------------------------------- */
 
@@ -677,8 +678,28 @@ static void take_state(struct state *s)
 	wait_until_settled();
 }
 
-static void compare_queue(const struct queue *a, const struct queue *b, const char *which, pid_t tid)
+/* Sorts a queue by number. Entries of one number stay in their order. */
+static void sort_by_number(struct queue *q)
 {
+	siginfo_t *sorted = calloc((size_t)q->n + 1, sizeof(*sorted));
+	int n = 0;
+
+	if (!sorted)
+		victim_die("out of memory");
+	for (int sig = 1; sig <= K_NSIG; sig++)
+		for (int i = 0; i < q->n; i++)
+			if (q->info[i].si_signo == sig)
+				sorted[n++] = q->info[i];
+	memcpy(q->info, sorted, (size_t)n * sizeof(*sorted));
+	free(sorted);
+}
+
+static void compare_queue(struct queue *a, struct queue *b, const char *which, pid_t tid)
+{
+	if (victim_by_number) {
+		sort_by_number(a);
+		sort_by_number(b);
+	}
 	expect_int(a->n, b->n, "thread %d %s queue, length", tid, which);
 	for (int i = 0; i < a->n && i < b->n; i++)
 		expect_info(&a->info[i], &b->info[i], "thread %d %s queue, entry %d", tid, which, i);
@@ -704,7 +725,7 @@ static void compare_state(void)
 	}
 	expect_int(before.nthreads, after.nthreads, "number of threads");
 	for (int i = 0; i < before.nthreads; i++) {
-		const struct thread_state *a = &before.thread[i], *b = state_of(&after, a->tid);
+		struct thread_state *a = &before.thread[i], *b = state_of(&after, a->tid);
 
 		if (!b) {
 			expect_int(a->tid, 0, "thread");

@@ -82,6 +82,11 @@ const char *victim_arg(void);
  * Then threads and children are released.
  */
 void victim_checkpoint(void);
+/*
+ * Set where entries of different numbers may change places: a timer's own entry cannot be moved, so that others are queued
+ * around it. No program can tell, because signals are taken by number.
+ */
+extern int victim_by_number;
 /* Called once "ready" has been said, before waiting for "go". */
 extern void (*victim_when_ready)(void);
 /* Waits for threads and children, prints PASS if nothing failed. main() returns what it returns. */

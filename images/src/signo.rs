@@ -103,6 +103,17 @@ impl SigNo {
         matches!(self.default_action(), DefaultAction::Stop)
     }
 
+    /// One of the six that the kernel sends for a fault of the thread itself (`SYNCHRONOUS_MASK` in `kernel/signal.c`).
+    ///
+    /// Where one of them is pending and not blocked, the kernel hands out the first entry of any of the six with
+    /// `si_code > 0`, whether that one is blocked or not (`dequeue_synchronous_signal`).
+    pub const fn is_synchronous(self) -> bool {
+        matches!(
+            self,
+            SigNo::SEGV | SigNo::BUS | SigNo::ILL | SigNo::TRAP | SigNo::FPE | SigNo::SYS
+        )
+    }
+
     /// What happens where the disposition is SIG_DFL.
     pub const fn default_action(self) -> DefaultAction {
         match self {

@@ -400,8 +400,7 @@ impl Dump {
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
         self.passing(Point::DumpEnd);
-        self.give_back();
-        self.passing(Point::CustodyBack);
+        // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
         for (pid, state) in &self.trap_ignored {
             let errors = match StoppedProcess::<ByHost>::of_host(*pid) {
                 Ok(stopped) => restore::dispositions(&stopped, state),
@@ -412,6 +411,8 @@ impl Dump {
             }
         }
         self.passing(Point::DispositionsBack);
+        self.give_back();
+        self.passing(Point::CustodyBack);
         for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
             self.recorder.error(error.to_string());
         }

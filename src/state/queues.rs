@@ -642,10 +642,12 @@ fn signos(infos: &[Siginfo]) -> SigSet {
 }
 
 /// What a queue must hold after a restore: what was pending at the dump, in its order, and behind it what has
-/// been queued since. A legacy signal that is pending keeps its entry; a second one is dropped, as the kernel
-/// drops it (legacy_queue).
+/// been queued since. A legacy signal that was pending at the dump keeps its entry; a second one is dropped, as the
+/// kernel drops it (legacy_queue). The kernel drops no entry of a timer (posixtimer_queue_sigqueue), and nobody but the
+/// timer could queue it again: each stays.
 pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
     let mut merged = dumped;
+    let dumped_bits = merged.bits;
     // Nearly always one of the two is the beginning of the other; deep queues need not be hashed for that.
     let same = std::iter::zip(&merged.queue, &found.queue).take_while(|(a, b)| a == b);
     let same = same.count();
@@ -663,7 +665,7 @@ pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
                 let Some(signo) = SigNo::new(info.signo()) else {
                     continue;
                 };
-                if signo.is_realtime() || !merged.bits.contains(signo) {
+                if signo.is_realtime() || is_timers(info) || !dumped_bits.contains(signo) {
                     merged.bits.insert(signo);
                     merged.queue.push(*info);
                 }
@@ -726,6 +728,31 @@ mod tests {
         let dumped = pending(&[info(SigNo::CHLD, 1)]);
         let found = pending(&[info(SigNo::CHLD, 2)]);
         assert_eq!(with_arrivals(dumped.clone(), &found), dumped);
+    }
+
+    #[test]
+    fn no_entry_of_a_timer_is_dropped() {
+        let expiry = |id| {
+            let fields = Fields::Timer {
+                id,
+                overrun: 0,
+                value: 0,
+                sys_private: 0,
+            };
+            Siginfo::from_fields(SigNo::USR1.get(), 0, SI_TIMER, &fields)
+        };
+        // Two timers and kill(2), beside a SIGTRAP that was taken out.
+        let queue = [info(SigNo::USR1, 1), expiry(1), expiry(2)];
+        let found = pending(&queue);
+        assert_eq!(
+            with_arrivals(pending(&[info(SigNo::TRAP, 7)]), &found).queue,
+            [&[info(SigNo::TRAP, 7)], queue.as_slice()].concat()
+        );
+        // With one of that number at the dump, kill(2) would have been dropped.
+        assert_eq!(
+            with_arrivals(pending(&[info(SigNo::USR1, 7)]), &found).queue,
+            [info(SigNo::USR1, 7), expiry(1), expiry(2)]
+        );
     }
 
     #[test]

@@ -20,6 +20,9 @@ PLUGINDIR    :=
 # Goes before all of these.
 DESTDIR      :=
 
+# What `make lint` lets cargo-deny check. With "advisories" cargo-deny fetches the database of RustSec.
+DENY         := bans licenses sources
+
 # For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
 CRIU_SRC     :=
 TESTS        :=
@@ -43,9 +46,11 @@ with_criu    = CRIU="$(target_path)/criu/criu" CRIU_SIGNALS_PLUGIN_DIR="$(target
 cargo_test   = $(with_criu) test --workspace$(locked)$(profile_flag)
 test_args    = $(if $(ARGS), -- $(ARGS))
 
+oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps curve bench zdtm versions install uninstall deb lint clean root source
+.PHONY: help deps criu build faults demo test gaps curve bench zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -123,7 +128,18 @@ deb: deps criu ## makes a Debian package, criu-signals_VERSION_amd64.deb, in tar
 	@scripts/build-deb "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals" \
 	  "$(target_path)/criu/criu" "$(TARGET)"
 
-lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed
+msrv: deps criu oldest-rust ## checks everything with the oldest Rust, rust-version of Cargo.toml, which rustup fetches
+	$(cargo) +$(oldest_rust) check --workspace --all-targets$(locked) --target-dir "$(target_path)/msrv"
+
+.PHONY: oldest-rust
+oldest-rust:
+	@rustup run $(oldest_rust) rustc --version >/dev/null 2>&1 || \
+	  rustup toolchain install --profile minimal --no-self-update $(oldest_rust)
+
+tools: ## installs cargo-deny into target/tools, where lint looks for it too (takes minutes to compile)
+	cargo install --locked --root "$(target_path)/tools" cargo-deny
+
+lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed (make tools)
 	cargo fmt --all --check
 	$(cargo) clippy --workspace --all-targets$(locked) --quiet -- -D warnings
 	$(cargo) clippy -p criu-signals --lib --features faults$(locked) --quiet -- -D warnings
@@ -132,9 +148,9 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 	rustfmt --edition 2024 --check criu-tests/plugins/witness/src/lib.rs
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc -p criu-signals --lib --no-default-features --no-deps$(locked) --quiet
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps$(locked) --quiet
-	@if cargo deny --version >/dev/null 2>&1; then \
-	  echo "cargo deny check bans licenses sources"; cargo deny$(locked) --log-level warn check bans licenses sources; \
-	else echo "lint: dependencies are not checked: cargo-deny is not installed"; fi
+	@PATH="$(target_path)/tools/bin:$$PATH"; if cargo deny --version >/dev/null 2>&1; then \
+	  echo "cargo deny check $(DENY)"; cargo deny$(locked) --log-level warn check $(DENY); \
+	else echo "lint: dependencies are not checked: cargo-deny is not installed (make tools)"; fi
 
 clean: ## removes all that was built and fetched
 	cargo clean --quiet

@@ -53,8 +53,8 @@ impl Default for Limits {
 pub struct Plan {
     /// Why they have to be taken out; empty where they stay in.
     pub take_out: Vec<TakenOut>,
-    /// They stay in, and CRIU's image gets a larger RLIMIT_SIGPENDING, under which CRIU can queue them again. The
-    /// right one is set at the restore.
+    /// CRIU's image gets a larger RLIMIT_SIGPENDING, under which CRIU can queue again what stays in, and make the POSIX
+    /// timers. The right one is set at the restore.
     pub lend_room: bool,
 }
 
@@ -72,15 +72,19 @@ pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) 
     let fault = state.threads.iter().any(is_fault);
     // Every entry counts against the limit of its process, together with all others of the same user.
     let counted = if deep { state.queued } else { own as u64 };
+    // So does every POSIX timer, from timer_create(2) on: the entry is allocated with it (posixtimer_init_sigqueue).
+    let timers = state.timers.len() as u64;
     let room = state.rlimit_sigpending.soft.saturating_sub(counted);
+    let room = room.saturating_sub(if deep { 0 } else { timers });
     let low = counted > 0 && room < limits.headroom;
+    let low_for_timers = timers > 0 && room < limits.headroom;
     let can_put_back = may_raise || has_room(state.queued, state.rlimit_sigpending.hard);
     if fault && !can_put_back {
         return Err(no_room(&TakenOut::Fault, state.rlimit_sigpending));
     }
     let mut plan = Plan {
         take_out: Vec::new(),
-        lend_room: low && !may_raise,
+        lend_room: (low && !may_raise) || low_for_timers,
     };
     if fault {
         plan.take_out.push(TakenOut::Fault);
@@ -469,7 +473,7 @@ fn number(info: &Siginfo) -> Option<SigNo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::{Fields, NsIds};
+    use criu_signals_images::{Fields, Notify, NsIds, PosixTimer, TimerEntry};
 
     fn process(queued: usize, soft: u64, hard: u64) -> ProcessState {
         let fields = Fields::Value {
@@ -507,6 +511,40 @@ mod tests {
                 planned(&process(0, 0, 0), false, may_raise),
                 Some(Plan::default())
             );
+        }
+    }
+
+    #[test]
+    fn timers_need_room_as_well() {
+        let timers = |count, soft| {
+            let mut state = process(0, soft, soft);
+            state.timers = (0..count).map(timer).collect();
+            state
+        };
+        for may_raise in [false, true] {
+            let lent = |state: &ProcessState| {
+                let plan = planned(state, false, may_raise).unwrap();
+                assert_eq!(plan.take_out, [], "the entries are CRIU's own to make");
+                plan.lend_room
+            };
+            assert!(lent(&timers(20, 5)));
+            assert!(!lent(&timers(20, 10_000)));
+            assert!(!lent(&timers(0, 5)));
+        }
+    }
+
+    fn timer(id: i32) -> PosixTimer {
+        PosixTimer {
+            id,
+            clock: 1,
+            signo: 34,
+            value: 0,
+            notify: Notify::Process,
+            interval: 0,
+            remaining: 0,
+            overrun: 0,
+            entry: TimerEntry::Idle,
+            entry_overrun: None,
         }
     }
 

@@ -215,6 +215,8 @@ pub(crate) struct Replay<'r, 'p, Owner> {
     pub wanted: &'r ProcessState,
     /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
     pub threads: &'r [(Tid, &'r ThreadState)],
+    /// What can't be had together with something else, and was given up: to be said.
+    pub lost: &'r mut Vec<String>,
 }
 
 impl<Owner> Replay<'_, '_, Owner> {
@@ -246,7 +248,7 @@ impl<Owner> Replay<'_, '_, Owner> {
             Step::SharedQueue if PosixTimers::builds(process, None) => Vec::new(),
             Step::SharedQueue => self
                 .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
-            Step::Timers => PosixTimers::replay(self.injector, process, self.threads),
+            Step::Timers => PosixTimers::replay(self.injector, process, self.threads, self.lost),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
             }),

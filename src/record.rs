@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use criu_signals_images::{
-    CoreImage, FORMAT_VERSION, Header, Image, Pid, ProcessState, Rlimit, SigNo, Tid,
+    CoreImage, FORMAT_VERSION, Header, Image, ImageError, Pid, PosixTimer, ProcessState, Rlimit,
+    SigNo, Tid,
 };
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
@@ -74,25 +75,57 @@ pub fn dumped_processes(dir: BorrowedFd<'_>) -> Result<Vec<i32>> {
 /// # Errors
 /// If CRIU's image can't be read, understood or replaced.
 pub fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> Result<()> {
+    change_core(dir, pid, |core| {
+        core.set_rlimit_sigpending(limit).map(|()| true)
+    })
+    .map(drop)
+}
+
+/// Corrects the timers in CRIU's own image of the process that is `pid` in its own namespace, as
+/// [`CoreImage::correct_timers`]; a timer that is right already is left alone. The image is replaced as a whole or not at
+/// all. Returns whether it was.
+///
+/// # Errors
+/// If CRIU's image can't be read, understood or replaced.
+pub fn correct_timers(dir: BorrowedFd<'_>, pid: i32, timers: &[PosixTimer]) -> Result<bool> {
+    change_core(dir, pid, |core| {
+        core.correct_timers(timers).map(|ids| !ids.is_empty())
+    })
+}
+
+/// `change` says whether there is anything to write.
+fn change_core(
+    dir: BorrowedFd<'_>,
+    pid: i32,
+    change: impl FnOnce(&mut CoreImage) -> std::result::Result<bool, ImageError>,
+) -> Result<bool> {
     let name = format!("core-{pid}.img");
-    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(&name);
-    let failed = |e: &std::io::Error| Error::io(format!("replace {name}"), e);
     let image = |e| Error::new(format!("replace {name}"), Cause::Image(e));
-    let mut core = CoreImage::read(&fs::read(&path).map_err(|e| failed(&e))?).map_err(image)?;
-    core.set_rlimit_sigpending(limit).map_err(image)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(&name);
+    let bytes = fs::read(&path).map_err(|e| Error::io(format!("replace {name}"), &e))?;
+    let mut core = CoreImage::read(&bytes).map_err(image)?;
+    if !change(&mut core).map_err(image)? {
+        return Ok(false);
+    }
     let bytes = core.to_bytes().map_err(image)?;
-    let mode = fs::metadata(&path).map_err(|e| failed(&e))?.permissions();
+    replace(&path, &name, &bytes).map(|()| true)
+}
+
+/// An image of CRIU's, with its mode.
+fn replace(path: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let failed = |e: &std::io::Error| Error::io(format!("replace {name}"), e);
+    let mode = fs::metadata(path).map_err(|e| failed(&e))?.permissions();
     let beside = path.with_extension("img.signals");
     let write = || {
         let mut file = fs::File::create_new(&beside)?;
-        file.write_all(&bytes)?;
+        file.write_all(bytes)?;
         file.set_permissions(mode)?;
         file.sync_all()
     };
     let written = write()
         .map_err(|e| failed(&e))
         .and_then(|()| fault::point(Point::RoomWritten))
-        .and_then(|()| fs::rename(&beside, &path).map_err(|e| failed(&e)));
+        .and_then(|()| fs::rename(&beside, path).map_err(|e| failed(&e)));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }

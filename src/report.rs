@@ -208,7 +208,7 @@ pub enum Action {
 /// Something that can't be kept, or that is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`; or `machine`.
+    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`, `overrun`, `timer`; or `machine`.
     pub kind: String,
     /// How much it matters.
     #[serde(default)]

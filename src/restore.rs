@@ -85,6 +85,8 @@ pub struct Report {
     pub arrived: usize,
     /// Every difference, and what became of it.
     pub findings: Vec<(Difference, Done)>,
+    /// What can't be had together with something else that was put back, in words.
+    pub lost: Vec<String>,
     /// Operations that failed.
     pub errors: Vec<Error>,
 }
@@ -158,9 +160,9 @@ pub fn check<Owner>(
         report.errors.extend(resume_calls(stopped, &wanted, &found));
         return Ok(report);
     }
-    report
-        .errors
-        .extend(put_back(stopped, &wanted, &found, Extent::All));
+    let (errors, lost) = put_back_and_say(stopped, &wanted, &found, Extent::All);
+    report.errors.extend(errors);
+    report.lost = lost;
     let seen = look(stopped, dumped, &wanted)
         .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
     let left = match seen {
@@ -223,7 +225,9 @@ pub fn apply<Owner>(
     let mut report = report(stopped.pid(), wanted, Vec::new());
     report.arrived = siginfos(&aim).saturating_sub(siginfos(wanted));
     if !differences.is_empty() {
-        errors.extend(put_back(stopped, &aim, &found, Extent::All));
+        let (failed, lost) = put_back_and_say(stopped, &aim, &found, Extent::All);
+        errors.extend(failed);
+        report.lost = lost;
         let found = capture::expecting(stopped, Phase::Verify, &aim)?;
         let aim = match arrived {
             Arrived::Kept => arrived_since(aim, &found),
@@ -246,6 +250,7 @@ pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> 
         given_back: 0,
         arrived: 0,
         findings: differences.into_iter().map(left_alone).collect(),
+        lost: Vec::new(),
         errors: Vec::new(),
     }
 }
@@ -432,17 +437,29 @@ fn put_back<Owner>(
     found: &ProcessState,
     extent: Extent,
 ) -> Vec<Error> {
+    put_back_and_say(stopped, wanted, found, extent).0
+}
+
+/// What failed, and what was given up for something else.
+fn put_back_and_say<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+    extent: Extent,
+) -> (Vec<Error>, Vec<String>) {
+    let mut lost = Vec::new();
     let threads: Vec<(Tid, &ThreadState)> = found
         .threads
         .iter()
         .map(|t| (t.tid(), same_thread(&wanted.threads, t).unwrap_or(t)))
         .collect();
-    let inner = || {
+    let mut inner = || {
         let mut injector = Injector::new(stopped)?;
         let mut replay = Replay {
             injector: &mut injector,
             wanted,
             threads: &threads,
+            lost: &mut lost,
         };
         let mut errors = replay.walk(extent);
         errors.extend(fault::point(Point::Replayed).err());
@@ -451,5 +468,5 @@ fn put_back<Owner>(
     };
     let errors = inner().unwrap_or_else(|e: Error| vec![e]);
     let during = |e: Error| e.during(Phase::Replay, stopped.pid());
-    errors.into_iter().map(during).collect()
+    (errors.into_iter().map(during).collect(), lost)
 }

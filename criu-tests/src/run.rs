@@ -57,13 +57,23 @@ pub fn run(scenario: &Scenario, flavour: Flavour, dir: &RunDir) -> Result<()> {
                 && matches!(scenario.plugin, Expect::Pass | Expect::Race(_)) =>
         {
             expect_verdicts(scenario, restore, &done.processes)?;
-            done.dump
-                .iter()
-                .chain([restore])
-                .try_for_each(|step| expect_unsaid(scenario, step))
+            let steps = || done.dump.iter().chain([restore]);
+            steps().try_for_each(|step| expect_unsaid(scenario, step))?;
+            expect_said(scenario, steps())
         }
         _ => Ok(()),
     }
+}
+
+fn expect_said<'s>(scenario: &Scenario, steps: impl Iterator<Item = &'s Step>) -> Result<()> {
+    let Some(text) = scenario.said else {
+        return Ok(());
+    };
+    let mut steps = steps;
+    if steps.any(|step| plugin::lines(&step.log).any(|line| line.contains(text))) {
+        return Ok(());
+    }
+    bail!("the plugin does not say {text:?}")
 }
 
 fn expect_unsaid(scenario: &Scenario, step: &Step) -> Result<()> {

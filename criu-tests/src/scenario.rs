@@ -101,6 +101,8 @@ pub struct Scenario {
     pub leave_running: Expect,
     /// The plugin's verdicts at the restore, one for each live process: each must be one of these.
     pub verdicts: &'static [Verdict],
+    /// What the plugin must say at the dump or at the restore: it can't be kept.
+    pub said: Option<&'static str>,
     /// What the plugin must not say, because it is not so.
     pub unsaid: Option<&'static str>,
     /// What the machine must have.
@@ -122,6 +124,7 @@ impl Scenario {
             plugin: Expect::Pass,
             leave_running: Expect::Pass,
             verdicts: &[Verdict::Verified],
+            said: None,
             unsaid: None,
             needs: &[],
         }

@@ -64,6 +64,33 @@ pub const SCENARIOS: &[Scenario] = &[
         unsaid: Some("there is no telling whether they have expired"),
         ..Scenario::new("timer_ignored")
     },
+    // Timers that CRIU makes in the leader, and for the leader, under a limit that does not allow them.
+    Scenario {
+        alone: Expect::RestoreFails("Can't create posix timer"),
+        ..Scenario::new("timer-limit").program("timer_threads", "limit")
+    },
+    Scenario {
+        alone: Expect::Fails("the thread's own time"),
+        verdicts: &[Repaired],
+        said: Some("not kept: overrun=3"),
+        ..Scenario::new("timer-cpu").program("timer_threads", "cpu")
+    },
+    Scenario {
+        alone: Expect::RestoreFails("Can't create posix timer"),
+        ..Scenario::new("timer-gone").program("timer_threads", "gone")
+    },
+    Scenario::new("timer-told").program("timer_threads", "told"),
+    Scenario {
+        leaves_pid: true,
+        alone: Expect::RestoreFails("Can't create posix timer"),
+        ..Scenario::new("timer-nested").program("timer_threads", "nested")
+    },
+    Scenario {
+        alone: Expect::Fails("overrun, expected 149 or more"),
+        verdicts: &[Repaired],
+        said: Some("not kept: overrun=1"),
+        ..Scenario::new("timer_overruns")
+    },
     Scenario::new("itimer"),
     Scenario::new("parent_death"),
     Scenario::new("signalfd"),

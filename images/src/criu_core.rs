@@ -271,6 +271,29 @@ impl CoreImage {
             .collect()
     }
 
+    /// Gives the timers that have the ids of `timers` their clocks, and lets them tell whom those tell: one that tells a
+    /// thread which is gone tells nobody. Where the clock is another one, the times come with it. Returns the ids of
+    /// those that were otherwise. [`ImageError::Invalid`] in an image without process.
+    pub fn correct_timers(&mut self, timers: &[PosixTimer]) -> Result<Vec<i32>, ImageError> {
+        let unchanged = self.unchanged.take();
+        let mut corrected = Vec::new();
+        for criu in &mut self.process_mut()?.timers.mut_or_insert_default().posix {
+            let id = criu.it_id().cast_signed();
+            let Some(timer) = timers.iter().find(|timer| timer.id == id) else {
+                continue;
+            };
+            let before = criu.clone();
+            correct_timer(criu, timer);
+            if *criu != before {
+                corrected.push(id);
+            }
+        }
+        if corrected.is_empty() {
+            self.unchanged = unchanged;
+        }
+        Ok(corrected)
+    }
+
     /// RLIMIT_SIGPENDING; `None` where CRIU recorded none.
     pub fn rlimit_sigpending(&self) -> Option<Rlimit> {
         let limits = &self.entry.tc.as_ref()?.rlimits.as_ref()?.rlimits;
@@ -306,6 +329,29 @@ impl CoreImage {
         let thread = thread.ok_or_else(|| FieldError::missing("thread_core"))?;
         self.unchanged = None;
         Ok(thread)
+    }
+}
+
+/// Of asm-generic/siginfo.h.
+const SIGEV_NONE: u32 = 1;
+
+fn correct_timer(criu: &mut pb::Posix_timer_entry, timer: &PosixTimer) {
+    match timer.notify {
+        // To the kernel a timer whose thread is gone is like one that tells nobody: it runs, and nothing comes of it
+        // (posixtimer_send_sigqueue). Only that nobody can make such a one.
+        Notify::Thread(0) => {
+            criu.set_it_sigev_notify(SIGEV_NONE);
+            criu.notify_thread_id = None;
+        }
+        Notify::Thread(tid) => criu.set_notify_thread_id(tid),
+        Notify::Process | Notify::Nobody | Notify::Library => {}
+    }
+    if criu.clock_id() != timer.clock.cast_unsigned() {
+        criu.set_clock_id(timer.clock.cast_unsigned());
+        criu.set_isec(timer.interval / NANOSECONDS);
+        criu.set_insec(timer.interval % NANOSECONDS);
+        criu.set_vsec(timer.remaining / NANOSECONDS);
+        criu.set_vnsec(timer.remaining % NANOSECONDS);
     }
 }
 
@@ -598,6 +644,75 @@ pub(crate) mod tests {
         sas.set_ss_size(8192);
         sas.set_ss_flags(0);
         assert_eq!(entry, original);
+    }
+
+    fn criu_timer(id: u32, clock: i32, notify: u32, tid: Option<i32>) -> pb::Posix_timer_entry {
+        let mut timer = pb::Posix_timer_entry::new();
+        timer.set_it_id(id);
+        timer.set_clock_id(clock.cast_unsigned());
+        timer.set_si_signo(34);
+        timer.set_it_sigev_notify(notify);
+        timer.set_sival_ptr(7);
+        timer.set_overrun(0);
+        timer.set_isec(1);
+        timer.set_insec(2);
+        timer.set_vsec(3);
+        timer.set_vnsec(4);
+        timer.notify_thread_id = tid;
+        timer
+    }
+
+    #[test]
+    fn timers_are_corrected() {
+        let mut entry = leader();
+        let timers = entry
+            .tc
+            .mut_or_insert_default()
+            .timers
+            .mut_or_insert_default();
+        timers.posix = vec![
+            criu_timer(0, 1, 0, None),
+            criu_timer(1, 1, 4, Some(900)),
+            criu_timer(2, 1, 4, Some(901)),
+            criu_timer(3, -2, 4, Some(42)),
+        ];
+        let before = file(&entry);
+        let mut image = CoreImage::read(&before).expect("valid");
+        let right = image.timers().expect("known");
+        assert_eq!(image.correct_timers(&right).expect("a process"), [0; 0]);
+        assert_eq!(image.to_bytes().expect("valid"), before, "as it was");
+
+        let wanted: Vec<PosixTimer> = right
+            .iter()
+            .map(|timer| PosixTimer {
+                notify: match timer.notify {
+                    Notify::Thread(900) => Notify::Thread(41),
+                    Notify::Thread(901) => Notify::Thread(0),
+                    other => other,
+                },
+                clock: if timer.id == 3 { -342 } else { timer.clock },
+                ..*timer
+            })
+            .collect();
+        assert_eq!(image.correct_timers(&wanted).expect("a process"), [1, 2, 3]);
+        let image = CoreImage::read(&image.to_bytes().expect("valid")).expect("valid");
+        let found = image.timers().expect("known");
+        let notify: Vec<Notify> = found.iter().map(|timer| timer.notify).collect();
+        assert_eq!(
+            notify,
+            [
+                Notify::Process,
+                Notify::Thread(41),
+                Notify::Nobody,
+                Notify::Thread(42)
+            ]
+        );
+        let clocks: Vec<i32> = found.iter().map(|timer| timer.clock).collect();
+        assert_eq!(clocks, [1, 1, 1, -342]);
+        assert!(found.iter().all(|timer| timer.interval == 1_000_000_002));
+        read(&thread())
+            .correct_timers(&wanted)
+            .expect_err("no process");
     }
 
     #[test]

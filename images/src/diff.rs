@@ -446,6 +446,11 @@ fn same_timer(dumped: &PosixTimer, found: &PosixTimer) -> bool {
             interval,
             ..
         } = *timer;
+        // One that tells a thread which is gone tells nobody, and can only be made as such a one.
+        let notify = match notify {
+            Notify::Thread(0) => Notify::Nobody,
+            other => other,
+        };
         (clock, signo, value, notify, interval)
     };
     let entry = match (dumped.entry, found.entry) {

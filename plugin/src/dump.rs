@@ -12,13 +12,13 @@ use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
 use criu_signals::images::{
-    Image, Pid, ProcessState, Rlimit, RunState, SigNo, TakenOut, TimerEntry, image,
+    Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, image,
 };
 use criu_signals::let_go::{self, LetGo};
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
-use criu_signals::state::overruns;
+use criu_signals::state::{cpu_clocks, overruns};
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record, restore};
@@ -31,8 +31,9 @@ use crate::NAME;
 use crate::notices::{Notice, Notices, Saying};
 use crate::parents::{self, Ties};
 use crate::report::Recorder;
-use crate::settings::{OVERRUNS, Overruns, REFUSE, Settings, TakeOut};
+use crate::settings::{Overruns, REFUSE, Settings, TakeOut};
 use crate::timeouts::Anew;
+use crate::timers;
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub struct Dump {
     /// Processes whose queues CRIU can restore only under a larger RLIMIT_SIGPENDING, by their pids in their own
     /// namespaces.
     lent_room: Vec<(i32, Rlimit)>,
+    /// Timers that CRIU's images may give another clock or another thread, by the process's pid in its own namespace.
+    timers: Vec<(i32, Vec<PosixTimer>)>,
     /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
     /// CRIU looks at dispositions only after the first of them.
     trap_ignored: Vec<(Pid, ProcessState)>,
@@ -120,6 +123,7 @@ impl Dump {
             wait_statuses: WaitStatuses::default(),
             root_seen: false,
             lent_room: Vec::new(),
+            timers: Vec::new(),
             trap_ignored: Vec::new(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
@@ -256,12 +260,7 @@ impl Dump {
         {
             before.complete(&mut state);
         }
-        // A deep queue's entries are not known here, and timers' are told by them.
-        if self.settings.overruns == Overruns::Count && !deep {
-            count_overruns(&stopped, &mut state)?;
-        } else {
-            not_counted(pid, &state);
-        }
+        self.look_at_timers(&stopped, &mut state, deep)?;
         state.wait_status = self.wait_statuses.of(pid)?;
         if count_arrived_stop(&mut state) {
             log::info!("pid {pid}: a SIGSTOP has arrived since criu stopped it, and is in effect");
@@ -282,7 +281,7 @@ impl Dump {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
             if plan.lend_room {
                 self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
-                let limit = lendable(state.rlimit_sigpending)?;
+                let limit = lendable(&state)?;
                 self.lent_room.push((state.ids.innermost(), limit));
                 state.lent_limit = Some(limit);
             }
@@ -312,6 +311,57 @@ impl Dump {
         )?);
         fault::point(Point::HandedOver)?;
         Ok(state)
+    }
+
+    /// Completes the timers, and says what of them can't be kept.
+    fn look_at_timers(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        state: &mut ProcessState,
+        deep: bool,
+    ) -> Result<()> {
+        if state.timers.is_empty() {
+            return Ok(());
+        }
+        let pid = stopped.pid();
+        let dumped = self.dumped_in(state)?;
+        let unclear = cpu_clocks::resolve(stopped, state, |other| dumped.contains(&other))?;
+        self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
+        for what in timers::tell_nobody(pid, state) {
+            self.notices.note(Notice::Timer, &what);
+        }
+        self.say_or_refuse(timers::unseen(pid, state)?)?;
+        // A deep queue's entries are not known here, and timers' are told by them.
+        let sayings = if deep {
+            timers::not_counted(pid, state, "the queue is too deep to be read")
+        } else if self.settings.overruns == Overruns::Leave {
+            timers::not_counted(pid, state, &timers::nobody_asked())
+        } else {
+            let left = overruns::count(stopped, state)?;
+            timers::uncounted(pid, state, &left)
+        };
+        self.say_or_refuse(sayings)?;
+        self.say_or_refuse(timers::of_new_clocks(pid, state))?;
+        let of_threads = |timer: &PosixTimer| timer.clock < 0 || timer.thread().is_some();
+        if state.timers.iter().any(of_threads) {
+            self.timers
+                .push((state.ids.innermost(), state.timers.clone()));
+        }
+        Ok(())
+    }
+
+    /// The ids of the dumped processes that are in the same pid namespace as `process`, in that namespace.
+    fn dumped_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
+        let Some(&root) = self.handed.first() else {
+            return Ok(Vec::new());
+        };
+        let mut ids = Vec::new();
+        for pid in proc::tree(root) {
+            if proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns) {
+                ids.push(record::innermost(pid)?);
+            }
+        }
+        Ok(ids)
     }
 
     /// Takes pending signals out and writes the image, in the order that loses nothing. Returns the whole state.
@@ -447,6 +497,7 @@ impl Dump {
             return;
         }
         self.lend_room(dir);
+        self.correct_timers(dir);
         let summary = format!(
             "dump: {} processes captured; not kept: {}",
             self.written.len(),
@@ -502,12 +553,28 @@ impl Dump {
         for &(pid, limit) in &self.lent_room {
             match record::lend_room(dir, pid, limit) {
                 Ok(()) => log::info!(
-                    "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which the queue \
-                     can be restored; the right one is set at the restore"
+                    "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which queue and \
+                     timers can be restored; the right one is set at the restore"
                 ),
                 Err(e) => self.recorder.error(format!(
-                    "pid {pid} (in its own namespace): criu will fail to restore the queue, as RLIMIT_SIGPENDING leaves \
+                    "pid {pid} (in its own namespace): criu will fail to restore queue or timers, as RLIMIT_SIGPENDING leaves \
                      too little room: {e}"
+                )),
+            }
+        }
+    }
+
+    /// CRIU makes all timers in the leader, for threads by the ids that it has written down.
+    fn correct_timers(&mut self, dir: BorrowedFd<'_>) {
+        for (pid, timers) in &self.timers {
+            match record::correct_timers(dir, *pid, timers) {
+                Ok(false) => {}
+                Ok(true) => log::info!(
+                    "pid {pid} (in its own namespace): criu's image names the threads that timers count or tell"
+                ),
+                Err(e) => self.recorder.error(format!(
+                    "pid {pid} (in its own namespace): criu will fail to restore timers that count or tell threads, or \
+                     make them for others: {e}"
                 )),
             }
         }
@@ -584,41 +651,45 @@ fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
     }
 }
 
-fn count_overruns(stopped: &StoppedProcess<ByHost>, state: &mut ProcessState) -> Result<()> {
-    for (id, why) in overruns::count(stopped, state)? {
-        log::warn!(
-            "pid {}: overruns of timer {id} not counted: {why}",
-            stopped.pid()
-        );
-    }
-    Ok(())
-}
-
-/// What the image does not say because nobody asked for it.
-fn not_counted(pid: Pid, state: &ProcessState) {
-    let timers = state.timers.iter().filter(|timer| {
-        timer.interval != 0 && matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
-    });
-    for timer in timers {
-        log::info!(
-            "pid {pid}: timer {}: how often it has expired while its signal is pending is not counted, and begins \
-             at 0 after a restore ({OVERRUNS}=count counts it)",
-            timer.id
-        );
-    }
-}
-
 /// The largest limit that a criu of the same rights can give: its own hard one, or what the process has.
-fn lendable(own: Rlimit) -> Result<Rlimit> {
+fn lendable(state: &ProcessState) -> Result<Rlimit> {
     let (_, hard) = getrlimit(Resource::RLIMIT_SIGPENDING)
         .map_err(|errno| Error::os("getrlimit(RLIMIT_SIGPENDING)", errno))?;
-    let hard = hard.max(own.hard);
+    let hard = hard.max(state.rlimit_sigpending.hard);
+    let timers = state.timers.len() as u64;
+    let hard = enough_for_timers(hard, timers, proc::may_raise_limits()?)?;
     Ok(Rlimit { soft: hard, hard })
+}
+
+/// Without a siginfo a signal is still pending; without its entry there is no timer, and no restore.
+fn enough_for_timers(hard: u64, timers: u64, may_raise: bool) -> Result<u64> {
+    if timers <= hard {
+        return Ok(hard);
+    }
+    if may_raise {
+        return Ok(Rlimit::INFINITY);
+    }
+    let why = format!(
+        "{timers} POSIX timers are charged to RLIMIT_SIGPENDING, of which criu can give at most {hard} at the restore, and \
+         the restore would fail: raise criu's hard limit, or run criu with CAP_SYS_RESOURCE"
+    );
+    Err(Error::new(
+        "lend room for timers",
+        Cause::Unsupported(why.into()),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timers_that_no_restore_could_make_are_not_dumped() {
+        assert_eq!(enough_for_timers(20, 20, false).unwrap(), 20);
+        assert_eq!(enough_for_timers(5, 20, true).unwrap(), Rlimit::INFINITY);
+        let refused = enough_for_timers(5, 20, false).unwrap_err().to_string();
+        assert!(refused.contains("raise criu's hard limit"), "{refused}");
+    }
 
     /// There is no such criu to run: without its add_inventory_plugin, which is found by name, nothing is recorded.
     #[test]

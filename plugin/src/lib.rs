@@ -11,6 +11,7 @@ mod report;
 mod restore;
 mod settings;
 mod timeouts;
+mod timers;
 
 use std::ffi::CStr;
 

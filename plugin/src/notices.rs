@@ -16,6 +16,10 @@ pub enum Notice {
     SmallStack,
     /// A system call that begins anew with its whole timeout.
     WholeTimeout,
+    /// How often a timer has expired while its signal was pending, or ignored.
+    Overruns,
+    /// A timer that becomes another one.
+    Timer,
     /// Images from another kernel or processor. Nothing is lost by that, so it is only ever a note.
     Machine,
 }
@@ -28,6 +32,8 @@ impl fmt::Display for Notice {
             Notice::ExitSignal => "exit-signal",
             Notice::SmallStack => "altstack",
             Notice::WholeTimeout => "timeout",
+            Notice::Overruns => "overrun",
+            Notice::Timer => "timer",
             Notice::Machine => "machine",
         })
     }
@@ -35,11 +41,13 @@ impl fmt::Display for Notice {
 
 impl Notice {
     /// Those that can be refused.
-    pub const REFUSABLE: [Notice; 4] = [
+    pub const REFUSABLE: [Notice; 6] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
         Notice::WholeTimeout,
+        Notice::Overruns,
+        Notice::Timer,
     ];
 }
 

@@ -197,6 +197,10 @@ impl Restore {
                         Verdict::Failed => log::error!("{line}"),
                     }
                 }
+                for lost in &report.lost {
+                    let what = format!("pid {pid} ({}): {lost}", process.comm);
+                    self.notices.say(Notice::Overruns, &what);
+                }
                 if let Err(e) = self.say(pid, &process) {
                     log::warn!("{}", e.during(Phase::Verify, pid));
                 }

@@ -42,7 +42,8 @@ const POLICY: Name = Name {
     in_file: "policy",
     variable: "CRIU_SIGNALS_POLICY",
 };
-/// What is refused rather than said: `pdeathsig`, `exit-signal` and `timeout` make a dump fail, and the tasks run on;
+/// What is refused rather than said: `pdeathsig`, `exit-signal`, `timeout`, `overrun` and `timer` make a dump fail,
+/// and the tasks run on;
 /// `altstack` makes a restore fail before anything is restored, as the policy `strict` does.
 pub const REFUSE: Name = Name {
     in_file: "refuse",
@@ -64,8 +65,8 @@ pub const OVERRUNS: Name = Name {
     variable: "CRIU_SIGNALS_TIMER_OVERRUNS",
 };
 
-/// From how many milliseconds on a timeout that begins anew is a warning, and is refused where [`REFUSE`] says so. A shorter
-/// one is a note: in the log at the level of information, in the report all the same.
+/// A timeout that begins anew and is longer than so many milliseconds is a warning, and is refused where [`REFUSE`] says so. A
+/// shorter one is a note: in the log at the level of information, in the report all the same.
 pub const LONG_TIMEOUT: Name = Name {
     in_file: "long_timeout",
     variable: "CRIU_SIGNALS_LONG_TIMEOUT",
@@ -209,14 +210,15 @@ impl ReportPath {
     }
 }
 
-/// From where on a timeout that begins anew is long.
+/// A timeout that begins anew and is longer than this is long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongTimeout(pub Duration);
 
 impl Default for LongTimeout {
-    /// People notice a second. Programs that wait for less do it again and again.
+    /// tini, node and many more wait for just a second, again and again, others for five or ten. Nobody acts on what is late
+    /// by so little.
     fn default() -> LongTimeout {
-        LongTimeout(Duration::from_secs(1))
+        LongTimeout(Duration::from_secs(10))
     }
 }
 
@@ -589,7 +591,7 @@ mod tests {
         assert_eq!(
             said(with(REFUSE, "pdeathsig,exitsignal")),
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
-             altstack, timeout"
+             altstack, timeout, overrun, timer"
         );
     }
 

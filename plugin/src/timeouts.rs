@@ -1,8 +1,8 @@
 //! Calls with a timeout that begin anew with the whole of it, because nobody knows or can be told the rest:
 //! docs/eintr.md says which, and why. Said at the dump and at the restore.
 //!
-//! Such a call ends late by no more than its timeout. That of milliseconds which many programs sleep in a loop is nothing
-//! that anybody would act on, so it is said more quietly.
+//! Such a call ends late by no more than its timeout. Those of milliseconds or seconds which many programs sleep in a loop are
+//! nothing that anybody would act on, so they are said more quietly.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Anew<'p> {
 }
 
 impl<'p> Anew<'p> {
-    /// `None` if there are none. A timeout is long from `long` on, or if nobody knows how long it is.
+    /// `None` if there are none. A timeout is long that is longer than `long`, or if nobody knows how long it is.
     pub fn of(process: &'p ProcessState, long: Duration) -> Option<Anew<'p>> {
         let calls = process.threads.iter().filter_map(|thread| {
             let call = thread.interrupted.filter(|call| call.whole_timeout)?;
@@ -46,7 +46,7 @@ impl<'p> Anew<'p> {
 
     /// Is it worth a warning?
     pub fn is_long(&self) -> bool {
-        timeout(&self.worst.1) >= self.long
+        timeout(&self.worst.1) > self.long
     }
 
     /// What there is to say where the process, which is `pid` here, is dumped.
@@ -161,8 +161,16 @@ mod tests {
             )
         );
         assert_eq!(
-            calls(&[Some(Some(1000 * MS)), Some(Some(2 * MS)), Some(Some(3))]),
-            said("system call 232 of thread 7 (1s), and such of 2 more", true)
+            calls(&[Some(Some(1001 * MS)), Some(Some(2 * MS)), Some(Some(3))]),
+            said(
+                "system call 232 of thread 7 (1.001s), and such of 2 more",
+                true
+            )
+        );
+        // So tini and node wait.
+        assert_eq!(
+            calls(&[Some(Some(1000 * MS))]),
+            said("system call 232 of thread 7 (1s)", false)
         );
         // Nobody knows that it is short.
         assert_eq!(

@@ -2,6 +2,7 @@
 
 mod altstack;
 pub mod asleep;
+pub mod cpu_clocks;
 mod dispositions;
 pub mod interrupted;
 mod limits;

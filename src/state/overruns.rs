@@ -21,30 +21,40 @@ use criu_signals_images::{
     TimerEntry,
 };
 
-use super::Site;
 use super::queues::{Queue, SIGSET_SIZE};
 use super::timers::{
-    ITIMERSPEC_SIZE, PATIENCE, TIMER_ABSTIME, first_expiry, from_itimerspec, from_timespec, number,
-    read_clock, set, sigaction, timespec,
+    ITIMERSPEC_SIZE, PATIENCE, TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec,
+    from_timespec, number, read_clock, set, sigaction, timespec,
 };
+use super::{Site, cpu_clocks};
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
 
+/// What [`count`] has to say of a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncounted {
+    /// Its overruns were not counted: they begin at 0 after a restore.
+    Left(&'static str),
+    /// They were counted, for which timer_getoverrun(2) has forgotten that the delivery before stood for so many.
+    Forgotten(u32),
+}
+
 /// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
-/// and not changed since. Returns the timers whose overruns were not counted, and why.
+/// and not changed since. Returns what could not be had, by the timers' ids.
+///
+/// A timer that counts the CPU time of a thread which nobody knows is told whose, as
+/// [`cpu_clocks::resolve`] does for the others.
 ///
 /// # Errors
 /// If a timer could not be brought back to what it was; which one is said.
 pub fn count<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
-) -> Result<Vec<(i32, &'static str)>> {
-    let countable =
-        |timer: &PosixTimer| matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored);
-    if !state.timers.iter().any(countable) {
+) -> Result<Vec<(i32, Uncounted)>> {
+    if !state.timers.iter().any(is_countable) {
         return Ok(Vec::new());
     }
     let mut inner = || {
@@ -52,24 +62,25 @@ pub fn count<Owner>(
         let mut left = Vec::new();
         for at in 0..state.timers.len() {
             let timer = state.timers[at];
-            if !countable(&timer) {
+            // One that expires once stands for itself only; if it counts a thread's time, and the thread has ended,
+            // nobody could bring its entry back.
+            if !is_countable(&timer) || (timer.interval == 0 && cpu_clocks::is_nameless(&timer)) {
                 continue;
             }
-            if timer.overrun != 0 {
-                left.push((
-                    timer.id,
-                    "timer_getoverrun(2) would forget the delivery before",
-                ));
+            if timer.overrun != 0 && timer.entry == TimerEntry::Ignored {
+                let why = "timer_getoverrun(2) would forget the delivery before";
+                left.push((timer.id, Uncounted::Left(why)));
                 continue;
             }
-            match alone(state, &timer) {
-                Some((tid, which)) => {
-                    let counted = count_one(&mut injector, state, &timer, tid, which)
-                        .map_err(|e| e.in_thread(tid))?;
-                    state.timers[at] = counted;
-                }
-                None => left.push((timer.id, "other signals of its number are pending")),
-            }
+            let Some((tid, which)) = alone(state, &timer) else {
+                let why = "other signals of its number are pending";
+                left.push((timer.id, Uncounted::Left(why)));
+                continue;
+            };
+            let (counted, forgotten) = count_one(&mut injector, state, &timer, tid, which)
+                .map_err(|e| e.in_thread(tid))?;
+            state.timers[at] = counted;
+            left.extend(forgotten.map(|overrun| (timer.id, Uncounted::Forgotten(overrun))));
         }
         let leader = stopped.leader();
         let mut site = |tid, which: Queue| {
@@ -87,6 +98,11 @@ pub fn count<Owner>(
         Ok(left)
     };
     inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
+}
+
+/// Does an entry of its own stand for expiries that nobody has counted?
+pub fn is_countable(timer: &PosixTimer) -> bool {
+    matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
 }
 
 /// Where the timer's entry can be taken out without any other: rt_sigtimedwait(2) takes the first of a number,
@@ -129,10 +145,10 @@ fn count_one<Owner>(
     timer: &PosixTimer,
     tid: Tid,
     which: Queue,
-) -> Result<PosixTimer> {
+) -> Result<(PosixTimer, Option<u32>)> {
     let mut timer = *timer;
     let Some(signo) = SigNo::new(timer.signo) else {
-        return Ok(timer);
+        return Ok((timer, None));
     };
     // An entry that is kept aside comes into the queue while the signal has a handler (which is never entered:
     // all signals are blocked, and there is no other thread), and goes back when it is ignored again.
@@ -155,14 +171,25 @@ fn count_one<Owner>(
     let now_or_then = PosixTimer { remaining, ..timer };
     let mut calls = vec![take(signo)];
     calls.extend(clock());
-    calls.push(set(
-        &timer,
-        TIMER_ABSTIME,
-        first_expiry(&now_or_then, now, 0),
-    ));
+    // The clock is not the thread's in which it is read: any instant in the past will do for now.
+    let nameless = cpu_clocks::is_nameless(&timer);
+    let probe = if nameless {
+        cpu_clocks::probe(state, &timer)
+    } else {
+        Vec::new()
+    };
+    let probes = probe.len();
+    calls.extend(probe);
+    let first = if nameless {
+        1
+    } else {
+        first_expiry(&now_or_then, now, 0)
+    };
+    calls.push(set(&timer, TIMER_ABSTIME, first));
     let calls = around(calls);
     let at = usize::from(ignored.is_some());
-    let outcomes = injector.run(tid, &calls)?;
+    // In one piece: what is taken out comes back.
+    let outcomes = injector.run_whole(tid, &calls)?;
     if outcomes[at].errno() == Some(Errno::EAGAIN) {
         // The kernel has dropped the entry instead: the timer had been set since. By now it has expired again,
         // so it is set once more, or disarmed (a time of 0).
@@ -171,7 +198,7 @@ fn count_one<Owner>(
         timer.entry = TimerEntry::Stale;
         let outcomes = injector.run(tid, &[set(&timer, 0, remaining)])?;
         outcomes[0].check()?;
-        return Ok(timer);
+        return Ok((timer, None));
     }
     outcomes[at].check()?;
     let taken: [u8; SIGINFO_SIZE] = outcomes[at]
@@ -186,13 +213,28 @@ fn count_one<Owner>(
             Cause::Unexpected(format!("{taken} came instead of its entry")),
         ));
     };
-    let (now, remaining) = when(&outcomes[at + 1..=at + 2])?;
+    let (mut now, remaining) = when(&outcomes[at + 1..=at + 2])?;
     let overrun = u32::try_from(overrun).unwrap_or(0);
     timer.remaining = remaining;
     timer.entry_overrun = Some(overrun);
+    if nameless {
+        let (answer, time) = cpu_clocks::answer(state, &outcomes[at + 3..at + 3 + probes])?;
+        if let cpu_clocks::Answer::Clock(clock) = answer {
+            timer.clock = clock;
+        }
+        now = time;
+    }
     // The entry is back, and its overruns are still to be gathered again: done before anything is said.
     let passed = fault::point(Point::OverrunCounted);
 
+    if timer.overrun != 0 {
+        // Both are to be had if it is not long that the entry is pending.
+        if let Some(hold) = expire_again(injector, &timer, signo, tid)? {
+            std::thread::sleep(hold.saturating_duration_since(Instant::now()));
+            passed?;
+            return Ok((timer, None));
+        }
+    }
     let again = around(vec![
         take(signo),
         set(&timer, TIMER_ABSTIME, first_expiry(&timer, now, overrun)),
@@ -224,10 +266,10 @@ fn count_one<Owner>(
         }
     }
     passed?;
-    Ok(timer)
+    Ok((timer, (timer.overrun != 0).then_some(timer.overrun)))
 }
 
-fn get(timer: &PosixTimer) -> Call {
+pub(super) fn get(timer: &PosixTimer) -> Call {
     Call::new(
         libc::SYS_timer_gettime,
         format!("timer_gettime({})", timer.id),

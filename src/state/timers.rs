@@ -118,16 +118,17 @@ impl PosixTimers {
 
     /// Puts back the timers, and the queues that hold entries of theirs. Every thread's signals must be
     /// blocked, the dispositions and the other queues be in place, and RLIMIT_SIGPENDING leave room. Returns
-    /// what failed.
+    /// what failed; what can't be had together with something else, and was given up, is added to `lost`.
     pub fn replay<Owner>(
         injector: &mut Injector<'_, Owner>,
         wanted: &ProcessState,
         threads: &[(Tid, &ThreadState)],
+        lost: &mut Vec<String>,
     ) -> Vec<Error> {
         let work = wanted
             .timers
             .iter()
-            .any(|timer| timer.entry != TimerEntry::Idle || timer.overrun != 0);
+            .any(|timer| timer.entry != TimerEntry::Idle || has_overrun(timer));
         if !work {
             return Vec::new();
         }
@@ -137,9 +138,17 @@ impl PosixTimers {
             threads,
             timers: Vec::new(),
             hold: None,
+            given_up: Vec::new(),
             errors: Vec::new(),
         };
         rebuild.all();
+        let text = |timer: &PosixTimer| {
+            format!(
+                "timer {}: its signal is pending, and timer_getoverrun(2) of the delivery before ({}) is given up for it",
+                timer.id, timer.overrun
+            )
+        };
+        lost.extend(rebuild.given_up.iter().map(text));
         rebuild.errors
     }
 }
@@ -222,33 +231,13 @@ fn find_ignored<Owner>(
     if !keeps_ignored_entries()? {
         return Ok(());
     }
-    let pending = state
-        .threads
-        .iter()
-        .fold(state.shared.bits, |bits, t| bits.union(t.pending.bits));
-    let may_be = |timer: &PosixTimer| -> Option<SigNo> {
-        let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody)?;
-        let ignored = state.dispositions[signo].handler == SIG_IGN && !pending.contains(signo);
-        let period = timer.interval != 0 && timer.remaining <= timer.interval;
-        (timer.entry == TimerEntry::Idle && ignored && period).then_some(signo)
-    };
+    let may_be = |timer: &PosixTimer| may_be_aside(state, timer);
     let numbers: SigSet = timers.iter().filter_map(may_be).collect();
     if numbers.is_empty() {
         return Ok(());
     }
     let [thread] = state.threads.as_slice() else {
-        let unseen: SigSet = timers
-            .iter()
-            .filter(|timer| !queues_though_ignored(&state.threads, timer))
-            .filter_map(may_be)
-            .collect();
-        if !unseen.is_empty() {
-            log::warn!(
-                "pid {}: periodic timers with signals that are ignored ({unseen}): in a process with several threads \
-                 there is no telling whether they have expired. After a restore they expire when their period ends",
-                injector.process().pid()
-            );
-        }
+        // [`unseen`] names them.
         return Ok(());
     };
     for signo in numbers.iter() {
@@ -281,6 +270,36 @@ fn find_ignored<Owner>(
         }
     }
     Ok(())
+}
+
+/// The numbers of periodic timers of which nobody can tell whether they have expired: their signals are ignored, and the
+/// process has several threads, so that nobody could look unseen. After a restore they expire when their period ends.
+///
+/// # Errors
+/// If uname(2) fails, which it does not.
+pub fn unseen(state: &ProcessState) -> Result<SigSet> {
+    if state.threads.len() == 1 || !keeps_ignored_entries()? {
+        return Ok(SigSet::EMPTY);
+    }
+    let timers = state
+        .timers
+        .iter()
+        .filter(|timer| !queues_though_ignored(&state.threads, timer));
+    Ok(timers
+        .filter_map(|timer| may_be_aside(state, timer))
+        .collect())
+}
+
+/// The number of a timer whose entry may be kept aside.
+fn may_be_aside(state: &ProcessState, timer: &PosixTimer) -> Option<SigNo> {
+    let pending = state
+        .threads
+        .iter()
+        .fold(state.shared.bits, |bits, t| bits.union(t.pending.bits));
+    let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody)?;
+    let ignored = state.dispositions[signo].handler == SIG_IGN && !pending.contains(signo);
+    let period = timer.interval != 0 && timer.remaining <= timer.interval;
+    (timer.entry == TimerEntry::Idle && ignored && period).then_some(signo)
 }
 
 /// Whether an expiry is queued although its signal is ignored: the thread that it is meant for blocks it, of a process
@@ -333,6 +352,8 @@ struct Rebuild<'r, 'p, Owner> {
     timers: Vec<Work>,
     /// Not to be let go before.
     hold: Option<Instant>,
+    /// Timers whose overrun count was given up for their pending entry.
+    given_up: Vec<PosixTimer>,
     errors: Vec<Error>,
 }
 
@@ -366,7 +387,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             let timer = self.timers[at].timer;
             let done = match timer.entry {
                 TimerEntry::Ignored => self.put_aside(at),
-                TimerEntry::Idle if timer.overrun != 0 => self.overrun(at),
+                TimerEntry::Idle if has_overrun(&timer) => self.overrun(at),
                 _ => continue,
             };
             self.timers[at].done = done.is_ok();
@@ -421,7 +442,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             }
             // It may have expired since it was looked at, and its entry be in the queue now.
             let (interval, remaining) = from_itimerspec(&outcomes[0].output);
-            if timer.entry == TimerEntry::Idle && timer.overrun == 0 {
+            if timer.entry == TimerEntry::Idle && !has_overrun(&timer) {
                 (timer.interval, timer.remaining) = (interval, remaining);
             }
             self.timers.push(Work {
@@ -622,48 +643,19 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         }
     }
 
-    /// As [`expire`](Self::expire) for a timer that has an overrun count as well, that of the delivery before: it
-    /// expires, so much too late, and is taken out, and soon expires again. A period must then end when it did, so
-    /// the process is held back for what had passed of it, if that is not too long; and nothing else of the number
-    /// may be in the queue yet. Returns whether that could be done. If not, the count is given up, which the
-    /// next delivery would replace.
+    /// [`expire_again`], and nothing else of the number may be in the queue yet. Returns whether that could be done. If
+    /// not, the count is given up, which the next delivery would replace.
     fn expire_again(&mut self, at: usize, tid: Tid, which: Queue, built: usize) -> Result<bool> {
         let Work { timer, signo, .. } = self.timers[at];
         if timer.overrun == 0 || timer.entry != TimerEntry::Pending {
             return Ok(false);
         }
-        let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
-        let passed = periods
-            .saturating_mul(timer.interval)
-            .saturating_sub(timer.remaining);
-        let mut ahead = AHEAD.min(timer.interval / 2);
-        for _ in 0..ATTEMPTS {
-            if Duration::from_nanos(passed) > HOLD {
-                break;
-            }
-            let clock = self.injector.run(tid, &[read_clock(timer.clock)])?;
-            clock[0].check()?;
-            let soon = PosixTimer {
-                remaining: ahead,
-                ..timer
-            };
-            let now = from_timespec(&clock[0].output, 0);
-            if first_expiry(&soon, now, timer.overrun) == 1 {
-                break;
-            }
-            if self.count(&soon, signo, tid, now)?.0 == u64::from(timer.overrun) {
-                self.wait_for_entry(&timer, tid, which, built)?;
-                let hold = Instant::now() + Duration::from_nanos(passed);
-                self.hold = self.hold.max(Some(hold));
-                return Ok(true);
-            }
-            ahead = (ahead * 2).min(timer.interval / 2);
+        if let Some(hold) = expire_again(self.injector, &timer, signo, tid)? {
+            self.wait_for_entry(&timer, tid, which, built)?;
+            self.hold = self.hold.max(Some(hold));
+            return Ok(true);
         }
-        log::info!(
-            "tid {tid}: timer {}: its signal is pending, and the overrun of the one before ({}) is given up for it",
-            timer.id,
-            timer.overrun
-        );
+        self.given_up.push(timer);
         Ok(false)
     }
 
@@ -695,7 +687,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         let (tid, _) = self.place(&timer)?;
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let (got, then) = self.count(&timer, signo, tid, now.unwrap_or(0))?;
+            let (got, then) = count(self.injector, &timer, signo, tid, now.unwrap_or(0))?;
             if got == u64::from(timer.overrun) {
                 return Ok(());
             }
@@ -706,47 +698,6 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             format!("put back timer {}'s overrun", timer.id),
             Cause::NotKept(format!("{} wanted, {last:?} counted", timer.overrun)),
         ))
-    }
-
-    /// One go at it: what timer_getoverrun(2) gives then, and what the clock shows.
-    fn count(
-        &mut self,
-        timer: &PosixTimer,
-        signo: SigNo,
-        tid: Tid,
-        now: u64,
-    ) -> Result<(u64, Option<u64>)> {
-        let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
-        let calls = [
-            set(
-                timer,
-                TIMER_ABSTIME,
-                first_expiry(timer, now, timer.overrun),
-            ),
-            Call::new(
-                libc::SYS_rt_sigtimedwait,
-                format!("rt_sigtimedwait({signo})"),
-            )
-            .input(SigSet::from(signo).bits().to_le_bytes())
-            .output(SIGINFO_SIZE)
-            .input(patience)
-            .value(SIGSET_SIZE),
-            Call::new(
-                libc::SYS_timer_getoverrun,
-                format!("timer_getoverrun({})", timer.id),
-            )
-            .value(number(timer.id)),
-            read_clock(timer.clock),
-        ];
-        let outcomes = self.injector.run(tid, &calls)?;
-        for outcome in &outcomes[..3] {
-            outcome.check()?;
-        }
-        let then = outcomes[3]
-            .check()
-            .ok()
-            .map(|_| from_timespec(&outcomes[3].output, 0));
-        Ok((outcomes[2].check()?, then))
     }
 
     /// What is left: timers without an entry, and those whose entry was there before they were set.
@@ -791,6 +742,91 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             .iter()
             .try_for_each(|outcome| outcome.check().map(drop))
     }
+}
+
+/// Is there a count of overruns that has to be put back? That of a timer whose thread is gone will never be delivered
+/// anew, and nobody can bring it back ([`forgets_overrun`]).
+fn has_overrun(timer: &PosixTimer) -> bool {
+    timer.overrun != 0 && timer.notify != Notify::Thread(0)
+}
+
+/// As an expiry in the past, for a timer that has an overrun count as well, that of the delivery before: it expires, so much
+/// too late, and is taken out, and soon expires again. A period must then end when it did, so the process has to be held
+/// back for what had passed of it, until the instant that is returned. `None` if that is too long ([`HOLD`]), or the clock
+/// is too young or too fast. The entry is there at the end of the time for which the timer was set ahead.
+pub(super) fn expire_again<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    timer: &PosixTimer,
+    signo: SigNo,
+    tid: Tid,
+) -> Result<Option<Instant>> {
+    let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
+    let passed = periods
+        .saturating_mul(timer.interval)
+        .saturating_sub(timer.remaining);
+    let mut ahead = AHEAD.min(timer.interval / 2);
+    for _ in 0..ATTEMPTS {
+        if Duration::from_nanos(passed) > HOLD {
+            break;
+        }
+        let clock = injector.run(tid, &[read_clock(timer.clock)])?;
+        clock[0].check()?;
+        let soon = PosixTimer {
+            remaining: ahead,
+            ..*timer
+        };
+        let now = from_timespec(&clock[0].output, 0);
+        if first_expiry(&soon, now, timer.overrun) == 1 {
+            break;
+        }
+        if count(injector, &soon, signo, tid, now)?.0 == u64::from(timer.overrun) {
+            return Ok(Some(Instant::now() + Duration::from_nanos(passed)));
+        }
+        ahead = (ahead * 2).min(timer.interval / 2);
+    }
+    Ok(None)
+}
+
+/// Lets a timer expire as often as its overrun count says, in the past, and takes that: what timer_getoverrun(2) gives
+/// then, and what the clock shows.
+fn count<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    timer: &PosixTimer,
+    signo: SigNo,
+    tid: Tid,
+    now: u64,
+) -> Result<(u64, Option<u64>)> {
+    let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
+    let calls = [
+        set(
+            timer,
+            TIMER_ABSTIME,
+            first_expiry(timer, now, timer.overrun),
+        ),
+        Call::new(
+            libc::SYS_rt_sigtimedwait,
+            format!("rt_sigtimedwait({signo})"),
+        )
+        .input(SigSet::from(signo).bits().to_le_bytes())
+        .output(SIGINFO_SIZE)
+        .input(patience)
+        .value(SIGSET_SIZE),
+        Call::new(
+            libc::SYS_timer_getoverrun,
+            format!("timer_getoverrun({})", timer.id),
+        )
+        .value(number(timer.id)),
+        read_clock(timer.clock),
+    ];
+    let outcomes = injector.run(tid, &calls)?;
+    for outcome in &outcomes[..3] {
+        outcome.check()?;
+    }
+    let then = outcomes[3]
+        .check()
+        .ok()
+        .map(|_| from_timespec(&outcomes[3].output, 0));
+    Ok((outcomes[2].check()?, then))
 }
 
 /// When a timer must have expired first, by its clock, so that by now it has expired `overrun` times more and

@@ -72,7 +72,10 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
             } else {
                 dir.no_plugins()
             };
-            let criu = Criu::new(&config::criu()?, &libdir).arg("--display-stats");
+            // The calls' timeouts are short, so that runs are, and are to be warned of all the same.
+            let criu = Criu::new(&config::criu()?, &libdir)
+                .arg("--display-stats")
+                .env("CRIU_SIGNALS_LONG_TIMEOUT", "1000");
             let dump = criu.dump(tree.root, &dir.images(), mode.leaves_running())?;
             if let Some(time) = dump.frozen() {
                 writeln!(text, "frozen {}", time.as_micros())?;

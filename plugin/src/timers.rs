@@ -1,0 +1,194 @@
+//! POSIX timers of which something can't be kept: said at the dump, in words that say what can be done.
+
+use criu_signals::error::Result;
+use criu_signals::images::{Notify, Pid, ProcessState};
+use criu_signals::state::cpu_clocks::{self, Unclear};
+use criu_signals::state::overruns::{self, Uncounted};
+use criu_signals::state::timers;
+
+use crate::notices::{Notice, Saying};
+use crate::settings::OVERRUNS;
+
+const LIVE_WITH_IT: &str = "checkpoint it if the program can live with that";
+const LET_IT_COME: &str =
+    "checkpoint it when the signal has been delivered, or if the program can live with that";
+
+/// What [`cpu_clocks::resolve`](criu_signals::state::cpu_clocks::resolve) could not find out, or what can't be made again.
+pub fn clocks(pid: Pid, process: &ProcessState, unclear: &[(i32, Unclear)]) -> Vec<Saying> {
+    let say = |(id, unclear): &(i32, Unclear)| {
+        let what = match unclear {
+            Unclear::Unknown(why) => format!(
+                "it counts the CPU time of a thread, and there is no telling of which ({why}): after a restore it counts the \
+                 leader's"
+            ),
+            Unclear::ThreadIsGone => "it counts the CPU time of a thread that has ended: it never expires any more, nor does \
+                                      it after a restore, but timer_settime(2) arms it there where it fails with ESRCH here"
+                .to_owned(),
+            Unclear::Elsewhere(other) => format!(
+                "it counts the CPU time of process {other}, which is not in these images: after a restore it is not armed"
+            ),
+        };
+        saying(Notice::Timer, pid, process, *id, &what, LIVE_WITH_IT)
+    };
+    unclear.iter().map(say).collect()
+}
+
+/// Timers that tell threads which have ended. Nothing comes of such a one, and nothing is lost: it is worth a note.
+pub fn tell_nobody(pid: Pid, process: &ProcessState) -> Vec<String> {
+    let timers = process.timers.iter();
+    let gone = timers.filter(|timer| timer.notify == Notify::Thread(0));
+    gone.map(|timer| {
+        format!(
+            "pid {pid} ({}): timer {} tells a thread that has ended (SIGEV_THREAD_ID), so that nothing comes of it: it is \
+             restored as one that tells nobody (SIGEV_NONE)",
+            process.comm, timer.id
+        )
+    })
+    .collect()
+}
+
+/// What [`overruns::count`] has left, or had to give up.
+pub fn uncounted(pid: Pid, process: &ProcessState, left: &[(i32, Uncounted)]) -> Vec<Saying> {
+    let say = |(id, uncounted): &(i32, Uncounted)| {
+        let what = match uncounted {
+            Uncounted::Left(why) => format!(
+                "its overruns are not counted ({why}): how often it has expired while its signal is pending begins at 0 \
+                 after a restore"
+            ),
+            Uncounted::Forgotten(overrun) => format!(
+                "its signal is pending, and was taken out for a moment, so that its overruns could be counted: \
+                 timer_getoverrun(2) of the delivery before, which was {overrun}, is forgotten"
+            ),
+        };
+        saying(Notice::Overruns, pid, process, *id, &what, LET_IT_COME)
+    };
+    left.iter().map(say).collect()
+}
+
+/// The CPU time of a restored process begins anew, and a timer can't have expired on a clock before that began to run. What
+/// timer_getoverrun(2) gives is taken out of `process`: it is not to be looked for.
+pub fn of_new_clocks(pid: Pid, process: &mut ProcessState) -> Vec<Saying> {
+    let mut overruns = Vec::new();
+    for timer in &mut process.timers {
+        if !cpu_clocks::is_cpu_time(timer.clock) {
+            continue;
+        }
+        if timer.overrun != 0 || timer.entry_overrun.unwrap_or(0) != 0 {
+            overruns.push((timer.id, timer.overrun, timer.entry_overrun.unwrap_or(0)));
+        }
+        timer.overrun = 0;
+    }
+    let say = |&(id, before, pending): &(i32, u32, u32)| {
+        let what = format!(
+            "it runs on a clock of CPU time, which begins anew at a restore: its overruns ({pending} of the signal that is \
+             pending, {before} of the one before) are fewer there"
+        );
+        saying(Notice::Overruns, pid, process, id, &what, LIVE_WITH_IT)
+    };
+    overruns.iter().map(say).collect()
+}
+
+/// What nobody has counted, because nobody asked for it or the queue is too deep to be read (`why`).
+pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
+    let timers = process.timers.iter();
+    let periodic = timers.filter(|timer| timer.interval != 0 && overruns::is_countable(timer));
+    let say = |id| {
+        let what = format!(
+            "how often it has expired while its signal is pending is not counted ({why}), and begins at 0 after a restore"
+        );
+        saying(Notice::Overruns, pid, process, id, &what, LET_IT_COME)
+    };
+    periodic.map(|timer| say(timer.id)).collect()
+}
+
+/// The `why` of [`not_counted`] where the settings have it so.
+pub fn nobody_asked() -> String {
+    format!("{OVERRUNS}=count counts it")
+}
+
+/// Periodic timers with signals that are ignored, in a process in which nobody can look unseen.
+///
+/// # Errors
+/// Those of [`timers::unseen`].
+pub fn unseen(pid: Pid, process: &ProcessState) -> Result<Option<Saying>> {
+    let numbers = timers::unseen(process)?;
+    Ok((!numbers.is_empty()).then(|| Saying {
+        notice: Notice::Overruns,
+        what: format!(
+            "pid {pid} ({}): periodic timers with signals that are ignored ({numbers}): in a process with several threads \
+             there is no telling whether they have expired. After a restore they expire when their period ends",
+            process.comm
+        ),
+        advice: LIVE_WITH_IT,
+    }))
+}
+
+fn saying(
+    notice: Notice,
+    pid: Pid,
+    process: &ProcessState,
+    id: i32,
+    what: &str,
+    advice: &'static str,
+) -> Saying {
+    Saying {
+        notice,
+        what: format!("pid {pid} ({}): timer {id}: {what}", process.comm),
+        advice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals::images::{NsIds, PosixTimer, TimerEntry};
+
+    fn process(timers: &[(Notify, TimerEntry)]) -> ProcessState {
+        let mut process = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+        process.comm = "x".into();
+        process.timers = (0..)
+            .zip(timers)
+            .map(|(id, &(notify, entry))| PosixTimer {
+                id,
+                clock: 1,
+                signo: 34,
+                value: 0,
+                notify,
+                interval: 10,
+                remaining: 5,
+                overrun: 0,
+                entry,
+                entry_overrun: None,
+            })
+            .collect();
+        process
+    }
+
+    #[test]
+    fn one_that_tells_a_thread_which_has_ended() {
+        let process = process(&[
+            (Notify::Process, TimerEntry::Idle),
+            (Notify::Thread(0), TimerEntry::Idle),
+            (Notify::Thread(8), TimerEntry::Idle),
+        ]);
+        let said = tell_nobody(Pid(7), &process);
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with("pid 7 (x): timer 1 tells a thread"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn what_nobody_has_counted() {
+        let process = process(&[
+            (Notify::Process, TimerEntry::Idle),
+            (Notify::Process, TimerEntry::Pending),
+            (Notify::Process, TimerEntry::Stale),
+        ]);
+        let said = not_counted(Pid(7), &process, "why");
+        assert_eq!(said.len(), 1);
+        assert_eq!(said[0].notice, Notice::Overruns);
+        assert!(said[0].what.contains("timer 1: how often"), "{said:?}");
+    }
+}

@@ -1,0 +1,298 @@
+//! Whose CPU time a POSIX timer counts.
+//!
+//! A clock of CPU time is a number below 0: whose time it is, and of what kind (include/linux/posix-timers_types.h).
+//! timer_create(CLOCK_THREAD_CPUTIME_ID) makes a timer for the thread that calls it, and of that the kernel shows
+//! "a thread's" and not whose (`thread_cpu_timer_create`, THREAD_CLOCK). CRIU, which makes all timers in the leader, takes
+//! it for the leader's. The number that names the thread makes the same timer from any thread of the process.
+//!
+//! Which thread it is: the timer is set to an instant that never comes, upon which timer_gettime(2) gives that instant
+//! less what the clock shows now. The threads are stopped, so the one whose clock shows the same is it. In the same batch,
+//! which a thread ends even if the tracer dies, the timer is set to what had remained.
+
+use criu_signals_images::{PosixTimer, ProcessState};
+use nix::errno::Errno;
+
+use super::overruns::{self, get};
+use super::timers::{TIMER_ABSTIME, from_itimerspec, from_timespec, read_clock, set};
+use crate::error::{Phase, Result};
+use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
+
+/// "A thread's", as the kernel shows it: THREAD_CLOCK of kernel/time/posix-cpu-timers.c.
+const SOME_THREAD: i32 = thread_clock(0);
+/// "The process's": PROCESS_CLOCK.
+const OWN_PROCESS: i32 = (!0 << 3) | SCHED;
+/// CPUCLOCK_PERTHREAD_MASK and CPUCLOCK_SCHED.
+const PER_THREAD: i32 = 4;
+const SCHED: i32 = 2;
+/// In some 73 years of CPU time.
+const NEVER: u64 = 1 << 61;
+
+/// The clock of the CPU time of the thread with this id in its own pid namespace.
+const fn thread_clock(tid: i32) -> i32 {
+    (!tid << 3) | PER_THREAD | SCHED
+}
+
+/// Whose time a clock shows, as far as its number tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// That of a thread, and it does not say of which.
+    SomeThread,
+    Thread(i32),
+    /// Of another process, perhaps.
+    Process(i32),
+    /// The process's own, or no CPU time at all.
+    Other,
+}
+
+fn whose(clock: i32) -> Whose {
+    // The lowest three bits of a clock with a device behind it: CLOCKFD.
+    if clock >= 0 || clock & 3 == 3 {
+        return Whose::Other;
+    }
+    match (!(clock >> 3), clock & PER_THREAD != 0) {
+        (0, true) => Whose::SomeThread,
+        (0, false) => Whose::Other,
+        (tid, true) => Whose::Thread(tid),
+        (pid, false) => Whose::Process(pid),
+    }
+}
+
+/// What could not be found out about a timer, or can't be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unclear {
+    /// It counts the time of a thread, and nobody can tell of which.
+    Unknown(&'static str),
+    /// The thread has ended. The timer never expires any more; in the image it is one that is not armed.
+    ThreadIsGone,
+    /// It counts the time of the process with this id, which is not dumped. In the image it is one that is not armed.
+    Elsewhere(i32),
+}
+
+/// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
+/// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
+/// [`overruns::count`](super::overruns::count). `is_dumped`: is the process with this id dumped as well?
+///
+/// # Errors
+/// If a timer could not be set back to what it was.
+pub fn resolve<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+    is_dumped: impl Fn(i32) -> bool,
+) -> Result<Vec<(i32, Unclear)>> {
+    let mut unclear = Vec::new();
+    let own = state.ids.innermost();
+    for at in 0..state.timers.len() {
+        let timer = state.timers[at];
+        let why = match whose(timer.clock) {
+            Whose::Other => continue,
+            Whose::Thread(tid) if state.threads.iter().any(|t| t.ids.innermost() == tid) => {
+                continue;
+            }
+            Whose::Thread(_) => Unclear::ThreadIsGone,
+            Whose::Process(pid) if pid == own || is_dumped(pid) => continue,
+            Whose::Process(pid) => Unclear::Elsewhere(pid),
+            Whose::SomeThread => match find_out(stopped, state, &timer) {
+                Ok(Found::Clock(clock)) => {
+                    state.timers[at].clock = clock;
+                    continue;
+                }
+                Ok(Found::Unclear(why)) => why,
+                Err(e) => return Err(e.during(Phase::Capture, stopped.pid())),
+            },
+        };
+        if !matches!(why, Unclear::Unknown(_)) {
+            state.timers[at] = not_armed(&timer);
+        }
+        unclear.push((timer.id, why));
+    }
+    Ok(unclear)
+}
+
+/// Does the clock show CPU time, so that in a process that has just been made it has hardly begun?
+pub fn is_cpu_time(clock: i32) -> bool {
+    let of_a_file = clock & 3 == 3;
+    (clock < 0 && !of_a_file)
+        || clock == libc::CLOCK_PROCESS_CPUTIME_ID
+        || clock == libc::CLOCK_THREAD_CPUTIME_ID
+}
+
+/// Does this timer count a thread's time, and does its clock not say whose?
+pub fn is_nameless(timer: &PosixTimer) -> bool {
+    whose(timer.clock) == Whose::SomeThread
+}
+
+/// A timer that will never expire: nobody can make one on a clock that is gone.
+fn not_armed(timer: &PosixTimer) -> PosixTimer {
+    PosixTimer {
+        clock: OWN_PROCESS,
+        interval: 0,
+        remaining: 0,
+        overrun: 0,
+        ..*timer
+    }
+}
+
+enum Found {
+    Clock(i32),
+    Unclear(Unclear),
+}
+
+fn find_out<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &ProcessState,
+    timer: &PosixTimer,
+) -> Result<Found> {
+    let runs = timer.remaining != 0 || timer.interval != 0;
+    // Of a thread that has ended the kernel gives no times.
+    if state.threads.len() == 1 && runs {
+        return Ok(Found::Clock(timer.clock));
+    }
+    if overruns::is_countable(timer) {
+        return Ok(if timer.interval == 0 {
+            Found::Unclear(Unclear::Unknown("its signal is pending"))
+        } else {
+            Found::Clock(timer.clock)
+        });
+    }
+    if timer.overrun != 0 {
+        let why = "to ask would make timer_getoverrun(2) forget the delivery before";
+        return Ok(Found::Unclear(Unclear::Unknown(why)));
+    }
+    let mut injector = Injector::new(stopped)?;
+    let leader = stopped.leader();
+    let before = injector.run(leader, &[get(timer)])?;
+    before[0].check()?;
+    let (_, remaining) = from_itimerspec(&before[0].output);
+    let mut calls = probe(state, timer);
+    calls.push(set(timer, 0, remaining));
+    let outcomes = injector.run_whole(leader, &calls)?;
+    injector.finish()?;
+    let (last, probed) = match outcomes.split_last() {
+        Some(split) => split,
+        None => return Ok(Found::Clock(timer.clock)),
+    };
+    let (answer, _) = answer(state, probed)?;
+    if !matches!(answer, Answer::Gone) {
+        last.check()?;
+    }
+    Ok(match answer {
+        Answer::Clock(clock) => Found::Clock(clock),
+        Answer::Gone => Found::Unclear(Unclear::ThreadIsGone),
+        Answer::Unknown => Found::Unclear(Unclear::Unknown(
+            "no thread's clock, or several, show its time",
+        )),
+    })
+}
+
+/// What [`probe`] has found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The clock that names the thread.
+    Clock(i32),
+    /// The thread has ended.
+    Gone,
+    /// No thread's clock shows the time of the timer's, or several do.
+    Unknown,
+}
+
+/// The calls that tell whose time the timer counts: [`answer`] reads their outcomes. Afterwards it is set to an instant
+/// that never comes.
+pub(super) fn probe(state: &ProcessState, timer: &PosixTimer) -> Vec<Call> {
+    let clocks = || clocks(state).map(read_clock);
+    clocks()
+        .chain([set(timer, TIMER_ABSTIME, NEVER), get(timer)])
+        .chain(clocks())
+        .collect()
+}
+
+fn clocks(state: &ProcessState) -> impl Iterator<Item = i32> {
+    state
+        .threads
+        .iter()
+        .map(|thread| thread_clock(thread.ids.innermost()))
+}
+
+/// Whose time it is, and what that clock shows.
+///
+/// # Errors
+/// If a call of [`probe`] has failed.
+pub(super) fn answer(state: &ProcessState, outcomes: &[Outcome]) -> Result<(Answer, u64)> {
+    let threads = state.threads.len();
+    let (before, rest) = outcomes.split_at(threads.min(outcomes.len()));
+    let [set, left, after @ ..] = rest else {
+        return Ok((Answer::Unknown, 0));
+    };
+    if set.errno() == Some(Errno::ESRCH) {
+        return Ok((Answer::Gone, 0));
+    }
+    set.check()?;
+    left.check()?;
+    let (_, left) = from_itimerspec(&left.output);
+    let time = |outcome: &Outcome| -> Result<u64> {
+        outcome.check()?;
+        Ok(from_timespec(&outcome.output, 0))
+    };
+    let before = before.iter().map(time).collect::<Result<Vec<_>>>()?;
+    let after = after.iter().map(time).collect::<Result<Vec<_>>>()?;
+    let clocks: Vec<i32> = clocks(state).collect();
+    let now = NEVER.saturating_sub(left);
+    Ok((which(&clocks, &before, &after, now), now))
+}
+
+/// The clock that showed `now` between `before` and `after`. The leader's, which comes first, needs no name.
+fn which(clocks: &[i32], before: &[u64], after: &[u64], now: u64) -> Answer {
+    let times = before.iter().zip(after);
+    let mut fits = times
+        .enumerate()
+        .filter(|(_, (before, after))| (**before..=**after).contains(&now))
+        .map(|(at, _)| at);
+    match (fits.next(), fits.next()) {
+        (Some(0), None) => Answer::Clock(SOME_THREAD),
+        (Some(at), None) => clocks
+            .get(at)
+            .map_or(Answer::Unknown, |clock| Answer::Clock(*clock)),
+        _ => Answer::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_time_a_clock_shows() {
+        assert_eq!(whose(libc::CLOCK_MONOTONIC), Whose::Other);
+        assert_eq!(whose(-2), Whose::SomeThread);
+        assert_eq!(whose(OWN_PROCESS), Whose::Other);
+        assert_eq!(OWN_PROCESS, -6);
+        // pthread_getcpuclockid(3) and clock_getcpuclockid(3), as the C library has them.
+        assert_eq!(whose(thread_clock(42)), Whose::Thread(42));
+        assert_eq!(whose((!7 << 3) | SCHED), Whose::Process(7));
+        // A clock of a file, /dev/ptp0.
+        assert_eq!(whose((!5 << 3) | 3), Whose::Other);
+    }
+
+    #[test]
+    fn the_clock_of_a_thread_is_the_kernel_s() {
+        // Of the running kernel: the own thread's clock, by its number and by its name.
+        let tid = nix::unistd::gettid().as_raw();
+        let time = |clock| {
+            nix::time::clock_gettime(nix::time::ClockId::from_raw(clock))
+                .map(std::time::Duration::from)
+        };
+        let named = time(thread_clock(tid)).unwrap();
+        assert!(named <= time(libc::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        assert!(time(thread_clock(i32::MAX >> 4)).is_err());
+    }
+
+    #[test]
+    fn the_one_that_fits() {
+        let clocks = [thread_clock(7), thread_clock(8), thread_clock(9)];
+        let which = |now| which(&clocks, &[100, 300, 500], &[200, 300, 500], now);
+        assert_eq!(which(150), Answer::Clock(SOME_THREAD));
+        assert_eq!(which(300), Answer::Clock(thread_clock(8)));
+        assert_eq!(which(301), Answer::Unknown);
+        let twins = super::which(&clocks, &[1, 1, 2], &[1, 1, 2], 1);
+        assert_eq!(twins, Answer::Unknown);
+    }
+}

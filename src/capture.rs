@@ -4,6 +4,7 @@ use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, T
 
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::memory;
 use crate::proc::{self, SignalStatus};
 use crate::sigstack;
 use crate::state::{
@@ -90,6 +91,14 @@ enum Reading<'e> {
 }
 
 impl Reading<'_> {
+    /// Of one queue at most so many entries.
+    fn most(&self) -> usize {
+        match self {
+            Reading::Whole | Reading::Expecting(_) => usize::MAX,
+            Reading::UpTo(most) => *most,
+        }
+    }
+
     /// `status` is that of the site's thread.
     fn read<Owner>(
         &self,
@@ -146,6 +155,7 @@ fn capture<Owner>(
     // First all that can be read from outside: an injected call drops the distinction between the mask in
     // force and a saved one, and lets a SIGSTOP that has just arrived take effect.
     let status = SignalStatus::read(pid, leader)?;
+    memory::ensure_for(status.queued.min(reading.most() as u64))?;
     let mut site = Site {
         injector,
         tid: leader,

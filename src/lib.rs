@@ -26,6 +26,8 @@ pub mod live;
 #[cfg(feature = "engine")]
 pub mod machine;
 #[cfg(feature = "engine")]
+pub mod memory;
+#[cfg(feature = "engine")]
 pub mod order;
 #[cfg(feature = "engine")]
 pub mod plugin_file;

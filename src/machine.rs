@@ -9,10 +9,15 @@
 
 use std::fmt;
 
+use criu_signals_images::image::Allowance;
 use criu_signals_images::{Arch, Image, StackNeeds};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::error::{Cause, Error, Result};
 use crate::{arch, sigstack};
+
+/// What any machine is trusted to have: siginfos, which take 8 MB in an image reader, and tasks.
+const FEW: u64 = 65_536;
 
 /// The machine on which a process ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +107,24 @@ impl fmt::Display for Machine {
             _ => Ok(()),
         }
     }
+}
+
+/// How much of an image folder is taken in, where its images are to be put into processes of this machine.
+///
+/// At most as many siginfos as a user's processes can have pending together: half of kernel.threads-max is the kernel's own
+/// RLIMIT_SIGPENDING for the first process (`fork_init`), and this process's may be higher. `siginfos` says another
+/// number. No more tasks than kernel.threads-max.
+pub fn allowance(siginfos: Option<u64>) -> Allowance {
+    let tasks = std::fs::read_to_string("/proc/sys/kernel/threads-max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .unwrap_or(FEW);
+    let own = getrlimit(Resource::RLIMIT_SIGPENDING).map_or(0, |(_, hard)| match hard {
+        RLIM_INFINITY => 0,
+        hard => hard,
+    });
+    let pending = (tasks / 2).max(own).max(FEW);
+    Allowance::new(siginfos.unwrap_or(pending), tasks.max(FEW))
 }
 
 /// `uname -r`.

@@ -1,17 +1,18 @@
 //! Image folders: what is recorded of a process, which processes a folder knows, and what a log says about them.
 
-use std::fs;
+use std::cell::Cell;
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
 
 use criu_signals_images::{
     CoreImage, FORMAT_VERSION, Header, Image, ImageError, Pid, PosixTimer, ProcessState, Rlimit,
-    SigNo, Tid,
+    SigNo, Tid, criu_images,
 };
 use nix::dir::Dir;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::arch;
 use crate::capture;
@@ -34,7 +35,9 @@ pub fn of<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
 ///
 /// # Errors
 /// If uname(2) fails, which it does not.
-pub fn with_header(process: ProcessState) -> Result<Image> {
+pub fn with_header(mut process: ProcessState) -> Result<Image> {
+    // What was queued before a change of uid is charged to another one.
+    process.queued = process.queued.max(process.siginfos());
     let header = Header {
         format_version: FORMAT_VERSION,
         arch: arch::ARCH,
@@ -99,25 +102,28 @@ fn change_core(
     pid: i32,
     change: impl FnOnce(&mut CoreImage) -> std::result::Result<bool, ImageError>,
 ) -> Result<bool> {
-    let name = format!("core-{pid}.img");
+    let name = criu_images::core_name(pid);
     let image = |e| Error::new(format!("replace {name}"), Cause::Image(e));
-    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(&name);
-    let bytes = fs::read(&path).map_err(|e| Error::io(format!("replace {name}"), &e))?;
-    let mut core = CoreImage::read(&bytes).map_err(image)?;
+    // Whose the folder is nobody knows: no link in it is followed, and nothing but a regular file is read.
+    let (mut core, mode) = criu_images::open_core_in(dir, pid).map_err(image)?;
     if !change(&mut core).map_err(image)? {
         return Ok(false);
     }
     let bytes = core.to_bytes().map_err(image)?;
-    replace(&path, &name, &bytes).map(|()| true)
+    replace(dir, &name, &bytes, mode).map(|()| true)
 }
 
 /// An image of CRIU's, with its mode.
-fn replace(path: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: Permissions) -> Result<()> {
     let failed = |e: &std::io::Error| Error::io(format!("replace {name}"), e);
-    let mode = fs::metadata(path).map_err(|e| failed(&e))?.permissions();
-    let beside = path.with_extension("img.signals");
+    let beside = format!("{name}.signals");
+    // What is there under that name already is somebody else's.
+    let made = Cell::new(false);
     let write = || {
-        let mut file = fs::File::create_new(&beside)?;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = fs::File::from(openat(dir, &*beside, flags, Mode::S_IRUSR)?);
+        made.set(true);
         file.write_all(bytes)?;
         file.set_permissions(mode)?;
         file.sync_all()
@@ -125,9 +131,9 @@ fn replace(path: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let written = write()
         .map_err(|e| failed(&e))
         .and_then(|()| fault::point(Point::RoomWritten))
-        .and_then(|()| fs::rename(&beside, path).map_err(|e| failed(&e)));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
+        .and_then(|()| renameat(dir, &*beside, dir, name).map_err(|errno| failed(&errno.into())));
+    if written.is_err() && made.get() {
+        let _ = unlinkat(dir, &*beside, UnlinkatFlags::NoRemoveDir);
     }
     written
 }

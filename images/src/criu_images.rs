@@ -1,6 +1,8 @@
 //! Processes as CRIU's own images tell of them: `pstree.img`, and a `core-*.img` for each thread.
 
-use std::io::Read;
+use std::fs::Permissions;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use protobuf::Message;
@@ -12,7 +14,7 @@ use crate::error::{FieldError, ImageError};
 use crate::framing::FrameReader;
 use crate::header::{FORMAT_VERSION, Header};
 use crate::ids::NsIds;
-use crate::image::{Image, open_path};
+use crate::image::{Image, open_path, open_regular_in};
 use crate::pending::Pending;
 use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
 use crate::recorded::{Aspect, Recorded};
@@ -82,6 +84,23 @@ pub fn leader_alone(core: &CoreImage, pid: i32) -> Result<Recorded, ImageError> 
 /// Reads a core image. A symbolic link is followed: the caller named it.
 pub fn open_core(path: &Path) -> Result<CoreImage, ImageError> {
     CoreImage::read(&read_file(path)?)
+}
+
+/// Reads the core image of a thread from a folder that may be anybody's, with the file's permissions. No symbolic link is
+/// followed ([`ImageError::NotRegular`]).
+pub fn open_core_in(dir: BorrowedFd<'_>, tid: i32) -> Result<(CoreImage, Permissions), ImageError> {
+    let name = core_name(tid);
+    let failed = |operation, source| ImageError::io(operation, &name, source);
+    let mut file = open_regular_in(dir, &name)?
+        .ok_or_else(|| failed("open", io::ErrorKind::NotFound.into()))?;
+    let metadata = file.get_ref().metadata();
+    let permissions = metadata
+        .map_err(|source| failed("look at", source))?
+        .permissions();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(|source| failed("read", source))?;
+    Ok((CoreImage::read(&bytes)?, permissions))
 }
 
 struct Entry {
@@ -173,6 +192,7 @@ fn from_cores(pid: i32, cores: &[(i32, &CoreImage)]) -> Result<Recorded, ImageEr
             })
         })
         .collect::<Result<_, ImageError>>()?;
+    process.queued = process.siginfos();
     let header = Header {
         format_version: FORMAT_VERSION,
         arch: leader.arch()?,

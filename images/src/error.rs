@@ -103,6 +103,24 @@ pub enum ImageError {
         /// The checksum of the bytes.
         computed: u32,
     },
+    /// More of something than the reader takes in; see [`Allowance`](crate::image::Allowance).
+    #[error(
+        "the image holds more {what} than are taken in here: {limit} of all images, of which {left} were left"
+    )]
+    TooMany {
+        /// "siginfos and timers", "processes and threads".
+        what: &'static str,
+        /// Of all images that are read together.
+        limit: u64,
+        /// What was left of that at this place.
+        left: u64,
+    },
+    /// No memory for all that the image holds.
+    #[error("there is no memory for what the image holds: it has {siginfos} siginfos or more")]
+    NoMemory {
+        /// As far as it was read.
+        siginfos: u64,
+    },
     /// State that no process can have, in a JSON document or on its way into an image.
     #[error("this cannot be an image: {field}: {reason}")]
     Invalid {

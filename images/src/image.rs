@@ -1,5 +1,6 @@
 //! The image: how the parts of the state follow one another in a stream or a file.
 
+mod allowance;
 mod file;
 
 use std::io::{BufReader, Read, Write};
@@ -16,8 +17,11 @@ use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadIds, ThreadState, no_threads};
 use crate::siginfo::Siginfo;
 
-pub(crate) use file::open_path;
-pub use file::{Step, create_in, create_in_passing, file_name, open, open_in};
+pub use allowance::Allowance;
+pub use file::{
+    Step, create_in, create_in_passing, file_name, open, open_in, open_in_within, open_within,
+};
+pub(crate) use file::{open_path, open_regular_in};
 use pb::entry::Kind;
 
 /// Tells this project's images from CRIU's.
@@ -128,26 +132,36 @@ impl<W: Write> EntryWriter<W> {
 /// Any byte that is not as it was written makes this an error. A header of a later version is one before
 /// anything else is looked at ([`ImageError::NewerVersion`]).
 pub fn read(reader: impl Read) -> Result<Image, ImageError> {
-    read_named(reader, STREAM)
+    read_within(reader, &mut Allowance::unlimited())
 }
 
-fn read_named(reader: impl Read, name: &str) -> Result<Image, ImageError> {
+/// As [`read`], and no more than this; what has been read is taken off it.
+///
+/// [`ImageError::TooMany`] as soon as there is more, [`ImageError::NoMemory`] where memory ends before that.
+pub fn read_within(reader: impl Read, allowance: &mut Allowance) -> Result<Image, ImageError> {
+    read_named(reader, STREAM, allowance)
+}
+
+fn read_named(
+    reader: impl Read,
+    name: &str,
+    allowance: &mut Allowance,
+) -> Result<Image, ImageError> {
     let mut frames = FrameReader::new(BufReader::new(reader), name, MAGIC, MAX_ENTRY)?;
     let header = read_header(&next(&mut frames)?)?;
-    let mut parts = Parts::new(&next(&mut frames)?)?;
+    let mut parts = Parts::new(&next(&mut frames)?, allowance)?;
     let trailer = loop {
         let frame = next(&mut frames)?;
         match kind(&frame)? {
-            Kind::Thread(thread) => parts.add_thread(&thread),
-            Kind::Queue(chunk) => parts.add_chunk(&chunk),
+            Kind::Thread(thread) => parts.add_thread(&thread, frame.index)?,
+            Kind::Queue(chunk) => parts.add_chunk(&chunk, frame.index)?,
             Kind::Trailer(trailer) => {
                 parts.check_trailer(&trailer, &frame)?;
                 break frame.index;
             }
-            Kind::Header(_) => Err(FieldError::new("header", "occurs a second time")),
-            Kind::Process(_) => Err(FieldError::new("process", "occurs a second time")),
+            Kind::Header(_) => return Err(twice("header", &frame)),
+            Kind::Process(_) => return Err(twice("process", &frame)),
         }
-        .map_err(|error| error.in_entry(frame.index))?;
     };
     match frames.next() {
         Ok(None) => Ok(Image {
@@ -157,6 +171,10 @@ fn read_named(reader: impl Read, name: &str) -> Result<Image, ImageError> {
         Err(error @ ImageError::Io { .. }) => Err(error),
         _ => Err(FieldError::new("trailer", "something follows it").in_entry(trailer)),
     }
+}
+
+fn twice(field: &str, frame: &Frame) -> ImageError {
+    FieldError::new(field, "occurs a second time").in_entry(frame.index)
 }
 
 fn next<R: Read>(frames: &mut FrameReader<R>) -> Result<Frame, ImageError> {
@@ -210,14 +228,15 @@ fn read_header(frame: &Frame) -> Result<Header, ImageError> {
 }
 
 /// The process as far as it has been read.
-struct Parts {
+struct Parts<'a> {
     process: ProcessState,
     ids: ThreadIds,
     siginfos: u64,
+    allowance: &'a mut Allowance,
 }
 
-impl Parts {
-    fn new(frame: &Frame) -> Result<Parts, ImageError> {
+impl<'a> Parts<'a> {
+    fn new(frame: &Frame, allowance: &'a mut Allowance) -> Result<Parts<'a>, ImageError> {
         let Kind::Process(process) = kind(frame)? else {
             return Err(
                 FieldError::new("process", "should be the second entry").in_entry(frame.index)
@@ -225,39 +244,49 @@ impl Parts {
         };
         let process = ProcessState::from_proto(&process)
             .map_err(|error| error.within("process").in_entry(frame.index))?;
+        allowance.take_siginfos(process.timers.len())?;
         Ok(Parts {
             process,
             ids: ThreadIds::default(),
             siginfos: 0,
+            allowance,
         })
     }
 
-    fn add_thread(&mut self, thread: &pb::Thread) -> Result<(), FieldError> {
-        let thread = ThreadState::from_proto(thread).map_err(|error| error.within("thread"))?;
+    fn add_thread(&mut self, thread: &pb::Thread, entry: u64) -> Result<(), ImageError> {
+        self.allowance.take_task()?;
+        let within = |error: FieldError| error.within("thread").in_entry(entry);
+        let thread = ThreadState::from_proto(thread).map_err(within)?;
         self.ids
             .admit(&self.process.ids, &thread.ids)
-            .map_err(|error| error.within("thread"))?;
+            .map_err(within)?;
+        reserve(&mut self.process.threads, 1, self.siginfos)?;
         self.process.threads.push(thread);
         Ok(())
     }
 
     /// A chunk belongs to the thread before it, or to the process if there was none yet.
-    fn add_chunk(&mut self, chunk: &pb::QueueChunk) -> Result<(), FieldError> {
+    fn add_chunk(&mut self, chunk: &pb::QueueChunk, entry: u64) -> Result<(), ImageError> {
         let count = chunk.signals.len();
         if count == 0 || count > MAX_CHUNK {
             let reason = format!("there are {count}, and 1 to {MAX_CHUNK} is the limit");
-            return Err(FieldError::new("queue.signals", reason));
+            return Err(FieldError::new("queue.signals", reason).in_entry(entry));
         }
+        self.siginfos += count as u64;
+        self.process
+            .check_siginfos(self.siginfos)
+            .map_err(|error| error.in_entry(entry))?;
+        self.allowance.take_siginfos(count)?;
         let pending = match self.process.threads.last_mut() {
             Some(thread) => &mut thread.pending,
             None => &mut self.process.shared,
         };
+        reserve(&mut pending.queue, count, self.siginfos)?;
         for (index, signal) in chunk.signals.iter().enumerate() {
             Siginfo::from_proto(signal)
                 .and_then(|siginfo| pending.push(siginfo))
-                .map_err(|error| error.within_item("queue.signals", index))?;
+                .map_err(|error| error.within_item("queue.signals", index).in_entry(entry))?;
         }
-        self.siginfos += count as u64;
         Ok(())
     }
 
@@ -288,6 +317,13 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// How much memory is needed the image says: that there is none is an error, and not the end of the program.
+fn reserve<T>(items: &mut Vec<T>, more: usize, siginfos: u64) -> Result<(), ImageError> {
+    items
+        .try_reserve(more)
+        .map_err(|_| ImageError::NoMemory { siginfos })
 }
 
 #[cfg(test)]

@@ -22,6 +22,10 @@ const COMM_LIMIT: usize = 64;
 /// Of `exe`, in bytes: PATH_MAX.
 const EXE_LIMIT: usize = 4096;
 
+/// Of siginfos, whatever the limits say: entries that a process got before it changed its uid, and lowered its limit,
+/// are charged to somebody else. Tools before this bound was there did not count them in `queued`.
+const FEW_SIGINFOS: u64 = 65_536;
+
 /// Whether the process is in a group stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RunState {
@@ -160,7 +164,8 @@ pub struct ProcessState {
     pub compat: bool,
     /// RLIMIT_SIGPENDING.
     pub rlimit_sigpending: Rlimit,
-    /// How many siginfos are charged to the process's uid: `SigQ` in `/proc/PID/status`.
+    /// How many siginfos are charged to the process's uid: `SigQ` in `/proc/PID/status`. In an image at least as many as
+    /// the process has.
     pub queued: u64,
     /// What it does on each signal.
     pub dispositions: Dispositions,
@@ -486,7 +491,28 @@ impl ProcessState {
         if self.threads.is_empty() {
             return Err(no_threads());
         }
-        Ok(())
+        self.check_siginfos(self.siginfos())
+    }
+
+    /// Can it have so many siginfos? Real-time signals are refused beyond RLIMIT_SIGPENDING, and what is not refused is
+    /// counted in `SigQ` (`__sigqueue_alloc` in `kernel/signal.c`); the limit can have been lowered since.
+    pub(crate) fn check_siginfos(&self, count: u64) -> Result<(), FieldError> {
+        let Rlimit { soft, hard } = self.rlimit_sigpending;
+        let possible = soft.max(hard).max(self.queued).max(FEW_SIGINFOS);
+        if count <= possible {
+            return Ok(());
+        }
+        let reason = format!(
+            "there are {count} siginfos or more, and by its limits and counts the process can have had {possible}"
+        );
+        Err(FieldError::new("queue", reason))
+    }
+
+    /// How many siginfos all its queues hold.
+    pub fn siginfos(&self) -> u64 {
+        self.queues()
+            .map(|pending| pending.queue.len() as u64)
+            .sum()
     }
 
     fn check_alone(&self) -> Result<(), FieldError> {

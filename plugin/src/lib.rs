@@ -4,6 +4,7 @@
 //! (cuda's, amdgpu's) are called as well.
 #![deny(unsafe_code)]
 
+mod beneath;
 mod dump;
 mod notices;
 mod parents;

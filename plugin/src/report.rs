@@ -15,10 +15,11 @@ use criu_signals::criu::{HookError, Host};
 use criu_signals::error::Error;
 use criu_signals::report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::beneath;
 use crate::settings::{Policy, REPORT, Settings};
 
 /// A report names addresses and values of the program: like an image it is for its owner alone.
@@ -152,11 +153,15 @@ impl Target {
             .file_name()
             .map(PathBuf::from)
             .ok_or_else(|| io::Error::other("there is no file name in it"))?;
-        // Of a name alone the parent is "". An absolute path stays what it is.
-        let parent = Path::new(".").join(path.parent().unwrap_or(Path::new("")));
-        let images = host.image_dir().map_err(io::Error::other)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let folder = openat(images, &parent, flags, Mode::empty())?;
+        // Of a name alone it is "".
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let folder = if path.is_absolute() {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            open(parent, flags, Mode::empty())?
+        } else {
+            // Whoever asks for a checkpoint may own the image folder: a link in it is not the settings' word.
+            beneath::open_folder(host.image_dir().map_err(io::Error::other)?, parent)?
+        };
         let temporary = PathBuf::from(format!(
             ".{}.{}.new",
             name.to_string_lossy(),

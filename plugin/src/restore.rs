@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
-use criu_signals::images::{Image, Pid, ProcessState, image};
+use criu_signals::images::image::Allowance;
+use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
 use criu_signals::machine::{self, Machine};
+use criu_signals::memory;
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
@@ -19,7 +21,7 @@ use crate::NAME;
 use crate::notices::{Notice, Notices};
 use crate::parents::Ties;
 use crate::report::Recorder;
-use crate::settings::{Policy, Settings};
+use crate::settings::{MAX_SIGINFOS, Policy, Settings};
 use crate::timeouts::Anew;
 
 /// What a restore has looked at so far.
@@ -31,8 +33,10 @@ pub struct Restore {
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
-    /// Those of them that have been read. Not much memory: RLIMIT_SIGPENDING bounds what all can hold together.
-    read: HashMap<i32, Image>,
+    /// What was read of them, before anything was restored. It stands: the folder may be another one by now.
+    read: HashMap<i32, std::result::Result<Image, ImageError>>,
+    /// How much more may be.
+    allowance: Allowance,
     recorder: Recorder,
     /// See [`Restore::bind`].
     bound: bool,
@@ -49,6 +53,7 @@ impl Restore {
             notices: Notices::default(),
             left: Vec::new(),
             read: HashMap::new(),
+            allowance: machine::allowance(settings.max_siginfos),
             recorder: Recorder::begin(Stage::Restore, host, &settings)?,
             bound: false,
         };
@@ -92,13 +97,17 @@ impl Restore {
     /// the alternate stacks, here?
     fn check_images(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
         let dir = self.host.image_dir()?;
+        memory::ensure_for_reading()?;
         let (mut fatal, mut unusable, mut foreign) = (0, 0, 0);
         let mut machines = Vec::new();
         for &innermost in &self.left {
-            let image = match image::open_in(dir, innermost) {
+            let image = match image::open_in_within(dir, innermost, &mut self.allowance) {
                 Ok(Some(image)) => image,
                 // It is an error when its process is to be checked.
                 Ok(None) => continue,
+                Err(e @ (ImageError::TooMany { .. } | ImageError::NoMemory { .. })) => {
+                    return Err(too_much(innermost, &e));
+                }
                 Err(e) if self.policy == Policy::Strict => {
                     unusable += 1;
                     self.recorder
@@ -110,6 +119,7 @@ impl Restore {
                         "{}: {e}: its stacks are not checked",
                         image::file_name(innermost)
                     );
+                    self.read.insert(innermost, Err(e));
                     continue;
                 }
             };
@@ -130,8 +140,9 @@ impl Restore {
                     log::info!("{what}");
                 }
             }
-            self.read.insert(innermost, image);
+            self.read.insert(innermost, Ok(image));
         }
+        memory::ensure_for(self.allowance.taken())?;
         // Whatever the policy: there is nothing that could be put back, or compared.
         if foreign != 0 {
             let what = format!(
@@ -319,18 +330,20 @@ impl Restore {
     fn image_of(&mut self, pid: Pid) -> Result<Image> {
         let innermost = record::innermost(pid)?;
         self.left.retain(|&left| left != innermost);
-        if let Some(image) = self.read.remove(&innermost) {
-            return Ok(image);
-        }
-        let dir = self.host.image_dir().map_err(|e| {
-            Error::new(
-                "find the image folder",
-                Cause::Unsupported(e.to_string().into()),
-            )
-        })?;
         let name = image::file_name(innermost);
-        image::open_in(dir, innermost)
-            .map_err(|e| Error::new(format!("read {name}"), Cause::Image(e)))?
+        let read = match self.read.remove(&innermost) {
+            Some(read) => read.map(Some),
+            None => {
+                let dir = self.host.image_dir().map_err(|e| {
+                    Error::new(
+                        "find the image folder",
+                        Cause::Unsupported(e.to_string().into()),
+                    )
+                })?;
+                image::open_in_within(dir, innermost, &mut self.allowance)
+            }
+        };
+        read.map_err(|e| Error::new(format!("read {name}"), Cause::Image(e)))?
             .ok_or_else(|| {
                 Error::new(
                     format!("read {name}"),
@@ -376,5 +389,19 @@ impl Restore {
             };
             self.recorder.process(process, Instant::now());
         }
+    }
+}
+
+/// Whatever the policy: the process would be stopped for as long as it takes, and this machine have no memory left.
+fn too_much(innermost: i32, e: &ImageError) -> HookError {
+    let name = image::file_name(innermost);
+    match e {
+        ImageError::TooMany { .. } => {
+            let what = format!(
+                "{name}: {e}. Nothing is restored. If the images are to be trusted, {MAX_SIGINFOS} says how many there may be"
+            );
+            HookError::new(Errno::E2BIG, what)
+        }
+        _ => HookError::new(Errno::ENOMEM, format!("{name}: {e}. Nothing is restored")),
     }
 }

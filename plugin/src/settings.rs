@@ -8,13 +8,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criu_signals::custody::Limits;
 use criu_signals::report::Stage;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use crate::notices::Notice;
 
@@ -26,6 +29,11 @@ const CONFIG: &str = "CRIU_SIGNALS_CONFIG";
 
 /// What every variable begins with.
 const PREFIX: &str = "CRIU_SIGNALS_";
+
+/// What the machine itself says.
+const AUTO: &str = "auto";
+
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// A settings file has some ten lines. What is longer is another file, and is not read whole to find that out.
 const LONGEST_FILE: u64 = 64 * 1024;
@@ -77,8 +85,14 @@ pub const REPORT: Name = Name {
     variable: "CRIU_SIGNALS_REPORT",
 };
 
+/// How much a restore takes in of its images.
+pub const MAX_SIGINFOS: Name = Name {
+    in_file: "max_siginfos",
+    variable: "CRIU_SIGNALS_MAX_SIGINFOS",
+};
+
 /// All of them, in the order in which they are described.
-const NAMES: [Name; 7] = [
+const NAMES: [Name; 8] = [
     POLICY,
     REPORT,
     REFUSE,
@@ -86,6 +100,7 @@ const NAMES: [Name; 7] = [
     TAKE_OUT,
     DEEP_QUEUE,
     OVERRUNS,
+    MAX_SIGINFOS,
 ];
 
 impl fmt::Display for Name {
@@ -177,6 +192,11 @@ impl ReportPath {
     fn parse(value: &str) -> std::result::Result<ReportPath, String> {
         let mut letters = value.chars();
         let mut known = !value.ends_with('/');
+        if !value.starts_with('/') && value.split('/').any(|part| part == "..") {
+            return Err(
+                "a path that stays in the image folder, or one that begins with /".to_owned(),
+            );
+        }
         while let Some(letter) = letters.next() {
             if letter == '%' {
                 known &= matches!(letters.next(), Some('s' | 'p' | '%'));
@@ -239,6 +259,9 @@ pub struct Settings {
     pub limits: Limits,
     /// See [`Overruns`].
     pub overruns: Overruns,
+    /// How many siginfos and POSIX timers all images of a restore may hold; `None`: as many as this machine's processes
+    /// can have.
+    pub max_siginfos: Option<u64>,
     /// Those that are not the default, and where they are set.
     in_force: Vec<String>,
 }
@@ -420,6 +443,13 @@ impl Settings {
             let all = [Overruns::Count, Overruns::Leave];
             put(&mut settings.overruns, one_of(value, &all)?)
         })?;
+        set(MAX_SIGINFOS, &mut |value| {
+            let most = match value {
+                AUTO => None,
+                number => Some(number.parse().map_err(|_| "auto or a number".to_owned())?),
+            };
+            put(&mut settings.max_siginfos, most)
+        })?;
         settings.in_force = in_force;
         Ok(settings)
     }
@@ -475,9 +505,14 @@ enum Missing {
 fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Given>> {
     let read = || {
         let mut text = String::new();
-        File::open(path)?
-            .take(LONGEST_FILE + 1)
-            .read_to_string(&mut text)?;
+        // To open a pipe that nobody writes to would hang.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(path)?;
+        trusted(&file.metadata()?)?;
+        file.take(LONGEST_FILE + 1).read_to_string(&mut text)?;
         if text.len() as u64 > LONGEST_FILE {
             return Err(io::Error::other("too long to be a settings file"));
         }
@@ -493,6 +528,27 @@ fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Giv
             why: e.to_string(),
         }),
     }
+}
+
+/// Whoever can write the file says where root writes reports, and what is restored unchecked.
+fn trusted(file: &Metadata) -> io::Result<()> {
+    let wrong = if !file.is_file() {
+        "it is not a regular file".to_owned()
+    } else if file.uid() != 0 && file.uid() != geteuid().as_raw() {
+        format!(
+            "it belongs to user {}, and criu runs as {}: chown it",
+            file.uid(),
+            geteuid()
+        )
+    } else if file.mode() & OTHERS_MAY_WRITE != 0 {
+        format!(
+            "others than its owner may write it (mode {:04o}): chmod go-w",
+            file.mode() & 0o7777
+        )
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::other(wrong))
 }
 
 /// Lines `name = value`. Empty lines and lines that begin with `#` say nothing. A value reaches to the end of its line,
@@ -615,6 +671,10 @@ mod tests {
         }
         assert_eq!(with(OVERRUNS, "leave").unwrap().overruns, Overruns::Leave);
         with(OVERRUNS, "yes").unwrap_err();
+        for (value, most) in [("auto", None), ("0", Some(0)), ("7000000", Some(7_000_000))] {
+            assert_eq!(with(MAX_SIGINFOS, value).unwrap().max_siginfos, most);
+        }
+        with(MAX_SIGINFOS, "-1").unwrap_err();
     }
 
     #[test]
@@ -625,6 +685,14 @@ mod tests {
         };
         assert_eq!(path("/r/%s-%p.json").unwrap(), "/r/restore-41.json");
         assert_eq!(path("100%%.json").unwrap(), "100%.json");
+        assert_eq!(path("a..b/%p").unwrap(), "a..b/41");
+        assert_eq!(path("/r/../%p").unwrap(), "/r/../41");
+        for bad in ["../r.json", "a/../../r.json", "a/.."] {
+            assert!(
+                path(bad).unwrap_err().starts_with("a path that stays"),
+                "{bad}"
+            );
+        }
         for bad in ["/r/%d.json", "r%", "/r/"] {
             assert!(
                 path(bad).unwrap_err().starts_with("the path of a file"),
@@ -636,7 +704,7 @@ mod tests {
     #[test]
     fn a_file_says_the_same_as_the_environment() {
         let file = "policy = strict\nreport = /r/%s\n refuse=pdeathsig, altstack\r\nlong_timeout = 250\ntake_out =never\ndeep_queue= 17\n\
-                    timer_overruns = leave";
+                    timer_overruns = leave\nmax_siginfos = 3";
         let settings = from_file(file).unwrap();
         let lines: Vec<&str> = file.lines().collect();
         for (name, line) in NAMES.into_iter().zip(&lines) {
@@ -714,7 +782,7 @@ mod tests {
         assert_eq!(
             said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
             "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, report, refuse, long_timeout, take_out, \
-             deep_queue, timer_overruns"
+             deep_queue, timer_overruns, max_siginfos"
         );
         assert_eq!(
             said(from_file("policy strict")),
@@ -736,13 +804,11 @@ mod tests {
             "{said}"
         );
         // One that can't be read, or is none, is never taken for one that is not there.
-        let folder = read_file(Path::new("/proc"), Missing::IsFine)
-            .unwrap_err()
-            .to_string();
-        assert!(folder.contains("directory"), "{folder}");
-        let endless = read_file(Path::new("/dev/zero"), Missing::IsFine)
-            .unwrap_err()
-            .to_string();
-        assert!(endless.contains("too long"), "{endless}");
+        for none in ["/proc", "/dev/zero"] {
+            let said = read_file(Path::new(none), Missing::IsFine)
+                .unwrap_err()
+                .to_string();
+            assert!(said.ends_with("it is not a regular file"), "{said}");
+        }
     }
 }

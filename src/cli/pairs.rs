@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use criu_signals::images::{Image, Pid, image};
-use criu_signals::record;
 use criu_signals::snapshot::{self, Mapping, Pair};
+use criu_signals::{machine, record};
 
 use super::{Failure, source};
 
@@ -25,6 +25,10 @@ pub struct Pairs {
     /// several times.
     #[arg(long = "map", value_name = "OLD:NEW")]
     mappings: Vec<Mapping>,
+    /// How many pending signals and POSIX timers all images together may hold. Without this, as many as a user's processes
+    /// can have on this machine: half of kernel.threads-max, or this command's own hard RLIMIT_SIGPENDING.
+    #[arg(long, value_name = "N")]
+    max_siginfos: Option<u64>,
 }
 
 impl Pairs {
@@ -40,9 +44,10 @@ impl Pairs {
         if pids.is_empty() {
             return Err(format!("{folder}: holds no signals-PID.img").into());
         }
+        let mut allowance = machine::allowance(self.max_siginfos);
         let open = |pid| {
             let path = self.images_dir.join(image::file_name(pid));
-            image::open(&path).map_err(|e| source::named(&path, e))
+            image::open_within(&path, &mut allowance).map_err(|e| source::named(&path, e))
         };
         pids.into_iter().map(open).collect()
     }

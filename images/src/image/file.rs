@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{Image, MAX_FILE, read_named, write_named};
+use super::{Allowance, Image, MAX_FILE, read_named, write_named};
 use crate::error::{FieldError, ImageError};
 
 const MODE: u32 = 0o600;
@@ -118,16 +118,20 @@ fn sync_folder(dir: BorrowedFd<'_>, name: &str) -> Result<(), ImageError> {
 /// `innermost_pid` is the process's id in its own pid namespace. An image of another process under that
 /// name is refused.
 pub fn open_in(dir: BorrowedFd<'_>, innermost_pid: i32) -> Result<Option<Image>, ImageError> {
+    open_in_within(dir, innermost_pid, &mut Allowance::unlimited())
+}
+
+/// As [`open_in`], and no more than this; what has been read is taken off it. See [`read_within`](super::read_within).
+pub fn open_in_within(
+    dir: BorrowedFd<'_>,
+    innermost_pid: i32,
+    allowance: &mut Allowance,
+) -> Result<Option<Image>, ImageError> {
     let name = file_name(innermost_pid);
-    let flags = OPEN_FLAGS | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
-    let file = match openat(dir, name.as_str(), flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::ENOENT) => return Ok(None),
-        // open(2), O_NOFOLLOW: a symbolic link. ENXIO: a socket, or a device without a driver.
-        Err(Errno::ELOOP | Errno::ENXIO) => return Err(ImageError::NotRegular { name }),
-        Err(errno) => return Err(ImageError::io("open", &name, errno)),
+    let Some(file) = open_regular_in(dir, &name)? else {
+        return Ok(None);
     };
-    let image = read_named(regular(file, &name)?, &name)?;
+    let image = read_named(file, &name, allowance)?;
     let found = image.process.ids.innermost();
     if found != innermost_pid {
         let reason =
@@ -137,9 +141,35 @@ pub fn open_in(dir: BorrowedFd<'_>, innermost_pid: i32) -> Result<Option<Image>,
     Ok(Some(image))
 }
 
+/// A file of a folder that may be anybody's, as far as an image can be long. No symbolic link is followed, and nothing
+/// but a regular file is read, or waited for.
+pub(crate) fn open_regular_in(
+    dir: BorrowedFd<'_>,
+    name: &str,
+) -> Result<Option<Take<File>>, ImageError> {
+    let flags = OPEN_FLAGS | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+    let file = match openat(dir, name, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::ENOENT) => return Ok(None),
+        // open(2), O_NOFOLLOW: a symbolic link. ENXIO: a socket, or a device without a driver.
+        Err(Errno::ELOOP | Errno::ENXIO) => {
+            return Err(ImageError::NotRegular {
+                name: name.to_owned(),
+            });
+        }
+        Err(errno) => return Err(ImageError::io("open", name, errno)),
+    };
+    regular(file, name).map(Some)
+}
+
 /// Reads an image file. A symbolic link is followed: the caller named it.
 pub fn open(path: &Path) -> Result<Image, ImageError> {
-    read_named(open_path(path)?, &path.display().to_string())
+    open_within(path, &mut Allowance::unlimited())
+}
+
+/// As [`open`], and no more than this; what has been read is taken off it. See [`read_within`](super::read_within).
+pub fn open_within(path: &Path, allowance: &mut Allowance) -> Result<Image, ImageError> {
+    read_named(open_path(path)?, &path.display().to_string(), allowance)
 }
 
 /// A file that somebody named, as far as an image can be long.

@@ -9,6 +9,7 @@ fn main() {
     println!("cargo::rerun-if-changed=victims");
     println!("cargo::rerun-if-changed=plugins");
     println!("cargo::rerun-if-changed=procsig2007");
+    println!("cargo::rerun-if-changed=chance");
 
     let mut programs: Vec<PathBuf> = fs::read_dir("victims")
         .expect("victims/ is there")
@@ -24,6 +25,12 @@ fn main() {
         && build_victims(&programs, &ia32, &["-m32"]).is_ok();
     if !has_ia32 {
         let _ = fs::remove_dir_all(&ia32);
+    }
+
+    build_chance(&out.join("chance"), &[]).unwrap_or_else(|why| panic!("{why}"));
+    let chance_ia32 = out.join("chance-ia32");
+    if !has_ia32 || build_chance(&chance_ia32, &["-m32"]).is_err() {
+        let _ = fs::remove_dir_all(&chance_ia32);
     }
 
     let plugin = out.join("other_plugin.so");
@@ -76,6 +83,22 @@ fn build_victims(programs: &[PathBuf], into: &Path, flags: &[&str]) -> Result<()
             .args([source.as_path(), common.as_path()]))?;
     }
     Ok(())
+}
+
+/// The program of random states: all of `chance/*.c`.
+fn build_chance(into: &Path, flags: &[&str]) -> Result<(), String> {
+    fs::create_dir_all(into).map_err(|e| format!("{}: {e}", into.display()))?;
+    let mut sources: Vec<PathBuf> = fs::read_dir("chance")
+        .map_err(|e| format!("chance/: {e}"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "c"))
+        .collect();
+    sources.sort();
+    run(compiler()
+        .args(flags)
+        .args(["-static", "-o"])
+        .arg(into.join("chance"))
+        .args(&sources))
 }
 
 /// The compiler without the flags that cc gives for Rust libraries, which make no program.

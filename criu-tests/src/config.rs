@@ -102,6 +102,11 @@ pub fn victim(program: &str, ia32: bool) -> PathBuf {
     built(if ia32 { "victims-ia32" } else { "victims" }).join(program)
 }
 
+/// The program of random states (`chance/`), 64-bit or (`ia32`) 32-bit.
+pub fn chance(ia32: bool) -> PathBuf {
+    built(if ia32 { "chance-ia32" } else { "chance" }).join("chance")
+}
+
 /// Whether the 32-bit victims could be built (they need gcc-multilib).
 pub fn has_ia32() -> bool {
     built("victims-ia32").is_dir()

@@ -328,7 +328,7 @@ static void look(void)
 	ids_report();
 	actions_report();
 	timers_settle();
-	threads_report();
+	threads_report(0);
 	timers_report();
 	children_look();
 	refuse_report();
@@ -351,6 +351,7 @@ static void *observe(void *nothing)
 	report_open();
 	look();
 	waits_report();
+	threads_report(1);
 	vforks_end();
 	threads_leave_handlers();
 	/* What has come to handlers until now is blocked, and pending when it has expired once more. */

@@ -158,7 +158,8 @@ void thread_settle(struct thread *thread);
 int inside_handler(int sig, void *context);
 /* Until no thread runs, or has to: what was due when the process went on has been delivered. */
 void threads_quiet(void);
-void threads_report(void);
+/* `timed`: of the threads whose call may be over at any time, when it is; else of all others. */
+void threads_report(int timed);
 void threads_leave_handlers(void);
 
 void do_mask(struct line *line);
@@ -212,6 +213,8 @@ void do_itimer_wait(struct line *line);
 void do_timerfd(struct line *line);
 /* Whether the siginfo is that of a timer of the plan. */
 int is_timer(const siginfo_t *info);
+/* Whether it is a further entry of a periodic timer of which one has been seen: it is armed again by being taken. */
+int is_timer_again(const siginfo_t *info);
 /* In the handler: counts the expiries of a timer, 0 if it is none. */
 int timer_ticked(int sig, const siginfo_t *info);
 /* The numbers that timers may send, to any thread: shared and by thread. */
@@ -236,6 +239,7 @@ int plan_needs_ipc(void);
 void wait_enter(struct wait *wait);
 long wait_syscall(const struct wait *wait);
 uint64_t wait_mask(const struct thread *thread);
+int has_timeout(const struct thread *thread);
 /* Whether it came back before it was to. */
 int wait_is_over(const struct wait *wait);
 void wait_is_wrong(const struct wait *wait) __attribute__((noreturn));

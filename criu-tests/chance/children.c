@@ -49,6 +49,9 @@ int is_child(pid_t pid)
 	for (int i = 0; i < helper_count; i++)
 		if (helpers[i] == pid)
 			return 1;
+	for (int i = 0; i < THREADS; i++)
+		if (threads[i].vfork_child == pid)
+			return 1;
 	return 0;
 }
 

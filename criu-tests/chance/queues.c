@@ -270,14 +270,21 @@ void lists_report(void)
 
 /* ---- taken --------------------------------------------------------------------------------------------------- */
 
+/* More of these only keep coming: a timer of a microsecond. */
+#define AGAIN 10000
+
 static void take_in(struct thread *t, void *arg)
 {
 	uint64_t set = *(uint64_t *)arg;
 	char text[INFO_TEXT];
 	siginfo_t info;
+	int again = 0;
 
-	while (take(set, &info))
-		say("take %d %s", t->number, info_text(&info, text));
+	while (again < AGAIN && take(set, &info))
+		if (is_timer_again(&info))
+			again++;
+		else
+			say("take %d %s", t->number, info_text(&info, text));
 }
 
 /*
@@ -286,16 +293,21 @@ static void take_in(struct thread *t, void *arg)
  */
 static void take_private_in(struct thread *t, void *arg)
 {
-	uint64_t *set = arg;
 	char text[INFO_TEXT];
 	siginfo_t info;
+	uint64_t set;
+	int again = 0;
 
-	while ((*set = status_set(getpid(), t->tid, "SigPnd")) != 0) {
-		if (!take(*set, &info)) {
-			say("take %d nothing of %016llx", t->number, (unsigned long long)*set);
+	(void)arg;
+	while (again < AGAIN && (set = status_set(getpid(), t->tid, "SigPnd")) != 0) {
+		if (!take(set, &info)) {
+			say("take %d nothing of %016llx", t->number, (unsigned long long)set);
 			return;
 		}
-		say("take %d %s", t->number, info_text(&info, text));
+		if (is_timer_again(&info))
+			again++;
+		else
+			say("take %d %s", t->number, info_text(&info, text));
 	}
 }
 
@@ -304,7 +316,6 @@ void take_report(void)
 	uint64_t set = ALL;
 
 	for (struct thread *t = next_thread(NULL); t; t = next_thread(t))
-		run_in(t, take_private_in, &set);
-	set = ALL;
+		run_in(t, take_private_in, NULL);
 	run_in(first_thread(), take_in, &set);
 }

@@ -325,7 +325,7 @@ static void say_pending(const char *name, pid_t tid)
 	    (unsigned long long)(status_set(getpid(), tid, "SigPnd") & blocked), (unsigned long long)blocked);
 }
 
-void threads_report(void)
+void threads_report(int timed)
 {
 	uint64_t blocked = ALL;
 	char name[16];
@@ -333,10 +333,13 @@ void threads_report(void)
 	for (struct thread *t = threads; t < threads + THREADS; t++)
 		if (t->exists) {
 			snprintf(name, sizeof(name), "%d", t->number);
-			say_pending(name, t->tid);
-			if (!t->ended)
+			if (has_timeout(t) == timed)
+				say_pending(name, t->tid);
+			if (!t->ended && !has_timeout(t))
 				blocked &= status_set(getpid(), t->tid, "SigBlk");
 		}
+	if (timed)
+		return;
 	say_pending("observer", observer.tid);
 	say("status process ShdPnd=%016llx SigIgn=%016llx SigCgt=%016llx",
 	    (unsigned long long)(status_set(getpid(), observer.tid, "ShdPnd") & blocked),

@@ -22,7 +22,7 @@
 #endif
 
 struct timer {
-	int made, set, deleted, id, sig, value, notify, told;
+	int made, set, deleted, seen, id, sig, value, notify, told;
 	clockid_t clock;
 	/* Whose processor time it counts: a thread, or NULL. */
 	struct thread *counted;
@@ -363,6 +363,13 @@ static struct timer *whose(const siginfo_t *info)
 int is_timer(const siginfo_t *info)
 {
 	return whose(info) != NULL;
+}
+
+int is_timer_again(const siginfo_t *info)
+{
+	struct timer *timer = whose(info);
+
+	return timer && timer->interval && timer->seen++;
 }
 
 int timer_ticked(int sig, const siginfo_t *info)

@@ -375,6 +375,11 @@ long wait_syscall(const struct wait *wait)
 	return kinds[wait->call].nr;
 }
 
+int has_timeout(const struct thread *t)
+{
+	return t->wait && t->wait->timeout >= 0;
+}
+
 int wait_is_over(const struct wait *wait)
 {
 	return __atomic_load_n(&wait->over, __ATOMIC_SEQ_CST);

@@ -377,9 +377,9 @@ pub fn start_time(pid: Pid) -> Result<u64> {
 pub struct TimerLine {
     /// The kernel's number of it.
     pub id: i32,
-    /// Its signal, and the value that comes with it.
+    /// The number of its signal.
     pub signo: i32,
-    /// See `signo`.
+    /// The value that comes with the signal.
     pub value: u64,
     /// Whom it tells. Of a thread, the id as the reader sees it.
     pub notify: Notify,

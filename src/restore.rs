@@ -75,9 +75,9 @@ impl fmt::Display for Verdict {
 pub struct Report {
     /// The process, as the reader sees it.
     pub pid: Pid,
-    /// How many threads, and how many siginfos in all queues together, were compared.
+    /// How many threads were compared.
     pub threads: usize,
-    /// See `threads`.
+    /// How many siginfos, in all queues together, were compared.
     pub siginfos: usize,
     /// Siginfos that had been taken out at the dump and were put back.
     pub given_back: usize,

@@ -20,7 +20,8 @@ const KEY: &str = "criu_core";
 
 /// What the image says, as one document.
 ///
-/// [`ImageError::Invalid`] where it says what cannot be.
+/// # Errors
+/// [`ImageError::Invalid`] if the image says what cannot be.
 pub fn to_json(core: &CoreImage) -> Result<String, ImageError> {
     pretty(&to_document(core)?)
 }
@@ -33,8 +34,9 @@ pub fn is_core(text: &str) -> bool {
 /// Makes the image say what the document says. All else that is in it stays as it is, and an image that says so already
 /// stays the same, byte by byte.
 ///
-/// [`ImageError::Invalid`] where the document says something that cannot be changed, or that this image has no place
-/// for; the image is not to be used then.
+/// # Errors
+/// [`ImageError::Json`] if the text is no such document. [`ImageError::Invalid`] if the document says something that cannot
+/// be changed, or that this image has no place for. The image must not be used after an error.
 pub fn apply(core: &mut CoreImage, text: &str) -> Result<(), ImageError> {
     let wanted: pb::CoreDocument = message(&parsed(text)?)?;
     let found = to_document(core)?;

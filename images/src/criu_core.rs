@@ -48,6 +48,10 @@ fn recorded() -> impl Iterator<Item = SigNo> {
 
 impl CoreImage {
     /// Reads a whole file.
+    ///
+    /// # Errors
+    /// If the bytes are not those of a core image: [`ImageError::NotAnImage`], [`ImageError::Truncated`],
+    /// [`ImageError::Oversized`], [`ImageError::Corrupt`].
     pub fn read(bytes: &[u8]) -> Result<CoreImage, ImageError> {
         let mut frames = FrameReader::new(bytes, "the core image", MAGIC, LIMIT)?;
         let frame = frames
@@ -66,6 +70,9 @@ impl CoreImage {
     }
 
     /// The whole file: the very bytes that were read, if nothing was set.
+    ///
+    /// # Errors
+    /// If what was set makes the image larger than a core image may be.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ImageError> {
         if let Some(bytes) = &self.unchanged {
             return Ok(bytes.clone());
@@ -86,8 +93,10 @@ impl CoreImage {
         self.entry.tc.is_some()
     }
 
-    /// Where the process ran. [`ImageError::Invalid`] where that is an architecture on which a siginfo is laid out
-    /// otherwise than here.
+    /// Where the process ran.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if that is an architecture on which a siginfo is laid out otherwise than here.
     pub fn arch(&self) -> Result<Arch, ImageError> {
         // enum march of CRIU's core.proto.
         match self.entry.mtype() {
@@ -125,7 +134,10 @@ impl CoreImage {
             .map_or_else(Vec::new, |process| queue(&process.signals_s))
     }
 
-    /// Replaces the process's queue. [`ImageError::Invalid`] in an image without process.
+    /// Replaces the process's queue.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no process.
     pub fn set_shared_queue(&mut self, queue: &[Siginfo]) -> Result<(), ImageError> {
         set_queue(&mut self.process_mut()?.signals_s, queue);
         Ok(())
@@ -139,7 +151,10 @@ impl CoreImage {
             .map_or_else(Vec::new, |thread| queue(&thread.signals_p))
     }
 
-    /// Replaces the thread's own queue. [`ImageError::Invalid`] in an image without thread.
+    /// Replaces the thread's own queue.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no thread.
     pub fn set_private_queue(&mut self, queue: &[Siginfo]) -> Result<(), ImageError> {
         set_queue(&mut self.thread_mut()?.signals_p, queue);
         Ok(())
@@ -155,7 +170,10 @@ impl CoreImage {
         })
     }
 
-    /// Replaces the alternate stack, or takes it out. [`ImageError::Invalid`] in an image without thread.
+    /// Replaces the alternate stack, or takes it out.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no thread.
     pub fn set_altstack(&mut self, altstack: Option<AltStack>) -> Result<(), ImageError> {
         let sas = &mut self.thread_mut()?.sas;
         match altstack {
@@ -180,8 +198,10 @@ impl CoreImage {
         bits.map(SigSet::from_bits)
     }
 
-    /// Replaces the mask that [`mask`](CoreImage::mask) gives. [`ImageError::Invalid`] in an image that has
-    /// neither process nor thread.
+    /// Replaces the mask that [`mask`](CoreImage::mask) gives.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has neither process nor thread.
     pub fn set_mask(&mut self, mask: SigSet) -> Result<(), ImageError> {
         match self.process_mut() {
             Ok(process) => process.set_blk_sigset(mask.bits()),
@@ -211,8 +231,10 @@ impl CoreImage {
     }
 
     /// Replaces what the process does on each signal. What else CRIU knows of an action (that a 32-bit task
-    /// set it) stays. [`ImageError::Invalid`] in an image without process, and where SIGKILL or SIGSTOP is
-    /// not default.
+    /// set it) stays.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no process, or if SIGKILL or SIGSTOP is not default.
     pub fn set_dispositions(&mut self, dispositions: &Dispositions) -> Result<(), ImageError> {
         for signo in [SigNo::KILL, SigNo::STOP] {
             if dispositions[signo] != Disposition::DEFAULT {
@@ -238,7 +260,10 @@ impl CoreImage {
         SigNo::new(i32::try_from(signo).ok()?)
     }
 
-    /// Replaces the signal that stopped the process. [`ImageError::Invalid`] in an image without process.
+    /// Replaces the signal that stopped the process.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no process.
     pub fn set_stop_signo(&mut self, signo: Option<SigNo>) -> Result<(), ImageError> {
         self.process_mut()?.stop_signo = signo.map(|signo| signo.get().cast_unsigned());
         Ok(())
@@ -250,14 +275,19 @@ impl CoreImage {
         SigNo::new(i32::try_from(signo).ok()?)
     }
 
-    /// Replaces what is sent when the thread's parent ends. [`ImageError::Invalid`] in an image without thread.
+    /// Replaces what is sent when the thread's parent ends.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no thread.
     pub fn set_parent_death_signal(&mut self, signo: Option<SigNo>) -> Result<(), ImageError> {
         self.thread_mut()?.pdeath_sig = signo.map(|signo| signo.get().cast_unsigned());
         Ok(())
     }
 
     /// The POSIX timers, without where their queue entries are: CRIU does not record that.
-    /// [`ImageError::Invalid`] where one tells nobody that is known.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if a timer has a kind of notification that is not known.
     pub fn timers(&self) -> Result<Vec<PosixTimer>, ImageError> {
         let Some(process) = self.entry.tc.as_ref() else {
             return Ok(Vec::new());
@@ -273,7 +303,10 @@ impl CoreImage {
 
     /// Gives the timers that have the ids of `timers` their clocks, and lets them tell whom those tell: one that tells a
     /// thread which is gone tells nobody. Where the clock is another one, the times come with it. Returns the ids of
-    /// those that were otherwise. [`ImageError::Invalid`] in an image without process.
+    /// those that were otherwise.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if the image has no process.
     pub fn correct_timers(&mut self, timers: &[PosixTimer]) -> Result<Vec<i32>, ImageError> {
         let unchanged = self.unchanged.take();
         let mut corrected = Vec::new();
@@ -304,7 +337,10 @@ impl CoreImage {
         })
     }
 
-    /// Replaces RLIMIT_SIGPENDING. [`ImageError::Invalid`] where CRIU recorded none.
+    /// Replaces RLIMIT_SIGPENDING.
+    ///
+    /// # Errors
+    /// [`ImageError::Invalid`] if CRIU recorded none.
     pub fn set_rlimit_sigpending(&mut self, limit: Rlimit) -> Result<(), ImageError> {
         let limits = self.process_mut()?.rlimits.as_mut();
         let recorded = limits.and_then(|limits| limits.rlimits.get_mut(RLIMIT_SIGPENDING));

@@ -47,7 +47,8 @@ pub fn core_name(tid: i32) -> String {
 
 /// All processes of an image folder that were alive, in the order of `pstree.img`: parents first.
 ///
-/// [`ImageError::Io`] where an image that should be there can't be read.
+/// # Errors
+/// If an image of a process that was alive is missing, cannot be read or is damaged.
 pub fn processes(folder: &Path) -> Result<Vec<Recorded>, ImageError> {
     let mut processes = Vec::new();
     for process in tree(folder)? {
@@ -60,6 +61,9 @@ pub fn processes(folder: &Path) -> Result<Vec<Recorded>, ImageError> {
 }
 
 /// The process with this id in its own pid namespace; `None` where `pstree.img` does not name it, or it was dead.
+///
+/// # Errors
+/// If `pstree.img` or an image of the process is missing, cannot be read or is damaged.
 pub fn process(folder: &Path, pid: i32) -> Result<Option<Recorded>, ImageError> {
     let tree = tree(folder)?;
     let Some(process) = tree.iter().find(|process| process.pid == pid) else {
@@ -73,7 +77,9 @@ pub fn process(folder: &Path, pid: i32) -> Result<Option<Recorded>, ImageError> 
 }
 
 /// One core image alone, that of a leader: a process of whose other threads nothing is known.
-/// [`ImageError::Invalid`] if it is another thread's.
+///
+/// # Errors
+/// [`ImageError::Invalid`] if the image is that of another thread, or says what cannot be.
 pub fn leader_alone(core: &CoreImage, pid: i32) -> Result<Recorded, ImageError> {
     let mut recorded = from_cores(pid, &[(pid, core)])?;
     recorded.missing.push(Aspect::Threads);
@@ -82,12 +88,19 @@ pub fn leader_alone(core: &CoreImage, pid: i32) -> Result<Recorded, ImageError> 
 }
 
 /// Reads a core image. A symbolic link is followed: the caller named it.
+///
+/// # Errors
+/// If the file cannot be opened or read, or those of [`CoreImage::read`].
 pub fn open_core(path: &Path) -> Result<CoreImage, ImageError> {
     CoreImage::read(&read_file(path)?)
 }
 
 /// Reads the core image of a thread from a folder that may be anybody's, with the file's permissions. No symbolic link is
-/// followed ([`ImageError::NotRegular`]).
+/// followed.
+///
+/// # Errors
+/// [`ImageError::NotRegular`] if the file is a symbolic link, a pipe or a device. [`ImageError::Io`] if there is no such file,
+/// or it cannot be read. Those of [`CoreImage::read`].
 pub fn open_core_in(dir: BorrowedFd<'_>, tid: i32) -> Result<(CoreImage, Permissions), ImageError> {
     let name = core_name(tid);
     let failed = |operation, source| ImageError::io(operation, &name, source);

@@ -34,6 +34,7 @@ pub enum Place {
 
 /// What differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Field {
     /// A 32-bit task became a 64-bit one, or the other way round.
     Arch,
@@ -175,6 +176,7 @@ pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
 
 /// What two states have in common, and what nobody can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// [`Difference::dumped`] is the first one's, [`Difference::found`] the second one's; a thread is named by its id in
     /// the first one.

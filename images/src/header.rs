@@ -16,6 +16,7 @@ const TEXT_LIMIT: usize = 256;
 /// The architecture an image was taken on. Both are 64-bit, little endian, and share the layout of
 /// siginfo and sigaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Arch {
     /// x86_64.
     X86_64,

@@ -60,8 +60,9 @@ impl Image {
 
 /// Writes an image to a stream.
 ///
-/// Nothing is written if the state is one that no process can have ([`ImageError::Invalid`]). If writing
-/// fails, a part of the image has been written.
+/// # Errors
+/// [`ImageError::Invalid`] if no process can have this state; nothing has been written then. [`ImageError::Io`] if writing
+/// fails; a part of the image has been written then.
 pub fn write(writer: impl Write, image: &Image) -> Result<(), ImageError> {
     write_named(writer, STREAM, image)
 }
@@ -129,7 +130,8 @@ impl<W: Write> EntryWriter<W> {
 
 /// Reads an image from a stream, and the stream to its end.
 ///
-/// Any byte that is not as it was written makes this an error. A header of a later version is one before
+/// # Errors
+/// If any byte is not as it was written, or the stream cannot be read. A header of a later version is an error before
 /// anything else is looked at ([`ImageError::NewerVersion`]).
 pub fn read(reader: impl Read) -> Result<Image, ImageError> {
     read_within(reader, &mut Allowance::unlimited())
@@ -137,7 +139,8 @@ pub fn read(reader: impl Read) -> Result<Image, ImageError> {
 
 /// As [`read`], and no more than this; what has been read is taken off it.
 ///
-/// [`ImageError::TooMany`] as soon as there is more, [`ImageError::NoMemory`] where memory ends before that.
+/// # Errors
+/// Those of [`read`]; [`ImageError::TooMany`] as soon as there is more, [`ImageError::NoMemory`] if memory ends before that.
 pub fn read_within(reader: impl Read, allowance: &mut Allowance) -> Result<Image, ImageError> {
     read_named(reader, STREAM, allowance)
 }

@@ -17,7 +17,8 @@ use crate::siginfo::Siginfo;
 
 /// The whole image as one document. [`from_json`] gives it back without loss.
 ///
-/// [`ImageError::Invalid`] where no process can have this state.
+/// # Errors
+/// [`ImageError::Invalid`] if no process can have this state.
 pub fn to_json(image: &Image) -> Result<String, ImageError> {
     image.check()?;
     pretty(&to_document(image))
@@ -26,7 +27,8 @@ pub fn to_json(image: &Image) -> Result<String, ImageError> {
 /// The same document in one line, for one document after another, with what the source does not tell
 /// (`not_recorded`). [`from_json`] refuses one that has such gaps: it is no image.
 ///
-/// [`ImageError::Invalid`] where no process can have this state.
+/// # Errors
+/// [`ImageError::Invalid`] if no process can have this state.
 pub fn to_json_line(recorded: &Recorded) -> Result<String, ImageError> {
     recorded.image.check()?;
     let mut document = to_document(&recorded.image);
@@ -61,8 +63,11 @@ pub(crate) fn message<M: MessageFull>(value: &Value) -> Result<M, ImageError> {
     parse_from_str(&value.to_string()).map_err(unusable)
 }
 
-/// Reads such a document, with the same checks as an image file, except that a field it does not know is
-/// an error: it is a slip of the pen.
+/// Reads such a document, with the same checks as an image file.
+///
+/// # Errors
+/// [`ImageError::Json`] if the text is no such document, or has a field that is not known: a slip of the pen.
+/// [`ImageError::Invalid`] if no process can have this state, [`ImageError::NewerVersion`] for a document of a later version.
 pub fn from_json(text: &str) -> Result<Image, ImageError> {
     let value = parsed(text)?;
     if let Some(version) = stated_version(&value) {

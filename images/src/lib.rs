@@ -13,6 +13,7 @@
 //!
 //! The image format is described in this crate's `README.md` and in `proto/signals.proto`.
 #![deny(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod codec;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::wait_status::WaitStatus;
 
 /// A part of the state that a source may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Aspect {
     /// The ids in other pid namespaces than the process's own, and which namespace that is.
     Namespaces,

@@ -19,6 +19,7 @@ use std::ffi::CStr;
 use criu_signals::criu::{self, HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
 use criu_signals::images::Pid;
 use criu_signals::plugin_file;
+use nix::errno::Errno;
 
 use dump::Dump;
 use restore::Restore;
@@ -58,6 +59,10 @@ impl Plugin for Signals {
                 host,
                 settings()?,
             )?))),
+            other => Err(HookError::new(
+                Errno::EINVAL,
+                format!("this plugin does not know what to do at the stage {other}"),
+            )),
         }
     }
 

@@ -10,7 +10,7 @@ pub const DIM: Style = Style::new().dimmed();
 pub const NAME: Style = AnsiColor::Cyan.on_default();
 /// What is not as it should be, or as one would think.
 pub const WARN: Style = AnsiColor::Yellow.on_default();
-/// What is well, and what is missing.
+/// What is as it should be.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// See `GOOD`.
+/// What is wrong.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -12,6 +12,7 @@ use super::bindings;
 /// The hooks of a descriptor, by CRIU's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Hook {
     /// [`Plugin::dump_unix_sk`](super::Plugin::dump_unix_sk)
     DumpUnixSk = bindings::CR_PLUGIN_HOOK__DUMP_UNIX_SK,

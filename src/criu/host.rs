@@ -46,6 +46,7 @@ pub enum HostError {
 
 /// What became of a wish to be recorded in the inventory image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Inventory {
     /// The images will name the plugin.
     Recorded,
@@ -93,6 +94,9 @@ impl Host {
     ///
     /// Ask again in every hook instead of keeping the number: CRIU moves its descriptors about when it forks, and
     /// closes this one when a restore has succeeded, before `exit`.
+    ///
+    /// # Errors
+    /// [`HostError::NoImageDir`] if no folder is open, [`HostError::Missing`] if the process is no criu.
     pub fn image_dir(&self) -> Result<BorrowedFd<'_>, HostError> {
         let get = self
             .get_image_dir
@@ -111,6 +115,9 @@ impl Host {
     ///
     /// CRIU cuts nothing off itself and its buffer holds 8 KiB; what is longer makes it write out what lies behind the
     /// buffer. So keep lines short, or use the `log` crate, whose records are split.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] if the process is no criu.
     pub fn print_on_level(&self, level: LogLevel, text: &CStr) -> Result<(), HostError> {
         let print = self
             .print_on_level
@@ -122,6 +129,9 @@ impl Host {
     }
 
     /// Down to which level CRIU's log is written, as a number that can be above [`LogLevel::Debug`].
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] if the process is no criu.
     pub fn log_level(&self) -> Result<u32, HostError> {
         let get = self
             .get_log_level
@@ -138,6 +148,10 @@ impl Host {
     ///
     /// A restore without `--libdir` (or `CRIU_LIBS_DIR`) on a machine that has no default plugin folder skips that
     /// check, up to 4.3 at least, and succeeds without the plugin.
+    ///
+    /// # Errors
+    /// [`HostError::Inventory`] if CRIU is out of memory. That CRIU keeps no such list is no error:
+    /// [`Inventory::Unsupported`].
     pub fn add_inventory_plugin(&self, name: &CStr) -> Result<Inventory, HostError> {
         let Some(add) = self.add_inventory_plugin else {
             return Ok(Inventory::Unsupported);

@@ -76,6 +76,7 @@ impl fmt::Display for Version {
 
 /// Where a criu looks for plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PluginDir {
     /// The folder. criu loads every `.so` in it.
     pub path: PathBuf,
@@ -85,6 +86,7 @@ pub struct PluginDir {
 
 /// Who says where criu looks for plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Source {
     /// The criu itself: its built-in default, as `criu --help` prints it.
     BuiltIn,

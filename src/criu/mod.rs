@@ -54,6 +54,8 @@
 //! [`Reply::PassOn`]: crate::criu::Reply::PassOn
 //! [`Host`]: crate::criu::Host
 
+#![warn(clippy::missing_errors_doc)]
+
 mod bindings;
 mod copies;
 mod descriptor;

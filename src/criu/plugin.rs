@@ -13,6 +13,7 @@ use super::host::Host;
 
 /// What CRIU is about to do when it loads its plugins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// `criu dump`.
     Dump,
@@ -66,7 +67,8 @@ pub trait Plugin: Sized + Send + 'static {
 
     /// Called when CRIU has loaded the library, before it looks at any task.
     ///
-    /// CRIU gives up the whole run if this fails, and does not call `exit` then.
+    /// # Errors
+    /// CRIU gives up the whole run, and does not call `exit`.
     fn init(stage: Stage, host: Host) -> Result<Self, HookError>;
 
     /// Called at the end of the run, before the library is unloaded, whether the run succeeded (`ret` is 0) or not.
@@ -81,7 +83,10 @@ pub trait Plugin: Sized + Send + 'static {
     /// Hook 0, dump: CRIU has a Unix socket at hand, whose peer is not among what it dumps. `inode` is the socket's.
     ///
     /// Handled: the socket is marked for [`restore_unix_sk`](Self::restore_unix_sk). Passed on by all: CRIU's own
-    /// options decide. An error fails the dump.
+    /// options decide.
+    ///
+    /// # Errors
+    /// Fails the dump.
     fn dump_unix_sk(&mut self, _fd: BorrowedFd<'_>, _inode: u32) -> HookResult {
         Ok(Reply::PassOn)
     }
@@ -89,14 +94,16 @@ pub trait Plugin: Sized + Send + 'static {
     /// Hook 1, restore, in the restored process: makes the socket that was dumped under this inode. CRIU takes over
     /// the descriptor.
     ///
-    /// After an error CRIU goes on as if no plugin was there, and makes the socket by itself.
+    /// # Errors
+    /// CRIU goes on as if no plugin was there, and makes the socket by itself.
     fn restore_unix_sk(&mut self, _inode: u32) -> HookResult<OwnedFd> {
         Ok(Reply::PassOn)
     }
 
     /// Hook 2, dump: a file descriptor of a kind that CRIU can't dump. `id` is the file's number in the images.
     ///
-    /// Passed on by all, or an error: the dump fails.
+    /// # Errors
+    /// Fails the dump. So does a file that all plugins pass on.
     fn dump_ext_file(&mut self, _fd: BorrowedFd<'_>, _id: u32) -> HookResult {
         Ok(Reply::PassOn)
     }
@@ -104,22 +111,26 @@ pub trait Plugin: Sized + Send + 'static {
     /// Hook 3, restore, in the restored process: opens the file that was dumped under this number. CRIU takes over the
     /// descriptor.
     ///
-    /// Passed on by all, or an error: the restore fails. From 4.3 on, a plugin can also ask to be called again later;
-    /// this interface always answers that it need not be.
+    /// From 4.3 on, a plugin can also ask to be called again later; this interface always answers that it need not be.
+    ///
+    /// # Errors
+    /// Fails the restore. So does a file that all plugins pass on.
     fn restore_ext_file(&mut self, _id: u32) -> HookResult<OwnedFd> {
         Ok(Reply::PassOn)
     }
 
     /// Hook 4, dump: a mount whose root CRIU can't find. `mount_id` is that of `/proc/PID/mountinfo`.
     ///
-    /// Passed on by all, or an error: the dump fails.
+    /// # Errors
+    /// Fails the dump. So does a mount that all plugins pass on.
     fn dump_ext_mount(&mut self, _mountpoint: &Path, _mount_id: i32) -> HookResult {
         Ok(Reply::PassOn)
     }
 
     /// Hook 5, restore: mounts what was dumped under this number. `is_file` is `None` in every CRIU from 4.0 on.
     ///
-    /// Passed on by all, or an error: the restore fails.
+    /// # Errors
+    /// Fails the restore. So does a mount that all plugins pass on.
     fn restore_ext_mount(
         &mut self,
         _mount_id: i32,
@@ -133,15 +144,18 @@ pub trait Plugin: Sized + Send + 'static {
     /// Hook 6, dump: a network link of a kind that CRIU can't dump. `index` and `link_type` are those of rtnetlink's
     /// `ifinfomsg`, `kind` is `IFLA_INFO_KIND`.
     ///
-    /// Passed on by all, or an error: the dump fails.
+    /// # Errors
+    /// Fails the dump. So does a link that all plugins pass on.
     fn dump_ext_link(&mut self, _index: i32, _link_type: i32, _kind: &CStr) -> HookResult {
         Ok(Reply::PassOn)
     }
 
     /// Hook 7, dump, once for every mapping of a device file: can this plugin restore it?
     ///
-    /// Handled: CRIU marks the mapping for [`update_vma_map`](Self::update_vma_map). Passed on by all, or an error:
-    /// the dump fails.
+    /// Handled: CRIU marks the mapping for [`update_vma_map`](Self::update_vma_map).
+    ///
+    /// # Errors
+    /// Fails the dump. So does a mapping that all plugins pass on.
     fn handle_device_vma(&mut self, _fd: BorrowedFd<'_>, _stat: &libc::stat) -> HookResult {
         Ok(Reply::PassOn)
     }
@@ -149,9 +163,10 @@ pub trait Plugin: Sized + Send + 'static {
     /// Hook 8, restore, in the restored process, once for every mapping that [`handle_device_vma`] claimed: which
     /// offset, and which file if not `path`, is mapped at `address`?
     ///
-    /// Errors are ignored: CRIU maps what was mapped at the dump.
-    ///
     /// [`handle_device_vma`]: Self::handle_device_vma
+    ///
+    /// # Errors
+    /// CRIU ignores them, and maps what was mapped at the dump.
     fn update_vma_map(
         &mut self,
         _path: &Path,
@@ -166,6 +181,7 @@ pub trait Plugin: Sized + Send + 'static {
     ///
     /// `pid` is the one that criu sees, not the one in the task's own namespace.
     ///
+    /// # Errors
     /// **Up to 4.2 CRIU ignores the return code**: a failure reaches its log and nothing else, unless
     /// [`resume_failed`](Self::resume_failed) does something about it. 4.3 kills what it has restored.
     fn resume_devices_late(&mut self, _pid: Pid) -> HookResult {
@@ -180,9 +196,10 @@ pub trait Plugin: Sized + Send + 'static {
     fn resume_failed(&mut self, _pid: Pid) {}
 
     /// Hook 10, dump and pre-dump, before a task is seized, while it runs: once per task that CRIU comes across. With
-    /// `--freeze-cgroup` the tasks other than the root may be frozen already.
+    /// `--freeze-cgroup` the tasks other than the root may be frozen already. The time it takes counts towards `--timeout`.
     ///
-    /// An error fails the run, and the tasks go on. The time it takes counts towards `--timeout`.
+    /// # Errors
+    /// Fails the run, and the tasks go on.
     fn pause_devices(&mut self, _pid: Pid) -> HookResult {
         Ok(Reply::PassOn)
     }
@@ -192,7 +209,8 @@ pub trait Plugin: Sized + Send + 'static {
     /// `pid` is the one that criu sees. Threads are not listed: `/proc/PID/task` does. What is changed in the tasks'
     /// registers and memory is what CRIU dumps next.
     ///
-    /// An error fails the dump, and the tasks go on.
+    /// # Errors
+    /// Fails the dump, and the tasks go on.
     fn checkpoint_devices(&mut self, _pid: Pid) -> HookResult {
         Ok(Reply::PassOn)
     }

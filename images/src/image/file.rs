@@ -28,8 +28,11 @@ pub fn file_name(innermost_pid: i32) -> String {
 
 /// Makes the image's file in a folder and gives its name. Only its owner may read it, whatever the umask.
 ///
-/// The file and its name are on the disk when this returns. A file of that name that is there already is
-/// left alone ([`ImageError::Exists`]); on any failure what was written is removed.
+/// The file and its name are on the disk when this returns.
+///
+/// # Errors
+/// [`ImageError::Exists`] if there is a file of that name; the file is left alone. [`ImageError::Invalid`] if no process can
+/// have this state. [`ImageError::Io`] if the file cannot be made, written or synced; what was written is removed.
 pub fn create_in(dir: BorrowedFd<'_>, image: &Image) -> Result<String, ImageError> {
     create_in_passing(dir, image, |_| Ok(()))
 }
@@ -45,7 +48,10 @@ pub enum Step {
     Synced,
 }
 
-/// As [`create_in`], with a look in at every step, for tests: an error of `passing` is a failure of that step.
+/// As [`create_in`], with a look in at every step, for tests.
+///
+/// # Errors
+/// Those of [`create_in`]. An error of `passing` is a failure of that step.
 pub fn create_in_passing(
     dir: BorrowedFd<'_>,
     image: &Image,
@@ -115,13 +121,19 @@ fn sync_folder(dir: BorrowedFd<'_>, name: &str) -> Result<(), ImageError> {
 
 /// Reads the image of a process from a folder; `None` if the folder has none.
 ///
-/// `innermost_pid` is the process's id in its own pid namespace. An image of another process under that
-/// name is refused.
+/// `innermost_pid` is the process's id in its own pid namespace.
+///
+/// # Errors
+/// If the file cannot be opened or read, or is a symbolic link; those of [`read`](super::read); [`ImageError::Corrupt`] if
+/// the image is that of another process.
 pub fn open_in(dir: BorrowedFd<'_>, innermost_pid: i32) -> Result<Option<Image>, ImageError> {
     open_in_within(dir, innermost_pid, &mut Allowance::unlimited())
 }
 
-/// As [`open_in`], and no more than this; what has been read is taken off it. See [`read_within`](super::read_within).
+/// As [`open_in`], and no more than this; what has been read is taken off it.
+///
+/// # Errors
+/// Those of [`open_in`] and of [`read_within`](super::read_within).
 pub fn open_in_within(
     dir: BorrowedFd<'_>,
     innermost_pid: i32,
@@ -163,11 +175,17 @@ pub(crate) fn open_regular_in(
 }
 
 /// Reads an image file. A symbolic link is followed: the caller named it.
+///
+/// # Errors
+/// If the file cannot be opened or read; those of [`read`](super::read).
 pub fn open(path: &Path) -> Result<Image, ImageError> {
     open_within(path, &mut Allowance::unlimited())
 }
 
-/// As [`open`], and no more than this; what has been read is taken off it. See [`read_within`](super::read_within).
+/// As [`open`], and no more than this; what has been read is taken off it.
+///
+/// # Errors
+/// Those of [`open`] and of [`read_within`](super::read_within).
 pub fn open_within(path: &Path, allowance: &mut Allowance) -> Result<Image, ImageError> {
     read_named(open_path(path)?, &path.display().to_string(), allowance)
 }

@@ -102,6 +102,7 @@ impl FromStr for SigFile {
 
 /// Whose text it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dialect {
     /// This crate's: signal k stands in column k, counted from 1, and in `action` behind the number k.
     Ours,

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [pid, path] = args.as_slice() else {
         return Err("usage: capture_and_replay PID FOLDER|IMAGE".into());
     };
-    let pid = Pid(pid.parse()?);
+    let pid = Pid::new(pid.parse()?).ok_or("no pid")?;
     let path = Path::new(path);
     if path.is_dir() {
         capture(pid, path)

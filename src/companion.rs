@@ -10,7 +10,7 @@ use criu_signals_images::Pid;
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork, getpid, setsid};
+use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::error::{Cause, Error, Result};
 use crate::fault;
@@ -113,12 +113,12 @@ pub fn hand_over(name: &CStr) -> Result<Role> {
     awaited.add(Signal::SIGCHLD);
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&awaited), Some(&mut before)).map_err(failed)?;
-    let this = getpid();
+    let this = Pid::own();
     // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
     let child = match unsafe { fork() } {
         Ok(ForkResult::Parent { child }) => child,
         Ok(ForkResult::Child) => {
-            let _ = WAITER.set(Pid(this.as_raw()));
+            let _ = WAITER.set(this);
             // ^C and SIGHUP go to the session, and SIGKILL may go to the process group.
             let _ = setsid();
             let _ = nix::sys::prctl::set_name(name);

@@ -396,7 +396,7 @@ impl Custody {
             let timers = proc::timers(pid)?.into_iter();
             let of_queue = timers.filter(|timer| match timer.notify {
                 Notify::Nobody => false,
-                Notify::Thread(of) => queue == Queue::Private && of == tid.0,
+                Notify::Thread(of) => queue == Queue::Private && of == tid.get(),
                 Notify::Process | Notify::Library => queue == Queue::Shared,
             });
             stay.extend(of_queue.filter_map(|timer| SigNo::new(timer.signo)));

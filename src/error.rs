@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn names_phase_pid_tid_operation_and_errno() {
         let e = Error::os("rt_tgsigqueueinfo(SIGRTMIN+2)", Errno::EAGAIN)
-            .in_thread(Tid(43))
-            .during(Phase::Replay, Pid(41));
+            .in_thread(Tid::new(43).unwrap())
+            .during(Phase::Replay, Pid::new(41).unwrap());
         assert_eq!(
             e.to_string(),
             "replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)"
@@ -202,10 +202,10 @@ mod tests {
     #[test]
     fn what_is_known_is_not_overwritten() {
         let e = Error::os("PTRACE_GETREGS", Errno::ESRCH)
-            .in_thread(Tid(7))
-            .in_thread(Tid(8))
-            .during(Phase::Capture, Pid(7))
-            .during(Phase::Release, Pid(9));
+            .in_thread(Tid::new(7).unwrap())
+            .in_thread(Tid::new(8).unwrap())
+            .during(Phase::Capture, Pid::new(7).unwrap())
+            .during(Phase::Release, Pid::new(9).unwrap());
         assert!(e.is_died());
         assert_eq!(
             e.to_string(),

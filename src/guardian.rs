@@ -75,7 +75,7 @@ impl Guardian {
         let mut message = Vec::with_capacity(HEADER + infos.len() * SIGINFO_SIZE);
         message.push(HOLD);
         message.push(u8::from(queue == Queue::Shared));
-        message.extend_from_slice(&tid.0.to_le_bytes());
+        message.extend_from_slice(&tid.get().to_le_bytes());
         message.extend_from_slice(&count.to_le_bytes());
         for info in infos {
             message.extend_from_slice(info.as_bytes());
@@ -90,7 +90,7 @@ impl Guardian {
     /// # Errors
     /// EPIPE if not.
     pub fn check(&mut self) -> Result<()> {
-        self.hold(Queue::Shared, Tid(0), &[])
+        self.hold(Queue::Shared, Tid::NONE, &[])
     }
 
     /// Everything is where it belongs again: the guardian ends.
@@ -153,7 +153,7 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<bool> 
         return Ok(false);
     }
     let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
-    let tid = number(2).cast_signed();
+    let tid = Tid::new(number(2).cast_signed()).unwrap_or(Tid::NONE);
     let mut infos = vec![0; number(6) as usize * SIGINFO_SIZE];
     link.read_exact(&mut infos)?;
     let infos: Vec<Siginfo> = infos
@@ -165,7 +165,7 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<bool> 
     } else {
         Queue::Private
     };
-    hold(state, queue, Tid(tid), &infos);
+    hold(state, queue, tid, &infos);
     Ok(true)
 }
 

@@ -70,7 +70,7 @@ impl LetGo {
             for tid in proc::threads(self.pid)? {
                 match proc::tracer(self.pid, tid)? {
                     None => stopped &= proc::is_stopped(self.pid, tid)?,
-                    Some((by, _)) if by.0 == host => held = true,
+                    Some((by, _)) if by.get() == host => held = true,
                     Some((by, name)) => {
                         let why = format!("thread {by} ({name}) traces it");
                         let e = Error::new("stop", Cause::Unsupported(why.into()));

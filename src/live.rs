@@ -56,15 +56,15 @@ impl FromStr for Subject {
     type Err = ParseSubjectError;
 
     fn from_str(text: &str) -> std::result::Result<Subject, ParseSubjectError> {
-        let number = |text: &str| text.parse::<i32>().ok().filter(|&n| n > 0);
+        let number = |text: &str| text.parse().ok().and_then(Pid::new);
         let subject = || match text.split_once('/') {
             None => Some(Subject {
-                pid: Pid(number(text)?),
+                pid: number(text)?,
                 thread: None,
             }),
             Some((pid, tid)) => Some(Subject {
-                pid: Pid(number(pid)?),
-                thread: Some(Tid(number(tid)?)),
+                pid: number(pid)?,
+                thread: Some(Tid::from(number(tid)?)),
             }),
         };
         subject().ok_or_else(|| ParseSubjectError(text.to_owned()))
@@ -462,8 +462,8 @@ mod tests {
     #[test]
     fn subjects() {
         let subject = |pid, thread: Option<i32>| Subject {
-            pid: Pid(pid),
-            thread: thread.map(Tid),
+            pid: Pid::new(pid).unwrap(),
+            thread: thread.and_then(Tid::new),
         };
         for (text, wanted) in [("41", subject(41, None)), ("41/43", subject(41, Some(43)))] {
             assert_eq!(text.parse(), Ok(wanted));
@@ -472,7 +472,7 @@ mod tests {
         for text in ["", "x", "0", "-1", "41/", "/41", "41/x", "41/43/44", "41/0"] {
             text.parse::<Subject>().expect_err(text);
         }
-        assert_eq!(subject(41, None).tid(), Tid(41));
+        assert_eq!(subject(41, None).tid().get(), 41);
     }
 
     #[test]

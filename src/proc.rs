@@ -196,11 +196,12 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok())
+            .and_then(Tid::new)
         {
-            threads.push(Tid(tid));
+            threads.push(tid);
         }
     }
-    threads.sort_by_key(|tid| (tid.0 != pid.0, tid.0));
+    threads.sort_by_key(|tid| (tid.get() != pid.get(), tid.get()));
     Ok(threads)
 }
 
@@ -213,13 +214,13 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
 /// The thread that traces this one, and its name.
 pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, String)>> {
     let status = status(pid, tid)?;
-    if status.tracerpid == 0 {
+    let Some(tracer) = Tid::new(status.tracerpid) else {
         return Ok(None);
-    }
+    };
     // It may end at any moment.
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", status.tracerpid));
+    let name = std::fs::read_to_string(format!("/proc/{tracer}/comm"));
     let name = name.unwrap_or_default().trim_end().to_owned();
-    Ok(Some((Tid(status.tracerpid), name)))
+    Ok(Some((tracer, name)))
 }
 
 /// Is a thread of `pid` stopped by job control, although a freezer of cgroup v1 may hold it, which then shows as
@@ -254,7 +255,7 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>> {
         children.extend(
             list.split_ascii_whitespace()
                 .filter_map(|n| n.parse().ok())
-                .map(Pid),
+                .filter_map(Pid::new),
         );
     }
     Ok(children)
@@ -344,8 +345,8 @@ pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
 /// What `pid` and its parent have to do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parentage {
-    /// The parent, which is not the tracer. 0: it is in none of our pid namespaces.
-    pub parent: Pid,
+    /// The parent, which is not the tracer. `None`: it is in none of our pid namespaces.
+    pub parent: Option<Pid>,
     /// What it is sent when `pid` ends.
     pub exit_signal: Option<ExitSignal>,
 }
@@ -356,7 +357,7 @@ pub fn parentage(pid: Pid) -> Result<Parentage> {
         .stat()
         .map_err(|e| Error::proc("read stat", &e))?;
     Ok(Parentage {
-        parent: Pid(stat.ppid),
+        parent: Pid::new(stat.ppid),
         exit_signal: stat
             .exit_signal
             .and_then(|number| u32::try_from(number).ok())
@@ -591,7 +592,7 @@ pub fn all() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten();
     let pid =
         |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-    entries.filter_map(pid).map(Pid).collect()
+    entries.filter_map(pid).filter_map(Pid::new).collect()
 }
 
 /// The mappings of `pid` that the program may execute but not write, and that are its own.
@@ -617,7 +618,7 @@ pub fn code_mappings(pid: Pid) -> Result<Vec<Mapping>> {
 }
 
 fn process(pid: Pid) -> Result<procfs::process::Process> {
-    procfs::process::Process::new(pid.0).map_err(|e| Error::proc("open /proc/PID", &e))
+    procfs::process::Process::new(pid.get()).map_err(|e| Error::proc("open /proc/PID", &e))
 }
 
 fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
@@ -669,11 +670,11 @@ mod tests {
     /// procfs reads the same, but for the name.
     #[test]
     fn status_of_this_very_thread() {
-        let this = Tid(nix::unistd::gettid().as_raw());
-        let pid = Pid(nix::unistd::getpid().as_raw());
+        let this = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
+        let pid = Pid::own();
         let ours = SignalStatus::read(pid, this).unwrap();
         let theirs = status(pid, this).unwrap();
-        assert_eq!(ours.ids.outermost(), this.0);
+        assert_eq!(ours.ids.outermost(), this.get());
         // There a name ends at a colon, and this one has some.
         let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
         assert_eq!(ours.comm, comm.trim_end());

@@ -166,7 +166,7 @@ impl Process {
             },
         };
         Process {
-            pid: Some(report.pid.0),
+            pid: Some(report.pid.get()),
             threads: report.threads,
             siginfos: report.siginfos,
             given_back: report.given_back,

@@ -470,10 +470,9 @@ struct Parent {
 impl Parent {
     /// `None` if it is stopped by somebody else or not at all: it is not among what is dumped or restored.
     fn of(child: Pid) -> Result<Option<Parent>> {
-        let pid = proc::parentage(child)?.parent;
-        if pid.0 <= 0 {
+        let Some(pid) = proc::parentage(child)?.parent else {
             return Ok(None);
-        }
+        };
         let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
             return Ok(None);
         };
@@ -702,10 +701,10 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
 /// kernel/exit.c)? Only a parent in the same session keeps a group from being orphaned.
 fn dies_with_us(child: Pid) -> bool {
     let session = |pid: i32| getsid(Some(nix::unistd::Pid::from_raw(pid))).ok();
-    let us = std::process::id();
-    proc::parentage(child).is_ok_and(|p| u32::try_from(p.parent.0) == Ok(us))
-        && session(child.0).is_some()
-        && session(child.0) == session(0)
+    let us = Pid::own();
+    proc::parentage(child).is_ok_and(|p| p.parent == Some(us))
+        && session(child.get()).is_some()
+        && session(child.get()) == session(0)
 }
 
 fn has_sigstop<Owner>(stopped: &StoppedProcess<Owner>) -> bool {

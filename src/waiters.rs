@@ -51,16 +51,17 @@ fn look(subject: Subject) -> Result<Vec<Waiter>> {
     };
     let mut waiters = Vec::new();
     // Threads are nobody's children.
-    if tid == Tid::from(subject.pid) && status.ppid > 0 {
-        waiters.extend(among(Pid(status.ppid), Tie::Parent, &child)?);
+    if tid == Tid::from(subject.pid)
+        && let Some(parent) = Pid::new(status.ppid)
+    {
+        waiters.extend(among(parent, Tie::Parent, &child)?);
     }
-    if status.tracerpid > 0 {
-        let tracer = Tid(status.tracerpid);
-        if let Some(process) = process_of(tracer) {
-            for waiter in among(process, Tie::Tracer(tracer), &child)? {
-                if !waiters.contains(&waiter) {
-                    waiters.push(waiter);
-                }
+    if let Some(tracer) = Tid::new(status.tracerpid)
+        && let Some(process) = process_of(tracer)
+    {
+        for waiter in among(process, Tie::Tracer(tracer), &child)? {
+            if !waiters.contains(&waiter) {
+                waiters.push(waiter);
             }
         }
     }
@@ -203,7 +204,7 @@ fn has_child(process: Pid, tid: Tid, child: Tid) -> Result<bool> {
         .map_err(|e| Error::io("read children", &e).in_thread(tid))?;
     Ok(list
         .split_ascii_whitespace()
-        .any(|id| id.parse() == Ok(child.0)))
+        .any(|id| id.parse() == Ok(child.get())))
 }
 
 /// Whom a pidfd stands for, as the reader sees it (`Pid:` in fdinfo).
@@ -221,7 +222,7 @@ fn pid_of_fd(process: Pid, tid: Tid, fd: i32) -> Result<Option<i32>> {
 /// The process of a thread, which may be any.
 fn process_of(tid: Tid) -> Option<Pid> {
     let status = Status::from_file(format!("/proc/{tid}/status")).ok()?;
-    Some(Pid(status.tgid))
+    Pid::new(status.tgid)
 }
 
 fn status(pid: Pid, tid: Tid) -> Result<Status> {

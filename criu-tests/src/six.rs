@@ -34,8 +34,8 @@ pub fn entry(signo: i32) -> String {
 /// A thread of a process.
 pub fn subject(pid: Pid, tid: Pid) -> Subject {
     Subject {
-        pid: LibPid(pid),
-        thread: Some(Tid(tid)),
+        pid: LibPid::new(pid).expect("a pid"),
+        thread: Tid::new(tid),
     }
 }
 

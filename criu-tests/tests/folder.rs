@@ -12,7 +12,7 @@ use criu_tests::cases::{
     with_plugin,
 };
 use criu_tests::config;
-use criu_tests::criu::Criu;
+use criu_tests::criu::{Criu, Step};
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::reap_all;
@@ -28,6 +28,7 @@ fn tests() -> Vec<Test> {
         test("hides.dump", hides_at_dump),
         test("hides.restore", hides_at_restore),
         test("old-criu", |_| old_criu()),
+        test("names-none", names_none),
     ];
     for bad in [&BROKEN, &FAILING] {
         for order in [Order::BeforeOurs, Order::BehindOurs] {
@@ -90,6 +91,37 @@ fn folder(order: Order, other: &Path, name: &str, dir: &RunDir) -> Result<PathBu
 
 fn with_folder(folder: &Path) -> Result<Criu> {
     Ok(Criu::new(&config::criu()?, folder))
+}
+
+/// A hook that is called with a number that names no process is passed on, and nobody is killed for it.
+fn names_none(dir: &RunDir) -> Result<()> {
+    let criu = with_folder(&folder(
+        Order::BehindOurs,
+        &config::other_plugin(),
+        "other.so",
+        dir,
+    )?)?;
+    let criu = criu
+        .env("OTHER_PLUGIN", "names-none")
+        .env("CRIU_SIGNALS_POLICY", "strict");
+    let passed_on = |step: &Step, hook: u32| {
+        for pid in [-1, 0, i32::MIN] {
+            let line = format!("other plugin: hook {hook}({pid}) gives -95");
+            ensure!(step.log.contains(&line), "no {line:?}:\n{}", step.log);
+        }
+        let said = plugin::lines(&step.log).filter(|line| line.contains("no process"));
+        ensure!(said.count() == 1, "said once:\n{}", step.log);
+        Ok(())
+    };
+    let victim = start("masks", None, dir)?;
+    let dump = criu.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    passed_on(&dump, 11)?;
+    reap_all()?;
+    let (restore, found) = restored(&criu, dir)?;
+    passed_on(&restore, 9)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    found
 }
 
 /// A backup of the plugin beside it: one of the two does the work, once.

@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 }
 
 fn trace(pid: &str) -> Result<()> {
-    let pid = Pid(pid.parse().context("pid")?);
+    let pid = Pid::new(pid.parse().context("pid")?).context("pid")?;
     match std::env::var(WORK).as_deref() {
         Ok(DISPOSE) => return dispose(pid),
         Ok(texts) if texts.ends_with(WRITE) => return write(pid, texts),
@@ -168,7 +168,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
         dir,
         false,
     )?;
-    let pid = Pid(victim.pid());
+    let pid = Pid::new(victim.pid()).context("no pid")?;
     let dispositions = if marked { None } else { Some(handle_all(pid)?) };
     let read = || live::read(subject(pid), SigFile::SharedPending, PATIENCE);
     let about = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
@@ -203,7 +203,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
     let (mut round, begun) = (0, Instant::now());
     // A writer that is killed late has begun with the next text by then, so that the one is found more often than the other.
     while round < WRITER_KILLS || found.contains(&0) && begun.elapsed() < PATIENCE {
-        let writer = start_tracer(pid.0, Some(&named), dir)?;
+        let writer = start_tracer(pid.get(), Some(&named), dir)?;
         if round % 2 == 0 {
             std::thread::sleep(random.below(span));
         } else {
@@ -299,7 +299,7 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
         );
     }
     // It compares its dispositions with those that it began with.
-    let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+    let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
     let mut state = capture::process(&stopped)?;
     state.dispositions[SigNo::SYS] = Disposition::DEFAULT;
     if let Some(e) = restore::dispositions(&stopped, &state).pop() {
@@ -394,14 +394,15 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
 /// It is told by itself, and not by its number: in another pid namespace than the first, 2 is anybody.
 fn kernel_thread(_: &RunDir) -> Result<()> {
     let kthreadd = procfs::name(2).is_some_and(|name| name == "kthreadd");
-    let own = i32::try_from(std::process::id())?;
-    ensure!(!criu_signals::proc::is_kernel_thread(Pid(own), Tid(own)));
+    let own = Pid::own();
+    ensure!(!criu_signals::proc::is_kernel_thread(own, Tid::from(own)));
     if !kthreadd {
         println!("SKIP kernel-thread: this pid namespace shows none of the kernel's threads");
         return Ok(());
     }
     for pid in [2, 3] {
-        let Err(e) = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE) else {
+        let Err(e) = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)
+        else {
             bail!("pid {pid} was stopped");
         };
         let said = e.to_string();

@@ -669,7 +669,7 @@ fn namespaces(dir: &RunDir) -> Result<()> {
 fn traced(dir: &RunDir) -> Result<()> {
     let victim = start("masks", None, dir)?;
     let pid = victim.pid();
-    let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+    let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
     let name = fs::read_to_string("/proc/self/comm")?;
     let by = format!("it is traced already, by 1 ({})", name.trim());
     dump(pid, &dir.file("live"))?.expect(2, &[&format!("pid {pid}"), &by, "EPERM"])?;
@@ -934,7 +934,8 @@ fn invisible(dir: &RunDir) -> Result<()> {
         if round % BY_COMMAND == 0 {
             tool(&["show", &pid.to_string()])?.expect(0, &[])?;
         } else {
-            let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+            let stopped =
+                StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
             capture::process(&stopped)?;
             stopped.release()?;
         }
@@ -1246,7 +1247,8 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
         cgroup.add(victim.pid())?;
         victims.push(victim);
     }
-    let traced = StoppedProcess::<ByUs>::seize(Pid(victims[1].pid()), PATIENCE)?;
+    let traced =
+        StoppedProcess::<ByUs>::seize(Pid::new(victims[1].pid()).context("no pid")?, PATIENCE)?;
     dump(&cgroup.dir)?.expect(2, &["it is traced already"])?;
     ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it stays frozen");
     traced.release()?;

@@ -552,7 +552,7 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
     let probe = || {
         found = live::read(
             Subject {
-                pid: LibPid(*child),
+                pid: LibPid::new(*child).context("no pid")?,
                 thread: None,
             },
             SigFile::Waiters,

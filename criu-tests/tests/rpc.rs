@@ -272,8 +272,9 @@ fn service(found: Found, dir: &RunDir) -> Result<()> {
     ensure!(answer.restore.pid() == pid, "{answer:?}");
     // criu answers before it has ended, and until then it is the parent.
     wait::until("the victim to be adopted", PATIENCE, || {
-        let parent = proc::parentage(criu_signals::images::Pid(pid))?.parent;
-        Ok((parent.0 == unistd::getpid().as_raw()).then_some(()))
+        let pid = criu_signals::images::Pid::new(pid).context("no pid")?;
+        let parent = proc::parentage(pid)?.parent;
+        Ok((parent == Some(criu_signals::images::Pid::own())).then_some(()))
     })?;
     expect_verdicts(&log("restore.log", dir)?, &VERDICTS)?;
     Victim::restored(pid, dir).finish(CHECK)

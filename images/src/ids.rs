@@ -7,13 +7,53 @@ use crate::error::FieldError;
 /// The kernel's `MAX_PID_NS_LEVEL` is 32, so a task has a number in at most 33 namespaces.
 pub const MAX_NS_DEPTH: usize = 33;
 
-/// A process (thread-group) id as the caller sees it.
+/// A process (thread-group) id as the caller sees it: above 0, because to kill(2), waitpid(2) and their like any other
+/// number means a process group or everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pid(pub i32);
+pub struct Pid(i32);
 
-/// A thread id as the caller sees it.
+/// A thread id as the caller sees it: above 0, as a [`Pid`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tid(pub i32);
+pub struct Tid(i32);
+
+impl Pid {
+    /// `None` for 0 and below.
+    pub const fn new(id: i32) -> Option<Pid> {
+        if id > 0 { Some(Pid(id)) } else { None }
+    }
+
+    /// The number: above 0.
+    pub const fn get(self) -> i32 {
+        self.0
+    }
+
+    /// The calling process.
+    pub fn own() -> Pid {
+        Pid(std::process::id().cast_signed())
+    }
+}
+
+impl Tid {
+    /// A number that no thread has (`PID_MAX_LIMIT`, linux/threads.h).
+    pub const NONE: Tid = Tid(i32::MAX);
+
+    /// `None` for 0 and below.
+    pub const fn new(id: i32) -> Option<Tid> {
+        if id > 0 { Some(Tid(id)) } else { None }
+    }
+
+    /// The number: above 0.
+    pub const fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl From<Tid> for Pid {
+    /// The thread as an entry of `/proc`, where each has one, and as waitpid(2) takes it.
+    fn from(tid: Tid) -> Pid {
+        Pid(tid.0)
+    }
+}
 
 impl From<Pid> for Tid {
     /// The process's first thread, the leader.
@@ -125,10 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn no_number_that_means_many() {
+        for many in [0, -1, i32::MIN] {
+            assert_eq!((Pid::new(many), Tid::new(many)), (None, None));
+        }
+        assert_eq!(Pid::new(1).map(Pid::get), Some(1));
+        assert_eq!(Tid::new(i32::MAX).map(Tid::get), Some(i32::MAX));
+        assert!(Pid::own().get() > 0);
+    }
+
+    #[test]
     fn ends() {
         let ids = NsIds::new(vec![41, 7, 1]).expect("these are valid");
         assert_eq!((ids.outermost(), ids.innermost()), (41, 1));
         assert_eq!(ids.to_string(), "41/7/1");
         assert_eq!(Tid::from(Pid(41)), Tid(41));
+        assert_eq!(Pid::from(Tid(41)), Pid(41));
     }
 }

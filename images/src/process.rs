@@ -8,7 +8,7 @@ use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
 use crate::exit_signal::ExitSignal;
-use crate::ids::{NsIds, Tid};
+use crate::ids::{NsIds, Pid, Tid};
 use crate::interrupted::InterruptedCall;
 use crate::pending::Pending;
 use crate::signo::SigNo;
@@ -145,7 +145,8 @@ impl ThreadState {
 
     /// The id as the reader sees it.
     pub fn tid(&self) -> Tid {
-        Tid(self.ids.outermost())
+        // A task that the reader can't see has 0 there: no thread has the largest number (PID_MAX_LIMIT, linux/threads.h).
+        Tid::new(self.ids.outermost()).unwrap_or(Tid::NONE)
     }
 }
 
@@ -436,6 +437,11 @@ pub(crate) fn no_threads() -> FieldError {
 }
 
 impl ProcessState {
+    /// The process, as the reader sees it; a number that no process has where the reader can't.
+    pub fn pid(&self) -> Pid {
+        Pid::from(Tid::new(self.ids.outermost()).unwrap_or(Tid::NONE))
+    }
+
     /// Every queue: the private ones, thread by thread, and the shared one last.
     pub fn queues(&self) -> impl Iterator<Item = &Pending> {
         let private = self.threads.iter().map(|thread| &thread.pending);

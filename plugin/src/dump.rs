@@ -207,7 +207,7 @@ impl Dump {
                 }
             }
         };
-        process.pid = Some(pid.0);
+        process.pid = Some(pid.get());
         process.notices = self.notices.take_said();
         self.recorder.process(process, started);
         captured.map(|_| ()).map_err(HookError::from)
@@ -217,7 +217,7 @@ impl Dump {
     fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
         // CRIU hands over parents before their children.
         let parent = proc::parentage(pid)?.parent;
-        let parent_is_dumped = self.handed.contains(&parent);
+        let parent_is_dumped = parent.is_some_and(|parent| self.handed.contains(&parent));
         self.handed.push(pid);
         self.say_or_refuse(parents::at_dump(pid, &Ties::of(process), parent_is_dumped))
     }

@@ -47,6 +47,11 @@ fn settings() -> Result<Settings, HookError> {
     Ok(settings)
 }
 
+/// The task of a hook. The SDK calls no hook with another number.
+fn task(pid: criu::Pid) -> Result<Pid, HookError> {
+    Pid::new(pid.as_raw()).ok_or_else(|| HookError::new(Errno::ESRCH, "that is no process"))
+}
+
 impl Plugin for Signals {
     const NAME: &'static CStr = NAME;
     const LOG_PREFIX: &'static str = "signals: ";
@@ -69,28 +74,28 @@ impl Plugin for Signals {
     /// A pre-dump has no `exit` to take anything back in, and needs nothing.
     fn pause_devices(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
-            dump.before_seize(Pid(pid.as_raw()));
+            dump.before_seize(task(pid)?);
         }
         Ok(Reply::PassOn)
     }
 
     fn checkpoint_devices(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Dump(dump) = self {
-            dump.capture(Pid(pid.as_raw()))?;
+            dump.capture(task(pid)?)?;
         }
         Ok(Reply::PassOn)
     }
 
     fn resume_devices_late(&mut self, pid: criu::Pid) -> HookResult {
         if let Signals::Restore(restore) = self {
-            restore.check(Pid(pid.as_raw()))?;
+            restore.check(task(pid)?)?;
         }
         Ok(Reply::PassOn)
     }
 
     fn resume_failed(&mut self, pid: criu::Pid) {
-        if let Signals::Restore(restore) = self {
-            restore.refuse(Pid(pid.as_raw()));
+        if let (Signals::Restore(restore), Some(pid)) = (self, Pid::new(pid.as_raw())) {
+            restore.refuse(pid);
         }
     }
 

@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn kinds(ties: &Ties<'_>, parent_is_dumped: bool) -> Vec<Notice> {
-        let sayings = at_dump(Pid(7), ties, parent_is_dumped);
+        let sayings = at_dump(Pid::new(7).unwrap(), ties, parent_is_dumped);
         sayings.iter().map(|s| s.notice).collect()
     }
 

@@ -226,7 +226,7 @@ impl Restore {
                 log::error!("pid {pid}: verdict={}", Verdict::Failed);
                 log::error!("{e}");
                 let record = Process {
-                    pid: Some(pid.0),
+                    pid: Some(pid.get()),
                     pid_in_namespace: record::innermost(pid).ok(),
                     errors: vec![e.to_string()],
                     ..Process::new(Outcome::Failed)
@@ -291,8 +291,8 @@ impl Restore {
     /// Says what this process lives with from now on.
     fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
         let parentage = proc::parentage(pid)?;
-        let criu = i32::try_from(std::process::id()).unwrap_or(0);
-        if parentage.parent == Pid(criu)
+        let criu = Pid::own();
+        if parentage.parent == Some(criu)
             && let Some((signo, _)) = Ties::of(process).death_signal()
         {
             let what = format!(
@@ -358,7 +358,7 @@ impl Restore {
             return;
         }
         log::error!("pid {pid}: killed, so that the restore fails (policy=strict)");
-        if let Err(e) = kill(nix::unistd::Pid::from_raw(pid.0), Signal::SIGKILL) {
+        if let Err(e) = kill(nix::unistd::Pid::from_raw(pid.get()), Signal::SIGKILL) {
             log::error!("kill: pid {pid}: {e}");
         }
     }

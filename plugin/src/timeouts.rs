@@ -183,7 +183,10 @@ mod tests {
     fn a_short_one_says_why_it_is_quiet() {
         let process = process(&[Some(Some(2 * MS))]);
         let anew = Anew::of(&process, LONG).unwrap();
-        for text in [anew.at_dump(Pid(7)).what, anew.at_restore(Pid(7))] {
+        for text in [
+            anew.at_dump(Pid::new(7).unwrap()).what,
+            anew.at_restore(Pid::new(7).unwrap()),
+        ] {
             assert!(
                 text.ends_with(" (CRIU_SIGNALS_LONG_TIMEOUT is 1000 ms)"),
                 "{text}"

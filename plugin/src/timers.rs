@@ -171,7 +171,7 @@ mod tests {
             (Notify::Thread(0), TimerEntry::Idle),
             (Notify::Thread(8), TimerEntry::Idle),
         ]);
-        let said = tell_nobody(Pid(7), &process);
+        let said = tell_nobody(Pid::new(7).unwrap(), &process);
         assert_eq!(said.len(), 1);
         assert!(
             said[0].starts_with("pid 7 (x): timer 1 tells a thread"),
@@ -186,7 +186,7 @@ mod tests {
             (Notify::Process, TimerEntry::Pending),
             (Notify::Process, TimerEntry::Stale),
         ]);
-        let said = not_counted(Pid(7), &process, "why");
+        let said = not_counted(Pid::new(7).unwrap(), &process, "why");
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].notice, Notice::Overruns);
         assert!(said[0].what.contains("timer 1: how often"), "{said:?}");

@@ -157,7 +157,7 @@ fn print(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
 }
 
 /// A process that waits, and ends when this one does.
-struct Idle(Child);
+struct Idle(Child, Pid);
 
 impl Idle {
     fn start() -> io::Result<Idle> {
@@ -173,7 +173,9 @@ impl Idle {
             .stdout
             .as_mut()
             .map_or(Ok(()), |out| out.read_exact(&mut ready))?;
-        Ok(Idle(child))
+        let pid = Pid::new(child.id().cast_signed());
+        let pid = pid.ok_or_else(|| io::Error::other("it has no number"))?;
+        Ok(Idle(child, pid))
     }
 }
 
@@ -211,7 +213,7 @@ fn engine(context: &Context) -> Finding {
             return finding(State::Unknown, found, "");
         }
     };
-    let pid = Pid(idle.0.id().cast_signed());
+    let pid = idle.1;
     let tried = criu_signals::tracee::StoppedProcess::seize(pid, context.timeout).and_then(
         |stopped: criu_signals::tracee::StoppedProcess<criu_signals::tracee::ByUs>| {
             let state = capture::process(&stopped);

@@ -78,11 +78,7 @@ impl Dump {
             for one in &snapshot.images {
                 let process = &one.process;
                 let name = image::file_name(process.ids.innermost());
-                writeln!(
-                    out,
-                    "{}",
-                    record::summary(Pid(process.ids.outermost()), one, &name)
-                )?;
+                writeln!(out, "{}", record::summary(process.pid(), one, &name))?;
             }
         }
         let threads: usize = snapshot

@@ -162,10 +162,8 @@ pub fn run() -> ExitCode {
 }
 
 fn pid(text: &str) -> Result<Pid, String> {
-    match text.parse() {
-        Ok(pid) if pid > 0 => Ok(Pid(pid)),
-        _ => Err("not a pid".to_owned()),
-    }
+    let pid = text.parse().ok().and_then(Pid::new);
+    pid.ok_or_else(|| "not a pid".to_owned())
 }
 
 /// `1 process`, `2 processes`.

@@ -282,7 +282,7 @@ fn low(value: u64) -> Option<u32> {
 /// This program's pid and uid as the receiver would see them if it were to send the signal: a process in another pid
 /// namespace has no pid there (`__send_signal_locked`).
 fn sender(receiver: Pid) -> (i32, u32) {
-    let own = Pid(std::process::id().cast_signed());
+    let own = Pid::own();
     let uid = nix::unistd::getuid().as_raw();
     let inode = |pid| proc::pid_namespace(pid).ok();
     let pid = match (inode(own), inode(receiver)) {
@@ -295,17 +295,17 @@ fn sender(receiver: Pid) -> (i32, u32) {
 }
 
 fn target(text: &str) -> Result<Target, String> {
-    let id = |text: &str| match text.parse::<i32>() {
-        Ok(id) if id > 0 => Ok(id),
-        _ => Err(format!("{text:?} is no pid")),
+    let id = |text: &str| {
+        let pid = text.parse().ok().and_then(Pid::new);
+        pid.ok_or_else(|| format!("{text:?} is no pid"))
     };
     Ok(match text.split_once('/') {
         Some((pid, tid)) => Target {
-            pid: Pid(id(pid)?),
-            tid: Some(Tid(id(tid)?)),
+            pid: id(pid)?,
+            tid: Some(Tid::from(id(tid)?)),
         },
         None => Target {
-            pid: Pid(id(text)?),
+            pid: id(text)?,
             tid: None,
         },
     })

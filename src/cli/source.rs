@@ -54,8 +54,9 @@ pub enum Extent {
 
 /// The processes of one source; never none.
 pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>, Failure> {
-    if let Ok(pid) = what.parse() {
-        return Ok(vec![live_process(Pid(pid), context, extent)?]);
+    if let Ok(number) = what.parse() {
+        let pid = Pid::new(number).ok_or_else(|| format!("{what} is no pid"))?;
+        return Ok(vec![live_process(pid, context, extent)?]);
     }
     if let Some(folder) = what.strip_prefix(CRIU) {
         return of_criu(Path::new(folder));

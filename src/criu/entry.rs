@@ -454,10 +454,39 @@ pub unsafe extern "C" fn update_vma_map<P: Exported>(
     }
 }
 
+/// The task that a hook is called for. `None`, and nothing is to be done, where the number names no process: to kill(2) and
+/// its like 0 and below mean many. CRIU may call a hook once more with -1 when it has called it for each task (pull request
+/// 3105).
+fn task(what: &dyn fmt::Display, pid: c_int) -> Option<Pid> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if pid > 0 {
+        return Some(Pid::from_raw(pid));
+    }
+    if !SAID.swap(true, Ordering::Relaxed) {
+        log::debug!("{what}: that is no process: passed on");
+    }
+    None
+}
+
+/// [`run`], for the hooks that are called for a task.
+fn run_for<P: Exported>(
+    hook: Hook,
+    pid: c_int,
+    method: impl FnOnce(&mut P, Pid) -> HookResult,
+) -> c_int {
+    let what = Call(hook, pid);
+    match task(&what, pid) {
+        Some(pid) => run::<P, _>(&what, |plugin| method(plugin, pid)),
+        None => code::<()>(Ok(Reply::PassOn)),
+    }
+}
+
 /// Hook 9.
 pub extern "C" fn resume_devices_late<P: Exported>(pid: c_int) -> c_int {
     let what = Call(Hook::ResumeDevicesLate, pid);
-    let pid = Pid::from_raw(pid);
+    let Some(pid) = task(&what, pid) else {
+        return code::<()>(Ok(Reply::PassOn));
+    };
     match call::<P, ()>(&what, |plugin| plugin.resume_devices_late(pid)) {
         Ok(reply) => code(Ok(reply)),
         Err(failed) => {
@@ -473,16 +502,12 @@ pub extern "C" fn resume_devices_late<P: Exported>(pid: c_int) -> c_int {
 
 /// Hook 10.
 pub extern "C" fn pause_devices<P: Exported>(pid: c_int) -> c_int {
-    run::<P, _>(&Call(Hook::PauseDevices, pid), |plugin| {
-        plugin.pause_devices(Pid::from_raw(pid))
-    })
+    run_for::<P>(Hook::PauseDevices, pid, P::pause_devices)
 }
 
 /// Hook 11.
 pub extern "C" fn checkpoint_devices<P: Exported>(pid: c_int) -> c_int {
-    run::<P, _>(&Call(Hook::CheckpointDevices, pid), |plugin| {
-        plugin.checkpoint_devices(Pid::from_raw(pid))
-    })
+    run_for::<P>(Hook::CheckpointDevices, pid, P::checkpoint_devices)
 }
 
 /// Runs when the library is loaded, before anybody looks at the descriptor: the only chance to tell the user of a CRIU
@@ -675,6 +700,17 @@ pub(super) mod tests {
         // The second init of a process whose first run ended without an exit.
         assert_eq!(init::<Probe>(DUMP), 0);
         assert_eq!(init::<Probe>(DUMP), 0);
+
+        // Numbers that name no process.
+        for none in [0, -1, c_int::MIN] {
+            for hook in [
+                checkpoint_devices::<Probe>,
+                pause_devices::<Probe>,
+                resume_devices_late::<Probe>,
+            ] {
+                assert_eq!(hook(none), -libc::ENOTSUP);
+            }
+        }
 
         // The plugin outlives a panic.
         assert_eq!(checkpoint_devices::<Probe>(PANICS), FAILED);

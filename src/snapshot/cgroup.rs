@@ -168,13 +168,13 @@ impl Cgroup {
                 Err(e) => return Err(self.failed("list its processes", &e)),
             };
             for word in text.split_ascii_whitespace() {
-                match word.parse() {
-                    Ok(0) => {
+                match word.parse().map(Pid::new) {
+                    Ok(None) => {
                         return Err(self.refused(
                             "a process in it has no pid here: it is in another pid namespace, that is not below this one",
                         ));
                     }
-                    Ok(pid) => pids.push(Pid(pid)),
+                    Ok(Some(pid)) => pids.push(pid),
                     Err(_) => return Err(self.refused("its list of processes is not understood")),
                 }
             }

@@ -98,7 +98,7 @@ pub fn write(
 ) -> Result<Vec<String>> {
     let mut names = Vec::with_capacity(images.len());
     let done = images.iter().try_for_each(|one| {
-        let pid = Pid(one.process.ids.outermost());
+        let pid = one.process.pid();
         let name = image::create_in(dir, one)
             .map_err(|e| Error::new("write", Cause::Image(e)).during(Phase::Image, pid))?;
         names.push(name);

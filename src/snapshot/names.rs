@@ -43,10 +43,13 @@ impl FromStr for Mapping {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Mapping, String> {
-        let number = |text: &str| text.parse::<i32>().ok().filter(|&pid| pid > 0);
+        let number = |text: &str| text.parse().ok().and_then(Pid::new);
         let parts = text.split_once(':');
         match parts.map(|(old, new)| (number(old), number(new))) {
-            Some((Some(old), Some(new))) => Ok(Mapping { old, new: Pid(new) }),
+            Some((Some(old), Some(new))) => Ok(Mapping {
+                old: old.get(),
+                new,
+            }),
             _ => Err("not OLD:NEW, two pids".to_owned()),
         }
     }
@@ -374,7 +377,7 @@ mod tests {
     fn paired(old: &[i32], old_ns: u64, senders: &[i32], new: &[i32], new_ns: u64) -> Pair {
         Pair {
             image: image(old, old_ns, senders),
-            pid: Pid(new[0]),
+            pid: Pid::new(new[0]).unwrap(),
             ids: ids(new),
             pid_ns: new_ns,
         }
@@ -397,7 +400,7 @@ mod tests {
             "7:8".parse(),
             Ok(Mapping {
                 old: 7,
-                new: Pid(8)
+                new: Pid::new(8).unwrap()
             })
         );
         for wrong in ["", "7", "7:", ":8", "7:8:9", "0:1", "-1:4", "a:b"] {

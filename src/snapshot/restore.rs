@@ -110,7 +110,7 @@ fn refused(why: impl std::fmt::Display) -> Error {
 
 /// The program may be the same, and its addresses be others: it was started anew, and is laid out at random.
 fn refuse_lost_addresses(wanted: &ProcessState, now: &ProcessState) -> Result<()> {
-    let pid = criu_signals_images::Pid(now.ids.outermost());
+    let pid = now.pid();
     match lost_address(wanted, now, &proc::regions(pid)?) {
         Some(why) => Err(refused(format_args!(
             "{why}: this is not the memory that the image is of"

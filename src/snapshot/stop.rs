@@ -147,7 +147,7 @@ impl Stopped {
             if !known.insert(pid) {
                 continue;
             }
-            if pid == this_process() || Some(pid) == companion::waiter() {
+            if pid == Pid::own() || Some(pid) == companion::waiter() {
                 log::warn!("pid {pid}: this program itself, left out");
                 continue;
             }
@@ -191,7 +191,7 @@ impl Stopped {
         timeout: Duration,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        if cgroup.processes()?.contains(&this_process()) {
+        if cgroup.processes()?.contains(&Pid::own()) {
             return Err(Error::new(
                 format!("cgroup {}", cgroup.dir().display()),
                 Cause::Unsupported("this program is in it: start it from another cgroup".into()),
@@ -322,17 +322,13 @@ fn waits_for_child(pid: Pid) -> bool {
         .any(|tid| proc::sleeping(pid, tid).is_some_and(|how| how.contains("vfork")))
 }
 
-fn this_process() -> Pid {
-    Pid(i32::try_from(std::process::id()).unwrap_or(0))
-}
-
 /// Parents before their children.
 pub(super) fn parents_first(pids: &[Pid]) -> Vec<Pid> {
     /// Deeper trees are possible, and then what is further down is in any order.
     const DEPTH: usize = 1000;
     let depth = |pid: Pid| {
         std::iter::successors(Some(pid), |&pid| {
-            proc::parentage(pid).ok().map(|p| p.parent)
+            proc::parentage(pid).ok().and_then(|p| p.parent)
         })
         .take(DEPTH)
         .count()

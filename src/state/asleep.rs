@@ -453,7 +453,7 @@ mod tests {
         let begun = std::time::Instant::now();
         let sleeper = std::thread::spawn(|| std::thread::sleep(Duration::from_secs(2)));
         std::thread::sleep(Duration::from_millis(500));
-        let pid = Pid(i32::try_from(std::process::id()).unwrap());
+        let pid = Pid::own();
         let seen = look(pid);
         let now = monotonic().unwrap();
         let most = u64::try_from(begun.elapsed().as_nanos()).unwrap();

@@ -361,10 +361,10 @@ mod tests {
     fn only_what_comes_out_alone_is_taken_out() {
         let pending = timer(Notify::Process, TimerEntry::Pending);
         let at = |state: &ProcessState, timer: &PosixTimer| alone(state, timer).map(|(tid, _)| tid);
-        assert_eq!(at(&process(&[own()], &[], &[]), &pending), Some(Tid(7)));
+        assert_eq!(at(&process(&[own()], &[], &[]), &pending), Tid::new(7));
         assert_eq!(
             at(&process(&[own()], &[], &[kill()]), &pending),
-            Some(Tid(7)),
+            Tid::new(7),
             "another thread's queue is not looked at"
         );
         assert_eq!(at(&process(&[kill(), own()], &[], &[]), &pending), None);
@@ -373,14 +373,14 @@ mod tests {
         let directed = timer(Notify::Thread(8), TimerEntry::Pending);
         assert_eq!(
             at(&process(&[kill()], &[], &[own()]), &directed),
-            Some(Tid(8))
+            Tid::new(8)
         );
         assert_eq!(at(&process(&[], &[], &[own(), kill()]), &directed), None);
 
         let aside = timer(Notify::Process, TimerEntry::Ignored);
         let mut state = process(&[], &[], &[]);
         state.timers = vec![aside];
-        assert_eq!(at(&state, &aside), Some(Tid(7)));
+        assert_eq!(at(&state, &aside), Tid::new(7));
         state.timers.push(PosixTimer { id: 2, ..aside });
         assert_eq!(at(&state, &aside), None, "both would come into the queue");
     }

@@ -274,7 +274,7 @@ impl Queue {
             &[&missing, &aside.queue],
         )?;
         let leader = self.leader_in_namespace(site)?;
-        let tid = Tid(status.ids.innermost());
+        let tid = status.ids.innermost();
         let set_limit = |soft| {
             let limit = [soft, limit.hard].map(u64::to_le_bytes).concat();
             Call::new(libc::SYS_prlimit64, "prlimit(RLIMIT_SIGPENDING)")
@@ -433,7 +433,7 @@ impl Queue {
                 .iter()
                 .map(|info| {
                     let name = names.with(info.signo());
-                    self.queue_one(leader, Tid(ids.innermost()), info, name)
+                    self.queue_one(leader, ids.innermost(), info, name)
                 })
                 .collect();
             for outcome in site.injector.run(site.tid, &calls)? {
@@ -465,11 +465,11 @@ impl Queue {
         })
     }
 
-    fn queue_one(self, leader: u64, tid: Tid, info: &Siginfo, name: Arc<str>) -> Call {
+    fn queue_one(self, leader: u64, tid: i32, info: &Siginfo, name: Arc<str>) -> Call {
         match self {
             Queue::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name)
                 .value(leader)
-                .value(u64::from(tid.0.cast_unsigned())),
+                .value(u64::from(tid.cast_unsigned())),
             Queue::Shared => Call::new(libc::SYS_rt_sigqueueinfo, name).value(leader),
         }
         .value(u64::from(info.signo().cast_unsigned()))

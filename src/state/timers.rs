@@ -212,7 +212,7 @@ fn innermost(state: &ProcessState, tid: i32) -> i32 {
     state
         .threads
         .iter()
-        .find(|thread| thread.tid().0 == tid)
+        .find(|thread| thread.tid().get() == tid)
         .map_or(0, |thread| thread.ids.innermost())
 }
 

@@ -275,6 +275,6 @@ fn wait_trap(tid: Tid) -> Result<i32> {
 }
 
 fn send(pid: Pid, signal: Signal) -> Result<()> {
-    kill(nix::unistd::Pid::from_raw(pid.0), signal)
+    kill(nix::unistd::Pid::from_raw(pid.get()), signal)
         .map_err(|errno| Error::os(format!("kill({signal})"), errno))
 }

@@ -787,7 +787,7 @@ fn wait_stop(tid: Tid) -> Result<Stop> {
         let deadline = Instant::now() + FREEZER;
         match ptrace::wait_stop(tid, Some(deadline)) {
             Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
-                if proc::is_held(Pid(tid.0)) {
+                if proc::is_held(Pid::from(tid)) {
                     let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
                                 undone, when it is thawed)";
                     return Err(Error::os(what, Errno::ETIMEDOUT));

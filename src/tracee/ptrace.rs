@@ -65,7 +65,7 @@ fn request(
     Errno::clear();
     // SAFETY: ptrace reads or writes our memory only through `addr` and `data`; each caller in this file passes
     // either plain numbers or a pointer to a live object of the size that the request is documented to use.
-    let result = unsafe { libc::ptrace(op, tid.0, addr, data) };
+    let result = unsafe { libc::ptrace(op, tid.get(), addr, data) };
     if result == -1 && Errno::last_raw() != 0 {
         return Err(Error::os(name, Errno::last()).in_thread(tid));
     }
@@ -110,7 +110,7 @@ pub fn detach(tid: Tid) -> Result<()> {
 /// tgkill(2).
 pub fn tgkill(pid: Pid, tid: Tid, signal: SigNo) -> Result<()> {
     // SAFETY: three numbers; no memory is involved.
-    let result = unsafe { libc::syscall(libc::SYS_tgkill, pid.0, tid.0, signal.get()) };
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, pid.get(), tid.get(), signal.get()) };
     if result == -1 {
         return Err(Error::os(format!("tgkill({signal})"), Errno::last()).in_thread(tid));
     }
@@ -303,7 +303,7 @@ pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
 fn try_wait(tid: Tid) -> Result<Option<Stop>> {
     let mut status = 0;
     // SAFETY: waitpid writes one int.
-    let result = unsafe { libc::waitpid(tid.0, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    let result = unsafe { libc::waitpid(tid.get(), &raw mut status, libc::__WALL | libc::WNOHANG) };
     match result {
         -1 => match Errno::last() {
             Errno::EINTR => Ok(None),
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn stops_are_told_apart() {
-        let tid = Tid(1);
+        let tid = Tid::new(1).unwrap();
         assert_eq!(decode(tid, 0x0000_857f).unwrap(), Stop::Syscall);
         assert_eq!(
             decode(tid, 0x0080_137f).unwrap(),

@@ -18,7 +18,7 @@ pub fn set_sigpending(pid: Pid, limit: Rlimit) -> Result<()> {
     // SAFETY: prlimit reads one rlimit64 and, given a null pointer, writes nothing.
     let result = unsafe {
         libc::prlimit64(
-            pid.0,
+            pid.get(),
             libc::RLIMIT_SIGPENDING,
             &raw const new,
             std::ptr::null_mut(),

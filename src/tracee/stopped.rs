@@ -302,7 +302,7 @@ impl StoppingProcess {
         }
         self.due.clear();
         self.known.clear();
-        self.bury(Tid(0));
+        self.bury(None);
         if Instant::now() >= deadline {
             return Err(Error::os(
                 "wait until a dead tracer's work is undone",
@@ -327,13 +327,13 @@ impl StoppingProcess {
                         self.due.pop();
                     }
                     // A thread may end between being listed and being stopped; the leader may not.
-                    Err(e) if e.is_died() && tid.0 != pid.0 => {
+                    Err(e) if e.is_died() && tid.get() != pid.get() => {
                         ptrace::reap(tid);
                         self.forget(tid);
                         self.look_at_leader();
                     }
                     Err(e) if is_timeout(&e) && slice < deadline => {
-                        self.bury(tid);
+                        self.bury(Some(tid));
                         // A thread that was seized while it was in execve(2) has been seen to run on.
                         match ptrace::interrupt(tid) {
                             Err(e) if e.is_died() => {}
@@ -378,12 +378,12 @@ impl StoppingProcess {
 
     /// A thread in execve(2) waits until all others are gone, and those that are traced are gone when their tracer has
     /// heard of it (de_thread, fs/exec.c).
-    fn bury(&mut self, but: Tid) {
+    fn bury(&mut self, but: Option<Tid>) {
         let leader = self.process.leader();
         let seized = self.process.threads.iter().chain(&self.ending);
         let others: Vec<Tid> = seized
             .copied()
-            .filter(|&tid| tid != but && tid != leader)
+            .filter(|&tid| Some(tid) != but && tid != leader)
             .collect();
         for tid in others {
             if ptrace::is_dead(tid) {
@@ -409,7 +409,7 @@ impl StoppingProcess {
     fn seize_new(&mut self, deadline: Instant) -> Result<bool> {
         let fresh: Vec<Tid> = proc::threads(self.process.pid)?
             .into_iter()
-            .filter(|tid| !self.known.contains(&tid.0))
+            .filter(|tid| !self.known.contains(&tid.get()))
             .collect();
         if fresh.is_empty() {
             return Ok(false);
@@ -425,7 +425,7 @@ impl StoppingProcess {
                     self.due.push(tid);
                     self.exposed |= !suspended;
                 }
-                Err(e) if e.is_died() && tid.0 != self.process.pid.0 => ptrace::reap(tid),
+                Err(e) if e.is_died() && tid.get() != self.process.pid.get() => ptrace::reap(tid),
                 // By execve(2) a thread that was seized has become the leader.
                 Err(e)
                     if matches!(e.cause(), Cause::Os(Errno::EPERM))
@@ -442,7 +442,7 @@ impl StoppingProcess {
                     return Err(e);
                 }
             }
-            self.known.insert(tid.0);
+            self.known.insert(tid.get());
         }
         Ok(true)
     }
@@ -459,7 +459,7 @@ impl StoppingProcess {
                     )
                     .in_thread(tid));
                 }
-                Err(_) => self.bury(tid),
+                Err(_) => self.bury(Some(tid)),
                 seized => return seized,
             }
         }
@@ -469,7 +469,7 @@ impl StoppingProcess {
 /// The kernel says EPERM for a task that is ending, too: it has no memory any more by which permission is judged
 /// (`__ptrace_may_access`); and for one that has a tracer.
 fn why_not(tid: Tid, e: Error) -> Error {
-    let pid = Pid(tid.0);
+    let pid = Pid::from(tid);
     match proc::SignalStatus::read(pid, tid) {
         Err(gone) if gone.is_died() => return gone,
         Ok(status) if status.dead => {
@@ -570,7 +570,7 @@ fn why_it_runs(pid: Pid, tid: Tid, e: Error) -> Error {
 /// Is it this very thread that traces `tid`?
 fn is_ours(pid: Pid, tid: Tid) -> bool {
     let this = nix::unistd::gettid().as_raw();
-    proc::tracer(pid, tid).is_ok_and(|tracer| tracer.is_some_and(|(by, _)| by.0 == this))
+    proc::tracer(pid, tid).is_ok_and(|tracer| tracer.is_some_and(|(by, _)| by.get() == this))
 }
 
 impl<Owner> Drop for StoppedProcess<Owner> {

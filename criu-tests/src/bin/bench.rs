@@ -83,7 +83,8 @@ fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {
     let (mut stops, mut captures) = (Vec::new(), Vec::new());
     for _ in 0..CAPTURES {
         let start = Instant::now();
-        let stopped = StoppedProcess::<ByUs>::seize(Pid(victim.pid()), PATIENCE)?;
+        let stopped =
+            StoppedProcess::<ByUs>::seize(Pid::new(victim.pid()).context("no pid")?, PATIENCE)?;
         stops.push(start.elapsed());
         let start = Instant::now();
         capture::process(&stopped)?;

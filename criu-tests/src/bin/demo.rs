@@ -77,7 +77,7 @@ fn inside() -> Result<()> {
 
 /// The state of a live process: it is stopped for that, for less than a millisecond.
 fn look_at(pid: i32) -> Result<ProcessState> {
-    let stopped = StoppedProcess::<ByUs>::seize(Pid(pid), PATIENCE)?;
+    let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
     let image = record::of(&stopped);
     stopped.release()?;
     Ok(image?.process)

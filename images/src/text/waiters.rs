@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn text() {
         let waiter = |call, options, target| Waiter {
-            tid: Tid(12),
+            tid: Tid::new(12).unwrap(),
             call,
             options,
             target,

@@ -73,19 +73,21 @@ impl Task {
 
 /// May `caller` trace the process?
 pub fn may_trace(caller: Caller, pid: Pid) -> bool {
-    let (Some(by), Some(target)) = (Task::read(caller.tid), Task::read(pid.0)) else {
+    let (Some(by), Some(target)) = (Task::read(caller.tid), Task::read(pid.get())) else {
         return false;
     };
     // Another one by now: it was the caller's number.
     if caller.tid <= 0 || by.fs_uid != caller.uid || by.fs_gid != caller.gid {
         return false;
     }
-    allowed(&by, &target, yama_scope(), || is_descendant(pid.0, by.tgid))
+    allowed(&by, &target, yama_scope(), || {
+        is_descendant(pid.get(), by.tgid)
+    })
 }
 
 /// Is the caller a thread of that process?
 pub fn is_thread_of(caller: Caller, pid: Pid) -> bool {
-    Task::read(caller.tid).is_some_and(|by| by.tgid == pid.0)
+    Task::read(caller.tid).is_some_and(|by| by.tgid == pid.get())
 }
 
 fn allowed(by: &Task, target: &Task, yama: u32, is_descendant: impl FnOnce() -> bool) -> bool {

@@ -180,7 +180,7 @@ impl SigFs {
         act: impl FnOnce(&Held) -> criu_signals::error::Result<T>,
     ) -> Outcome<T> {
         let pid = open.subject.pid;
-        let place = usize::try_from(pid.0).unwrap_or_default() % LOCKS;
+        let place = usize::try_from(pid.get()).unwrap_or_default() % LOCKS;
         let _busy = lock(&self.busy[place]);
         // Before, so that nobody stops what is not his.
         may_access(caller, open.subject, open.file)?;
@@ -230,10 +230,11 @@ fn may_access(caller: Caller, subject: Subject, file: SigFile) -> Outcome<()> {
     // What is shown is the parent's, and the tracer's.
     let status = Status::from_file(format!("/proc/{}/status", subject.pid));
     let status = status.map_err(|_| Errno::ESRCH)?;
-    [subject.pid.0, status.ppid, status.tracerpid]
+    [subject.pid.get(), status.ppid, status.tracerpid]
         .into_iter()
-        .filter(|&pid| pid > 0 && !access::is_thread_of(caller, Pid(pid)))
-        .try_for_each(|pid| may(Pid(pid)))
+        .filter_map(Pid::new)
+        .filter(|&pid| !access::is_thread_of(caller, pid))
+        .try_for_each(may)
 }
 
 fn errno(e: &Error) -> Errno {
@@ -347,9 +348,8 @@ impl Filesystem for SigFs {
         ];
         let entries = children.into_iter().zip(3..).map(|((name, child), place)| {
             let place = match child {
-                Node::Process(Pid(id)) | Node::Thread(_, criu_signals::images::Tid(id)) => {
-                    u64::try_from(id).unwrap_or_default() + 3
-                }
+                Node::Process(pid) => u64::try_from(pid.get()).unwrap_or_default() + 3,
+                Node::Thread(_, tid) => u64::try_from(tid.get()).unwrap_or_default() + 3,
                 _ => place,
             };
             (place, name, child)

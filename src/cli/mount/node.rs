@@ -44,15 +44,23 @@ impl Node {
     pub fn ino(self) -> u64 {
         let (kind, pid, tid) = match self {
             Node::Root => (ROOT, 0, 0),
-            Node::Process(pid) => (PROCESS, pid.0, 0),
-            Node::Tasks(pid) => (TASKS, pid.0, 0),
-            Node::Thread(pid, tid) => (THREAD, pid.0, tid.0),
-            Node::Sig(subject) => (SIG, subject.pid.0, subject.thread.map_or(0, |tid| tid.0)),
+            Node::Process(pid) => (PROCESS, pid.get(), 0),
+            Node::Tasks(pid) => (TASKS, pid.get(), 0),
+            Node::Thread(pid, tid) => (THREAD, pid.get(), tid.get()),
+            Node::Sig(subject) => (
+                SIG,
+                subject.pid.get(),
+                subject.thread.map_or(0, |tid| tid.get()),
+            ),
             Node::File(subject, file) => {
                 let place = SigFile::ALL.iter().position(|&known| known == file);
                 let kind =
                     FIRST_FILE + u64::try_from(place.unwrap_or_default()).unwrap_or_default();
-                (kind, subject.pid.0, subject.thread.map_or(0, |tid| tid.0))
+                (
+                    kind,
+                    subject.pid.get(),
+                    subject.thread.map_or(0, |tid| tid.get()),
+                )
             }
         };
         let id = |id: i32| u64::try_from(id).unwrap_or_default() & PID_MASK;
@@ -62,11 +70,13 @@ impl Node {
     /// The reverse.
     pub fn from_ino(ino: u64) -> Option<Node> {
         let id = |shift: u32| i32::try_from(ino >> shift & PID_MASK).unwrap_or_default();
-        let pid = Pid(id(PID_SHIFT));
-        let tid = Some(Tid(id(TID_SHIFT))).filter(|tid| tid.0 != 0);
+        if ino & 0xff == ROOT {
+            return Some(Node::Root);
+        }
+        let pid = Pid::new(id(PID_SHIFT))?;
+        let tid = Tid::new(id(TID_SHIFT));
         let subject = Subject { pid, thread: tid };
         Some(match ino & 0xff {
-            ROOT => Node::Root,
             PROCESS => Node::Process(pid),
             TASKS => Node::Tasks(pid),
             THREAD => Node::Thread(pid, tid?),
@@ -132,7 +142,7 @@ impl Node {
         let Some(path) = self.status_path() else {
             return true;
         };
-        let pid = self.pid().map(|pid| pid.0);
+        let pid = self.pid().map(Pid::get);
         Status::from_file(path).is_ok_and(|status| Some(status.tgid) == pid)
     }
 
@@ -145,13 +155,13 @@ impl Node {
             name.parse().ok().filter(|_| digits)
         };
         let child = match self {
-            Node::Root => Node::Process(Pid(number()?)),
+            Node::Root => Node::Process(Pid::new(number()?)?),
             Node::Process(pid) => match name {
                 "sig" => Node::Sig(Subject { pid, thread: None }),
                 "task" => Node::Tasks(pid),
                 _ => return None,
             },
-            Node::Tasks(pid) => Node::Thread(pid, Tid(number()?)),
+            Node::Tasks(pid) => Node::Thread(pid, Tid::new(number()?)?),
             Node::Thread(pid, tid) if name == "sig" => Node::Sig(Subject {
                 pid,
                 thread: Some(tid),
@@ -170,7 +180,8 @@ impl Node {
         Some(match self {
             Node::Root => numbers("/proc")?
                 .into_iter()
-                .map(|pid| (pid.to_string(), Node::Process(Pid(pid))))
+                .filter_map(Pid::new)
+                .map(|pid| (pid.to_string(), Node::Process(pid)))
                 .collect(),
             Node::Process(pid) => {
                 let sig = Node::Sig(Subject { pid, thread: None });
@@ -181,7 +192,8 @@ impl Node {
             }
             Node::Tasks(pid) => numbers(&format!("/proc/{pid}/task"))?
                 .into_iter()
-                .map(|tid| (tid.to_string(), Node::Thread(pid, Tid(tid))))
+                .filter_map(Tid::new)
+                .map(|tid| (tid.to_string(), Node::Thread(pid, tid)))
                 .collect(),
             Node::Thread(pid, tid) => {
                 let thread = Some(tid);
@@ -211,7 +223,8 @@ mod tests {
 
     #[test]
     fn numbers_are_nodes() {
-        let (pid, tid) = (Pid(4_194_303), Tid(4_194_302));
+        let pid = Pid::new(4_194_303).unwrap();
+        let tid = Tid::new(4_194_302).unwrap();
         let mut nodes = vec![
             Node::Root,
             Node::Process(pid),

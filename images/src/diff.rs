@@ -660,26 +660,160 @@ mod tests {
         );
     }
 
+    const TIMER: PosixTimer = PosixTimer {
+        id: 0,
+        clock: 0,
+        signo: 34,
+        value: 0,
+        notify: Notify::Thread(42),
+        interval: 0,
+        remaining: 5,
+        overrun: 0,
+        entry: TimerEntry::Idle,
+        entry_overrun: None,
+    };
+
     #[test]
     fn timers_that_only_one_has() {
-        let timer = PosixTimer {
-            id: 0,
-            clock: 0,
-            signo: 34,
-            value: 0,
-            notify: Notify::Thread(42),
-            interval: 0,
-            remaining: 5,
-            overrun: 0,
-            entry: TimerEntry::Idle,
-            entry_overrun: None,
-        };
-        let lines = all_lines(|other| other.timers.push(timer));
+        let lines = all_lines(|other| other.timers.push(TIMER));
         assert_eq!(lines.len(), 1);
         assert!(
             lines[0].starts_with("process: timer 0: dumped no such timer, found signal 34"),
             "{lines:?}"
         );
+        let mut dumped = sample();
+        dumped.timers.push(TIMER);
+        let differences = compare(&dumped, &sample());
+        assert_eq!(differences.len(), 1);
+        assert_eq!(differences[0].field, Field::Timer(0));
+        assert_eq!(differences[0].found, "no such timer");
+    }
+
+    /// Is there a difference between a process with one timer and one with the other?
+    fn timers_differ(dumped: PosixTimer, found: PosixTimer) -> bool {
+        let [dumped, found] = [dumped, found].map(|timer| {
+            let mut process = sample();
+            process.timers.push(timer);
+            process
+        });
+        !compare(&dumped, &found).is_empty()
+    }
+
+    #[test]
+    fn a_timer_is_as_it_was_set() {
+        assert!(!timers_differ(TIMER, TIMER));
+        for other in [
+            PosixTimer { clock: 1, ..TIMER },
+            PosixTimer { signo: 35, ..TIMER },
+            PosixTimer { value: 1, ..TIMER },
+            PosixTimer {
+                notify: Notify::Process,
+                ..TIMER
+            },
+            PosixTimer {
+                interval: 1,
+                ..TIMER
+            },
+            PosixTimer {
+                overrun: 1,
+                ..TIMER
+            },
+        ] {
+            assert!(timers_differ(TIMER, other), "{other:?}");
+        }
+        let later = PosixTimer {
+            remaining: 1,
+            entry_overrun: Some(3),
+            ..TIMER
+        };
+        assert!(!timers_differ(TIMER, later));
+        // timer_create(2) takes no thread that is gone.
+        let [gone, nobody] =
+            [Notify::Thread(0), Notify::Nobody].map(|notify| PosixTimer { notify, ..TIMER });
+        assert!(!timers_differ(gone, nobody));
+    }
+
+    #[test]
+    fn a_timer_s_entry_may_have_come_since() {
+        use TimerEntry::{Idle, Ignored, Pending, Stale};
+
+        let all = [Idle, Pending, Stale, Ignored];
+        for (entry, may_be) in [
+            (Idle, all.as_slice()),
+            (Pending, &[Pending]),
+            (Stale, &[Stale, Pending]),
+            (Ignored, &[Ignored]),
+        ] {
+            for now in all {
+                let differ = timers_differ(
+                    PosixTimer { entry, ..TIMER },
+                    PosixTimer {
+                        entry: now,
+                        ..TIMER
+                    },
+                );
+                assert_eq!(differ, !may_be.contains(&now), "{entry:?}, now {now:?}");
+            }
+        }
+        // The count is that of the expiry before the one that is pending.
+        let pending = |overrun| PosixTimer {
+            entry: Pending,
+            overrun,
+            ..TIMER
+        };
+        assert!(!timers_differ(pending(1), pending(2)));
+        assert!(!timers_differ(TIMER, pending(2)));
+    }
+
+    #[test]
+    fn timers_of_two_processes() {
+        let recorded = |ids: [i32; 2], timer: PosixTimer| {
+            let mut image = testing::sample_image();
+            let process = &mut image.process;
+            process.ids = NsIds::new(vec![ids[0], ids[0]]).expect("valid");
+            for (thread, tid) in process.threads.iter_mut().zip(ids) {
+                thread.ids = NsIds::new(vec![tid, tid]).expect("valid");
+            }
+            process.timers.push(timer);
+            Recorded::from(image)
+        };
+        let differences = |a: &Recorded, b: &Recorded| compare_all(a, b).differences.len();
+        let of = |tid| PosixTimer {
+            notify: Notify::Thread(tid),
+            ..TIMER
+        };
+        let one = recorded([41, 42], of(42));
+        // The thread of the other one that stands in its place.
+        assert_eq!(differences(&one, &recorded([61, 63], of(63))), 0);
+        assert_eq!(differences(&one, &recorded([61, 63], of(61))), 1);
+        assert_eq!(differences(&one, &recorded([61, 63], of(42))), 1);
+        let later = PosixTimer {
+            remaining: 1,
+            entry_overrun: Some(7),
+            ..of(42)
+        };
+        assert_eq!(differences(&one, &recorded([41, 42], later)), 0);
+        let other = PosixTimer {
+            overrun: 1,
+            ..of(42)
+        };
+        assert_eq!(differences(&one, &recorded([41, 42], other)), 1);
+    }
+
+    /// Programs read them.
+    #[test]
+    fn names_in_documents() {
+        for (field, name) in [
+            (Field::Arch, "compat"),
+            (Field::ThreadMissing, "existence"),
+            (Field::Disposition(SigNo::HUP), "disposition"),
+            (Field::PrivateQueue, "private_queue"),
+            (Field::RlimitSigpending, "rlimit_sigpending"),
+            (Field::Timer(3), "timer"),
+            (Field::InterruptedCall, "interrupted"),
+        ] {
+            assert_eq!(field.name(), name);
+        }
     }
 
     #[test]

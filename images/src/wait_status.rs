@@ -91,6 +91,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn is_said_in_words() {
+        for (status, text) in [
+            (WaitStatus::Unknown, "not known"),
+            (WaitStatus::Nothing, "nothing"),
+            (WaitStatus::Stopped(SigNo::TSTP), "stopped by SIGTSTP"),
+            (WaitStatus::Continued, "continued"),
+        ] {
+            assert_eq!(status.to_string(), text);
+        }
+    }
+
     /// As the macros of sys/wait.h see it.
     #[test]
     fn is_what_wait_gives() {

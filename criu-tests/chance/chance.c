@@ -189,6 +189,7 @@ static const struct directive {
 } directives[] = {
 	{ "uid", 2, 2, 1, do_uid },
 	{ "userns", 1, 1, 1, do_userns },
+	{ "pidns", 1, 1, 1, do_pidns },
 	{ "thread", 2, 2, 1, do_thread },
 	{ "mask", 3, 3, 1, do_mask },
 	{ "inside", 3, 3, 1, do_inside },
@@ -369,6 +370,7 @@ static void *observe(void *nothing)
 	say("done");
 	report_flush();
 	children_kill();
+	proc_leave();
 	_exit(0);
 }
 

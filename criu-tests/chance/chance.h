@@ -86,6 +86,9 @@ void sleep_ns(int64_t ns);
 
 /* ---- kernel.c: raw system calls, /proc ----------------------------------------------------------------------- */
 
+/* Where the processes are listed by the pids that the program knows. */
+extern const char *proc_root;
+
 struct action {
 	unsigned long handler, flags, restorer;
 	uint64_t mask;
@@ -264,6 +267,7 @@ pid_t helper(void (*run)(void));
 
 void do_uid(struct line *line);
 void do_userns(struct line *line);
+void do_pidns(struct line *line);
 void do_seccomp(struct line *line);
 void do_vfork(struct line *line);
 void do_refuse(struct line *line);
@@ -278,6 +282,8 @@ void vfork_enter(struct thread *thread);
 void vforks_end(void);
 void leader_ends(void);
 void refuse_report(void);
+/* The /proc of a pid namespace of its own is no longer needed. */
+void proc_leave(void);
 /* Says ready, by the helper if the process is to be stopped, and returns when GO is there. */
 void ready_and_wait(void);
 void ids_report(void);

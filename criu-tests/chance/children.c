@@ -322,6 +322,16 @@ void children_complete(void)
 
 /* ---- the report ---------------------------------------------------------------------------------------------- */
 
+/* A stop by a tracer that is about to leave is no state of the child. */
+static char state_untraced(pid_t pid)
+{
+	int64_t end = now(CLOCK_MONOTONIC) + 2 * SECOND;
+
+	while (state_of(pid, pid) == 't' && now(CLOCK_MONOTONIC) < end)
+		sleep_ns(MS);
+	return state_of(pid, pid) ?: '-';
+}
+
 void children_look(void)
 {
 	for (int i = 0; i < CHILDREN; i++) {
@@ -330,7 +340,7 @@ void children_look(void)
 
 		if (!children[i].made)
 			continue;
-		say("child %d state %c", i, state_of(pid, pid) ?: '-');
+		say("child %d state %c", i, state_untraced(pid));
 		if (waitid(P_PID, (id_t)pid, &info, WEXITED | WSTOPPED | WCONTINUED | WNOHANG | WNOWAIT))
 			say("child %d status errno=%d", i, errno);
 		else if (!info.si_pid)

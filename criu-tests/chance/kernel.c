@@ -12,6 +12,8 @@ _Static_assert(sizeof(struct action) == 32, "struct sigaction of the kernel");
 _Static_assert(sizeof(struct action) == 20, "struct sigaction of the kernel");
 #endif
 
+const char *proc_root = "/proc";
+
 int get_action(int sig, struct action *action)
 {
 	return (int)syscall(SYS_rt_sigaction, sig, NULL, action, 8);
@@ -88,11 +90,11 @@ void sleep_ns(int64_t ns)
 
 static int slurp(pid_t pid, pid_t tid, const char *name, char *text, size_t size)
 {
-	char path[64];
+	char path[PATH_MAX + 64];
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", pid, tid, name);
+	snprintf(path, sizeof(path), "%s/%d/task/%d/%s", proc_root, pid, tid, name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;

@@ -9,13 +9,15 @@
 #include <sched.h>
 #include <stddef.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define DUES 32
 
-static const struct line *uid_line, *userns_line, *stopped_line, *refuse_lines[2], *dues[DUES];
+static const struct line *uid_line, *userns_line, *pidns_line, *stopped_line, *refuse_lines[2], *dues[DUES];
 static int refuses, due_count, lock_fd = -1, odd_fd = -1;
 int leader_exits;
 
@@ -67,6 +69,11 @@ void do_uid(struct line *line)
 void do_userns(struct line *line)
 {
 	userns_line = line;
+}
+
+void do_pidns(struct line *line)
+{
+	pidns_line = line;
 }
 
 void do_leader_exits(struct line *line)
@@ -128,8 +135,55 @@ static void become(const char *out)
 		failed("PR_SET_DUMPABLE: %m");
 }
 
+/* Its /proc is there only while it is looked at: criu would meet a mount that goes with the namespace. */
+static void proc_enter(void)
+{
+	char path[PATH_MAX];
+
+	if (!pidns_line)
+		return;
+	in_folder(path, "proc");
+	if ((mkdir(path, 0755) && errno != EEXIST) || mount("proc", path, "proc", 0, NULL))
+		failed("mounting %s: %m", path);
+	proc_root = strdup(path);
+}
+
+void proc_leave(void)
+{
+	if (pidns_line && umount2(proc_root, MNT_DETACH))
+		failed("umount %s: %m", proc_root);
+}
+
+/* The process is pid 1 of it; who started it ends, and leaves its pid in the file `pid`. */
+static void enter_pidns(void)
+{
+	char path[PATH_MAX], text[16];
+	pid_t pid;
+	int fd;
+
+	if (userns_line || (uid_line && number(uid_line, 1, 0, 65534)))
+		bad_plan(pidns_line, "its /proc cannot be mounted with userns or uid");
+	if (unshare(CLONE_NEWPID))
+		bad_plan(pidns_line, "unshare: %m");
+	pid = fork();
+	if (pid < 0)
+		failed("fork: %m");
+	if (pid) {
+		in_folder(path, "pid");
+		snprintf(text, sizeof(text), "%d", pid);
+		fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+		if (fd < 0 || write(fd, text, strlen(text)) < 0)
+			failed("writing %s: %m", path);
+		_exit(0);
+	}
+	setsid();
+	proc_enter();
+}
+
 void others_begin(void)
 {
+	if (pidns_line)
+		enter_pidns();
 	if (userns_line)
 		enter_userns();
 	if (plan_needs_ipc() && unshare(CLONE_NEWIPC))
@@ -303,6 +357,7 @@ static void note_ready(void)
 {
 	common->ready = now(CLOCK_MONOTONIC);
 	common->ready_boot = now(CLOCK_BOOTTIME);
+	proc_leave();
 	tell("ready\n");
 }
 
@@ -310,6 +365,7 @@ static void note_go(void)
 {
 	common->go = now(CLOCK_MONOTONIC);
 	common->go_boot = now(CLOCK_BOOTTIME);
+	proc_enter();
 }
 
 static void wait_go(void)

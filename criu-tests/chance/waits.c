@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <mqueue.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -62,6 +63,7 @@ enum call {
 	SEMTIMEDOP,
 	MQ_RECEIVE,
 	GETEVENTS,
+	URING,
 };
 
 /* What TIMEOUT may be. */
@@ -105,6 +107,7 @@ static const struct kind {
 	[SEMTIMEDOP] = { "semtimedop", SYS_semtimedop, YES, IPC, 0 },
 	[MQ_RECEIVE] = { "mq_receive", SYS_mq_timedreceive, BOTH, IPC, 0 },
 	[GETEVENTS] = { "io_getevents", SYS_io_getevents, BOTH, NOTHING, 1 },
+	[URING] = { "io_uring_enter", SYS_io_uring_enter, NO, NOTHING, 1 },
 };
 #define KINDS (int)(sizeof(kinds) / sizeof(*kinds))
 
@@ -354,6 +357,13 @@ static void prepare(struct wait *wait)
 			failed("io_setup: %m");
 		wait->object = (unsigned long)context;
 	}
+	if (wait->call == URING) {
+		struct io_uring_params parameters = { 0 };
+
+		wait->fd[0] = (int)syscall(SYS_io_uring_setup, 4, &parameters);
+		if (wait->fd[0] < 0)
+			bad_plan(wait->line, "io_uring_setup: %m");
+	}
 }
 
 void waits_prepare(void)
@@ -536,6 +546,8 @@ static long enter(struct wait *wait, struct timespec *t)
 		return syscall(SYS_wait4, wait->child, &status, 0, NULL);
 	case WAITID:
 		return syscall(SYS_waitid, P_PID, wait->child, &info, WEXITED, NULL);
+	case URING:
+		return syscall(SYS_io_uring_enter, wait->fd[0], 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
 	case GETEVENTS:
 		return syscall(SYS_io_getevents, wait->object, 1, 1, &event, t);
 	default:

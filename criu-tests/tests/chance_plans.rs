@@ -7,7 +7,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_tests::harness::PATIENCE;
@@ -15,6 +15,8 @@ use criu_tests::ns::{self, Ended};
 use criu_tests::rundir::RunDir;
 use criu_tests::{config, wait};
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// Plans that are none, and a part of what is to be said of them.
 const BAD: &[(&str, &str)] = &[
@@ -212,18 +214,29 @@ fn run_inside() -> Result<()> {
         if dir.read("out").lines().any(|line| line == "ready") {
             return Ok(Some(None));
         }
-        Ok(child.try_wait()?.map(Some))
+        // With `pidns` it ends well, and the process is ours.
+        let ended = child.try_wait()?;
+        Ok(ended.filter(|status| !status.success()).map(Some))
     })?;
-    let status = match early {
-        Some(status) => status,
+    let code = match early {
+        Some(status) => status.code(),
         None => {
             File::create(dir.file("GO"))?;
-            child.wait()?
+            end_of(&mut child, dir.read("pid").trim())?
         }
     };
-    let code = status
-        .code()
-        .with_context(|| format!("{status}: {}", dir.read("out")))?;
+    let code = code.with_context(|| format!("killed: {}", dir.read("out")))?;
     fs::write(dir.file("code"), code.to_string())?;
     Ok(())
+}
+
+/// The exit code of the process: the program itself, or (`pidns`) the one whose pid it has left.
+fn end_of(child: &mut Child, pid: &str) -> Result<Option<i32>> {
+    if pid.is_empty() {
+        return Ok(child.wait()?.code());
+    }
+    match waitpid(Pid::from_raw(pid.parse()?), None)? {
+        WaitStatus::Exited(_, code) => Ok(Some(code)),
+        _ => Ok(None),
+    }
 }

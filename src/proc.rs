@@ -4,11 +4,14 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
     ExitSignal, Fields, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
 };
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{major, minor};
 use procfs::FromRead;
 use procfs::process::{LimitValue, Status};
 
@@ -16,6 +19,10 @@ use crate::error::{Cause, Error, Result};
 
 /// In the flags of a task: it was made by the kernel (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// It works for io_uring(7).
+const PF_IO_WORKER: u32 = 0x0000_0010;
+/// It was made by the kernel for a program: io_uring's workers, and since 6.4 vhost's.
+const PF_USER_WORKER: u32 = 0x0000_4000;
 
 /// What `/proc/PID/status` takes, and some more.
 const STATUS_SIZE: usize = 4096;
@@ -131,8 +138,7 @@ impl SignalStatus {
 /// Is it a thread of the kernel's own? They are in the first pid namespace only, where kthreadd is 2; in another one that
 /// is somebody like all others.
 pub fn is_kernel_thread(pid: Pid, tid: Tid) -> bool {
-    procfs::process::Stat::from_file(task_file(pid, tid, "stat"))
-        .is_ok_and(|stat| stat.flags & PF_KTHREAD != 0)
+    flags(pid, tid).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// How a thread's system calls are judged (`Seccomp` of proc_pid_status(5)).
@@ -185,7 +191,7 @@ pub fn sleeping(pid: Pid, tid: Tid) -> Option<String> {
     Some(how)
 }
 
-/// The threads of `pid`, the leader first.
+/// The threads of `pid`, the leader first, without those that the kernel runs in its name.
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     let dir =
         std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| of_task("list threads", &e))?;
@@ -201,8 +207,30 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
             threads.push(tid);
         }
     }
+    // One alone is the program's own.
+    if threads.len() > 1 {
+        threads.retain(|&tid| tid.get() == pid.get() || !is_worker(pid, tid));
+    }
     threads.sort_by_key(|tid| (tid.get() != pid.get(), tid.get()));
     Ok(threads)
+}
+
+/// Is it one of the threads that io_uring(7) and vhost let work inside the kernel? They are listed with the program's, never
+/// execute its code, have no signal state that a program could see, and do not stop as its threads do.
+fn is_worker(pid: Pid, tid: Tid) -> bool {
+    flags(pid, tid).is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER) != 0)
+}
+
+/// Field 9 of `/proc/PID/task/TID/stat` (proc_pid_stat(5)). The name before it may hold anything but ends at the last
+/// parenthesis.
+fn flags(pid: Pid, tid: Tid) -> Option<u32> {
+    let mut bytes = Vec::with_capacity(STATUS_SIZE);
+    File::open(task_file(pid, tid, "stat"))
+        .and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes))
+        .ok()?;
+    let end = bytes.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 /// Is the thread stopped by job control: not running, and not in the hands of a tracer?
@@ -530,15 +558,23 @@ pub fn executable(pid: Pid) -> Result<Option<String>> {
     Ok(path.map(str::to_owned))
 }
 
-/// Does the program make the system calls of the 32-bit table? Its file says so; a 64-bit program that makes one all the
+/// Does the program make the system calls of the 32-bit table? What the kernel has told it at its start says so: the
+/// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
 /// same is not recognised.
 pub fn is_32_bit(pid: Pid) -> bool {
-    const EI_CLASS: usize = 4;
-    const ELFCLASS32: u8 = 1;
-    let mut ident = [0; EI_CLASS + 1];
-    File::open(format!("/proc/{pid}/exe"))
-        .and_then(|mut file| file.read_exact(&mut ident))
-        .is_ok_and(|()| ident[EI_CLASS] == ELFCLASS32)
+    std::fs::read(format!("/proc/{pid}/auxv")).is_ok_and(|auxv| is_32_bit_vector(&auxv))
+}
+
+/// Is this auxiliary vector one of pairs of 32-bit numbers (getauxval(3))? Read as pairs of 64-bit ones, its keys are none:
+/// a value that is not 0 is in their upper halves.
+fn is_32_bit_vector(auxv: &[u8]) -> bool {
+    const WORD: usize = 4;
+    let words: Vec<u32> = auxv
+        .chunks_exact(WORD)
+        .map(|bytes| u32::from_le_bytes(std::array::from_fn(|at| bytes[at])))
+        .collect();
+    // The upper halves of keys.
+    words.chunks_exact(4).any(|entry| entry[1] != 0)
 }
 
 /// The inode of `pid`'s pid namespace.
@@ -557,6 +593,24 @@ pub struct Mapping {
     pub end: u64,
     /// Is it the vDSO?
     pub vdso: bool,
+    /// May the program execute and read it, but not write it, and is it its own?
+    pub code: bool,
+    /// Where its pages come from.
+    pub backing: Backing,
+}
+
+/// Where the pages of a mapping come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// From the kernel: the vDSO and what belongs to it.
+    Kernel,
+    /// From nowhere: they are memory.
+    Anonymous,
+    /// From a file on this device.
+    File {
+        /// Major and minor number.
+        device: (i32, i32),
+    },
 }
 
 /// A part of a process's memory, and what the program may do there.
@@ -595,26 +649,67 @@ pub fn all() -> Vec<Pid> {
     entries.filter_map(pid).filter_map(Pid::new).collect()
 }
 
-/// The mappings of `pid` that the program may execute but not write, and that are its own.
-pub fn code_mappings(pid: Pid) -> Result<Vec<Mapping>> {
+/// The mappings of `pid`. No page of its memory is touched.
+pub fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     use procfs::process::{MMPermissions, MMapPath};
     let maps = process(pid)?
         .maps()
         .map_err(|e| Error::proc("read maps", &e))?;
-    Ok(maps
-        .iter()
-        .filter(|m| {
-            m.perms
-                .contains(MMPermissions::READ | MMPermissions::EXECUTE | MMPermissions::PRIVATE)
-                && !m.perms.contains(MMPermissions::WRITE)
-                && m.pathname != MMapPath::Vsyscall
+    let backing = |m: &procfs::process::MemoryMap| match m.pathname {
+        // A file's path has a slash: nobody can name one like that. It has an inode, too.
+        MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall if m.inode == 0 => Backing::Kernel,
+        _ if m.inode == 0 => Backing::Anonymous,
+        _ => Backing::File { device: m.dev },
+    };
+    let mapping = |m: &procfs::process::MemoryMap| Mapping {
+        start: m.address.0,
+        end: m.address.1,
+        vdso: m.pathname == MMapPath::Vdso && m.inode == 0,
+        code: m
+            .perms
+            .contains(MMPermissions::READ | MMPermissions::EXECUTE | MMPermissions::PRIVATE)
+            && !m.perms.contains(MMPermissions::WRITE)
+            && m.pathname != MMapPath::Vsyscall,
+        backing: backing(m),
+    };
+    Ok(maps.iter().map(mapping).collect())
+}
+
+/// File systems that read from a disk of this machine, whatever other processes do. Not those whose device number a
+/// mapping does not tell (btrfs, overlay), and not those of memory.
+const LOCAL: [&str; 10] = [
+    "ext2", "ext3", "ext4", "xfs", "f2fs", "squashfs", "erofs", "iso9660", "vfat", "exfat",
+];
+
+/// Does nobody have to be asked for the pages of a file on this device? FUSE and network file systems ask others, who
+/// need not answer. Told by the mounts of `pid`: no file system is touched.
+pub fn is_local(pid: Pid, device: (i32, i32)) -> bool {
+    let number = format!("{}:{}", device.0, device.1);
+    let mounts = |pid| {
+        process(pid).and_then(|process| {
+            process
+                .mountinfo()
+                .map_err(|e| Error::proc("read mountinfo", &e))
         })
-        .map(|m| Mapping {
-            start: m.address.0,
-            end: m.address.1,
-            vdso: m.pathname == MMapPath::Vdso,
+    };
+    is_memory(device)
+        || mounts(pid).is_ok_and(|mounts| {
+            mounts
+                .into_iter()
+                .any(|mount| mount.majmin == number && LOCAL.contains(&&*mount.fs_type))
         })
-        .collect())
+}
+
+/// Is it the device of memory that is shared: memfd_create(2), shmget(2), MAP_SHARED without a file?
+pub fn is_memory(device: (i32, i32)) -> bool {
+    static DEVICE: OnceLock<Option<(i32, i32)>> = OnceLock::new();
+    let known = DEVICE.get_or_init(|| {
+        let file = memfd_create(c"device", MFdFlags::MFD_CLOEXEC).ok()?;
+        let number = File::from(file).metadata().ok()?.dev();
+        let part = |number: u64| i32::try_from(number).ok();
+        Some((part(major(number))?, part(minor(number))?))
+    });
+    *known == Some(device)
 }
 
 fn process(pid: Pid) -> Result<procfs::process::Process> {
@@ -707,6 +802,23 @@ mod tests {
             of("ffffffffffffffff", "SigPnd:\t0000000008000000"),
             Some(SigNo::URG)
         );
+    }
+
+    #[test]
+    fn how_wide_an_auxiliary_vector_is() {
+        // AT_SYSINFO_EHDR, AT_HWCAP, AT_NULL.
+        let wide: Vec<u8> = [33u64, 0x7fff_0000_1000, 16, 0xbfeb_fbff, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let narrow: Vec<u8> = [32u32, 0xf7f0_0ff0, 33, 0xf7f0_0000, 16, 0xbfeb_fbff, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        assert!(!is_32_bit_vector(&wide));
+        assert!(is_32_bit_vector(&narrow));
+        assert!(!is_32_bit_vector(&[]));
+        assert!(!is_32_bit(Pid::own()));
     }
 
     #[test]

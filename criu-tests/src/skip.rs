@@ -26,6 +26,8 @@ pub enum Need {
     Fuse,
     /// The helper by which users mount.
     Fusermount,
+    /// io_uring(7), which can be turned off.
+    IoUring,
     /// The freezer of cgroup v1.
     FreezerV1,
     /// Cgroup v2, which has one.
@@ -48,6 +50,11 @@ impl Need {
             }
             Need::Fusermount => (Command::new("fusermount3").arg("-V").output().is_err())
                 .then_some("there is no fusermount3: install fuse3"),
+            Need::IoUring => {
+                let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+                let is_there = disabled.is_ok_and(|disabled| disabled.trim() == "0");
+                (!is_there).then_some("there is no io_uring (kernel.io_uring_disabled)")
+            }
             Need::SoftDirty => (!has_soft_dirty()).then_some(
                 "this kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY), without which criu pre-dumps nothing",
             ),

@@ -243,6 +243,7 @@ impl Dump {
 
     fn try_capture(&mut self, pid: Pid) -> Result<ProcessState> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        refuse_dispatch(&stopped)?;
         // Before anything runs in it, after which nobody could tell how it was stopped.
         let anew = interrupted::shield(&stopped)?;
         let seen = self.asleep.remove(&pid).unwrap_or_default();
@@ -610,6 +611,16 @@ fn captured_process(state: &ProcessState) -> Process {
         taken_out: state.taken_out.iter().map(ToString::to_string).collect(),
         ..Process::new(Outcome::Captured)
     }
+}
+
+/// CRIU runs code of its own in each task, next, and does not know of Syscall User Dispatch: its calls become SIGSYS, which
+/// ends the task.
+fn refuse_dispatch(stopped: &StoppedProcess<ByHost>) -> Result<()> {
+    let Some(tid) = stopped.dispatched()? else {
+        return Ok(());
+    };
+    let why = "the thread is under Syscall User Dispatch, and the system calls that criu makes in it would end it: refused";
+    Err(Error::new("dump", Cause::Unsupported(why.into())).in_thread(tid))
 }
 
 /// `recorded`: the images say that they are not to be restored without this plugin. CRIU before 4.1 cannot.

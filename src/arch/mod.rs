@@ -7,11 +7,15 @@ mod timespec;
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64_frame;
+#[cfg(target_arch = "x86_64")]
+mod x86_64_keys;
 pub use timespec::Timespec;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64_frame::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64_keys::*;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("criu-signals knows x86_64 only; another architecture needs a file in src/arch/");

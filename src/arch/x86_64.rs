@@ -40,6 +40,11 @@ pub const SYS32_FUTEX: u32 = 240;
 /// The same with times of 64 bits.
 pub const SYS32_FUTEX_TIME64: u32 = 422;
 
+/// What a selector of Syscall User Dispatch says (linux/prctl.h).
+pub const SYSCALL_DISPATCH_FILTER_ALLOW: u8 = 0;
+/// See [`SYSCALL_DISPATCH_FILTER_ALLOW`].
+pub const SYSCALL_DISPATCH_FILTER_BLOCK: u8 = 1;
+
 /// How much scratch memory is mapped for a visit, in bytes, unless more is asked for. The more, the fewer stops a deep
 /// queue costs, each of which waits for two tasks to be scheduled; and less than a huge page, or the first touch would
 /// have one cleared.
@@ -71,6 +76,12 @@ impl Registers {
     /// Does the thread execute 32-bit code?
     pub fn is_compat(&self) -> bool {
         self.0.cs == USER32_CS
+    }
+
+    /// Is the thread in a system call of x32 (`__X32_SYSCALL_BIT`, asm/unistd.h)?
+    pub fn is_x32(&self) -> bool {
+        const X32: u32 = 1 << 30;
+        !self.is_compat() && self.call().is_some_and(|(number, _)| number & X32 != 0)
     }
 
     /// These registers as a thread can be given them back after it has run something else.
@@ -184,8 +195,8 @@ impl Registers {
     #[must_use]
     pub fn for_batch(&self, entry: u64, start: u64, end: u64) -> Registers {
         let mut r = self.at(entry);
-        r.0.r12 = start;
-        r.0.r13 = end;
+        r.0.r13 = start;
+        r.0.r12 = end;
         r
     }
 
@@ -439,7 +450,7 @@ fn waiting_32(number: u32, args: [u64; 6]) -> Option<Waiting> {
 // Five entries, the first two of them in two forms:
 //   map     one system call that maps the scratch memory, whose address is in r15 from then on
 //   single  one system call
-//   batch   a table of system calls, [r12, r13), each 64 bytes: number, six arguments, result
+//   batch   a table of system calls, [r13, r12), each 64 bytes: number, six arguments, result
 //   unmap   takes away the scratch memory
 //   glance  all of that for two calls that write a little each, without a stop in between: it maps the scratch memory,
 //           calls ebx(ebp, memory) and r12d(r13d, memory), leaves what both have returned in ebx and ebp, and what they
@@ -465,10 +476,10 @@ core::arch::global_asm!(
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".globl criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".globl criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".hidden criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".hidden criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_glance:",
     "    syscall",
@@ -512,29 +523,29 @@ core::arch::global_asm!(
     "    syscall",
     "    jmp 5f",
     "criu_signals_stub_batch:",
-    "    cmp r12, r13",
+    "    cmp r13, r12",
     "    jae 4f",
-    "    mov rax, [r12]",
+    "    mov rax, [r13]",
     "    btr rax, {compat_bit}",
     "    jc 3f",
-    "    mov rdi, [r12 + 8]",
-    "    mov rsi, [r12 + 16]",
-    "    mov rdx, [r12 + 24]",
-    "    mov r10, [r12 + 32]",
-    "    mov r8, [r12 + 40]",
-    "    mov r9, [r12 + 48]",
+    "    mov rdi, [r13 + 8]",
+    "    mov rsi, [r13 + 16]",
+    "    mov rdx, [r13 + 24]",
+    "    mov r10, [r13 + 32]",
+    "    mov r8, [r13 + 40]",
+    "    mov r9, [r13 + 48]",
     "    syscall",
     "2:",
-    "    mov [r12 + 56], rax",
-    "    add r12, 64",
+    "    mov [r13 + 56], rax",
+    "    add r13, 64",
     "    jmp criu_signals_stub_batch",
     "3:",
-    "    mov ebx, [r12 + 8]",
-    "    mov ecx, [r12 + 16]",
-    "    mov edx, [r12 + 24]",
-    "    mov esi, [r12 + 32]",
-    "    mov edi, [r12 + 40]",
-    "    mov ebp, [r12 + 48]",
+    "    mov ebx, [r13 + 8]",
+    "    mov ecx, [r13 + 16]",
+    "    mov edx, [r13 + 24]",
+    "    mov esi, [r13 + 32]",
+    "    mov edi, [r13 + 40]",
+    "    mov ebp, [r13 + 48]",
     "    int 0x80",
     "    jmp 2b",
     "4:",
@@ -546,35 +557,41 @@ core::arch::global_asm!(
     "    mov eax, {tkill}",
     "    syscall",
     "criu_signals_stub_batch_end:",
-    // From here on: nobody took over. What the batch has done is undone first, by a table of its own.
+    // From here on: nobody took over. What the batch has done is undone first, by a table of its own, which is in the
+    // scratch memory; then that is taken away, and the thread comes here once more.
     "5:",
-    "    mov r12, [rip + criu_signals_stub_data + {undo}]",
-    "    mov r13, [rip + criu_signals_stub_data + {undo_end}]",
+    "    cmp r15, -1",
+    "    je 2f",
+    "    mov r13, [rip + criu_signals_stub_data + {undo}]",
+    "    mov r12, [rip + criu_signals_stub_data + {undo_end}]",
     "3:",
-    "    cmp r12, r13",
-    "    jae 2f",
-    "    mov rax, [r12]",
-    "    mov rdi, [r12 + 8]",
-    "    mov rsi, [r12 + 16]",
-    "    mov rdx, [r12 + 24]",
-    "    mov r10, [r12 + 32]",
+    "    cmp r13, r12",
+    "    jae 6b",
+    "    mov rax, [r13]",
+    "    mov rdi, [r13 + 8]",
+    "    mov rsi, [r13 + 16]",
+    "    mov rdx, [r13 + 24]",
+    "    mov r10, [r13 + 32]",
     "    syscall",
-    "    add r12, 64",
+    "    add r13, 64",
     "    jmp 3b",
     "2:",
-    "    mov rdi, r15",
-    "    mov esi, [rip + criu_signals_stub_data + {scratch_len}]",
-    "    mov eax, {munmap}",
-    "    syscall",
-    "    mov eax, {rt_sigprocmask}",
-    "    mov edi, {sig_setmask}",
-    "    lea rsi, [rip + criu_signals_stub_data + {mask}]",
     "    xor edx, edx",
-    "    mov r10d, 8",
+    "    lea eax, [rdx + {rt_sigprocmask}]",
+    "    lea edi, [rdx + {sig_setmask}]",
+    "    lea rsi, [rip + criu_signals_stub_data + {mask}]",
+    "    lea r10d, [rdx + 8]",
     "    syscall",
     // Here handlers have run for whatever has arrived. A 32-bit one does not keep r8 to r15 on every kernel.
     // r13 points into the data, so that what follows has short offsets: room is scarce.
+    "criu_signals_stub_leave:",
     "    lea r13, [rip + criu_signals_stub_data + {bias}]",
+    // From here on no system call is made, so that Syscall User Dispatch may judge them again.
+    "    mov rax, [r13 + {selector} - {bias}]",
+    "    test rax, rax",
+    "    jz 7f",
+    "    mov byte ptr [rax], {block}",
+    "7:",
     // Flags without a stack: the direction, the overflow by an addition that has one, the others by sahf.
     "    mov rax, [r13 + {flags} - {bias}]",
     "    cld",
@@ -583,13 +600,9 @@ core::arch::global_asm!(
     "    std",
     "7:",
     "    bt eax, 11",
-    "    jnc 8f",
-    "    mov cl, 0x7f",
-    "    add cl, 1",
-    "    jmp 9f",
-    "8:",
-    "    xor ecx, ecx",
-    "9:",
+    "    sbb ecx, ecx",
+    "    shr ecx, 1",
+    "    inc ecx", // the largest number, or 0
     "    mov ah, al",
     "    sahf",
     // mov leaves the flags alone. Registers that none of this touches are still the program's.
@@ -643,6 +656,8 @@ core::arch::global_asm!(
     r15 = const core::mem::offset_of!(StubData, r15),
     rax = const core::mem::offset_of!(StubData, rax),
     exit = const core::mem::offset_of!(StubData, exit),
+    selector = const core::mem::offset_of!(StubData, selector),
+    block = const SYSCALL_DISPATCH_FILTER_BLOCK,
     far = const core::mem::offset_of!(StubData, far),
     data_len = const core::mem::size_of::<StubData>(),
 );
@@ -658,6 +673,7 @@ unsafe extern "C" {
     static criu_signals_stub_batch: u8;
     static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
+    static criu_signals_stub_leave: u8;
     static criu_signals_stub_far: u8;
     static criu_signals_stub_data: u8;
     static criu_signals_stub_end: u8;
@@ -674,6 +690,8 @@ struct StubData {
     mask: u64,
     marker: u32,
     scratch_len: u32,
+    /// Where Syscall User Dispatch is to be told again that calls are blocked; 0 for nowhere.
+    selector: u64,
     flags: u64,
     rbx: u64,
     rbp: u64,
@@ -736,6 +754,7 @@ impl Stub {
             mask: mask.bits(),
             marker: marker.map_or(0, |m| m.get().cast_unsigned()),
             scratch_len: SCRATCH_LEN,
+            selector: 0,
             flags: r.eflags,
             rbx: r.rbx,
             rbp: r.rbp,
@@ -789,6 +808,12 @@ impl Stub {
         before != (start, end)
     }
 
+    /// The byte by which the program tells Syscall User Dispatch that calls are blocked, and which allows them as long as
+    /// the thread is in the stub.
+    pub fn set_selector(&mut self, selector: u64) {
+        self.data.selector = selector;
+    }
+
     /// How much scratch memory there is to be taken away, from the next mapping on, in whole pages. Returns whether that
     /// is another length than before.
     pub fn set_scratch_len(&mut self, len: u32) -> bool {
@@ -835,6 +860,11 @@ impl Stub {
     /// Where two calls are made with scratch memory that is there for no longer.
     pub fn glance_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_glance) as u64
+    }
+
+    /// Where a thread that has no system call to make any more goes back into the program.
+    pub fn leave_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_leave) as u64
     }
 
     /// Where a thread stands when the marker stops it.

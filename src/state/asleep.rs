@@ -225,7 +225,7 @@ type Words = [u32; Timespec::MAX_SIZE / 4];
 fn read_words(pid: Pid, at: u64) -> Option<Words> {
     let mut bytes = [0; Timespec::MAX_SIZE];
     let memory = Memory::open(pid).ok()?;
-    memory.read(RemoteAddr(at), &mut bytes).ok()?;
+    memory.read_program(RemoteAddr(at), &mut bytes).ok()?;
     let mut words = Words::default();
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
         *word = u32::from_le_bytes(bytes.try_into().ok()?);

@@ -443,7 +443,10 @@ fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<
 fn read_timespec(pid: Pid, at: u64, layout: Timespec) -> Option<u64> {
     let mut bytes = [0; Timespec::MAX_SIZE];
     let bytes = &mut bytes[..layout.size()];
-    Memory::open(pid).ok()?.read(RemoteAddr(at), bytes).ok()?;
+    Memory::open(pid)
+        .ok()?
+        .read_program(RemoteAddr(at), bytes)
+        .ok()?;
     layout.read(bytes)
 }
 

@@ -5,13 +5,13 @@
 //! becomes the process's own copy. Nothing has to be mapped first, and no byte of the program's own is replaced,
 //! not even for an instant: the code can stay where it is if the tracer dies.
 
-use criu_signals_images::{Pid, Tid};
+use criu_signals_images::Tid;
 use nix::errno::Errno;
 
 use super::memory::{Memory, RemoteAddr};
 use crate::arch::{STUB_ALIGN, Stub};
 use crate::error::{Cause, Error, Result};
-use crate::proc::{self, Mapping};
+use crate::proc::Mapping;
 
 /// The last bytes in use may be zeros themselves: kept clear of.
 const MARGIN: usize = 32;
@@ -38,16 +38,22 @@ impl Cave {
     ///
     /// # Errors
     /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself.
-    pub fn find(pid: Pid, memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
-        let mut mappings = proc::code_mappings(pid)?;
-        if mappings.is_empty() {
+    pub fn find(memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
+        let mappings = memory.mappings()?;
+        if !mappings.iter().any(|m| m.code) {
             // Nothing can run without code: its memory is gone already.
             return Err(Error::new("read maps", Cause::Died));
         }
-        mappings.sort_by_key(|m| !m.vdso);
         let mut room = None;
         let mut left_behind = Vec::new();
-        for mapping in &mappings {
+        let (vdso, others): (Vec<&Mapping>, Vec<&Mapping>) =
+            mappings.iter().filter(|m| m.code).partition(|m| m.vdso);
+        for mapping in vdso.into_iter().chain(others) {
+            // No other page is touched where the vDSO has room; and none that somebody else serves.
+            let is_needed = mapping.vdso || room.is_none() && memory.is_local(mapping);
+            if !is_needed {
+                continue;
+            }
             let Some((start, page)) = last_page(memory, mapping)? else {
                 continue;
             };
@@ -127,8 +133,12 @@ impl Cave {
 /// The last page of a mapping, and where it is. `None` where it can't be read.
 fn last_page(memory: &Memory, mapping: &Mapping) -> Result<Option<(u64, Vec<u8>)>> {
     let start = mapping.end.saturating_sub(PAGE).max(mapping.start);
-    let mut page = vec![0; usize::try_from(mapping.end - start).unwrap_or(0)];
-    match memory.read(RemoteAddr(start), &mut page) {
+    page_at(memory, start, mapping.end)
+}
+
+fn page_at(memory: &Memory, start: u64, end: u64) -> Result<Option<(u64, Vec<u8>)>> {
+    let mut page = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    match memory.read_program(RemoteAddr(start), &mut page) {
         Ok(()) => Ok(Some((start, page))),
         Err(e) if e.is_died() => Err(e),
         // A page behind the end of its file: no room there.
@@ -150,12 +160,7 @@ pub(super) fn is_in_stub(memory: &Memory, mut ips: Vec<u64>) -> Result<bool> {
     ips.sort_unstable();
     for ips in ips.chunk_by(|a, b| a / PAGE == b / PAGE) {
         let start = ips[0] / PAGE * PAGE;
-        let mapping = Mapping {
-            start,
-            end: start + PAGE,
-            vdso: false,
-        };
-        let Some((_, page)) = last_page(memory, &mapping)? else {
+        let Some((_, page)) = page_at(memory, start, start + PAGE)? else {
             // They execute what nobody may read.
             continue;
         };

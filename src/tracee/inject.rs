@@ -24,9 +24,13 @@ use nix::errno::Errno;
 use super::batch::{Call, Glance, Layout, Outcome, room_for};
 use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
+use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
-use crate::arch::{Registers, SCRATCH_LEN, SYS32_MMAP2, Stub};
+use crate::arch::{
+    Registers, SCRATCH_LEN, SYS32_MMAP2, SYSCALL_DISPATCH_FILTER_ALLOW,
+    SYSCALL_DISPATCH_FILTER_BLOCK, Stub,
+};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
@@ -36,8 +40,6 @@ const BORROWED: usize = 1024;
 const PAGE: usize = 4096;
 /// After so long it is asked whether a freezer holds the thread.
 const FREEZER: Duration = Duration::from_millis(100);
-/// How long is waited for a thread that none holds: it is at work on what takes milliseconds, on however busy a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
 
@@ -65,13 +67,18 @@ impl<'p, Owner> Injector<'p, Owner> {
             .iter()
             .filter_map(|timer| SigNo::new(timer.signo))
             .collect();
-        let memory = Memory::open(process.pid())?;
+        let memory = Memory::open_of(process.pid(), process.threads())?;
+        let ip = |tid: Tid| {
+            let registers = ptrace::registers(tid)?;
+            obstacles::refuse_x32(&registers).map_err(|e| e.in_thread(tid))?;
+            Ok((tid, registers.ip()))
+        };
         let at = process
             .threads()
             .iter()
-            .map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())))
+            .map(|&tid| ip(tid))
             .collect::<Result<Vec<_>>>()?;
-        let cave = Cave::find(process.pid(), &memory, &at)?;
+        let cave = Cave::find(&memory, &at)?;
         Ok(Injector {
             process,
             memory,
@@ -165,7 +172,8 @@ impl<'p, Owner> Injector<'p, Owner> {
             }
         }
         for tid in on_their_way {
-            first = first.and(await_trap(tid).map_err(|e| e.in_thread(tid)));
+            first =
+                first.and(await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid)));
         }
         first.map(|()| outcomes)
     }
@@ -182,7 +190,13 @@ impl<'p, Owner> Injector<'p, Owner> {
             Some(marker) if !status.blocked.contains(marker) => Some(marker),
             _ => SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved),
         };
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
+        let mut visit = Visit::begin(
+            tid,
+            &self.memory,
+            &mut self.cave,
+            marker,
+            self.process.patience(),
+        )?;
         let done = visit.run(calls);
         let left = visit.leave();
         if left.on_its_way {
@@ -204,7 +218,13 @@ impl<'p, Owner> Injector<'p, Owner> {
     ) -> Result<T> {
         let marker = SignalStatus::read(self.process.pid(), tid)?
             .harmless_signal(self.reserved.union(touched));
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)?;
+        let mut visit = Visit::begin(
+            tid,
+            &self.memory,
+            &mut self.cave,
+            marker,
+            self.process.patience(),
+        )?;
         let done = work(&mut visit);
         let left = visit.end();
         // What went wrong first is what the reader needs.
@@ -228,8 +248,14 @@ impl<'p, Owner> Injector<'p, Owner> {
         then: impl FnOnce(Registers, i64) -> Registers,
     ) -> Result<i64> {
         let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
-        let mut visit = Visit::begin(tid, &self.memory, &mut self.cave, marker)
-            .map_err(|e| e.in_thread(tid))?;
+        let mut visit = Visit::begin(
+            tid,
+            &self.memory,
+            &mut self.cave,
+            marker,
+            self.process.patience(),
+        )
+        .map_err(|e| e.in_thread(tid))?;
         let done = visit.make_and_interrupt(call, then);
         let left = visit.end();
         let result = done.map_err(|e| e.in_thread(tid))?;
@@ -293,8 +319,12 @@ struct Visit<'i> {
     saved: Registers,
     mask: SigSet,
     rseq: Option<Rseq>,
+    /// The byte of the program's that would have Syscall User Dispatch block the calls.
+    selector: Option<RemoteAddr>,
     stub: Stub,
     marker: Option<SigNo>,
+    /// How long a stop of the thread is waited for.
+    patience: Duration,
     /// Memory that calls may read and write. It does not outlive the visit: between two of them the tracer could
     /// die, and no code of ours would be left to take it away.
     scratch: Option<RemoteAddr>,
@@ -330,16 +360,20 @@ impl<'i> Visit<'i> {
         memory: &'i Memory,
         cave: &'i mut Cave,
         marker: Option<SigNo>,
+        patience: Duration,
     ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
+        obstacles::refuse_denied_key(tid)?;
+        let selector = obstacles::selector(tid, memory)?;
         let rseq = read_rseq(tid, memory)?;
         // Without a tracer nobody would put rseq_cs back, so the sequence is aborted, as after any preemption.
         let resume_ip = match &rseq {
             Some(rseq) => abort_address(memory, rseq.cs, saved.ip())?,
             None => None,
         };
-        let stub = Stub::new(cave.address(), &saved, resume_ip, mask, marker);
+        let mut stub = Stub::new(cave.address(), &saved, resume_ip, mask, marker);
+        stub.set_selector(selector.map_or(0, |at| at.0));
         let mut visit = Visit {
             tid,
             memory,
@@ -347,8 +381,10 @@ impl<'i> Visit<'i> {
             saved,
             mask,
             rseq,
+            selector,
             stub,
             marker,
+            patience,
             scratch: None,
             scratch_len: SCRATCH_LEN as usize,
             ended: true,
@@ -358,6 +394,7 @@ impl<'i> Visit<'i> {
         // Should the tracer die before there is work, this is what the thread does.
         let idle = visit.idle();
         visit.ended = false;
+        visit.select(SYSCALL_DISPATCH_FILTER_ALLOW)?;
         ptrace::set_registers(tid, &idle)?;
         fault::point(Point::RegistersSet)?;
         let blocked = match marker {
@@ -377,6 +414,17 @@ impl<'i> Visit<'i> {
             .holding(self.scratch.map(|at| at.0))
     }
 
+    /// Lets Syscall User Dispatch allow or block calls, where it has to be told. The thread stands meanwhile where it makes
+    /// no call and puts that right by itself.
+    fn select(&self, what: u8) -> Result<()> {
+        let Some(at) = self.selector else {
+            return Ok(());
+        };
+        let leaving = self.saved.for_batch(self.stub.leave_entry(), 0, 0);
+        ptrace::set_registers(self.tid, &leaving)?;
+        self.memory.write_program(at, &[what])
+    }
+
     /// Steps 5 and 6 of the module's text.
     fn end(mut self) -> Result<()> {
         self.put_back()
@@ -385,7 +433,7 @@ impl<'i> Visit<'i> {
     fn put_back(&mut self) -> Result<()> {
         let left = self.leave();
         let trapped = if left.on_its_way {
-            await_trap(self.tid)
+            await_trap(self.tid, self.patience)
         } else {
             Ok(())
         };
@@ -444,6 +492,7 @@ impl<'i> Visit<'i> {
         }
         note(ptrace::set_signal_mask(self.tid, self.mask));
         note(fault::point(Point::MaskBack));
+        note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
         note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
         note(fault::point(Point::RegistersBack));
         let resumed =
@@ -660,7 +709,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::Run, deliver)?;
-            deliver = match wait_stop(self.tid)? {
+            deliver = match wait_stop(self.tid, self.patience)? {
                 Stop::Signal(signal) if signal == marker.get() => {
                     let now = ptrace::registers(self.tid)?;
                     if now.ip() == self.stub.batch_end() {
@@ -760,7 +809,7 @@ impl<'i> Visit<'i> {
         let mut deliver = 0;
         loop {
             ptrace::resume(self.tid, Resume::ToSyscall, deliver)?;
-            deliver = match wait_stop(self.tid)? {
+            deliver = match wait_stop(self.tid, self.patience)? {
                 Stop::Syscall => return Ok(()),
                 Stop::Signal(signal) => signal,
                 Stop::Event(_) | Stop::OtherEvent(_) => 0,
@@ -781,7 +830,7 @@ impl Drop for Visit<'_> {
 }
 
 /// Waits for a stop of the thread, which comes in no time unless a freezer holds it.
-fn wait_stop(tid: Tid) -> Result<Stop> {
+fn wait_stop(tid: Tid, patience: Duration) -> Result<Stop> {
     let begun = Instant::now();
     loop {
         let deadline = Instant::now() + FREEZER;
@@ -792,7 +841,7 @@ fn wait_stop(tid: Tid) -> Result<Stop> {
                                 undone, when it is thawed)";
                     return Err(Error::os(what, Errno::ETIMEDOUT));
                 }
-                if begun.elapsed() >= PATIENCE {
+                if begun.elapsed() >= patience {
                     return Err(e);
                 }
             }
@@ -802,9 +851,9 @@ fn wait_stop(tid: Tid) -> Result<Stop> {
 }
 
 /// Waits for the trap that a thread was let go for.
-fn await_trap(tid: Tid) -> Result<()> {
+fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
     loop {
-        match wait_stop(tid)? {
+        match wait_stop(tid, patience)? {
             Stop::Event(_) => return Ok(()),
             // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
             Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal)?,

@@ -8,6 +8,7 @@ mod cave;
 mod group_stop;
 mod inject;
 mod memory;
+mod obstacles;
 pub(crate) mod ptrace;
 pub(crate) mod rlimit;
 mod stopped;

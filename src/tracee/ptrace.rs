@@ -33,6 +33,33 @@ struct RseqConfiguration {
     pad: u32,
 }
 
+/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` of linux/ptrace.h.
+const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+/// `NT_X86_XSTATE` of linux/elf.h.
+const NT_X86_XSTATE: usize = 0x202;
+
+/// `struct ptrace_sud_config` of linux/ptrace.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct DispatchConfig {
+    mode: u64,
+    selector: u64,
+    offset: u64,
+    len: u64,
+}
+
+/// Whether Syscall User Dispatch judges a thread's system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dispatch {
+    /// It does not.
+    Off,
+    /// Those from elsewhere than a part of memory are made only if the byte at this address allows them; none of them
+    /// where the address is 0.
+    By(u64),
+    /// The kernel (before 6.4) can't say.
+    Unknown,
+}
+
 /// What waitpid(2) said about a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -257,6 +284,58 @@ pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
+pub fn dispatch(tid: Tid) -> Result<Dispatch> {
+    let mut config = DispatchConfig::default();
+    let result = request(
+        GET_SYSCALL_USER_DISPATCH_CONFIG,
+        "PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG",
+        tid,
+        size_of::<DispatchConfig>(),
+        (&raw mut config).addr(),
+    );
+    match result {
+        Ok(_) if config.mode == 0 => Ok(Dispatch::Off),
+        Ok(_) => Ok(Dispatch::By(config.selector)),
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => {
+            Ok(Dispatch::Unknown)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Does the kernel that runs have Syscall User Dispatch (5.11)? To turn off here what is off already changes nothing.
+pub fn has_dispatch() -> bool {
+    const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0 }
+}
+
+/// `PTRACE_GETREGSET` for NT_X86_XSTATE: as much of the extended state as `room` bytes take.
+pub fn extended_state(tid: Tid, room: usize) -> Result<Vec<u8>> {
+    let mut state = vec![0u8; room];
+    let mut part = libc::iovec {
+        iov_base: state.as_mut_ptr().cast(),
+        iov_len: state.len(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        "PTRACE_GETREGSET(NT_X86_XSTATE)",
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut part).addr(),
+    )?;
+    state.truncate(part.iov_len);
+    Ok(state)
+}
+
+/// `PTRACE_POKEDATA`: writes one word wherever the tracee has memory, also what it may not write itself.
+pub fn poke(tid: Tid, at: u64, word: [u8; 8]) -> Result<()> {
+    let address = usize::try_from(at).unwrap_or(usize::MAX);
+    let word = usize::from_ne_bytes(word);
+    request(libc::PTRACE_POKEDATA, "PTRACE_POKEDATA", tid, address, word).map(drop)
 }
 
 /// How long a stop usually takes at most: until then the wait is a busy one.

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, Tid};
+use criu_signals_images::{Pid, Printable, Tid};
 use nix::errno::Errno;
 
 use super::alarm::Alarm;
 use super::cave;
 use super::memory::Memory;
+use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
@@ -25,6 +26,11 @@ pub enum ByHost {}
 /// Stopped and seized by this library. Let go when dropped.
 #[derive(Debug)]
 pub enum ByUs {}
+
+/// How long a stop of a thread is waited for that works inside the process, on what takes milliseconds, on however busy a
+/// machine; and how long at least, where the caller gives less time for the stopping.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a thread is waited for before others are looked at.
 const SLICE: Duration = Duration::from_millis(5);
@@ -41,11 +47,31 @@ pub struct StoppedProcess<Owner> {
     pid: Pid,
     /// The leader first.
     threads: Vec<Tid>,
+    /// How long a stop of a thread that works inside the process is waited for.
+    patience: Duration,
     owned: bool,
     owner: PhantomData<Owner>,
 }
 
 impl<Owner> StoppedProcess<Owner> {
+    /// How long a stop of one of its threads is waited for while that works for this program.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// A thread whose system calls Syscall User Dispatch (prctl(2)) may turn into SIGSYS, if there is one.
+    ///
+    /// # Errors
+    /// If a thread is gone.
+    pub fn dispatched(&self) -> Result<Option<Tid>> {
+        for &tid in &self.threads {
+            if obstacles::is_dispatched(tid).map_err(|e| e.in_thread(tid))? {
+                return Ok(Some(tid));
+            }
+        }
+        Ok(None)
+    }
+
     /// Its thread-group id.
     pub fn pid(&self) -> Pid {
         self.pid
@@ -86,6 +112,7 @@ impl StoppedProcess<ByHost> {
         Ok(StoppedProcess {
             pid,
             threads,
+            patience: PATIENCE,
             owned: false,
             owner: PhantomData,
         })
@@ -201,6 +228,9 @@ impl StoppingProcess {
             process: StoppedProcess {
                 pid,
                 threads: Vec::new(),
+                patience: deadline
+                    .saturating_duration_since(Instant::now())
+                    .clamp(LEAST_PATIENCE, PATIENCE),
                 owned: true,
                 owner: PhantomData,
             },
@@ -209,9 +239,18 @@ impl StoppingProcess {
             ending: Vec::new(),
             exposed: false,
         };
-        stopping
-            .seize_new(deadline)
-            .map_err(|e| e.during(Phase::Seize, pid))?;
+        let begun = Instant::now();
+        let mut seized = stopping.seize_new(deadline).map(drop);
+        // Its leader has ended for a moment while another thread is in execve(2).
+        while let Err(e) = &seized
+            && e.is_died()
+            && begun.elapsed() < EXEC_TIME
+            && Instant::now() < deadline
+            && proc::is_alive(pid)
+        {
+            seized = stopping.begin_again(deadline);
+        }
+        seized.map_err(|e| without_leader(pid, e).during(Phase::Seize, pid))?;
         Ok(stopping)
     }
 
@@ -249,7 +288,7 @@ impl StoppingProcess {
                 Err(e) => {
                     return Err(Box::new(Unfinished {
                         stopping: self,
-                        why: e.during(Phase::Seize, pid),
+                        why: without_leader(pid, e).during(Phase::Seize, pid),
                     }));
                 }
             }
@@ -497,6 +536,26 @@ fn why_not(tid: Tid, e: Error) -> Error {
             *errno,
         )
         .in_thread(tid),
+        _ => e,
+    }
+}
+
+/// A process whose first thread has ended, by pthread_exit(3), and whose others run on, is not gone. What belongs to the
+/// process, its dispositions and the shared queue, is read and written by way of that thread.
+fn without_leader(pid: Pid, e: Error) -> Error {
+    if !e.is_died() {
+        return e;
+    }
+    let others = proc::threads(pid).map_or(0, |threads| threads.len().saturating_sub(1));
+    match proc::SignalStatus::read(pid, pid.into()) {
+        Ok(status) if status.dead && others > 0 => {
+            let why = format!(
+                "the first thread of {} has ended (pthread_exit), and {others} others run on: a process without its \
+                 first thread can't be read or changed",
+                Printable::from(&status.comm)
+            );
+            Error::new("PTRACE_SEIZE", Cause::Unsupported(why.into()))
+        }
         _ => e,
     }
 }

@@ -1,0 +1,254 @@
+//! Programs in states in which looking at them would harm them, hang, or be wrong: each is looked at without harm, or refused
+//! before it is touched.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use criu_tests::cases::{self, CHECK, Test, start, test, with_plugin};
+use criu_tests::config;
+use criu_tests::procfs;
+use criu_tests::random::Random;
+use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
+use criu_tests::wait::{self, PATIENCE};
+use criu_tests::work::kill_all;
+
+/// How often the command is killed at a program under Syscall User Dispatch.
+const KILLS: u32 = 60;
+
+fn main() -> ExitCode {
+    cases::main("obstacles", tests)
+}
+
+fn tests() -> Vec<Test> {
+    vec![
+        test("dispatch.show", dispatch_show),
+        test("dispatch.killed", dispatch_killed),
+        test("dispatch.no-selector", dispatch_bare),
+        test("dispatch.criu", dispatch_criu),
+        test("leaderless.show", leaderless_show),
+        test("leaderless.cgroup", leaderless_cgroup).needs(&[Need::FreezerV2]),
+        test("ring.show", ring_show).needs(&[Need::IoUring]),
+        test("served-code.show", served_code_show).needs(&[Need::Fuse]),
+        test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
+    ]
+}
+
+/// Exit code, and what the command has printed.
+struct Said(Option<i32>, String);
+
+impl Said {
+    fn expect(&self, code: i32, parts: &[&str]) -> Result<()> {
+        let Said(found, all) = self;
+        ensure!(
+            *found == Some(code) && parts.iter().all(|part| all.contains(part)),
+            "expected exit code {code} and {parts:?}: {found:?}: {all}"
+        );
+        Ok(())
+    }
+}
+
+fn spawn(args: &[&str]) -> Result<Child> {
+    Ok(Command::new(config::command()?)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?)
+}
+
+fn tool(args: &[&str]) -> Result<Said> {
+    let mut child = spawn(args)?;
+    let ended = wait::until("criu-signals", PATIENCE / 3, || Ok(child.try_wait()?));
+    if let Err(e) = ended {
+        kill_all(&mut child)?;
+        return Err(e.context(format!("{args:?}")));
+    }
+    let output = child.wait_with_output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said(
+        output.status.code(),
+        text(&output.stdout) + &text(&output.stderr),
+    ))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path")
+}
+
+// ---- Syscall User Dispatch ------------------------------------------------------------------------------------------
+
+fn dispatch_show(dir: &RunDir) -> Result<()> {
+    let victim = start("dispatch", None, dir)?;
+    let pid = victim.pid().to_string();
+    for _ in 0..3 {
+        tool(&["show", &pid])?.expect(0, &["SIGSYS"])?;
+    }
+    let action = tool(&["cat", &format!("{pid}/action")])?;
+    action.expect(0, &[])?;
+    let folder = dir.file("live");
+    tool(&["dump", "-t", &pid, "-D", text(&folder)?])?.expect(0, &["2 threads"])?;
+    tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    victim.finish(CHECK)
+}
+
+/// Whenever the tracer dies, calls are dispatched afterwards as before.
+fn dispatch_killed(dir: &RunDir) -> Result<()> {
+    let victim = start("dispatch", None, dir)?;
+    let pid = victim.pid().to_string();
+    let mut random = Random(7);
+    for _ in 0..KILLS {
+        let mut command = spawn(&["show", &pid])?;
+        std::thread::sleep(random.below(Duration::from_millis(8)));
+        kill_all(&mut command)?;
+    }
+    victim.finish(CHECK)
+}
+
+/// Nothing but to turn it off would allow calls, and that could not be undone.
+fn dispatch_bare(dir: &RunDir) -> Result<()> {
+    let victim = start("dispatch", Some("bare"), dir)?;
+    let pid = victim.pid().to_string();
+    let parts = [
+        "Syscall User Dispatch: it has no selector",
+        &format!("tid {pid}"),
+    ];
+    tool(&["show", &pid])?.expect(2, &parts)?;
+    victim.finish(CHECK)
+}
+
+/// criu's own calls would be dispatched: it ends such a process. With the plugin it refuses, and the process runs on.
+fn dispatch_criu(dir: &RunDir) -> Result<()> {
+    let victim = start("dispatch", None, dir)?;
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "the dump has succeeded");
+    cases::expect_line(&dump, &["Syscall User Dispatch", "refused"])?;
+    victim.finish(CHECK)
+}
+
+// ---- a process whose first thread has ended -------------------------------------------------------------------------
+
+fn leaderless_show(dir: &RunDir) -> Result<()> {
+    let victim = start("leaderless", None, dir)?;
+    let pid = victim.pid().to_string();
+    let said = [
+        "the first thread of leaderless has ended",
+        &format!("pid {pid}"),
+    ];
+    for args in [
+        &["show", &pid][..],
+        &["cat", &format!("{pid}/action")],
+        &["dump", "-t", &pid, "-D", text(&dir.file("one"))?],
+        &["dump", "-t", &pid, "--tree", "-D", text(&dir.file("tree"))?],
+    ] {
+        tool(args)?.expect(2, &said)?;
+    }
+    victim.finish(CHECK)
+}
+
+/// It is one of the cgroup's, so that there is no dump of the cgroup without it.
+fn leaderless_cgroup(dir: &RunDir) -> Result<()> {
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.procs").exists())
+        .context("no cgroup v2")?;
+    let run = dir
+        .path()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let cgroup = &Path::new(root).join(format!("criu-tests-{run}"));
+    fs::create_dir(cgroup)?;
+    let run = || -> Result<()> {
+        // A thread that has ended is not moved any more.
+        fs::write(cgroup.join("cgroup.procs"), "0")?;
+        let victim = start("leaderless", None, dir);
+        fs::write(Path::new(root).join("cgroup.procs"), "0")?;
+        let victim = victim?;
+        let said = tool(&[
+            "dump",
+            "--cgroup",
+            text(cgroup)?,
+            "-D",
+            text(&dir.file("live"))?,
+        ])?;
+        said.expect(2, &["the first thread of leaderless has ended"])?;
+        victim.finish(CHECK)
+    };
+    let done = run();
+    wait::until("the cgroup to be removed", PATIENCE, || {
+        Ok(fs::remove_dir(cgroup).ok())
+    })?;
+    done
+}
+
+// ---- threads that the kernel runs -----------------------------------------------------------------------------------
+
+fn ring_show(dir: &RunDir) -> Result<()> {
+    let victim = start("ring", None, dir)?;
+    let pid = victim.pid().to_string();
+    let begun = Instant::now();
+    tool(&["--timeout", "2", "show", &pid])?.expect(0, &["SIGRTMIN+1"])?;
+    let folder = dir.file("live");
+    tool(&["--timeout", "2", "dump", "-t", &pid, "-D", text(&folder)?])?
+        .expect(0, &["1 process of 1 thread"])?;
+    // It took 30 s.
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(20), "it took {took:?}");
+    victim.finish(CHECK)
+}
+
+// ---- code that somebody else serves ---------------------------------------------------------------------------------
+
+/// A file system whose server does not answer whoever wants to read.
+struct Silent(Child);
+
+impl Silent {
+    fn mount(folder: &Path) -> Result<Silent> {
+        fs::create_dir(folder)?;
+        let program = config::victim("silent_fs", false);
+        let server = Command::new(program).arg(folder).spawn()?;
+        let silent = Silent(server);
+        wait::until("the file system", PATIENCE, || {
+            Ok(folder.join("file").exists().then_some(()))
+        })?;
+        Ok(silent)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Whoever waits for it is told that it is gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn served_code_show(dir: &RunDir) -> Result<()> {
+    let folder = dir.file("silent");
+    let _silent = Silent::mount(&folder)?;
+    let victim = start("foreign_code", Some(text(&folder.join("file"))?), dir)?;
+    let pid = victim.pid().to_string();
+    tool(&["--timeout", "2", "show", &pid])?.expect(0, &["foreign_code"])?;
+    let images = dir.file("live");
+    tool(&["--timeout", "2", "dump", "-t", &pid, "-D", text(&images)?])?.expect(0, &[])?;
+    tool(&["--timeout", "2", "restore", "-D", text(&images)?])?.expect(0, &["verdict=verified"])?;
+    victim.finish(CHECK)
+}
+
+/// criu alone refuses the file system, and lets the program run on.
+fn served_code_criu(dir: &RunDir) -> Result<()> {
+    let folder = dir.file("silent");
+    let _silent = Silent::mount(&folder)?;
+    let victim = start("foreign_code", Some(text(&folder.join("file"))?), dir)?;
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "the dump has succeeded");
+    ensure!(
+        matches!(procfs::state(victim.pid()), Some('S' | 'R')),
+        "it does not run on"
+    );
+    victim.finish(CHECK)
+}

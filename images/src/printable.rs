@@ -1,0 +1,89 @@
+//! Text from elsewhere, on its way to somebody's terminal.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt::{self, Write as _};
+use std::path::Path;
+
+/// A text that somebody else has chosen: the name of a process, of a program, of a file. Anybody can put anything into
+/// those. Displayed like this they do not move the cursor, end a line, or turn round what follows.
+///
+/// ```
+/// # use criu_signals_images::Printable;
+/// let name = "x\u{1b}[2J\n";
+/// assert_eq!(Printable::from(name).to_string(), r"x\u{1b}[2J\n");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Printable<'t>(Cow<'t, str>);
+
+impl<'t> From<&'t str> for Printable<'t> {
+    fn from(text: &'t str) -> Printable<'t> {
+        Printable(text.into())
+    }
+}
+
+impl<'t> From<&'t String> for Printable<'t> {
+    fn from(text: &'t String) -> Printable<'t> {
+        Printable(text.into())
+    }
+}
+
+impl<'t> From<&'t OsStr> for Printable<'t> {
+    fn from(text: &'t OsStr) -> Printable<'t> {
+        Printable(text.to_string_lossy())
+    }
+}
+
+impl<'t> From<&'t Path> for Printable<'t> {
+    fn from(path: &'t Path) -> Printable<'t> {
+        path.as_os_str().into()
+    }
+}
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if acts(c) {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does a terminal, or whoever lays out text, do something on this character other than to show it?
+fn acts(c: char) -> bool {
+    // Line and paragraph separators; marks, embeddings, overrides and isolates of direction (Unicode, UAX #9).
+    c.is_control()
+        || matches!(
+            c,
+            '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{61c}'
+        )
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_it_acts() {
+        let all: String = ('\0'..='\u{ffff}').collect();
+        let shown = Printable::from(&all).to_string();
+        assert!(!shown.chars().any(acts));
+        assert_eq!(
+            Printable::from("a\x1b[2Jb\u{9b}\t").to_string(),
+            r"a\u{1b}[2Jb\u{9b}\t"
+        );
+        assert_eq!(
+            Printable::from("/usr/bin/größe").to_string(),
+            "/usr/bin/größe"
+        );
+        assert_eq!(
+            Printable::from(Path::new("a\u{202e}b")).to_string(),
+            r"a\u{202e}b"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! What a program can have set up so that a system call made inside one of its threads would not be one: seen to before the
+//! first is made.
+//!
+//! - **Syscall User Dispatch** (prctl(2), PR_SET_SYSCALL_USER_DISPATCH) turns calls into SIGSYS as long as a byte of the
+//!   program's says so. For the time of a visit that byte allows them. The dispatch itself is not touched: to turn it on
+//!   again can be forbidden (kernel.syscall_user_dispatch), and a tracer that dies in between would leave it off. The
+//!   byte is put back by the stub if the tracer dies, behind its last call.
+//! - **Protection keys** (pkeys(7)): a thread that may not access key 0, which all memory has by default, can't read the
+//!   stub's data. The instruction that would give it the right would have to take it away again, behind the last access
+//!   to memory, which is the one that finds the way back. So such a thread is refused.
+//! - **x32**: a disposition that is set by another call than one of x32 loses its mark (sigaction_compat_abi,
+//!   arch/x86/kernel/signal.c), and its handler then gets a frame of the wrong kind.
+
+use criu_signals_images::{Pid, SigNo, Tid};
+
+use super::memory::{Memory, RemoteAddr};
+use super::ptrace::{self, Dispatch};
+use crate::arch::{
+    Registers, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, protection_keys,
+};
+use crate::error::{Cause, Error, Result};
+use crate::proc::{self, Seccomp, SignalStatus};
+
+fn unsupported(what: &'static str, why: &'static str) -> Error {
+    Error::new(what, Cause::Unsupported(why.into()))
+}
+
+/// The byte that keeps system calls from being made, and has to allow them for the time of a visit.
+///
+/// # Errors
+/// [`Cause::Unsupported`] if calls can't be allowed by a byte.
+pub(super) fn selector(tid: Tid, memory: &Memory) -> Result<Option<RemoteAddr>> {
+    const WHAT: &str = "make system calls under Syscall User Dispatch";
+    let at = match ptrace::dispatch(tid)? {
+        Dispatch::Off => return Ok(None),
+        Dispatch::Unknown => return refuse_unknown(memory.pid(), tid).map(|()| None),
+        Dispatch::By(0) => {
+            return Err(unsupported(
+                WHAT,
+                "it has no selector, so that nothing but turning it off allows calls, and turning it on again can fail",
+            ));
+        }
+        Dispatch::By(at) => RemoteAddr(at),
+    };
+    let mut says = [0];
+    memory.read_program(at, &mut says)?;
+    match says {
+        [SYSCALL_DISPATCH_FILTER_ALLOW] => Ok(None),
+        [SYSCALL_DISPATCH_FILTER_BLOCK] => Ok(Some(at)),
+        _ => Err(unsupported(
+            WHAT,
+            "its selector says neither that calls are allowed nor that they are blocked, so that each ends the process",
+        )),
+    }
+}
+
+/// The kernel can't say whether calls are dispatched (from 5.11, which has that, to 6.3). Where they are the program has a
+/// handler of SIGSYS; and where it has one, and nothing else that sends SIGSYS, they may be.
+fn refuse_unknown(pid: Pid, tid: Tid) -> Result<()> {
+    if !ptrace::has_dispatch()
+        || !SignalStatus::read(pid, tid)?.caught.contains(SigNo::SYS)
+        || proc::seccomp(pid, tid)? != Seccomp::Off
+    {
+        return Ok(());
+    }
+    Err(unsupported(
+        "make system calls",
+        "the program handles SIGSYS, and this kernel can't say whether Syscall User Dispatch would turn calls into one \
+         (PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4)",
+    ))
+}
+
+/// Is a thread, whose process is stopped by the calling one, under Syscall User Dispatch?
+pub(super) fn is_dispatched(tid: Tid) -> Result<bool> {
+    Ok(matches!(ptrace::dispatch(tid)?, Dispatch::By(_)))
+}
+
+/// # Errors
+/// [`Cause::Unsupported`] if the thread may not access memory that has no protection key.
+pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
+    let Some(keys) = protection_keys() else {
+        return Ok(());
+    };
+    let state = ptrace::extended_state(tid, keys.room())?;
+    if keys.denies_default(&state) {
+        return Err(unsupported(
+            "make system calls",
+            "the thread's protection keys (PKRU) keep it from memory with key 0, which is all that has no other",
+        ));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// [`Cause::Unsupported`] if the thread is in a call of x32.
+pub(super) fn refuse_x32(registers: &Registers) -> Result<()> {
+    if registers.is_x32() {
+        return Err(unsupported(
+            "make system calls",
+            "this is a program of x32, whose handlers would not be called as such any more",
+        ));
+    }
+    Ok(())
+}

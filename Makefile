@@ -23,6 +23,9 @@ DESTDIR      :=
 # What `make lint` lets cargo-deny check. With "advisories" cargo-deny fetches the database of RustSec.
 DENY         := bans licenses sources
 
+# For `make bench`: a folder for figures. Those of the first run are kept there, and those of later runs compared with them.
+BASELINE     :=
+
 # For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
 CRIU_SRC     :=
 TESTS        :=
@@ -98,7 +101,8 @@ curve: root build ## measures what deep queues cost, alone and with the plugin, 
 
 bench: PROFILE := release
 bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too, and how long live processes stand still
-	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
+	@CRIU_TESTS_BASELINE="$(abspath $(BASELINE))" \
+	  $(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers
 

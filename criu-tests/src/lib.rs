@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod baseline;
 pub mod bench;
 pub mod cases;
 pub mod config;

@@ -24,9 +24,14 @@ impl Sample {
         times.push(took);
     }
 
+    /// Without the plugin, and with it.
+    pub fn medians(&mut self) -> [Duration; 2] {
+        [median(&mut self.alone), median(&mut self.plugin)]
+    }
+
     /// A row of a table: of what, what was done, both medians, and what the plugin adds.
     pub fn row(mut self, of: &str, what: &str) -> [String; 6] {
-        let (alone, plugin) = (median(&mut self.alone), median(&mut self.plugin));
+        let [alone, plugin] = self.medians();
         let ratio = plugin.as_secs_f64() / alone.as_secs_f64();
         let added = plugin.as_secs_f64() - alone.as_secs_f64();
         [

@@ -11,6 +11,7 @@ use comfy_table::{Table, presets};
 use criu_signals::capture;
 use criu_signals::images::Pid;
 use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_tests::baseline::Figures;
 use criu_tests::bench;
 use criu_tests::criu::Criu;
 use criu_tests::ns;
@@ -39,6 +40,7 @@ fn inside() -> Result<()> {
         .load_preset(presets::UTF8_FULL_CONDENSED)
         .set_header(["threads", "stop", "capture", "capture per thread"]);
 
+    let mut figures = Figures::default();
     for threads in THREADS {
         let (mut dumps, mut restores) = (Sample::default(), Sample::default());
         for round in 0..rounds * 2 {
@@ -50,6 +52,11 @@ fn inside() -> Result<()> {
             restores.add(with, restore);
         }
         let of = format!("{threads} threads");
+        for (what, sample) in [("dump", &mut dumps), ("restore", &mut restores)] {
+            let [alone, plugin] = sample.medians();
+            figures.add(format!("{threads:>2} threads, {what}, criu alone"), alone);
+            figures.add(format!("{threads:>2} threads, {what}, with plugin"), plugin);
+        }
         times.add_row(dumps.row(&of, "dump"));
         times.add_row(restores.row(&of, "restore"));
         captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
@@ -62,7 +69,7 @@ fn inside() -> Result<()> {
     println!("{times}");
     println!("The library by itself, on a live process; medians of {CAPTURES}");
     println!("{captures}");
-    Ok(())
+    figures.compare("bench")
 }
 
 /// One victim, dumped and restored.

@@ -70,7 +70,7 @@ pub enum Unclear {
 
 /// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
 /// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
-/// [`overruns::count`](super::overruns::count). `is_dumped`: is the process with this id dumped as well?
+/// [`overruns::count`]. `is_dumped`: is the process with this id dumped as well?
 ///
 /// # Errors
 /// If a timer could not be set back to what it was.

@@ -340,8 +340,10 @@ static void *observe(void *nothing)
 	(void)nothing;
 	observer.tid = gettid_raw();
 	self = &observer;
-	set_mask(ALL);
 	threads_start();
+	/* Who creates threads has libc's two signals unblocked by that. */
+	set_mask(ALL);
+	threads_block();
 	/* Whoever called may have ignored some, and libc has a handler of its own now. */
 	actions_reset();
 	set_up();

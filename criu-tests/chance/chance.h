@@ -150,6 +150,8 @@ struct thread *next_thread(struct thread *after);
 /* The first thread that can be told something. */
 struct thread *first_thread(void);
 void threads_start(void);
+/* All of them block all signals. */
+void threads_block(void);
 /* Runs something in a thread and waits for it. */
 void run_in(struct thread *thread, void (*work)(struct thread *, void *), void *arg);
 /* Does what it is told, until it is told to leave the innermost handler. */

@@ -163,6 +163,14 @@ static void die_by(const struct line *line)
 	bad_plan(line, "this signal does not kill it");
 }
 
+static void can_stop(const struct line *line, int sig)
+{
+	struct action action = { 0 };
+
+	if (get_action(sig, &action) || action.handler != (unsigned long)SIG_DFL)
+		bad_plan(line, "signal %d is ignored or has a handler in the child", sig);
+}
+
 static void run_child(int number, const struct line *line)
 {
 	uint64_t mask;
@@ -180,6 +188,8 @@ static void run_child(int number, const struct line *line)
 	if (line && is(line, 2, "killed"))
 		die_by(line);
 	sig = line && !is(line, 2, "running") ? signal_of(line, 3) : 0;
+	if (sig)
+		can_stop(line, sig);
 	if (sig)
 		mask &= ~BIT(sig);
 	set_mask(mask);

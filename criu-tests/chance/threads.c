@@ -137,8 +137,6 @@ static void *begin(void *arg)
 	struct thread *t = arg;
 
 	self = t;
-	/* libc leaves its two signals unblocked. */
-	set_mask(ALL);
 	__atomic_store_n(&t->tid, gettid_raw(), __ATOMIC_SEQ_CST);
 	serve(t);
 	return NULL;
@@ -401,6 +399,12 @@ static void block_in(struct thread *t, void *nothing)
 	(void)t;
 	(void)nothing;
 	set_mask(ALL);
+}
+
+void threads_block(void)
+{
+	for (struct thread *t = next_thread(NULL); t; t = next_thread(t))
+		run_in(t, block_in, NULL);
 }
 
 static void leave_handlers(struct thread *t)

@@ -53,6 +53,10 @@ const BAD: &[(&str, &str)] = &[
     ("plan 1\ndue shared 10", "only with 'stopped'"),
     ("plan 1\nchild 0 zombie 3 consumed", "too few or too many"),
     ("plan 1\nchild 0 stopped 10", "stops nothing"),
+    (
+        "plan 1\nact 20 ignore 0 0\nchild 0 stopped 20",
+        "ignored or has a handler",
+    ),
 ];
 
 fn main() -> ExitCode {

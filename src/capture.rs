@@ -9,9 +9,9 @@ use crate::proc::{self, SignalStatus};
 use crate::sigstack;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
-    PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly,
+    PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler,
 };
-use crate::tracee::{Injector, Outcome, StoppedProcess};
+use crate::tracee::{Injector, Outcome, StoppedProcess, ptrace};
 
 /// Captures the signal state of `stopped`, which is afterwards as it was before.
 ///
@@ -231,6 +231,11 @@ fn capture<Owner>(
         timers: Vec::new(),
         threads,
     };
+    for thread in &mut state.threads {
+        let registers = ptrace::registers(thread.tid()).map_err(|e| e.in_thread(thread.tid()))?;
+        thread.in_handler =
+            in_handler::find(thread, &state.dispositions, &registers, injector.memory());
+    }
     state.timers = PosixTimers::capture(injector, &state)?;
     fault::point(Point::Captured)?;
     Ok(state)
@@ -257,6 +262,7 @@ impl Outside {
             pending: self.pending,
             interrupted: self.interrupted,
             parent_death_signal: ParentDeathSignal::from_outcome(&parent_death_signal)?,
+            in_handler: None,
         })
     }
 }

@@ -17,10 +17,14 @@ use criu_signals_images::{
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc::{self, SignalStatus};
+use crate::proc::{self, Region, SignalStatus};
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 use crate::waiters;
+
+const SA_SIGINFO: u64 = 0x4;
+/// What the handler returns to is in the disposition (asm/signal.h).
+const SA_RESTORER: u64 = 0x0400_0000;
 
 /// A process, or one of its threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,13 +109,24 @@ pub fn write(
     file: SigFile,
     text: &[u8],
     dialect: Option<Dialect>,
+    addresses: Addresses,
     timeout: Duration,
-) -> std::result::Result<(), WriteError> {
+) -> std::result::Result<Vec<String>, WriteError> {
     let written = text::parse(file, text, dialect)?;
     let held = Held::seize(subject, timeout)?;
-    let done = held.write(file, &written);
+    let done = held.write_with(file, &written, addresses);
     held.release()?;
     Ok(done?)
+}
+
+/// What becomes of addresses in a text that mean nothing in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// A handler where the process has no code is refused. It returns to where the process's own handlers do, if there is no
+    /// code where the text says.
+    Checked,
+    /// They are written all the same.
+    AsWritten,
 }
 
 /// A subject whose process is stopped.
@@ -169,14 +184,32 @@ impl Held {
         })
     }
 
-    /// Makes the process what `written`, a text of `file`, says.
+    /// Makes the process what `written`, a text of `file`, says, to the letter.
     ///
     /// # Errors
     /// [`Cause::Refused`] if that can't be; else what failed, and if what was there before could not be put back, that
     /// too.
     pub fn write(&self, file: SigFile, written: &Written) -> Result<()> {
+        self.write_with(file, written, Addresses::AsWritten)
+            .map(drop)
+    }
+
+    /// As [`write`](Self::write). Returns what was written otherwise than the text has it, and why.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn write_with(
+        &self,
+        file: SigFile,
+        written: &Written,
+        addresses: Addresses,
+    ) -> Result<Vec<String>> {
+        let mut said = Vec::new();
         self.at_site(file, Phase::Replay, |site| match (file, written) {
-            (SigFile::Action, Written::Actions(actions)) => write_actions(site, actions),
+            (SigFile::Action, Written::Actions(actions)) => {
+                said = write_actions(site, actions, addresses)?;
+                Ok(())
+            }
             (SigFile::AltStack, Written::AltStack(stack)) => write_altstack(site, stack),
             (SigFile::Blocked, Written::Blocked(blocked)) => {
                 // As sigprocmask(2): an attempt to block these two is ignored.
@@ -188,7 +221,8 @@ impl Held {
                 write_queue(site, Queue::Shared, queue)
             }
             _ => Err(refused(format!("{file} is not written like that"))),
-        })
+        })?;
+        Ok(said)
     }
 
     /// What belongs to the process is reached through its leader.
@@ -279,9 +313,66 @@ fn write_altstack(site: &mut Site<'_, '_, ByUs>, wanted: &AltStack) -> Result<()
     replace::<AlternateStack>(site, &wanted)
 }
 
-fn write_actions(site: &mut Site<'_, '_, ByUs>, actions: &Actions) -> Result<()> {
+/// A handler runs, and returns, where the process has code: in another process, also one of the same program, libraries are
+/// elsewhere, and so is what handlers return to. Returns what was changed for that.
+fn fit_addresses(
+    before: &Dispositions,
+    wanted: &mut Dispositions,
+    regions: &[Region],
+) -> Result<Vec<String>> {
+    let runs = |at: u64| {
+        let region = regions.iter().find(|r| (r.start..r.end).contains(&at));
+        region.is_some_and(|region| region.executable)
+    };
+    let is_handler = |d: &Disposition| !d.is_default_handler() && !d.is_ignored();
+    // One that takes a siginfo returns elsewhere than one that does not, in a 32-bit program.
+    let kind = |d: &Disposition| d.flags & (SA_RESTORER | SA_SIGINFO);
+    let mut said = Vec::new();
+    for signo in SigNo::all() {
+        let new = wanted[signo];
+        if new == before[signo] || !is_handler(&new) {
+            continue;
+        }
+        if !runs(new.handler) {
+            return Err(refused(format!(
+                "the process has no code at {:#x}, the handler of {signo}. --force writes it all the same",
+                new.handler
+            )));
+        }
+        if new.flags & SA_RESTORER == 0 || runs(new.restorer) {
+            continue;
+        }
+        let has_one = |d: &&Disposition| is_handler(d) && kind(d) == kind(&new) && runs(d.restorer);
+        let own = std::iter::once(&before[signo])
+            .chain(before.iter().map(|(_, d)| d))
+            .find(has_one);
+        let Some(own) = own else {
+            return Err(refused(format!(
+                "the process has no code at {:#x}, where the handler of {signo} would return to, and no handler of its own \
+                 that tells where its handlers do. --force writes it all the same",
+                new.restorer
+            )));
+        };
+        said.push(format!(
+            "the handler of {signo} returns to {:#x}, as the process's own do: it has no code at {:#x}",
+            own.restorer, new.restorer
+        ));
+        wanted[signo].restorer = own.restorer;
+    }
+    Ok(said)
+}
+
+fn write_actions(
+    site: &mut Site<'_, '_, ByUs>,
+    actions: &Actions,
+    addresses: Addresses,
+) -> Result<Vec<String>> {
     let before = SignalDispositions::capture(site)?;
     let mut wanted = actions.over(&before);
+    let said = match addresses {
+        Addresses::Checked => fit_addresses(&before, &mut wanted, &proc::regions(site.pid())?)?,
+        Addresses::AsWritten => Vec::new(),
+    };
     for signo in SigNo::all() {
         // As sigaction(2): an attempt to block these two is ignored.
         wanted[signo].mask = without_unblockable(wanted[signo].mask);
@@ -300,7 +391,7 @@ fn write_actions(site: &mut Site<'_, '_, ByUs>, actions: &Actions) -> Result<()>
         Vec::new()
     };
     put_back::<SignalDispositions, _>(site, &wanted)
-        .map(drop)
+        .map(|_| said)
         .map_err(|e| {
             let mut back = || {
                 put_back::<SignalDispositions, _>(site, &before)?;
@@ -473,6 +564,46 @@ mod tests {
             text.parse::<Subject>().expect_err(text);
         }
         assert_eq!(subject(41, None).tid().get(), 41);
+    }
+
+    #[test]
+    fn handlers_return_to_where_the_process_has_code() {
+        let code = |start| Region {
+            start,
+            end: start + 0x1000,
+            executable: true,
+            writable: false,
+        };
+        let regions = [code(0x1000), code(0x7000)];
+        let handler = |handler, restorer| Disposition {
+            handler,
+            flags: SA_RESTORER,
+            restorer,
+            mask: SigSet::EMPTY,
+        };
+        let mut before = Dispositions::default();
+        let fit = |before: &Dispositions, new: Disposition| {
+            let mut wanted = before.clone();
+            wanted[SigNo::USR1] = new;
+            fit_addresses(before, &mut wanted, &regions)
+                .map(|said| (wanted[SigNo::USR1], said.len()))
+        };
+        let refused = |before: &Dispositions, new| fit(before, new).unwrap_err().to_string();
+        assert!(refused(&before, handler(0x1100, 0x9000)).contains("would return to"));
+        assert!(refused(&before, handler(0x9000, 0x7000)).contains("the handler of SIGUSR1"));
+        before[SigNo::HUP] = handler(0x1200, 0x7123);
+        let kept = handler(0x1100, 0x7123);
+        assert_eq!(fit(&before, handler(0x1100, 0x9000)).unwrap(), (kept, 1));
+        assert_eq!(
+            fit(&before, handler(0x1100, 0x7200)).unwrap(),
+            (handler(0x1100, 0x7200), 0)
+        );
+        before[SigNo::USR1] = handler(0x9000, 0x9000);
+        assert_eq!(
+            fit(&before, before[SigNo::USR1]).unwrap().1,
+            0,
+            "its own matter"
+        );
     }
 
     #[test]

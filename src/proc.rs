@@ -401,6 +401,14 @@ pub fn start_time(pid: Pid) -> Result<u64> {
         .map_err(|e| Error::proc("read stat", &e))
 }
 
+/// How long ago `pid` was started. `None` if it is gone.
+pub fn age(pid: Pid) -> Option<Duration> {
+    let ticks = start_time(pid).ok()?;
+    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    let started = Duration::from_millis(ticks.checked_mul(1000)? / procfs::ticks_per_second());
+    Some(Duration::from(since_boot).saturating_sub(started))
+}
+
 /// One timer of `/proc/PID/timers` (proc_pid_timers(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerLine {

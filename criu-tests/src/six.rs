@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Pid as LibPid, Tid};
-use criu_signals::live::{self, Subject};
+use criu_signals::live::{self, Addresses, Subject};
 
 use crate::config;
 use crate::procfs::{self, Pid};
@@ -68,13 +68,11 @@ impl Way {
     /// Writes a text; an error says why not.
     pub fn write(&self, pid: Pid, tid: Pid, file: SigFile, text: &str) -> Result<()> {
         match self.path(pid, tid, file) {
-            None => Ok(live::write(
-                subject(pid, tid),
-                file,
-                text.as_bytes(),
-                None,
-                PATIENCE,
-            )?),
+            None => {
+                let (subject, text) = (subject(pid, tid), text.as_bytes());
+                live::write(subject, file, text, None, Addresses::AsWritten, PATIENCE)?;
+                Ok(())
+            }
             Some(path) => {
                 let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
                 file.write_all(text.as_bytes())?;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::capture;
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Disposition, Pid, ProcessState, SigNo, Tid};
-use criu_signals::live::{self, Subject};
+use criu_signals::live::{self, Addresses, Subject};
 use criu_signals::restore;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
@@ -152,7 +152,14 @@ fn write(pid: Pid, texts: &str) -> Result<()> {
     let texts = [1, 0].map(|n| std::fs::read(format!("{texts}{n}")));
     for text in texts.iter().cycle() {
         let text = text.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
-        live::write(subject(pid), SigFile::SharedPending, text, None, PATIENCE)?;
+        live::write(
+            subject(pid),
+            SigFile::SharedPending,
+            text,
+            None,
+            Addresses::Checked,
+            PATIENCE,
+        )?;
     }
     Ok(())
 }
@@ -194,6 +201,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
             SigFile::SharedPending,
             text.as_bytes(),
             None,
+            Addresses::Checked,
             PATIENCE,
         )?;
     }
@@ -232,7 +240,14 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
         "only one of them was ever there: {found:?}"
     );
     let first = texts[0].as_bytes();
-    live::write(subject(pid), SigFile::SharedPending, first, None, PATIENCE)?;
+    live::write(
+        subject(pid),
+        SigFile::SharedPending,
+        first,
+        None,
+        Addresses::Checked,
+        PATIENCE,
+    )?;
     ensure!(about("maps")? == before.1, "the mappings are not as before");
     if let Some(state) = dispositions {
         dispose_as(pid, &state)?;

@@ -628,6 +628,11 @@ fn namespaces(dir: &RunDir) -> Result<()> {
     let map = format!("1:{}", b.pid());
     let names = format!("signals-1.img: pid {} (1 in pid namespace", b.pid());
     let said = tool(&["verify", "-D", text(of_a)?, "--map", &map])?;
+    ensure!(
+        said.out.contains(&names) && !said.out.contains("signals-2.img"),
+        "only what is mapped is touched: {said:?}"
+    );
+    let said = tool(&["verify", "-D", text(of_a)?, "--map", &map, "--others"])?;
     let code = said
         .code
         .filter(|&code| code < 2)

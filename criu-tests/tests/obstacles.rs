@@ -13,8 +13,11 @@ use criu_tests::procfs;
 use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
+use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::work::kill_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as Raw;
 
 /// How often the command is killed at a program under Syscall User Dispatch.
 const KILLS: u32 = 60;
@@ -31,6 +34,9 @@ fn tests() -> Vec<Test> {
         test("dispatch.criu", dispatch_criu),
         test("leaderless.show", leaderless_show),
         test("leaderless.cgroup", leaderless_cgroup).needs(&[Need::FreezerV2]),
+        test("in-handler.dumped", in_handler_dumped),
+        test("in-handler.restored", in_handler_restored),
+        test("other-restorer", other_restorer),
         test("ring.show", ring_show).needs(&[Need::IoUring]),
         test("served-code.show", served_code_show).needs(&[Need::Fuse]),
         test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
@@ -183,6 +189,97 @@ fn leaderless_cgroup(dir: &RunDir) -> Result<()> {
         Ok(fs::remove_dir(cgroup).ok())
     })?;
     done
+}
+
+// ---- inside a handler -----------------------------------------------------------------------------------------------
+
+fn handle(victim: &Victim, dir: &RunDir) -> Result<()> {
+    fs::write(dir.file("handle"), "")?;
+    kill(Raw::from_raw(victim.pid()), Signal::SIGUSR1)?;
+    wait::until("the handler", PATIENCE, || {
+        Ok(dir.file("handling").exists().then_some(()))
+    })
+}
+
+fn handled(dir: &RunDir) -> Result<()> {
+    fs::remove_file(dir.file("handle"))?;
+    wait::until("the handler's end", PATIENCE, || {
+        Ok((!dir.file("handling").exists()).then_some(()))
+    })?;
+    // It has that to return from.
+    std::thread::sleep(Duration::from_millis(50));
+    Ok(())
+}
+
+/// Dumped in a handler: that mask would be for good where the handler has returned.
+fn in_handler_dumped(dir: &RunDir) -> Result<()> {
+    let victim = start("in_handler", None, dir)?;
+    let pid = victim.pid().to_string();
+    handle(&victim, dir)?;
+    tool(&["show", &pid])?.expect(0, &["in a handler", "of SIGUSR1"])?;
+    let folder = dir.file("live");
+    tool(&["dump", "-t", &pid, "-D", text(&folder)?])?.expect(0, &[])?;
+    // In the same handler still it is what it was.
+    tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    handled(dir)?;
+    let said = tool(&["show", &pid])?;
+    ensure!(!said.1.contains("in a handler"), "{}", said.1);
+    tool(&["restore", "-D", text(&folder)?])?
+        .expect(2, &["was in its handler of SIGUSR1 at the dump", "--force"])?;
+    victim.finish(CHECK)
+}
+
+/// Restored into a handler: its return would take the mask away.
+fn in_handler_restored(dir: &RunDir) -> Result<()> {
+    let victim = start("in_handler", None, dir)?;
+    let pid = victim.pid().to_string();
+    let folder = dir.file("live");
+    tool(&["dump", "-t", &pid, "-D", text(&folder)?])?.expect(0, &[])?;
+    handle(&victim, dir)?;
+    tool(&["restore", "-D", text(&folder)?])?
+        .expect(2, &["is in its handler of SIGUSR1 now", "--force"])?;
+    handled(dir)?;
+    tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    victim.finish(CHECK)
+}
+
+// ---- addresses of another process -----------------------------------------------------------------------------------
+
+/// The table of another process: what its handlers return to is nowhere here.
+fn other_restorer(dir: &RunDir) -> Result<()> {
+    let victim = start("in_handler", None, dir)?;
+    let pid = victim.pid().to_string();
+    let action = tool(&["cat", &format!("{pid}/action")])?.1;
+    let is_usr1 = |line: &&str| line.split_whitespace().next() == Some("10");
+    let own = action.lines().find(is_usr1).context("SIGUSR1")?;
+    let words: Vec<&str> = own.split_whitespace().collect();
+    let [signo, flags, mask, handler, _] = words.as_slice() else {
+        anyhow::bail!("{own}")
+    };
+    let write = |line: String, more: &[&str]| {
+        let path = dir.file("line");
+        fs::write(&path, line)?;
+        let place = format!("{pid}/action");
+        tool(&[&["write", &place, text(&path)?], more].concat())
+    };
+    let foreign = format!("{signo} {flags} {mask} {handler} 4096\n");
+    write(foreign.clone(), &[])?.expect(
+        0,
+        &[
+            "the handler of SIGUSR1 returns to",
+            "as the process's own do",
+        ],
+    )?;
+    // It runs, and returns.
+    handle(&victim, dir)?;
+    handled(dir)?;
+    let nowhere = format!("{signo} {flags} {mask} 4096 4096\n");
+    write(nowhere, &[])?.expect(2, &["no code at 0x1000, the handler of SIGUSR1", "--force"])?;
+    let other = format!("12 0 {mask} {handler} 0\n");
+    write(other, &[])?.expect(0, &[])?;
+    write(foreign, &["--force"])?.expect(0, &[])?;
+    write(format!("{own}\n"), &[])?.expect(0, &[])?;
+    victim.finish(CHECK)
 }
 
 // ---- threads that the kernel runs -----------------------------------------------------------------------------------

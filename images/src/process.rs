@@ -113,6 +113,12 @@ pub struct ThreadState {
     pub pending: Pending,
     /// What the process is sent when this thread's parent ends: PR_SET_PDEATHSIG.
     pub parent_death_signal: Option<SigNo>,
+    /// The signal whose handler it was executing, where the handler's return puts another mask in force: [`blocked`] and
+    /// [`altstack`] are the handler's then.
+    ///
+    /// [`blocked`]: ThreadState::blocked
+    /// [`altstack`]: ThreadState::altstack
+    pub in_handler: Option<SigNo>,
     /// The system call that it was waiting in, if that has not ended.
     pub interrupted: Option<InterruptedCall>,
 }
@@ -128,6 +134,7 @@ impl ThreadState {
             pending: Pending::default(),
             interrupted: None,
             parent_death_signal: None,
+            in_handler: None,
         }
     }
 
@@ -243,6 +250,13 @@ impl Codec for Rlimit {
     }
 }
 
+fn signal_or_none(number: u32) -> Result<Option<SigNo>, FieldError> {
+    match number {
+        0 => Ok(None),
+        signo => SigNo::from_proto(&signo).map(Some),
+    }
+}
+
 /// Without the queue, which may be larger than an entry: it follows in `QueueChunk`s.
 impl Codec for ThreadState {
     type Message = pb::Thread;
@@ -255,6 +269,7 @@ impl Codec for ThreadState {
             altstack: Some(self.altstack.to_proto()).into(),
             private_bits: self.pending.bits.bits(),
             parent_death_signal: self.parent_death_signal.map_or(0, |s| s.to_proto()),
+            in_handler: self.in_handler.map_or(0, |s| s.to_proto()),
             interrupted: self.interrupted.as_ref().map(Codec::to_proto).into(),
             ..pb::Thread::default()
         }
@@ -270,13 +285,10 @@ impl Codec for ThreadState {
                 bits: SigSet::from_bits(message.private_bits),
                 queue: Vec::new(),
             },
-            parent_death_signal: match message.parent_death_signal {
-                0 => None,
-                signo => Some(
-                    SigNo::from_proto(&signo)
-                        .map_err(|error| error.within("parent_death_signal"))?,
-                ),
-            },
+            parent_death_signal: signal_or_none(message.parent_death_signal)
+                .map_err(|error| error.within("parent_death_signal"))?,
+            in_handler: signal_or_none(message.in_handler)
+                .map_err(|error| error.within("in_handler"))?,
             interrupted: message
                 .interrupted
                 .as_ref()

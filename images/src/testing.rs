@@ -36,6 +36,7 @@ pub(crate) fn sample() -> ProcessState {
         pending: Pending::default(),
         interrupted: None,
         parent_death_signal: None,
+        in_handler: Some(SigNo::USR1),
     };
     let thread = ThreadState {
         ids: ns_ids([4712, 42]),
@@ -365,6 +366,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                                 pending,
                                 interrupted,
                                 parent_death_signal,
+                                in_handler: parent_death_signal,
                             }
                         },
                     )

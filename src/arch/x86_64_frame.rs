@@ -67,6 +67,57 @@ fn frame(top: u64, compat: bool, fpu: u64) -> u64 {
     top.wrapping_sub(start)
 }
 
+/// A frame that the kernel has built for a handler, as far as can be told by what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandlerFrame {
+    /// Where the handler returns to. `None` in a 32-bit program, where it may be the vDSO.
+    pub restorer: Option<u64>,
+    /// The mask that its return puts in force.
+    pub mask: u64,
+    /// The signal's number, or whatever lies there if the handler takes no siginfo.
+    pub signo: i32,
+}
+
+impl HandlerFrame {
+    /// How many bytes have to be known: `struct rt_sigframe` (arch/x86/include/asm/sigframe.h).
+    pub const SIZE: usize = 440;
+
+    /// The frame that begins with `bytes`, at `address`. `None` if there is none.
+    pub fn at(bytes: &[u8], address: u64, compat: bool) -> Option<HandlerFrame> {
+        if bytes.len() < HandlerFrame::SIZE {
+            return None;
+        }
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| bytes[at + n]));
+        let int = |at: usize| u32::from_le_bytes(std::array::from_fn(|n| bytes[at + n]));
+        if compat {
+            // pretcode, sig, pinfo, puc, info, uc: the two pointers are into the frame itself. (`struct rt_sigframe_ia32`)
+            const INFO: u64 = 16;
+            const UCONTEXT: u16 = 16 + 128;
+            let is_one = u64::from(int(8)) == address + INFO
+                && u64::from(int(12)) == address + u64::from(UCONTEXT);
+            return is_one.then(|| HandlerFrame {
+                restorer: None,
+                mask: long(usize::from(UCONTEXT) + 108),
+                signo: int(4).cast_signed(),
+            });
+        }
+        // pretcode, uc, info. In uc: flags, link, stack, the registers with `cs` and `oldmask`, the mask.
+        const CONTEXT: usize = 8;
+        const REGISTERS: usize = CONTEXT + 40;
+        let selector = long(REGISTERS + 18 * 8) & 0xffff;
+        let mask = long(CONTEXT + 296);
+        let is_one = address % 16 == 8
+            && long(CONTEXT + 8) == 0
+            && matches!(selector, 0x33 | 0x23)
+            && long(REGISTERS + 21 * 8) == mask;
+        is_one.then(|| HandlerFrame {
+            restorer: Some(long(0)),
+            mask,
+            signo: int(CONTEXT + 304).cast_signed(),
+        })
+    }
+}
+
 /// Size of what is stored of the floating-point and vector registers. Asked once: in a virtual machine every CPUID is
 /// a trap, and a few thousand of them took 5 ms.
 fn fpu_state() -> u64 {

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use criu_signals::images::{Comparison, Difference, Field, Place, ProcessState, compare_all};
+use criu_signals::images::{
+    Comparison, Difference, Field, Place, Printable, ProcessState, compare_all,
+};
 use serde_json::{Value, json};
 
-use super::show::{pids, printable};
+use super::show::pids;
 use super::source::{self, Extent, Found};
 use super::style::{BOLD, DIM, NAME, WARN};
 use super::{Context, DIFFERS, Failure};
@@ -129,8 +131,8 @@ fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
                     "{NAME}{} {}{NAME:#}\n  {DIM}A{DIM:#}  {}\n  {DIM}B{DIM:#}  {}",
                     difference.place,
                     difference.field,
-                    printable(&difference.dumped),
-                    printable(&difference.found)
+                    Printable::from(&difference.dumped),
+                    Printable::from(&difference.found)
                 )?;
             }
             match comparison.differences.len() {
@@ -160,8 +162,8 @@ fn head(out: &mut impl Write, side: &str, found: &Found) -> io::Result<()> {
     writeln!(
         out,
         "{DIM}{side}{DIM:#}  {BOLD}{}{BOLD:#} ({}), pid {}",
-        found.name,
-        printable(&process.comm),
+        Printable::from(&found.name),
+        Printable::from(&process.comm),
         pids(process, found.origin)
     )
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use criu_signals::images::{Image, Pid, image};
-use criu_signals::snapshot::{self, Mapping, Pair};
+use criu_signals::snapshot::{self, Mapping, Pair, Unmapped};
 use criu_signals::{machine, record};
 
 use super::{Failure, source};
@@ -25,6 +25,10 @@ pub struct Pairs {
     /// several times.
     #[arg(long = "map", value_name = "OLD:NEW")]
     mappings: Vec<Mapping>,
+    /// With --map: the images that are not mapped are meant for the other processes of the pid namespaces that the mapped
+    /// ones are in. Without this, they are left out.
+    #[arg(long, requires = "mappings")]
+    others: bool,
     /// How many pending signals and POSIX timers all images together may hold. Without this, as many as a user's processes
     /// can have on this machine: half of kernel.threads-max, or this command's own hard RLIMIT_SIGPENDING.
     #[arg(long, value_name = "N")]
@@ -34,7 +38,18 @@ pub struct Pairs {
 impl Pairs {
     /// Reads the images and finds their processes.
     pub fn find(&self) -> Result<Vec<Pair>, Failure> {
-        Ok(snapshot::pair(self.images()?, &self.mappings, &self.only)?)
+        let unmapped = if self.others {
+            Unmapped::Found
+        } else {
+            Unmapped::LeftOut
+        };
+        let images = self.images()?;
+        Ok(snapshot::pair(
+            images,
+            &self.mappings,
+            unmapped,
+            &self.only,
+        )?)
     }
 
     fn images(&self) -> Result<Vec<Image>, Failure> {

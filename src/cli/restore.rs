@@ -51,6 +51,12 @@ impl Restore {
         let pairs = self.pairs.find()?;
         context.hand_over()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
+        let mut out = context.stdout();
+        // Before anything is done to them, and whatever becomes of it.
+        for pair in &pairs {
+            writeln!(out, "{pair}")?;
+        }
+        out.flush()?;
         let options = Options {
             arrived: if self.exact {
                 Arrived::TakenOut
@@ -62,13 +68,11 @@ impl Restore {
         let mut console = Console::begin()?;
         let reports = snapshot::restore(&pairs, options, context.timeout, &mut console);
         console.end()?;
-        let mut out = context.stdout();
         for what in others {
             writeln!(out, "{what}")?;
         }
         let (mut failed, mut differs) = (false, false);
         for (pair, report) in pairs.iter().zip(reports?) {
-            writeln!(out, "{pair}")?;
             match report {
                 Ok(report) => {
                     differs |= !matches!(report.verdict(), Verdict::Verified | Verdict::Repaired);

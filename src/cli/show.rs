@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Aspect, Disposition, InterruptedCall, NsIds, Pending, ProcessState, SigSet, ThreadState, json,
+    Aspect, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState, SigSet,
+    ThreadState, json,
 };
 use criu_signals::machine::Machine;
 
@@ -124,8 +125,8 @@ impl<W: Write> Table<'_, W> {
         writeln!(
             self.out,
             "{BOLD}{}{BOLD:#} ({NAME}{}{NAME:#}{kind}), {}",
-            found.name,
-            printable(&process.comm),
+            Printable::from(&found.name),
+            Printable::from(&process.comm),
             process.run_state
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;
@@ -343,6 +344,11 @@ impl<W: Write> Table<'_, W> {
             _ => format!("each its own, like {}", first.altstack),
         };
         self.known(4, "altstack", Aspect::AltStacks, &stack)?;
+        if let Some(signo) = first.in_handler {
+            let text =
+                format!("{WARN}of {signo}{WARN:#}: what is blocked is blocked until it returns");
+            self.row(4, "in a handler", &text)?;
+        }
         if let Some(signo) = first.parent_death_signal {
             self.row(4, "parent death", &signo.to_string())?;
         }
@@ -383,8 +389,8 @@ fn is_alike(a: &ThreadState, b: &ThreadState) -> bool {
         Some((call.number, call.code, call.whole_timeout, call.timeout))
     };
     let stack = |thread: &ThreadState| (thread.altstack.flags, thread.altstack.size);
-    (a.blocked, a.saved_mask, a.parent_death_signal)
-        == (b.blocked, b.saved_mask, b.parent_death_signal)
+    (a.blocked, a.saved_mask, a.parent_death_signal, a.in_handler)
+        == (b.blocked, b.saved_mask, b.parent_death_signal, b.in_handler)
         && a.pending == b.pending
         && stack(a) == stack(b)
         && call(a) == call(b)
@@ -470,13 +476,6 @@ fn seconds(nanoseconds: u64) -> String {
     )
 }
 
-/// A name may hold anything that prctl(PR_SET_NAME) was given: no terminal is to act upon it.
-pub fn printable(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use criu_signals::images::SigNo;
@@ -501,11 +500,6 @@ mod tests {
         threads[1].altstack.sp = 4096;
         threads[2].blocked = SigNo::HUP.into();
         assert_eq!(groups(&threads), [vec![0, 1, 3], vec![2]]);
-    }
-
-    #[test]
-    fn no_name_moves_the_cursor() {
-        assert_eq!(printable("a\x1b[2Jb\u{9b}"), "a?[2Jb?");
     }
 
     #[test]

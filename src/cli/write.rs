@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use criu_signals::images::text::Dialect;
-use criu_signals::live;
+use criu_signals::live::{self, Addresses};
 
 use super::cat::{Place, place};
 use super::{Context, Failure};
@@ -35,6 +35,9 @@ pub struct Write {
     /// rest tells whose text it is.
     #[arg(long = "2007")]
     of_2007: bool,
+    /// Write addresses of handlers, and of what they return to, even where the process has no code.
+    #[arg(long)]
+    force: bool,
 }
 
 impl Write {
@@ -53,10 +56,19 @@ impl Write {
         context.hand_over()?;
         let Place { subject, file } = self.place;
         let dialect = self.of_2007.then_some(Dialect::Patches);
-        live::write(subject, file, &text, dialect, context.timeout).map_err(|e| match e {
+        let addresses = if self.force {
+            Addresses::AsWritten
+        } else {
+            Addresses::Checked
+        };
+        let said = live::write(subject, file, &text, dialect, addresses, context.timeout);
+        let said = said.map_err(|e| match e {
             live::WriteError::Text(e) => Failure::from(format!("{name}: {e}")),
             live::WriteError::Process(e) => e.into(),
         })?;
+        for what in said {
+            eprintln!("criu-signals: {what}");
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

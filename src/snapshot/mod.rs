@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 pub use cgroup::Cgroup;
 pub use dump::{Snapshot, take, write};
-pub use names::{Mapping, Pair, pair};
+pub use names::{Mapping, Pair, Unmapped, pair};
 pub use restore::{Options, restore};
 pub use stop::{Stopped, Target};
 pub use verify::verify;

@@ -17,10 +17,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use criu_signals_images::{
-    Difference, Field, Fields, Image, Notify, NsIds, Pending, Pid, Place, ProcessState, Siginfo,
-    ThreadState, image,
+    Difference, Field, Fields, Image, Notify, NsIds, Pending, Pid, Place, Printable, ProcessState,
+    Siginfo, ThreadState, image,
 };
 
 use crate::error::{Cause, Error, Phase, Result};
@@ -64,10 +65,14 @@ pub struct Pair {
     pub pid: Pid,
     ids: NsIds,
     pid_ns: u64,
+    /// The file that the process executes, or its name.
+    program: String,
+    age: Option<Duration>,
 }
 
 impl fmt::Display for Pair {
-    /// `signals-1.img: pid 4711 (1 in pid namespace 4026532201)`.
+    /// `signals-1.img: pid 4711 (1 in pid namespace 4026532201), /usr/bin/web, started 35 s ago`. A number alone would be
+    /// whoever's the maker of the image has chosen.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = image::file_name(self.image.process.ids.innermost());
         write!(f, "{name}: pid {}", self.pid)?;
@@ -79,7 +84,11 @@ impl fmt::Display for Pair {
                 self.pid_ns
             )?;
         }
-        Ok(())
+        write!(f, ", {}", Printable::from(&self.program))?;
+        match self.age {
+            Some(age) => write!(f, ", started {} s ago", age.as_secs()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -92,8 +101,10 @@ impl Pair {
         Ok(Pair {
             image,
             pid,
-            ids: status.ids,
             pid_ns: proc::pid_namespace(pid)?,
+            program: proc::executable(pid)?.unwrap_or(status.comm),
+            age: proc::age(pid),
+            ids: status.ids,
         })
     }
 
@@ -103,11 +114,25 @@ impl Pair {
     }
 }
 
+/// What becomes of images that are not mapped, where some are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmapped {
+    /// They are left out: who names a process means no other.
+    LeftOut,
+    /// They are for the other processes of the namespaces that the mapped ones are in.
+    Found,
+}
+
 /// Finds the process of each image. With `only`, those images alone whose process is among these.
 ///
 /// # Errors
 /// If one is not to be found, or a mapping or one of `only` has no image.
-pub fn pair(images: Vec<Image>, mappings: &[Mapping], only: &[Pid]) -> Result<Vec<Pair>> {
+pub fn pair(
+    mut images: Vec<Image>,
+    mappings: &[Mapping],
+    unmapped: Unmapped,
+    only: &[Pid],
+) -> Result<Vec<Pair>> {
     let named = |old: i32| image::file_name(old);
     let mut targets = HashSet::new();
     for mapping in mappings {
@@ -124,6 +149,10 @@ pub fn pair(images: Vec<Image>, mappings: &[Mapping], only: &[Pid]) -> Result<Ve
                 format!("pid {} is named twice", mapping.new),
             ));
         }
+    }
+    if !mappings.is_empty() && unmapped == Unmapped::LeftOut {
+        let is_mapped = |old: i32| mappings.iter().any(|mapping| mapping.old == old);
+        images.retain(|image| is_mapped(image.process.ids.innermost()));
     }
     let mut known: HashMap<i32, Pid> = mappings.iter().map(|m| (m.old, m.new)).collect();
     if known.len() != mappings.len() {
@@ -182,8 +211,8 @@ fn failed(mapping: &Mapping, why: String) -> Error {
 fn no_process(process: &ProcessState) -> Error {
     let (old, pid_ns) = (process.ids.innermost(), process.pid_ns);
     let why = format!(
-        "no process that can be looked at is {old} in pid namespace {pid_ns}: name one with --map {old}:PID, the others \
-         of its namespace are found by that"
+        "no process that can be looked at is {old} in pid namespace {pid_ns}: name one with --map {old}:PID; with --others \
+         those of its namespace are found by that"
     );
     Error::new(
         format!("find the process of {}", image::file_name(old)),
@@ -380,6 +409,8 @@ mod tests {
             pid: Pid::new(new[0]).unwrap(),
             ids: ids(new),
             pid_ns: new_ns,
+            program: String::new(),
+            age: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use criu_signals_images::{Disposition, ProcessState, ThreadState};
+use criu_signals_images::{Disposition, Printable, ProcessState, ThreadState};
 
 use super::names::{Pair, missing_threads, translated};
 use super::stop::Stopped;
@@ -48,6 +48,7 @@ pub fn restore(
             let wanted = translated(&pairs[at], &now, pairs);
             if !options.force {
                 refuse_lost_addresses(&wanted, &now)
+                    .and_then(|()| refuse_handlers(&wanted, &now))
                     .map_err(|e| e.during(Phase::Verify, process.pid()))?;
             }
             plan.push((at, process, now, wanted));
@@ -81,10 +82,12 @@ fn put_back(
 /// The addresses of handlers and stacks mean something only in the program that they were taken from.
 fn refuse_other_program(pair: &Pair) -> Result<()> {
     let dumped = &pair.image.process;
-    match (&dumped.exe, proc::executable(pair.pid)?) {
-        (Some(then), Some(now)) if *then != now => {
+    match (&dumped.exe, &proc::executable(pair.pid)?) {
+        (Some(then), Some(now)) if then != now => {
             return Err(refused(format!(
-                "it executes {now}, and the image is of {then}"
+                "it executes {}, and the image is of {}",
+                Printable::from(now),
+                Printable::from(then)
             )));
         }
         (Some(_), Some(_)) => {}
@@ -92,8 +95,9 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
             let now = proc::SignalStatus::read(pair.pid, pair.pid.into())?.comm;
             if now != dumped.comm {
                 return Err(refused(format!(
-                    "it is {now}, and the image is of {}",
-                    dumped.comm
+                    "it is {}, and the image is of {}",
+                    Printable::from(&now),
+                    Printable::from(&dumped.comm)
                 )));
             }
         }
@@ -106,6 +110,33 @@ fn refused(why: impl std::fmt::Display) -> Error {
         "look at the program",
         Cause::Unsupported(format!("{why}. --force restores all the same").into()),
     )
+}
+
+/// The mask and the alternate stack of a thread in a handler are not for good. Put into a thread that is in none they would
+/// be, and those that are put into a thread which is in one are gone when that returns.
+fn refuse_handlers(wanted: &ProcessState, now: &ProcessState) -> Result<()> {
+    for thread in &wanted.threads {
+        let Some(found) = now.threads.iter().find(|found| found.ids == thread.ids) else {
+            continue;
+        };
+        let same =
+            thread.lasting_mask() == found.lasting_mask() && thread.altstack == found.altstack;
+        let why = match (thread.in_handler, found.in_handler) {
+            _ if same => continue,
+            (None, None) => continue,
+            (Some(signo), _) => format!(
+                "thread {} was in its handler of {signo} at the dump: what it blocked then would stay blocked for good, as \
+                 that handler's return, which would put back the mask, is not to come",
+                thread.ids.outermost()
+            ),
+            (None, Some(signo)) => format!(
+                "thread {} is in its handler of {signo} now, whose return will put back the mask from before it",
+                thread.ids.outermost()
+            ),
+        };
+        return Err(refused(why));
+    }
+    Ok(())
 }
 
 /// The program may be the same, and its addresses be others: it was started anew, and is laid out at random.

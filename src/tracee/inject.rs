@@ -263,6 +263,11 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(result)
     }
 
+    /// The process's memory.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The process that it works on.
     pub fn process(&self) -> &'p StoppedProcess<Owner> {
         self.process

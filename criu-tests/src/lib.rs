@@ -9,7 +9,8 @@
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
 //! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it, [`cases`] one of any
 //! function. [`containers`] does it under container engines. [`gaps`] is the table of what CRIU loses, [`zdtm`] runs
-//! CRIU's own suite. [`work`] kills the command `criu-signals`.
+//! CRIU's own suite. [`work`] kills the command `criu-signals`; [`mounted`] is
+//! its mount, and those who use it.
 
 #![deny(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod criu;
 pub mod curve;
 pub mod gaps;
 pub mod harness;
+pub mod mounted;
 pub mod ns;
 pub mod plugin;
 pub mod procfs;

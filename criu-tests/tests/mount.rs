@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, PermissionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::text::SigFile;
 use criu_tests::cases::{self, CHECK, Test, start, test};
 use criu_tests::config;
+use criu_tests::mounted::{Mounted, errno};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::six::{EMPTY, Sleeper, Way, entry, mask, rewrite, run};
@@ -57,7 +58,7 @@ fn tests() -> Vec<Test> {
     });
     mounted("rewritten.altstacks", |dir| rewritten("altstacks", dir));
     mounted("rewritten.posix_timer", |dir| rewritten("posix_timer", dir));
-    mounted("pieces", pieces);
+    mounted("one-write", one_write);
     mounted("errors", errors);
     mounted("snapshots", snapshots);
     mounted("at-the-same-time", at_the_same_time);
@@ -71,42 +72,6 @@ fn tests() -> Vec<Test> {
         Decision::Skip(why) => println!("SKIP by-a-user: {why}"),
     }
     tests
-}
-
-/// Mounted where everybody can get. Unmounted when dropped.
-struct Mounted {
-    at: PathBuf,
-}
-
-impl Mounted {
-    fn new() -> Result<Mounted> {
-        let at = PathBuf::from("/run/sig");
-        fs::create_dir(&at)?;
-        for folder in ["/run", "/run/sig"] {
-            fs::set_permissions(folder, PermissionsExt::from_mode(0o755))?;
-        }
-        let done = run(&["mount", "/run/sig"], b"")?;
-        ensure!(
-            done.status.success(),
-            "mount: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        Ok(Mounted { at })
-    }
-
-    fn way(&self) -> Way {
-        Way::Mount(self.at.clone())
-    }
-
-    fn path(&self, pid: Pid, file: SigFile) -> PathBuf {
-        self.at.join(format!("{pid}/sig/{file}"))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = run(&["unmount", "/run/sig"], b"");
-    }
 }
 
 /// What takes the place of `/proc/$p/sig/FILE` in the commands of 2007.
@@ -332,62 +297,61 @@ fn writer(mount: &Mounted, pid: Pid, file: SigFile) -> Result<File> {
     Ok(OpenOptions::new().write(true).open(mount.path(pid, file))?)
 }
 
-fn pieces(_: &RunDir) -> Result<()> {
+/// One write(2) is one text: it is true when the call returns, or nothing is changed. What is kept for later could be
+/// finished by somebody else.
+fn one_write(_: &RunDir) -> Result<()> {
+    use nix::libc;
     let mount = Mounted::new()?;
     let (_sleeper, pid) = Sleeper::start(&[10, 34])?;
     let read = |file| Way::Library.read(pid, pid, file);
-    // A queue is one text, made true when it is closed.
     let queue = mask(&[10, 34]) + &entry(10) + &entry(34) + &entry(34);
-    for size in [1, 7, 64, 65, 66, 4096] {
-        let mut file = writer(&mount, pid, SigFile::Pending)?;
-        for piece in queue.as_bytes().chunks(size) {
-            file.write_all(piece)?;
-            ensure!(read(SigFile::Pending)? == EMPTY, "before the end");
-        }
-        drop(file);
-        ensure!(read(SigFile::Pending)? == queue, "pieces of {size}");
-        Way::Library.write(pid, pid, SigFile::Pending, EMPTY)?;
-    }
-    // fsync(2) does it, too; and what is written after that makes the text longer.
     let mut file = writer(&mount, pid, SigFile::Pending)?;
-    let (first, second) = queue.split_at(queue.len() - entry(34).len());
-    file.write_all(first.as_bytes())?;
-    file.sync_all()?;
-    ensure!(read(SigFile::Pending)? == first);
-    file.write_all(second.as_bytes())?;
-    file.sync_all()?;
+    file.write_all(queue.as_bytes())?;
     ensure!(read(SigFile::Pending)? == queue);
-    // A line of the others, when it is complete.
+    // And again through the same descriptor, wherever it stands. Without the last newline it is the same text.
+    file.write_all(EMPTY.as_bytes())?;
+    ensure!(read(SigFile::Pending)? == EMPTY);
+    file.write_all(queue.trim_end().as_bytes())?;
+    ensure!(read(SigFile::Pending)? == queue);
+    // A piece is no text, and is not kept.
+    let (first, rest) = queue.split_at(70);
+    ensure!(errno(file.write_all(first.as_bytes())) == libc::EINVAL);
+    ensure!(errno(file.write_all(rest.as_bytes())) == libc::EINVAL);
+    file.sync_all()?;
+    drop(file);
+    ensure!(read(SigFile::Pending)? == queue);
+    // Some lines of the 64, as one text.
     let mut file = writer(&mount, pid, SigFile::Action)?;
     let line = |signo| format!("{signo} 0 {} 1 0\n", EMPTY.trim());
-    let both = line(12) + &line(16);
     let ignored = || status_mask(pid, "SigIgn").map(|set| (set >> 11 & 1, set >> 15 & 1));
-    let half = line(12).len() + 10;
-    for (piece, expected) in [
-        (&both[..10], (0, 0)),
-        (&both[10..half], (1, 0)),
-        (&both[half..], (1, 1)),
-    ] {
-        file.write_all(piece.as_bytes())?;
-        ensure!(ignored()? == expected, "after {piece:?}: {:?}", ignored()?);
-    }
-    // One that does not end, when it is closed; a mask has its length.
+    file.write_all(line(12).as_bytes())?;
+    ensure!(ignored()? == (1, 0));
+    file.write_all((line(12) + &line(16)).as_bytes())?;
+    ensure!(ignored()? == (1, 1));
     let mut file = writer(&mount, pid, SigFile::AltStack)?;
     file.write_all(b"4096 16384 0")?;
-    ensure!(read(SigFile::AltStack)? == "0 0 2\n");
-    drop(file);
     ensure!(read(SigFile::AltStack)? == "4096 16384 0\n");
     let mut file = writer(&mount, pid, SigFile::Blocked)?;
     file.write_all(&mask(&[10, 34, 40]).as_bytes()[..64])?;
     ensure!(read(SigFile::Blocked)? == mask(&[10, 34, 40]));
-    // And again through the same descriptor, wherever it stands.
-    file.write_all(mask(&[10, 34]).as_bytes())?;
-    ensure!(read(SigFile::Blocked)? == mask(&[10, 34]));
+    // The longest text there may be, and what might be a piece of a longer one; `cat` writes pieces of that length.
+    let mut file = writer(&mount, pid, SigFile::Pending)?;
+    ensure!(file.metadata()?.blksize() == 1 << 19);
+    let long = |length: usize| {
+        let entries = entry(34).repeat((length - EMPTY.len()) / entry(34).len());
+        let text = mask(&[34]) + &entries;
+        let blanks = " ".repeat(length - text.len());
+        text.replacen("\nsig 34:", &format!("\nsig 34:{blanks}"), 1)
+    };
+    file.write_all(long((1 << 19) - 1).as_bytes())?;
+    let written = read(SigFile::Pending)?;
+    ensure!(written.len() > 500_000, "{}", written.len());
+    for length in [1 << 19, (1 << 19) + 1, 1 << 20, (1 << 21) + 1] {
+        let e = errno(file.write_all(long(length).as_bytes()));
+        ensure!(e == libc::EFBIG, "{length}: {e}");
+    }
+    ensure!(read(SigFile::Pending)? == written);
     Ok(())
-}
-
-fn errno<T>(result: std::io::Result<T>) -> i32 {
-    result.err().and_then(|e| e.raw_os_error()).unwrap_or(0)
 }
 
 /// Each where the writer sees it; and nothing is changed.
@@ -403,38 +367,32 @@ fn errors(_: &RunDir) -> Result<()> {
             .collect::<Result<Vec<_>>>()
     };
     let before = all()?;
-    // write(2), and fsync(2) or close(2).
-    for (file, text, at_write, at_sync) in [
-        (SigFile::Blocked, "nonsense\n".to_owned(), libc::EINVAL, 0),
-        (SigFile::Blocked, "nonsense".to_owned(), 0, libc::EINVAL),
+    for (file, text, expected) in [
+        (SigFile::Blocked, "nonsense\n".to_owned(), libc::EINVAL),
+        (SigFile::Blocked, "nonsense".to_owned(), libc::EINVAL),
         (
             SigFile::Action,
             format!("12 0 {} 1 0\n12 0\n", EMPTY.trim()),
             libc::EINVAL,
-            0,
         ),
         (
             SigFile::Action,
             format!("9 0 {} 1 0\n", EMPTY.trim()),
             libc::EINVAL,
-            0,
         ),
-        (SigFile::AltStack, "4096 1 0\n".to_owned(), libc::ENOMEM, 0),
-        (SigFile::Pending, mask(&[34]) + "sig 34\n", libc::EINVAL, 0),
-        (SigFile::Pending, mask(&[9]), 0, libc::EINVAL),
-        (SigFile::Pending, mask(&[34]) + &entry(10), 0, libc::EINVAL),
+        (SigFile::AltStack, "4096 1 0\n".to_owned(), libc::ENOMEM),
+        (SigFile::Pending, mask(&[34]) + "sig 34\n", libc::EINVAL),
+        (SigFile::Pending, mask(&[9]), libc::EINVAL),
+        (SigFile::Pending, mask(&[34]) + &entry(10), libc::EINVAL),
         (
             SigFile::SharedPending,
             mask(&[10]) + &entry(10) + &entry(10),
-            0,
             libc::EINVAL,
         ),
     ] {
         let mut open = writer(&mount, pid, file)?;
         let wrote = errno(open.write_all(text.as_bytes()));
-        ensure!(wrote == at_write, "{file} {text:?}: write: {wrote}");
-        let synced = errno(open.sync_all());
-        ensure!(synced == at_sync, "{file} {text:?}: fsync: {synced}");
+        ensure!(wrote == expected, "{file} {text:?}: write: {wrote}");
         drop(open);
         ensure!(all()? == before, "{file} {text:?} changed something");
     }
@@ -541,7 +499,7 @@ fn as_user(uid: u32, command: &str) -> Result<Output> {
 }
 
 fn other_uid(_: &RunDir) -> Result<()> {
-    let mount = Mounted::new()?;
+    let mount = Mounted::for_all()?;
     let (_root, of_root) = Sleeper::start(&[])?;
     let (_own, own) = Sleeper::of(NOBODY)?;
     let (_other, other) = Sleeper::of(NOBODY - 1)?;
@@ -588,8 +546,7 @@ fn other_uid(_: &RunDir) -> Result<()> {
     Ok(())
 }
 
-/// Mounted by somebody without any right: he has his own processes' files, and nobody else has any, unless fuse.conf says
-/// that users may let others in.
+/// Mounted by somebody without any right: he has his own processes' files, and nobody else has any, whatever fuse.conf says.
 fn by_a_user(_: &RunDir) -> Result<()> {
     use nix::libc;
     use nix::mount::{MsFlags, mount};
@@ -635,14 +592,18 @@ fn by_a_user(_: &RunDir) -> Result<()> {
             let said = String::from_utf8_lossy(&done.stderr);
             ensure!(said.contains("Permission denied"), "{pid}: {done:?}");
         }
-        // Others may look round at most: who they are is not for this server to see, and so they may open nothing.
-        let listed = fs::read_dir("/run/own");
-        ensure!(errno(listed) == if others_too { 0 } else { libc::EACCES });
+        ensure!(errno(fs::read_dir("/run/own")) == libc::EACCES);
         for pid in [of_root, own] {
             let read = fs::read(format!("/run/own/{pid}/sig/blocked"));
             ensure!(errno(read) == libc::EACCES, "{pid}");
         }
         done("/run/criu-signals unmount /run/own")?;
+        let refused = as_user(NOBODY, "/run/criu-signals mount --allow-other /run/own")?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            refused.status.code() == Some(2) && said.contains("is for root"),
+            "{said}"
+        );
         ensure!(fs::read_dir("/run/own")?.next().is_none());
     }
     Ok(())

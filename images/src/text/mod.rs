@@ -7,7 +7,6 @@ mod action;
 mod altstack;
 mod line;
 mod mask;
-mod pieces;
 mod queue;
 mod waiters;
 
@@ -19,7 +18,6 @@ use crate::disposition::Dispositions;
 use crate::sigset::SigSet;
 
 pub use action::{Action, Actions};
-pub use pieces::Pieces;
 pub use queue::{Preallocated, WrittenQueue};
 pub use waiters::{WaitCall, WaitFor, Waiter};
 
@@ -172,7 +170,7 @@ pub fn render_blocked(blocked: SigSet) -> String {
 pub use queue::render as render_queue;
 pub use waiters::render as render_waiters;
 
-/// Line by line, so that a text may come in pieces.
+/// Line by line.
 #[derive(Debug, Clone)]
 struct Parser {
     dialect: Option<Dialect>,

@@ -1,210 +1,127 @@
-//! The file system: each request worked out for the process that made it.
+//! The file system. The server's threads take requests and give answers; what is asked is found out by processes that are
+//! what the caller is ([`super::visit`]), so that nothing is done by the rights of the server.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use criu_signals::error::{Cause, Error};
 use criu_signals::images::Pid;
-use criu_signals::images::text::{Pieces, SigFile, Written};
-use criu_signals::live::{Held, Subject};
-use criu_signals::{live, proc};
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request as FuseRequest, TimeOrNow, WriteFlags,
 };
-use procfs::FromRead;
-use procfs::process::Status;
+use nix::errno::Errno;
 
-use super::access::{self, Caller};
+use super::fair::{Share, Shares, Turns, lock};
+use super::identity::{Caller, Identity};
 use super::node::Node;
+use super::visit::{self, Act, Answer, Attr, Done, Opened, Request, What};
+use super::workers::Workers;
 
 /// Nothing is cached: a task may be gone at once, and its number another's.
 const NO_TIME: Duration = Duration::ZERO;
-/// How many processes are worked on at a time, at least.
-const LOCKS: usize = 64;
+/// What the kernel hands over of a write(2) at once. It holds a text that may be written, wherever in a page that begins.
+const MAX_WRITE: u32 = 1 << 20;
+/// A text of this length or more may be a piece of a longer one. Programs that copy write pieces of this size, as it is
+/// st_blksize.
+const TOO_LONG: usize = 1 << 19;
+/// Descriptors of the server's for anything but open files.
+const OWN_FILES: u64 = 512;
 
 /// What is served below the mount point.
-pub struct SigFs {
+#[derive(Clone)]
+pub struct SigFs(Arc<Server>);
+
+/// What answers need, whichever thread gives them.
+struct Server {
     timeout: Duration,
+    /// What all of its threads are, always.
+    own: Identity,
     /// Is it mounted, and are requests answered?
     serving: Arc<AtomicBool>,
-    open: Mutex<HashMap<u64, Arc<Mutex<Open>>>>,
+    workers: Workers,
+    turns: Arc<Turns>,
+    open: Mutex<HashMap<u64, Arc<Open>>>,
     next: AtomicU64,
-    /// One process has one tracer: requests about one wait for each other.
-    busy: [Mutex<()>; LOCKS],
+    /// Of open files, and of the bytes of texts that are kept for their readers.
+    files: Arc<Shares>,
+    texts: Arc<Shares>,
 }
 
 /// An open file.
 struct Open {
-    subject: Subject,
-    file: SigFile,
-    /// So that a process that got the number later is not taken for it.
-    started: u64,
+    subject: Pid,
+    opened: Opened,
+    /// Of the program that it was opened for.
+    memory: Option<OwnedFd>,
+    /// The opener's, as long as no other may have its number.
+    _user_ns: Option<OwnedFd>,
     /// What a read at offset 0 has found, for the reads behind it.
-    text: Option<String>,
-    pieces: Pieces,
+    text: Mutex<Option<Arc<Text>>>,
+    _share: Share,
+}
+
+struct Text {
+    bytes: Vec<u8>,
+    _share: Share,
 }
 
 type Outcome<T> = Result<T, Errno>;
 
 impl SigFs {
-    pub fn new(timeout: Duration, serving: Arc<AtomicBool>) -> SigFs {
-        SigFs {
+    /// `owner` is the uid that the server runs as.
+    pub fn new(
+        timeout: Duration,
+        owner: u32,
+        workers: Workers,
+        serving: Arc<AtomicBool>,
+    ) -> io::Result<SigFs> {
+        // Two descriptors for each, at most.
+        let files = usize::try_from(file_limit()?.saturating_sub(OWN_FILES) / 4);
+        let files = files.unwrap_or(usize::MAX).min(2048);
+        Ok(SigFs(Arc::new(Server {
             timeout,
+            own: Identity::own()?,
             serving,
+            workers,
+            turns: Turns::start(owner)?,
             open: Mutex::default(),
             next: AtomicU64::new(1),
-            busy: std::array::from_fn(|_| Mutex::new(())),
-        }
+            files: Shares::new(owner, Errno::EMFILE, (files / 8).max(1), files.max(1)),
+            texts: Shares::new(owner, Errno::ENOMEM, 32 << 20, 128 << 20),
+        })))
     }
 
-    fn attr(&self, node: Node) -> Outcome<FileAttr> {
-        if !node.exists() {
-            return Err(Errno::ENOENT);
-        }
-        let (uid, gid) = match node {
-            Node::Root => (0, 0),
-            // Gone since.
-            _ => node
-                .status()
-                .map(|m| (m.uid(), m.gid()))
-                .ok_or(Errno::ENOENT)?,
-        };
-        let (kind, perm) = match node {
-            Node::File(_, file) if file.is_writable() => (FileType::RegularFile, 0o600),
-            Node::File(..) => (FileType::RegularFile, 0o400),
-            _ => (FileType::Directory, 0o555),
-        };
-        let now = SystemTime::now();
-        Ok(FileAttr {
-            ino: INodeNo(node.ino()),
-            // As in /proc: nobody knows before it is read.
-            size: 0,
-            blocks: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            crtime: now,
-            kind,
-            perm,
-            nlink: if node.is_folder() { 2 } else { 1 },
-            uid,
-            gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        })
-    }
-
-    fn handle(&self, fh: FileHandle) -> Outcome<Arc<Mutex<Open>>> {
-        lock(&self.open).get(&fh.0).cloned().ok_or(Errno::EBADF)
-    }
-
-    fn open_file(&self, caller: Caller, ino: INodeNo, flags: OpenFlags) -> Outcome<u64> {
-        let Some(Node::File(subject, file)) = Node::from_ino(ino.0) else {
-            return Err(Errno::EISDIR);
-        };
-        if flags.acc_mode() != OpenAccMode::O_RDONLY && !file.is_writable() {
-            return Err(Errno::EACCES);
-        }
-        let started = proc::start_time(subject.pid).map_err(|_| Errno::ENOENT)?;
-        may_access(caller, subject, file)?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let open = Open {
-            subject,
-            file,
-            started,
-            text: None,
-            pieces: Pieces::new(file, None),
-        };
-        lock(&self.open).insert(number, Arc::new(Mutex::new(open)));
-        Ok(number)
-    }
-
-    fn read_file(
+    /// Has `answer` give the answer when it is the caller's turn.
+    fn later<R: Send + 'static>(
         &self,
-        caller: Caller,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-    ) -> Outcome<Vec<u8>> {
-        let open = self.handle(fh)?;
-        let mut open = lock(&open);
-        if offset == 0 || open.text.is_none() {
-            let text = if open.file == SigFile::Waiters {
-                may_access(caller, open.subject, open.file)?;
-                live::read(open.subject, open.file, self.timeout).map_err(|e| errno(&e))?
-            } else {
-                self.stopped(caller, &open, |held| held.read(open.file))?
-            };
-            open.text = Some(text);
-        }
-        let text = open.text.as_deref().unwrap_or_default().as_bytes();
-        let from = usize::try_from(offset).map_or(text.len(), |offset| offset.min(text.len()));
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Ok(text[from..].iter().take(size).copied().collect())
-    }
-
-    fn write_file(&self, caller: Caller, fh: FileHandle, data: &[u8]) -> Outcome<()> {
-        let open = self.handle(fh)?;
-        let mut open = lock(&open);
-        let written = open.pieces.push(data).map_err(|_| Errno::EINVAL)?;
-        self.apply(caller, &open, written)
-    }
-
-    /// A descriptor is closed, or fsync(2) is called.
-    fn finish(&self, caller: Caller, fh: FileHandle) -> Outcome<()> {
-        let open = self.handle(fh)?;
-        let mut open = lock(&open);
-        let written = open.pieces.finish().map_err(|_| Errno::EINVAL)?;
-        self.apply(caller, &open, written)
-    }
-
-    fn apply(&self, caller: Caller, open: &Open, written: Option<Written>) -> Outcome<()> {
-        match written {
-            None => Ok(()),
-            Some(written) => self.stopped(caller, open, |held| held.write(open.file, &written)),
-        }
-    }
-
-    /// Does `act` while the process is stopped, if the caller may.
-    fn stopped<T>(
-        &self,
-        caller: Caller,
-        open: &Open,
-        act: impl FnOnce(&Held) -> criu_signals::error::Result<T>,
-    ) -> Outcome<T> {
-        let pid = open.subject.pid;
-        let place = usize::try_from(pid.get()).unwrap_or_default() % LOCKS;
-        let _busy = lock(&self.busy[place]);
-        // Before, so that nobody stops what is not his.
-        may_access(caller, open.subject, open.file)?;
-        let held = Held::seize(open.subject, self.timeout).map_err(|e| errno(&e))?;
-        // And now that it can't change: it might have executed a set-user-id program, or be another by now.
-        let still =
-            may_access(caller, open.subject, open.file).and_then(|()| {
-                match proc::start_time(pid) {
-                    Ok(started) if started == open.started => Ok(()),
-                    _ => Err(Errno::ESRCH),
-                }
-            });
-        let done = still.and_then(|()| act(&held).map_err(|e| errno(&e)));
-        held.release().map_err(|e| errno(&e))?;
-        done
+        req: &FuseRequest,
+        reply: R,
+        bytes: usize,
+        target: Option<Pid>,
+        answer: impl FnOnce(&Server, Caller, Outcome<()>, R) + Send + 'static,
+    ) {
+        let server = Arc::clone(&self.0);
+        let caller = caller(req);
+        let work = move |turn| answer(&server, caller, turn, reply);
+        self.0.turns.add(caller.uid, target, bytes, Box::new(work));
     }
 }
 
-/// A panic in another request is no reason for this one to fail.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// As many as there may be.
+fn file_limit() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
-fn caller(req: &Request) -> Caller {
+fn caller(req: &FuseRequest) -> Caller {
     Caller {
         tid: i32::try_from(req.pid()).unwrap_or_default(),
         uid: req.uid(),
@@ -212,74 +129,200 @@ fn caller(req: &Request) -> Caller {
     }
 }
 
-fn may_access(caller: Caller, subject: Subject, file: SigFile) -> Outcome<()> {
-    let may = |pid| {
-        if access::may_trace(caller, pid) {
-            Ok(())
-        } else {
-            Err(Errno::EACCES)
-        }
-    };
-    if file != SigFile::Waiters {
-        // It waits for the answer, and can't be stopped before it has it.
-        if access::is_thread_of(caller, subject.pid) {
-            return Err(Errno::from_i32(libc::EDEADLK));
-        }
-        return may(subject.pid);
+impl Server {
+    fn visit(&self, caller: Caller, what: What) -> Outcome<Done> {
+        Ok(self.have_answered(caller, what, &[], None)?.0)
     }
-    // What is shown is the parent's, and the tracer's.
-    let status = Status::from_file(format!("/proc/{}/status", subject.pid));
-    let status = status.map_err(|_| Errno::ESRCH)?;
-    [subject.pid.get(), status.ppid, status.tracerpid]
-        .into_iter()
-        .filter_map(Pid::new)
-        .filter(|&pid| !access::is_thread_of(caller, pid))
-        .try_for_each(may)
+
+    /// As [`visit`](Self::visit), of an open file.
+    fn visit_open(
+        &self,
+        caller: Caller,
+        open: &Open,
+        act: Act,
+        text: &[u8],
+    ) -> Outcome<(Done, Share)> {
+        let what = What::OfOpen(open.opened.clone(), act);
+        self.have_answered(caller, what, text, open.memory.as_ref())
+    }
+
+    /// With what the text takes of the caller's share.
+    fn have_answered(
+        &self,
+        caller: Caller,
+        what: What,
+        text: &[u8],
+        memory: Option<&OwnedFd>,
+    ) -> Outcome<(Done, Share)> {
+        let request = Request {
+            caller,
+            timeout: self.timeout,
+            what,
+        };
+        let mut share = Share::default();
+        let done = match visit::here(&request, memory, &self.own) {
+            Some(answer) => answer?,
+            None => self.workers.visit(&request, text, memory, |bytes| {
+                share.join(self.texts.take(caller.uid, bytes)?);
+                Ok(())
+            })?,
+        };
+        Ok((done, share))
+    }
+
+    fn attr(&self, caller: Caller, what: What) -> Outcome<FileAttr> {
+        match self.visit(caller, what)?.answer {
+            Answer::Node(found) => shown(&found),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    fn handle(&self, fh: FileHandle) -> Outcome<Arc<Open>> {
+        lock(&self.open).get(&fh.0).cloned().ok_or(Errno::EBADF)
+    }
+
+    fn open_file(&self, caller: Caller, node: u64, subject: Pid) -> Outcome<u64> {
+        let share = self.files.take(caller.uid, 1)?;
+        let Done { answer, files, .. } = self.visit(caller, What::Open(node))?;
+        let Answer::Opened {
+            opened,
+            memory,
+            user_ns,
+        } = answer
+        else {
+            return Err(Errno::EIO);
+        };
+        let mut files = files.into_iter();
+        let memory = memory.then(|| files.next().ok_or(Errno::EIO)).transpose()?;
+        let user_ns = user_ns
+            .then(|| files.next().ok_or(Errno::EIO))
+            .transpose()?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let open = Open {
+            subject,
+            opened: *opened,
+            memory,
+            _user_ns: user_ns,
+            text: Mutex::default(),
+            _share: share,
+        };
+        lock(&self.open).insert(number, Arc::new(open));
+        Ok(number)
+    }
+
+    /// Each read is judged, also of a text that is there already.
+    fn read_file(&self, caller: Caller, open: &Open, offset: u64) -> Outcome<Arc<Text>> {
+        let kept = lock(&open.text).clone().filter(|_| offset > 0);
+        if let Some(text) = kept {
+            self.visit_open(caller, open, Act::Judge, &[])?;
+            return Ok(text);
+        }
+        let (done, share) = self.visit_open(caller, open, Act::Read, &[])?;
+        let text = Arc::new(Text {
+            bytes: done.text.into_bytes(),
+            _share: share,
+        });
+        *lock(&open.text) = Some(Arc::clone(&text));
+        Ok(text)
+    }
 }
 
-fn errno(e: &Error) -> Errno {
-    match e.cause() {
-        Cause::Died => Errno::ESRCH,
-        Cause::Os(errno) => Errno::from_i32(*errno as i32),
-        // A text that can't be made true.
-        Cause::Refused(_) | Cause::NotKept(_) => Errno::EINVAL,
-        Cause::Unsupported(_) => Errno::EOPNOTSUPP,
-        _ => Errno::EIO,
+fn shown(found: &Attr) -> Outcome<FileAttr> {
+    let node = Node::from_ino(found.node).ok_or(Errno::ENOENT)?;
+    let (kind, perm) = match node {
+        Node::File(_, file) if file.is_writable() => (FileType::RegularFile, 0o600),
+        Node::File(..) => (FileType::RegularFile, 0o400),
+        _ => (FileType::Directory, 0o555),
+    };
+    let now = SystemTime::now();
+    Ok(FileAttr {
+        ino: INodeNo(found.node),
+        // As in /proc: nobody knows before it is read.
+        size: 0,
+        blocks: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        crtime: now,
+        kind,
+        perm,
+        nlink: if node.is_folder() { 2 } else { 1 },
+        uid: found.uid,
+        gid: found.gid,
+        rdev: 0,
+        blksize: u32::try_from(TOO_LONG).unwrap_or(u32::MAX),
+        flags: 0,
+    })
+}
+
+fn root() -> Attr {
+    Attr {
+        node: Node::Root.ino(),
+        uid: 0,
+        gid: 0,
+    }
+}
+
+fn code(e: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(e as i32)
+}
+
+fn answer_attr(server: &Server, caller: Caller, turn: Outcome<()>, ino: u64, reply: ReplyAttr) {
+    match turn.and_then(|()| server.attr(caller, What::Attr(ino))) {
+        Ok(attr) => reply.attr(&NO_TIME, &attr),
+        Err(e) => reply.error(code(e)),
     }
 }
 
 impl Filesystem for SigFs {
+    fn init(&mut self, _req: &FuseRequest, config: &mut KernelConfig) -> io::Result<()> {
+        let refused = |_| io::Error::other("the kernel takes no writes of that size");
+        config.set_max_write(MAX_WRITE).map_err(refused).map(drop)
+    }
+
     /// It has been unmounted. What fuser does next is to unmount the folder once more, because up to 0.18 it takes POLLERR
     /// for the sign that its mount is still there, which is that it is gone: that would hit what somebody has mounted there
     /// since.
     fn destroy(&mut self) {
-        if self.serving.load(Ordering::Relaxed) {
+        if self.0.serving.load(Ordering::Relaxed) {
             std::process::exit(0);
         }
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = Node::from_ino(parent.0).and_then(|parent| parent.child(name));
-        match found.ok_or(Errno::ENOENT).and_then(|node| self.attr(node)) {
-            Ok(attr) => reply.entry(&NO_TIME, &attr, Generation(0)),
-            Err(e) => reply.error(e),
-        }
+    fn lookup(&self, req: &FuseRequest, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            return reply.error(code(Errno::ENOENT));
+        };
+        let what = What::Lookup {
+            parent: parent.0,
+            name,
+        };
+        self.later(
+            req,
+            reply,
+            0,
+            None,
+            move |server, caller, turn, reply| match turn.and_then(|()| server.attr(caller, what)) {
+                Ok(attr) => reply.entry(&NO_TIME, &attr, Generation(0)),
+                Err(e) => reply.error(code(e)),
+            },
+        );
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match Node::from_ino(ino.0)
-            .ok_or(Errno::ENOENT)
-            .and_then(|node| self.attr(node))
-        {
-            Ok(attr) => reply.attr(&NO_TIME, &attr),
-            Err(e) => reply.error(e),
+    fn getattr(&self, req: &FuseRequest, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        // Of the top folder nothing has to be found out.
+        if let (true, Ok(attr)) = (ino.0 == Node::Root.ino(), shown(&root())) {
+            return reply.attr(&NO_TIME, &attr);
         }
+        self.later(req, reply, 0, None, move |server, caller, turn, reply| {
+            answer_attr(server, caller, turn, ino.0, reply);
+        });
     }
 
     /// `> FILE` truncates, which means nothing here. Owner and mode can't be changed.
     fn setattr(
         &self,
-        _req: &Request,
+        req: &FuseRequest,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -296,30 +339,26 @@ impl Filesystem for SigFs {
         reply: ReplyAttr,
     ) {
         if mode.is_some() || uid.is_some() || gid.is_some() {
-            return reply.error(Errno::EPERM);
+            return reply.error(code(Errno::EPERM));
         }
-        match Node::from_ino(ino.0)
-            .ok_or(Errno::ENOENT)
-            .and_then(|node| self.attr(node))
-        {
-            Ok(attr) => reply.attr(&NO_TIME, &attr),
-            Err(e) => reply.error(e),
-        }
+        self.later(req, reply, 0, None, move |server, caller, turn, reply| {
+            answer_attr(server, caller, turn, ino.0, reply);
+        });
     }
 
-    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, req: &FuseRequest, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let answer = match Node::from_ino(ino.0) {
             None => Err(Errno::ENOENT),
-            Some(Node::File(subject, file)) => {
+            Some(Node::File(_, file)) => {
                 let refused = mask.contains(AccessFlags::X_OK)
                     || mask.contains(AccessFlags::W_OK) && !file.is_writable();
-                if refused {
-                    Err(Errno::EACCES)
-                } else if mask.is_empty() {
-                    Ok(())
-                } else {
-                    may_access(caller(req), subject, file)
+                if !refused && !mask.is_empty() {
+                    return self.later(req, reply, 0, None, move |server, caller, turn, reply| {
+                        let may = turn.and_then(|()| server.visit(caller, What::Access(ino.0)));
+                        empty(may.map(drop), reply);
+                    });
                 }
+                if refused { Err(Errno::EACCES) } else { Ok(()) }
             }
             Some(_) if mask.contains(AccessFlags::W_OK) => Err(Errno::EACCES),
             Some(_) => Ok(()),
@@ -329,113 +368,152 @@ impl Filesystem for SigFs {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &FuseRequest,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         let Some(node) = Node::from_ino(ino.0).filter(|node| node.is_folder()) else {
-            return reply.error(Errno::ENOTDIR);
+            return reply.error(code(Errno::ENOTDIR));
         };
-        let Some(children) = node.children() else {
-            return reply.error(Errno::ENOENT);
+        self.later(
+            req,
+            reply,
+            0,
+            None,
+            move |server, caller, turn, reply| match turn
+                .and_then(|()| server.visit(caller, What::List(ino.0)))
+            {
+                Ok(Done {
+                    answer: Answer::Names(names),
+                    ..
+                }) => list(node, &names, offset, reply),
+                Ok(_) => reply.error(code(Errno::EIO)),
+                Err(e) => reply.error(code(e)),
+            },
+        );
+    }
+
+    fn open(&self, req: &FuseRequest, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some(Node::File(subject, file)) = Node::from_ino(ino.0) else {
+            return reply.error(code(Errno::EISDIR));
         };
-        // Positions follow from the numbers, so that tasks which come and go meanwhile shift nothing.
-        let dots = [
-            (1, ".".to_owned(), node),
-            (2, "..".to_owned(), node.parent()),
-        ];
-        let entries = children.into_iter().zip(3..).map(|((name, child), place)| {
-            let place = match child {
-                Node::Process(pid) => u64::try_from(pid.get()).unwrap_or_default() + 3,
-                Node::Thread(_, tid) => u64::try_from(tid.get()).unwrap_or_default() + 3,
-                _ => place,
-            };
-            (place, name, child)
-        });
-        for (place, name, node) in dots.into_iter().chain(entries) {
-            let kind = if node.is_folder() {
-                FileType::Directory
-            } else {
-                FileType::RegularFile
-            };
-            if place > offset && reply.add(INodeNo(node.ino()), place, kind, name) {
-                break;
+        if flags.acc_mode() != OpenAccMode::O_RDONLY && !file.is_writable() {
+            return reply.error(code(Errno::EACCES));
+        }
+        self.later(req, reply, 0, None, move |server, caller, turn, reply| {
+            match turn.and_then(|()| server.open_file(caller, ino.0, subject.pid)) {
+                // Past the page cache, which belongs to all openers.
+                Ok(number) => reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO),
+                Err(e) => reply.error(code(e)),
             }
-        }
-        reply.ok();
+        });
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.open_file(caller(req), ino, flags) {
-            // Past the page cache, which would believe the size.
-            Ok(number) => reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO),
-            Err(e) => reply.error(e),
-        }
-    }
-
+    /// A read for the page cache, from where others would have it without being judged, is one of a private mapping, and
+    /// has no lock owner (fuse_do_readpage; fuse_direct_io has one, fs/fuse/file.c).
     fn read(
         &self,
-        req: &Request,
+        req: &FuseRequest,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.read_file(caller(req), fh, offset, size) {
-            Ok(data) => reply.data(&data),
-            Err(e) => reply.error(e),
-        }
+        let open = match self.0.handle(fh) {
+            Ok(open) if lock_owner.is_some() => open,
+            Ok(_) => return reply.error(code(Errno::EIO)),
+            Err(e) => return reply.error(code(e)),
+        };
+        let looks = offset == 0 || lock(&open.text).is_none();
+        let target = looks.then_some(open.subject);
+        self.later(
+            req,
+            reply,
+            0,
+            target,
+            move |server, caller, turn, reply| match turn
+                .and_then(|()| server.read_file(caller, &open, offset))
+            {
+                Ok(text) => {
+                    let length = text.bytes.len();
+                    let from = usize::try_from(offset).map_or(length, |offset| offset.min(length));
+                    let size = usize::try_from(size).unwrap_or(usize::MAX);
+                    reply.data(&text.bytes[from..length.min(from.saturating_add(size))]);
+                }
+                Err(e) => reply.error(code(e)),
+            },
+        );
     }
 
-    /// The offset means nothing, as in /proc: what is written goes on where the last write ended.
+    /// One write(2), one text, wherever it is written to: it is made true before the call returns, and nothing is kept for
+    /// anybody else to finish.
     fn write(
         &self,
-        req: &Request,
+        req: &FuseRequest,
         _ino: INodeNo,
         fh: FileHandle,
         _offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.write_file(caller(req), fh, data) {
-            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
-            Err(e) => reply.error(e),
-        }
+        let open = match self.0.handle(fh) {
+            _ if data.len() >= TOO_LONG => return reply.error(code(Errno::EFBIG)),
+            Ok(open) if lock_owner.is_some() => open,
+            Ok(_) => return reply.error(code(Errno::EIO)),
+            Err(e) => return reply.error(code(e)),
+        };
+        let target = Some(open.subject);
+        let (text, length) = (data.to_vec(), data.len());
+        self.later(
+            req,
+            reply,
+            length,
+            target,
+            move |server, caller, turn, reply| {
+                let done = turn.and_then(|()| server.visit_open(caller, &open, Act::Write, &text));
+                match done {
+                    Ok(_) => reply.written(u32::try_from(length).unwrap_or(u32::MAX)),
+                    Err(e) => reply.error(code(e)),
+                }
+            },
+        );
     }
 
+    /// A descriptor is closed. Nothing is left to do, whoever closes it.
     fn flush(
         &self,
-        req: &Request,
+        _req: &FuseRequest,
         _ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        empty(self.finish(caller(req), fh), reply);
+        reply.ok();
     }
 
+    /// As [`flush`](Self::flush).
     fn fsync(
         &self,
-        req: &Request,
+        _req: &FuseRequest,
         _ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        empty(self.finish(caller(req), fh), reply);
+        reply.ok();
     }
 
     fn release(
         &self,
-        _req: &Request,
+        _req: &FuseRequest,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -443,14 +521,39 @@ impl Filesystem for SigFs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        lock(&self.open).remove(&fh.0);
+        lock(&self.0.open).remove(&fh.0);
         reply.ok();
     }
+}
+
+fn list(node: Node, names: &[(String, u64)], offset: u64, mut reply: ReplyDirectory) {
+    // Positions follow from the numbers, so that tasks which come and go meanwhile shift nothing.
+    let dots = [(1, ".", node.ino()), (2, "..", node.parent().ino())];
+    let entries = names.iter().zip(3..).map(|((name, number), place)| {
+        let place = match Node::from_ino(*number) {
+            Some(Node::Process(pid)) => u64::try_from(pid.get()).unwrap_or_default() + 3,
+            Some(Node::Thread(_, tid)) => u64::try_from(tid.get()).unwrap_or_default() + 3,
+            _ => place,
+        };
+        (place, name.as_str(), *number)
+    });
+    for (place, name, number) in dots.into_iter().chain(entries) {
+        let is_folder = Node::from_ino(number).is_none_or(Node::is_folder);
+        let kind = if is_folder {
+            FileType::Directory
+        } else {
+            FileType::RegularFile
+        };
+        if place > offset && reply.add(INodeNo(number), place, kind, name) {
+            break;
+        }
+    }
+    reply.ok();
 }
 
 fn empty(outcome: Outcome<()>, reply: ReplyEmpty) {
     match outcome {
         Ok(()) => reply.ok(),
-        Err(e) => reply.error(e),
+        Err(e) => reply.error(code(e)),
     }
 }

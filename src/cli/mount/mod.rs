@@ -1,8 +1,11 @@
 //! `criu-signals mount` and `unmount`: the six files as files.
 
-mod access;
+mod fair;
 mod fs;
+mod identity;
 mod node;
+mod visit;
+mod workers;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,21 +14,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{Config, MountOption, Session, SessionACL};
+use nix::unistd::geteuid;
 use procfs::process::Process;
 
 use super::{Context, Failure};
+use workers::Workers;
 
 /// What the mount is called in /proc/mounts.
 const NAME: &str = "criu-signals";
-/// So that a process that does not stop keeps nobody else waiting.
-const THREADS: usize = 8;
+/// They take requests, and wait for nothing.
+const THREADS: usize = 2;
 /// What the server says when files can be opened.
 const READY: &str = "mounted";
 
 /// Mounts the six files of every process: PID/sig/FILE, and PID/task/TID/sig/FILE for each thread.
 ///
-/// Whoever may trace a process may read and write its files. Returns as soon as they can be opened, and goes on in the
-/// background until `unmount`. docs/proc-sig.md says how the files behave.
+/// They are for whoever mounts them alone, unless --allow-other is given. Returns as soon as they can be opened, and goes on
+/// in the background until `unmount`. docs/proc-sig.md says how the files behave, and who may do what.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -41,6 +46,10 @@ pub struct Mount {
     /// Where. The folder's contents are hidden as long.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Serve all users, as root. Each of them can do by these files what `criu-signals cat` and `write` would do for him,
+    /// and no more: what he asks for is done by a process with his credentials.
+    #[arg(long)]
+    allow_other: bool,
     /// Do not go into the background; return when it is unmounted.
     #[arg(long)]
     foreground: bool,
@@ -59,43 +68,45 @@ impl Mount {
         if !folder.is_dir() {
             return Err(format!("{}: not a folder", folder.display()).into());
         }
+        if self.allow_other && !geteuid().is_root() {
+            return Err(
+                "--allow-other is for root: a server without root's rights can't take on the identity of others".into(),
+            );
+        }
         if self.foreground || self.serve {
             self.serve(&folder, context)
         } else {
-            background(&folder, context)
+            self.background(&folder, context)
         }
     }
 
     fn serve(&self, folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+        // Before there are threads.
+        let workers = Workers::start()?;
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName(NAME.to_owned()),
+            MountOption::NoDev,
+            MountOption::NoSuid,
             MountOption::NoExec,
             MountOption::NoAtime,
         ];
-        config.acl = SessionACL::All;
+        config.acl = if self.allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
         config.n_threads = Some(THREADS);
         let serving = Arc::new(AtomicBool::new(false));
-        let mount = |config: &Config| {
-            let files = fs::SigFs::new(context.timeout, Arc::clone(&serving));
-            Session::new(files, folder, config)
-        };
-        let session = mount(&config)
-            .or_else(|e| match e.kind() {
-                // fusermount3: a user may let others in only if /etc/fuse.conf says so.
-                io::ErrorKind::PermissionDenied => {
-                    config.acl = SessionACL::Owner;
-                    mount(&config)
-                }
-                _ => Err(e),
-            })
-            .map_err(|e| {
-                format!(
-                    "mount on {}: {}",
-                    folder.display(),
-                    e.to_string().trim_end()
-                )
-            })?;
+        let owner = geteuid().as_raw();
+        let files = fs::SigFs::new(context.timeout, owner, workers, Arc::clone(&serving))?;
+        let session = Session::new(files, folder, &config).map_err(|e| {
+            format!(
+                "mount on {}: {}",
+                folder.display(),
+                e.to_string().trim_end()
+            )
+        })?;
         if self.serve {
             std::env::set_current_dir("/")?;
             // Already the leader of one, if it fails.
@@ -108,32 +119,34 @@ impl Mount {
         session.run()?;
         Ok(ExitCode::SUCCESS)
     }
-}
 
-/// Starts the server, and waits until it is ready.
-fn background(folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg(format!("--timeout={}", context.timeout.as_secs_f64()))
-        .args(["mount", "--serve", "--"])
-        .arg(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut said = String::new();
-    if let Some(out) = server.stdout.take() {
-        BufReader::new(out).read_line(&mut said)?;
+    /// Starts the server, and waits until it is ready.
+    fn background(&self, folder: &Path, context: &Context) -> Result<ExitCode, Failure> {
+        let mut server = Command::new(std::env::current_exe()?)
+            .arg(format!("--timeout={}", context.timeout.as_secs_f64()))
+            .args(["mount", "--serve"])
+            .args(self.allow_other.then_some("--allow-other"))
+            .arg("--")
+            .arg(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut said = String::new();
+        if let Some(out) = server.stdout.take() {
+            BufReader::new(out).read_line(&mut said)?;
+        }
+        if said.trim_end() == READY {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut why = String::new();
+        if let Some(mut err) = server.stderr.take() {
+            err.read_to_string(&mut why)?;
+        }
+        server.wait()?;
+        let why = why.trim_end();
+        Err(why.strip_prefix("criu-signals: ").unwrap_or(why).into())
     }
-    if said.trim_end() == READY {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut why = String::new();
-    if let Some(mut err) = server.stderr.take() {
-        err.read_to_string(&mut why)?;
-    }
-    server.wait()?;
-    let why = why.trim_end();
-    Err(why.strip_prefix("criu-signals: ").unwrap_or(why).into())
 }
 
 /// Unmounts what `mount` has mounted. Its server ends.

@@ -1,0 +1,372 @@
+//! One request, answered by a process that is what the caller is ([`super::identity`]), does nothing else, and ends.
+//!
+//! Whatever ends it, the kernel lets go of what it traces, a thread too that has not stopped yet.
+
+use std::fs::{self, File, Metadata};
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
+
+use criu_signals::error::{Cause, Error};
+use criu_signals::images::Pid;
+use criu_signals::images::text::{SigFile, parse};
+use criu_signals::live::{self, Held, Subject};
+use criu_signals::proc;
+use nix::errno::Errno;
+use procfs::FromRead;
+use procfs::process::Status;
+use serde::{Deserialize, Serialize};
+
+use super::identity::{Caller, Identity, errno};
+use super::node::Node;
+
+/// What is to be done, for whom. Nodes are named by their numbers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub caller: Caller,
+    pub timeout: Duration,
+    pub what: What,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum What {
+    Lookup {
+        parent: u64,
+        name: String,
+    },
+    Attr(u64),
+    List(u64),
+    /// Could the file be opened now?
+    Access(u64),
+    Open(u64),
+    /// Of an open file; its descriptor of the program's memory comes along.
+    OfOpen(Opened, Act),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Act {
+    Read,
+    /// The text itself comes behind the request.
+    Write,
+    /// Neither, but could it be read now?
+    Judge,
+}
+
+/// What an open file is bound to: it is one caller's, and about one program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    pub node: u64,
+    pub opener: Identity,
+    /// Of the process: with its number it means no other.
+    started: u64,
+    /// Of the program: execve(2) makes another, at other addresses. Nothing where there is no program.
+    auxv: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Node(Attr),
+    Names(Vec<(String, u64)>),
+    /// The memory of the program, and the user namespace if it is not the server's, come along.
+    Opened {
+        opened: Box<Opened>,
+        memory: bool,
+        user_ns: bool,
+    },
+    /// It comes behind the answer.
+    Text,
+    Done,
+}
+
+/// What stat(2) shows.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Attr {
+    pub node: u64,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// An answer, and what comes along.
+pub struct Done {
+    pub answer: Answer,
+    pub text: String,
+    pub files: Vec<OwnedFd>,
+}
+
+impl From<Answer> for Done {
+    fn from(answer: Answer) -> Done {
+        Done {
+            answer,
+            text: String::new(),
+            files: Vec::new(),
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Errno>;
+
+/// Answers. This process, which has one thread, is the caller afterwards.
+pub fn run(request: &Request, text: &[u8], memory: Option<File>) -> Outcome<Done> {
+    let who = Identity::of(request.caller)?;
+    let user_ns = who.foreign_user_ns(request.caller)?;
+    // As long as this process may look.
+    let visible = is_visible(request, &who)?;
+    // A descriptor may be inherited or passed on, by whatever way: it is of use to its opener alone.
+    if matches!(&request.what, What::OfOpen(opened, _) if opened.opener != who) {
+        return Err(Errno::EACCES);
+    }
+    who.assume(user_ns.as_ref())?;
+    let visit = Visit {
+        who,
+        user_ns,
+        visible,
+    };
+    visit.answer(request, text, memory)
+}
+
+/// Answers in this process, if nothing has to be traced for that and the caller is `own`, which this process is as well.
+pub fn here(request: &Request, memory: Option<&OwnedFd>, own: &Identity) -> Option<Outcome<Done>> {
+    let traces = matches!(&request.what, What::OfOpen(_, Act::Read | Act::Write));
+    if traces || Identity::of(request.caller).as_ref() != Ok(own) {
+        return None;
+    }
+    let answer = || {
+        if matches!(&request.what, What::OfOpen(opened, _) if opened.opener != *own) {
+            return Err(Errno::EACCES);
+        }
+        let visit = Visit {
+            who: own.clone(),
+            user_ns: None,
+            visible: is_visible(request, own)?,
+        };
+        let memory = memory.map(OwnedFd::try_clone).transpose().map_err(errno)?;
+        visit.answer(request, &[], memory.map(File::from))
+    };
+    Some(answer())
+}
+
+fn node(number: u64) -> Outcome<Node> {
+    Node::from_ino(number).ok_or(Errno::ENOENT)
+}
+
+/// Does the process of a file that is opened exist for the caller?
+fn is_visible(request: &Request, who: &Identity) -> Outcome<bool> {
+    Ok(match &request.what {
+        What::Lookup { .. } | What::Attr(_) | What::List(_) => true,
+        What::Access(number) | What::Open(number) => {
+            node(*number)?.pid().is_none_or(|pid| who.sees(pid))
+        }
+        What::OfOpen(opened, _) => node(opened.node)?.pid().is_none_or(|pid| who.sees(pid)),
+    })
+}
+
+/// A request, in a process that is what the caller is.
+struct Visit {
+    who: Identity,
+    user_ns: Option<OwnedFd>,
+    visible: bool,
+}
+
+impl Visit {
+    fn answer(self, request: &Request, text: &[u8], memory: Option<File>) -> Outcome<Done> {
+        let caller = request.caller;
+        let file = |number| match node(number)? {
+            Node::File(..) if !self.visible => Err(Errno::EACCES),
+            Node::File(subject, file) => Ok((subject, file)),
+            _ => Err(Errno::EISDIR),
+        };
+        match &request.what {
+            What::Lookup { parent, name } => {
+                let found = node(*parent)?.child(name.as_ref()).ok_or(Errno::ENOENT)?;
+                Ok(Answer::Node(attr(found)?).into())
+            }
+            What::Attr(number) => Ok(Answer::Node(attr(node(*number)?)?).into()),
+            What::List(number) => {
+                let found = node(*number)?.children().ok_or(Errno::ENOENT)?;
+                let names = found.into_iter().map(|(name, node)| (name, node.ino()));
+                Ok(Answer::Names(names.collect()).into())
+            }
+            What::Access(number) => {
+                let (subject, file) = file(*number)?;
+                refuse_itself(caller, subject, file)?;
+                judge(subject, file)?;
+                Ok(Answer::Done.into())
+            }
+            What::Open(number) => {
+                let (subject, file) = file(*number)?;
+                refuse_itself(caller, subject, file)?;
+                open(*number, subject, file, self.who, self.user_ns)
+            }
+            What::OfOpen(opened, act) => {
+                let (subject, file) = file(opened.node)?;
+                refuse_itself(caller, subject, file)?;
+                let bound = Bound {
+                    subject,
+                    file,
+                    opened,
+                    memory,
+                };
+                bound.act(act, text, request.timeout)
+            }
+        }
+    }
+}
+
+fn attr(node: Node) -> Outcome<Attr> {
+    if !node.exists() {
+        return Err(Errno::ENOENT);
+    }
+    let (uid, gid) = match node {
+        Node::Root => (0, 0),
+        // Gone since.
+        _ => {
+            let owner = |m: Metadata| (m.uid(), m.gid());
+            node.status().map(owner).ok_or(Errno::ENOENT)?
+        }
+    };
+    Ok(Attr {
+        node: node.ino(),
+        uid,
+        gid,
+    })
+}
+
+/// It waits for the answer, and can't be stopped before it has it.
+fn refuse_itself(caller: Caller, subject: Subject, file: SigFile) -> Outcome<()> {
+    if file == SigFile::Waiters {
+        return Ok(());
+    }
+    let status = Status::from_file(format!("/proc/{}/status", caller.tid));
+    if status.is_ok_and(|status| status.tgid == subject.pid.get()) {
+        return Err(Errno::EDEADLK);
+    }
+    Ok(())
+}
+
+/// The kernel's verdict on this process, by PTRACE_MODE_ATTACH_FSCREDS: ptrace_may_access, and what security modules say.
+fn judge(subject: Subject, file: SigFile) -> Outcome<Option<File>> {
+    match File::open(format!("/proc/{}/mem", subject.pid)) {
+        Ok(memory) => Ok(Some(memory)),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(Errno::EACCES),
+        // It has none: of a zombie there may be a waiter. Who looks at that one is judged by the files that say so.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) && file == SigFile::Waiters => Ok(None),
+        Err(e) => Err(errno(e)),
+    }
+}
+
+fn auxv(pid: Pid) -> Outcome<String> {
+    let bytes = fs::read(format!("/proc/{pid}/auxv")).map_err(errno)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn open(
+    node: u64,
+    subject: Subject,
+    file: SigFile,
+    opener: Identity,
+    user_ns: Option<OwnedFd>,
+) -> Outcome<Done> {
+    let started = proc::start_time(subject.pid).map_err(|_| Errno::ENOENT)?;
+    let memory = judge(subject, file)?;
+    let auxv = memory.as_ref().map(|_| auxv(subject.pid)).transpose()?;
+    let answer = Answer::Opened {
+        opened: Box::new(Opened {
+            node,
+            opener,
+            started,
+            auxv,
+        }),
+        memory: memory.is_some(),
+        user_ns: user_ns.is_some(),
+    };
+    let files = memory.map(OwnedFd::from).into_iter().chain(user_ns);
+    Ok(Done {
+        files: files.collect(),
+        ..answer.into()
+    })
+}
+
+/// An open file, in the process that acts on it.
+struct Bound<'a> {
+    subject: Subject,
+    file: SigFile,
+    opened: &'a Opened,
+    memory: Option<File>,
+}
+
+impl Bound<'_> {
+    fn act(self, act: &Act, text: &[u8], timeout: Duration) -> Outcome<Done> {
+        self.check()?;
+        match act {
+            Act::Judge => Ok(Answer::Done.into()),
+            Act::Read if self.file == SigFile::Waiters => {
+                let found = live::read(self.subject, self.file, timeout);
+                let text = found.map_err(|e| of_error(&e))?;
+                self.check()?;
+                Ok(Done {
+                    text,
+                    ..Answer::Text.into()
+                })
+            }
+            Act::Read => Ok(Done {
+                text: self.stopped(timeout, |held| held.read(self.file))?,
+                ..Answer::Text.into()
+            }),
+            Act::Write => {
+                // To its end, before anything is touched.
+                let written = parse(self.file, text, None).map_err(|_| Errno::EINVAL)?;
+                self.stopped(timeout, |held| held.write(self.file, &written))?;
+                Ok(Answer::Done.into())
+            }
+        }
+    }
+
+    /// Is it still the process and the program that the file was opened for, and may the caller still?
+    fn check(&self) -> Outcome<()> {
+        match proc::start_time(self.subject.pid) {
+            Ok(started) if started == self.opened.started => {}
+            _ => return Err(Errno::ESRCH),
+        }
+        judge(self.subject, self.file)?;
+        if let Some(memory) = &self.memory {
+            // Nothing at all, where an address that is not mapped gives EIO: it is gone (mem_rw, fs/proc/base.c).
+            if matches!(memory.read_at(&mut [0], 0), Ok(0)) {
+                return Err(Errno::ESRCH);
+            }
+        }
+        // The old memory may live on in a process that shares it (CLONE_VM).
+        if self.opened.auxv.is_some() && auxv(self.subject.pid).ok() != self.opened.auxv {
+            return Err(Errno::ESRCH);
+        }
+        Ok(())
+    }
+
+    /// Does `act` while the process is stopped.
+    fn stopped<T>(
+        &self,
+        timeout: Duration,
+        act: impl FnOnce(&Held) -> criu_signals::error::Result<T>,
+    ) -> Outcome<T> {
+        // The kernel judges again, for each thread. From then on a set-user-id program that is executed gets no rights,
+        // unless this process has CAP_SYS_PTRACE (ptrace(2), execve(2)).
+        let held = Held::seize(self.subject, timeout).map_err(|e| of_error(&e))?;
+        // And now that it can't change.
+        let done = self
+            .check()
+            .and_then(|()| act(&held).map_err(|e| of_error(&e)));
+        held.release().map_err(|e| of_error(&e))?;
+        done
+    }
+}
+
+fn of_error(e: &Error) -> Errno {
+    match e.cause() {
+        Cause::Died => Errno::ESRCH,
+        Cause::Os(errno) => *errno,
+        // A text that can't be made true.
+        Cause::Refused(_) | Cause::NotKept(_) => Errno::EINVAL,
+        Cause::Unsupported(_) => Errno::EOPNOTSUPP,
+        _ => Errno::EIO,
+    }
+}

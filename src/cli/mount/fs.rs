@@ -157,6 +157,7 @@ impl Server {
         let request = Request {
             caller,
             timeout: self.timeout,
+            starter: self.workers.starter(),
             what,
         };
         let mut share = Share::default();

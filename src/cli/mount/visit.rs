@@ -15,7 +15,7 @@ use criu_signals::live::{self, Held, Subject};
 use criu_signals::proc;
 use nix::errno::Errno;
 use procfs::FromRead;
-use procfs::process::Status;
+use procfs::process::{Stat, Status};
 use serde::{Deserialize, Serialize};
 
 use super::identity::{Caller, Identity, errno};
@@ -26,6 +26,8 @@ use super::node::Node;
 pub struct Request {
     pub caller: Caller,
     pub timeout: Duration,
+    /// The process whose children answer requests. They are listed for nobody: each request would find one more.
+    pub starter: i32,
     pub what: What,
 }
 
@@ -184,7 +186,10 @@ impl Visit {
             What::Attr(number) => Ok(Answer::Node(attr(node(*number)?)?).into()),
             What::List(number) => {
                 let found = node(*number)?.children().ok_or(Errno::ENOENT)?;
-                let names = found.into_iter().map(|(name, node)| (name, node.ino()));
+                let names = found
+                    .into_iter()
+                    .filter(|(_, node)| !is_child(*node, request.starter))
+                    .map(|(name, node)| (name, node.ino()));
                 Ok(Answer::Names(names.collect()).into())
             }
             What::Access(number) => {
@@ -211,6 +216,13 @@ impl Visit {
             }
         }
     }
+}
+
+fn is_child(node: Node, parent: i32) -> bool {
+    let Node::Process(pid) = node else {
+        return false;
+    };
+    Stat::from_file(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.ppid == parent)
 }
 
 fn attr(node: Node) -> Outcome<Attr> {

@@ -36,6 +36,7 @@ const MARK: [u8; 1] = [0];
 /// Where processes are to be had.
 pub struct Workers {
     starter: OwnedFd,
+    pid: i32,
 }
 
 impl Workers {
@@ -49,13 +50,21 @@ impl Workers {
         )?;
         // SAFETY: this process has one thread, so no lock is held by another that does not exist in the child.
         match unsafe { fork() }? {
-            ForkResult::Parent { .. } => Ok(Workers { starter }),
+            ForkResult::Parent { child } => Ok(Workers {
+                starter,
+                pid: child.as_raw(),
+            }),
             ForkResult::Child => {
                 drop(starter);
                 let done = std::panic::catch_unwind(|| start_others(&other));
                 exit(done.map_or(1, |()| 0))
             }
         }
+    }
+
+    /// The process that starts the others.
+    pub fn starter(&self) -> i32 {
+        self.pid
     }
 
     /// Has a request answered. `accept` is asked for each piece of a text whether it may be kept.

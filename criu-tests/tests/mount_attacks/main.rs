@@ -3,10 +3,14 @@
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
+mod killed;
+mod model;
+
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::images::text::SigFile;
@@ -18,6 +22,9 @@ use criu_tests::six::{EMPTY, Sleeper, Way, mask};
 use criu_tests::skip::Need;
 use criu_tests::wait::{self, PATIENCE};
 use nix::errno::Errno;
+
+/// For those that do something very often.
+const LONG: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     cases::main("mount_attacks", tests)
@@ -45,7 +52,20 @@ fn tests() -> Vec<Test> {
         test("flipping", flipping).needs(&[Need::Fuse]),
         test("vfork", vfork).needs(&[Need::Fuse]),
         test("others-wait", others_wait).needs(&[Need::Fuse]),
+        test("killed", |_| killed::killed())
+            .needs(&[Need::Fuse])
+            .may_take(LONG),
+        test("model", |_| {
+            let mount = Mounted::for_all()?;
+            model::model(programs()?, mount)
+        })
+        .needs(&[Need::Fuse])
+        .may_take(LONG),
     ]
+}
+
+fn programs() -> Result<Programs> {
+    Programs::make(Path::new(env!("CARGO_BIN_EXE_mount-actor")))
 }
 
 /// A user, a process of his, and a mount for all.
@@ -62,7 +82,7 @@ impl Scene {
     }
 
     fn with(mount: Mounted) -> Result<Scene> {
-        let programs = Programs::make(Path::new(env!("CARGO_BIN_EXE_mount-actor")))?;
+        let programs = programs()?;
         let user = Actor::start(&programs.own, USER)?;
         let mut target = Actor::start(&programs.own, USER)?;
         target.does("block 10")?;

@@ -11,7 +11,7 @@ use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler,
 };
-use crate::tracee::{Injector, Outcome, StoppedProcess, ptrace};
+use crate::tracee::{Budget, Injector, Outcome, StoppedProcess, ptrace};
 
 /// Captures the signal state of `stopped`, which is afterwards as it was before.
 ///
@@ -135,6 +135,7 @@ fn run<Owner>(
     phase: Phase,
     reading: &Reading<'_>,
 ) -> Result<ProcessState> {
+    let _budget = Budget::of_process();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
         let state = capture(&mut injector, reading)?;

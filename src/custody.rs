@@ -19,7 +19,7 @@ use crate::proc::{self, SignalStatus};
 use crate::restore;
 use crate::state::queues::is_timers;
 use crate::state::{Queue, Site};
-use crate::tracee::{ByUs, Injector, StoppedProcess};
+use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
@@ -346,16 +346,19 @@ impl Custody {
         let stay = self.numbers_that_stay(site, queue, deep)?;
         let tid = site.tid;
         let mut left_in = 0;
+        // What arrives meanwhile, at the end, is left to CRIU: else somebody who goes on sending would never let this end.
+        let mut left = queue.depth(site)?;
         let mut begun = false;
         queue.take_out_in_pieces(site, || {
             if std::mem::replace(&mut begun, true) {
                 fault::point(Point::TakenOut)?;
             }
             loop {
-                let chunk = queue.peek(tid, left_in, CHUNK)?;
+                let chunk = queue.peek(tid, left_in, CHUNK.min(left))?;
                 if chunk.is_empty() {
                     return Ok(chunk);
                 }
+                left -= chunk.len();
                 let go: Vec<Siginfo> = chunk
                     .iter()
                     .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
@@ -418,6 +421,7 @@ impl Custody {
     /// After a failure, while the process has been stopped all the time: puts back all that was seen in its queues, and
     /// sends the guardian home.
     fn undo<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<()> {
+        let _undo = Budget::of_undo();
         let mut seen = ProcessState {
             timers: Vec::new(),
             ..self.state.clone()

@@ -19,7 +19,7 @@ use crate::fault::{self, Point};
 use crate::proc;
 use crate::restore;
 use crate::state::Queue;
-use crate::tracee::{ByUs, StoppedProcess};
+use crate::tracee::{Budget, ByUs, StoppedProcess};
 
 /// How long a rescue tries to stop the process: its tracer is about to end, or has ended.
 const RESCUE_TIME: Duration = Duration::from_secs(30);
@@ -211,6 +211,7 @@ fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
 }
 
 fn try_rescue(pid: Pid, state: &ProcessState, deadline: Instant) -> Result<usize> {
+    let _budget = Budget::of_process();
     fault::point(Point::CriuGone)?;
     let left = deadline.saturating_duration_since(Instant::now());
     let stopped = StoppedProcess::<ByUs>::seize(pid, left)?;

@@ -14,7 +14,7 @@ use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::timers::with_timer_arrivals;
 use crate::stops;
-use crate::tracee::{Injector, StoppedProcess, rlimit};
+use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,7 @@ pub fn check<Owner>(
     dumped: &ProcessState,
     mode: Mode,
 ) -> Result<Report> {
+    let _budget = Budget::of_process();
     let stop = match mode {
         // Before anything is injected: a SIGSTOP that is queued takes effect as soon as a thread is let go.
         Mode::Repair => stops::enter(stopped, dumped),
@@ -197,6 +198,7 @@ pub fn apply<Owner>(
     wanted: &ProcessState,
     arrived: Arrived,
 ) -> Result<Report> {
+    let _budget = Budget::of_process();
     let mut errors = Vec::new();
     let mut found = now;
     if found.run_state != wanted.run_state {
@@ -291,6 +293,7 @@ fn give_back_under<Owner>(
     state: &ProcessState,
     limit: Rlimit,
 ) -> Result<usize> {
+    let _budget = Budget::of_process();
     let found = capture::expecting(stopped, Phase::Replay, state)?;
     let mut wanted = wanted(state, &found);
     wanted.rlimit_sigpending = limit;

@@ -39,6 +39,9 @@ const TESTS: &[Test] = &[
     ("task-killed-in-custody", task_killed_in_custody),
     ("image-gone-at-restore", image_gone),
     ("task-killed-in-replay", task_killed_in_replay),
+    ("bound-met", bound_met),
+    ("bound-met-unmarked", bound_met_unmarked),
+    ("marker-from-elsewhere", marker_from_elsewhere),
 ];
 
 fn main() -> ExitCode {
@@ -93,6 +96,58 @@ fn stopping_at(point: Point) -> Result<Criu> {
 
 fn start(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<Victim> {
     Victim::start(&config::victim(program, false), arg, dir, false)
+}
+
+/// The thread stops more often than it may, at different places: the dump fails and says so, and the program holds what it
+/// held.
+fn bound_met(dir: &RunDir) -> Result<()> {
+    dump_within("p:11:1 20*s:35:-1", &[0], dir)
+}
+
+/// No signal is ignored, so that each system call is two stops.
+fn bound_met_unmarked(dir: &RunDir) -> Result<()> {
+    dump_within("hnd:23 hnd:28 p:11:1 20*s:35:-1", &[0, 1, 2, 9, 40], dir)
+}
+
+fn dump_within(words: &str, stops: &[u32], dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some(words), dir)?;
+    for stops in stops {
+        let criu = criu()?.env("CRIU_SIGNALS_STOPS", stops.to_string());
+        let dump = criu.dump(victim.pid(), &dir.images(), false)?;
+        ensure!(!dump.ok, "{stops} stops are enough");
+        expect_line(&dump, &["given up, and undone"])?;
+    }
+    victim.finish(PATIENCE)
+}
+
+/// The signal that injected code ends with is one that the program ignores and blocks. Sent by somebody else while that
+/// code runs, it stays pending, as it would without.
+fn marker_from_elsewhere(dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some("20*s:35:-1"), dir)?;
+    let pid = victim.pid();
+    for point in [Point::ScratchMapped, Point::BatchReady, Point::BatchDone] {
+        let images = dir.file(&format!("images-{point:?}"));
+        fs::create_dir(&images)?;
+        let mut pending = [Signal::SIGWINCH, Signal::SIGURG].into_iter();
+        let criu = stopping_at(point)?;
+        let dump = interrupted(
+            || criu.dump(pid, &images, true),
+            || pending.try_for_each(|signal| send(pid, signal)),
+        )?;
+        ensure!(dump.ok, "criu dump failed, {point:?}");
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let shared = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let shared = u64::from_str_radix(shared.context("no ShdPnd")?.trim(), 16)?;
+        for signal in [Signal::SIGWINCH, Signal::SIGURG] {
+            let bit = 1u64 << (signal as i32 - 1);
+            ensure!(
+                shared & bit != 0,
+                "{signal} is gone, {point:?}: {shared:016x}"
+            );
+        }
+    }
+    victim.end();
+    Ok(())
 }
 
 /// Everything but pid 1, by its name.

@@ -20,7 +20,7 @@ use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::{cpu_clocks, overruns};
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
-use criu_signals::tracee::{ByHost, ByUs, StoppedProcess};
+use criu_signals::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record, restore};
 use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
@@ -147,6 +147,7 @@ impl Dump {
     }
 
     fn look(&mut self, pid: Pid) {
+        let _budget = Budget::of_process();
         // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
         let _ = let_go::wait_until_put_right(pid);
         if let Err(e) = fault::point(Point::DumpLook) {
@@ -192,6 +193,7 @@ impl Dump {
     /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
+        let _budget = Budget::of_process();
         let captured = self
             .try_capture(pid)
             .map_err(|e| e.during(Phase::Capture, pid));
@@ -453,6 +455,7 @@ impl Dump {
         self.passing(Point::DumpEnd);
         // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
         for (pid, state) in &self.trap_ignored {
+            let _budget = Budget::of_process();
             let errors = match StoppedProcess::<ByHost>::of_host(*pid) {
                 Ok(stopped) => restore::dispositions(&stopped, state),
                 Err(e) => vec![e.during(Phase::Replay, *pid)],
@@ -464,12 +467,17 @@ impl Dump {
         self.passing(Point::DispositionsBack);
         self.give_back();
         self.passing(Point::CustodyBack);
-        for error in self.handed_over.iter().flat_map(HandedOver::take_back) {
+        let take_back = |calls: &HandedOver| {
+            let _budget = Budget::of_process();
+            calls.take_back()
+        };
+        for error in self.handed_over.iter().flat_map(take_back) {
             self.recorder.error(error.to_string());
         }
         self.passing(Point::CallsBack);
         // Whatever becomes of the processes: whether they run on is not known here.
         for before in self.before.values() {
+            let _budget = Budget::of_process();
             if let Err(e) = before.turn_back()
                 && !e.is_died()
             {
@@ -651,6 +659,7 @@ fn at(step: image::Step) -> Point {
 
 /// A dump that failed early may not have seized the process.
 fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
+    let _budget = Budget::of_process();
     match StoppedProcess::<ByHost>::of_host(pid) {
         Ok(stopped) => custody.give_back(&stopped),
         Err(_) => {

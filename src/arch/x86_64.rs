@@ -167,6 +167,14 @@ impl Registers {
         self.0.rip == call.ip.wrapping_sub(SYSCALL_INSN_LEN) && low_half(self.0.rax) == call.number
     }
 
+    /// These registers, with another instruction to go on at.
+    #[must_use]
+    pub fn going_on_at(&self, ip: u64) -> Registers {
+        let mut r = *self;
+        r.0.rip = ip;
+        r
+    }
+
     /// Has the batch loop run through its whole table?
     pub fn batch_is_through(&self) -> bool {
         self.0.r12 == self.0.r13
@@ -476,10 +484,10 @@ core::arch::global_asm!(
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".globl criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".globl criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".hidden criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".hidden criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_glance:",
     "    syscall",
@@ -548,6 +556,7 @@ core::arch::global_asm!(
     "    mov ebp, [r13 + 48]",
     "    int 0x80",
     "    jmp 2b",
+    "criu_signals_stub_finish:",
     "4:",
     "    mov eax, {gettid}",
     "    syscall",
@@ -671,6 +680,7 @@ unsafe extern "C" {
     static criu_signals_stub_unmap: u8;
     static criu_signals_stub_glance: u8;
     static criu_signals_stub_batch: u8;
+    static criu_signals_stub_finish: u8;
     static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
     static criu_signals_stub_leave: u8;
@@ -814,6 +824,11 @@ impl Stub {
         self.data.selector = selector;
     }
 
+    /// Another signal by which the stub says that it is through, or none.
+    pub fn set_marker(&mut self, marker: Option<SigNo>) {
+        self.data.marker = marker.map_or(0, |m| m.get().cast_unsigned());
+    }
+
     /// How much scratch memory there is to be taken away, from the next mapping on, in whole pages. Returns whether that
     /// is another length than before.
     pub fn set_scratch_len(&mut self, len: u32) -> bool {
@@ -855,6 +870,11 @@ impl Stub {
     /// Where a thread stands in and behind the system call by which it says that it is through, before the marker.
     pub fn through(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_through) as u64
+    }
+
+    /// Where a thread makes the system call by which it says that it is through.
+    pub fn finish(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_finish) as u64
     }
 
     /// Where two calls are made with scratch memory that is there for no longer.

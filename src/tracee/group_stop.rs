@@ -20,6 +20,7 @@ use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 
+use super::bound::Bound;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::error::{Cause, Error, Result};
@@ -227,7 +228,7 @@ fn stop_signal(signo: i32) -> Option<SigNo> {
 fn masked<T>(tid: Tid, work: impl FnOnce(Tid) -> Result<T>) -> Result<T> {
     let mask = ptrace::signal_mask(tid)?;
     let done = work(tid);
-    let back = ptrace::set_signal_mask(tid, mask);
+    let back = ptrace::put_back_signal_mask(tid, mask);
     // What went wrong first is what the reader needs.
     let done = done?;
     back?;
@@ -236,11 +237,11 @@ fn masked<T>(tid: Tid, work: impl FnOnce(Tid) -> Result<T>) -> Result<T> {
 
 /// Lets the thread go, nothing but `carrier` and SIGSTOP being unblocked, until it is about to act upon it.
 fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let mut bound = Bound::until(tid, "wait for a signal", Instant::now() + PATIENCE);
     let mut deliver = 0;
     loop {
         ptrace::resume(tid, Resume::Run, deliver)?;
-        deliver = match ptrace::wait_stop(tid, Some(deadline)) {
+        deliver = match ptrace::wait_stop(tid, bound.deadline()) {
             Ok(Stop::Signal(signo)) if signo == carrier.get() || signo == libc::SIGSTOP => {
                 return Ok(());
             }
@@ -259,13 +260,22 @@ fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
             }
             Err(e) => return Err(e),
         };
+        if let Err(e) = bound.one_more() {
+            // The signal that it has stopped for goes where it goes without a tracer.
+            ptrace::interrupt(tid)?;
+            ptrace::resume(tid, Resume::Run, deliver)?;
+            wait_trap(tid)?;
+            return Err(e);
+        }
     }
 }
 
 /// Waits for the trap that was asked for, and gives its signal: that of a group stop, or SIGTRAP.
 fn wait_trap(tid: Tid) -> Result<i32> {
+    let mut bound = Bound::new(tid, "wait for the trap", super::stopped::PATIENCE, 0);
     loop {
-        match ptrace::wait_stop(tid, None)? {
+        bound.one_more()?;
+        match ptrace::wait_stop(tid, bound.deadline())? {
             Stop::Event(signo) => return Ok(signo),
             // Dequeued before the interrupt was seen: it takes its course, and the trap follows.
             Stop::Signal(signo) => ptrace::resume(tid, Resume::Run, signo)?,

@@ -22,6 +22,7 @@ use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
 use super::batch::{Call, Glance, Layout, Outcome, room_for};
+use super::bound::{Bound, Budget, within_budget};
 use super::cave::Cave;
 use super::memory::{Memory, RemoteAddr};
 use super::obstacles;
@@ -40,6 +41,10 @@ const BORROWED: usize = 1024;
 const PAGE: usize = 4096;
 /// After so long it is asked whether a freezer holds the thread.
 const FREEZER: Duration = Duration::from_millis(100);
+/// So many stops by the marker's signal that somebody else has sent are taken for chance.
+const FOREIGN: usize = 100;
+/// System calls of a glance: two, and those that map and take away the memory for them.
+const GLANCED: usize = 4;
 /// What the ABI lets a function use below the stack pointer without moving it.
 const RED_ZONE: u64 = 128;
 
@@ -335,6 +340,10 @@ struct Visit<'i> {
     scratch: Option<RemoteAddr>,
     /// How much of it there is.
     scratch_len: usize,
+    /// The signal that the thread has stopped for and that has not been handed back: 0 for none. Without that it is gone.
+    owed: i32,
+    /// It was waited for in vain, and is somewhere in the stub.
+    adrift: bool,
     ended: bool,
 }
 
@@ -392,6 +401,8 @@ impl<'i> Visit<'i> {
             patience,
             scratch: None,
             scratch_len: SCRATCH_LEN as usize,
+            owed: 0,
+            adrift: false,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -448,11 +459,13 @@ impl<'i> Visit<'i> {
     /// Steps 5 and 6, but the trap is still to be waited for. The thread has no more to do with the stub.
     fn leave(&mut self) -> Left {
         self.ended = true;
-        if !self.is_stopped() {
+        // Whatever there was to be waited for before, this is.
+        let _undo = Budget::of_undo();
+        if self.adrift || !self.is_stopped() {
             return self.abandon();
         }
         let unmapped = self.unmap_scratch();
-        let mut left = if unmapped.is_err() && !self.is_stopped() {
+        let mut left = if unmapped.is_err() && (self.adrift || !self.is_stopped()) {
             self.abandon()
         } else {
             self.go_back()
@@ -469,22 +482,58 @@ impl<'i> Visit<'i> {
         }
     }
 
-    /// The thread is somewhere in the stub, and a freezer holds it. It can be stopped there, if that is of cgroup v2, and so
-    /// be detached; but it can't be made to do anything. So it is left as a dead tracer leaves it: when it is thawed it goes
-    /// through with what was begun, or undoes it, and goes on in the program.
+    /// The thread is somewhere in the stub, and a freezer holds it, or somebody keeps it from getting on. It can be stopped
+    /// there, unless that is a freezer of cgroup v1, and so be detached; but it can't be made to do anything. So it is left
+    /// as a dead tracer leaves it: when it is thawed or let go, it goes through with what was begun, or undoes it, and goes
+    /// on in the program.
     fn abandon(&mut self) -> Left {
         self.cave.leave();
-        let deadline = Instant::now() + FREEZER;
         // One that is not stopped is detached when this tracer ends.
-        let stopped = ptrace::interrupt(self.tid)
-            .and_then(|()| ptrace::wait_stop(self.tid, Some(deadline)).map(drop));
+        let done = ptrace::interrupt(self.tid).and_then(|()| self.stop_adrift());
         Left {
-            done: stopped,
+            done,
             on_its_way: false,
         }
     }
 
-    fn go_back(&self) -> Left {
+    /// Waits until the thread, which is told to, has trapped, so that no signal is in its tracer's hands.
+    fn stop_adrift(&mut self) -> Result<()> {
+        let deadline = Instant::now() + FREEZER;
+        if std::mem::take(&mut self.adrift) {
+            self.resume(Resume::Run)?;
+        }
+        for _ in 0..FOREIGN {
+            // The trap comes before anything else is dequeued.
+            match ptrace::wait_stop(self.tid, deadline)? {
+                Stop::Event(_) => return Ok(()),
+                Stop::Signal(signal) => self.owed = signal,
+                Stop::Syscall | Stop::OtherEvent(_) => {}
+            }
+            self.resume(Resume::Run)?;
+        }
+        Err(Error::os("stop in the stub", Errno::ETIMEDOUT))
+    }
+
+    /// Lets the thread go on, with the signal that it has stopped for.
+    fn resume(&mut self, how: Resume) -> Result<()> {
+        ptrace::resume(self.tid, how, std::mem::take(&mut self.owed))
+    }
+
+    /// Lets the thread go on to its next stop. Where the bound does not allow that, it is adrift.
+    fn step(&mut self, how: Resume, bound: &mut Bound) -> Result<Stop> {
+        if let Err(e) = bound.one_more() {
+            self.adrift = true;
+            return Err(e);
+        }
+        self.resume(how)?;
+        let stop = wait_stop(self.tid, bound.deadline())?;
+        if let Stop::Signal(signal) = stop {
+            self.owed = signal;
+        }
+        Ok(stop)
+    }
+
+    fn go_back(&mut self) -> Left {
         // What fails does not keep the rest from being put back.
         let mut first = Ok(());
         let mut note = |done: Result<()>| {
@@ -495,13 +544,12 @@ impl<'i> Visit<'i> {
         if let Some(rseq) = &self.rseq {
             note(self.memory.write(rseq.field, &rseq.cs.to_le_bytes()));
         }
-        note(ptrace::set_signal_mask(self.tid, self.mask));
+        note(ptrace::put_back_signal_mask(self.tid, self.mask));
         note(fault::point(Point::MaskBack));
         note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
         note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
         note(fault::point(Point::RegistersBack));
-        let resumed =
-            ptrace::interrupt(self.tid).and_then(|()| ptrace::resume(self.tid, Resume::Run, 0));
+        let resumed = ptrace::interrupt(self.tid).and_then(|()| self.resume(Resume::Run));
         let on_its_way = resumed.is_ok();
         note(resumed);
         if on_its_way {
@@ -576,7 +624,7 @@ impl<'i> Visit<'i> {
                 .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
         };
         ptrace::set_registers(self.tid, &registers)?;
-        let ended = self.run_to_end();
+        let ended = self.run_to_end(1);
         // Whatever failed, what has been mapped is known, so that it is taken away.
         let result = match ptrace::registers(self.tid) {
             Ok(now) => now.mapped(),
@@ -622,7 +670,7 @@ impl<'i> Visit<'i> {
         let registers = self.saved.for_glance(entry, args, glance.calls());
         ptrace::set_registers(self.tid, &registers)?;
         fault::point(Point::GlanceReady)?;
-        let found = self.run_to_end()?.glanced();
+        let found = self.run_to_end(GLANCED)?.glanced();
         fault::point(Point::GlanceDone)?;
         Ok(glance.outcomes(found))
     }
@@ -638,7 +686,7 @@ impl<'i> Visit<'i> {
             .for_batch(self.stub.unmap_entry(), 0, 0)
             .holding(Some(at.0));
         ptrace::set_registers(self.tid, &registers)?;
-        self.run_to_end()?;
+        self.run_to_end(1)?;
         self.scratch = None;
         fault::point(Point::ScratchUnmapped)
     }
@@ -662,7 +710,7 @@ impl<'i> Visit<'i> {
         // Only now, when the thread is sure to run the batch first: what was not done must not be undone.
         self.name_undo(layout.undo())?;
         fault::point(Point::BatchReady)?;
-        if !self.run_to_end()?.batch_is_through() {
+        if !self.run_to_end(layout.calls().len())?.batch_is_through() {
             return Err(Error::new(
                 "run the batch",
                 Cause::Unexpected("the thread left it early".into()),
@@ -683,25 +731,27 @@ impl<'i> Visit<'i> {
         Ok(())
     }
 
-    /// Runs the stub until it says that it is through. Returns the registers then.
-    fn run_to_end(&self) -> Result<Registers> {
+    /// Runs the stub until it says that it is through, which takes so many system calls. Returns the registers then.
+    fn run_to_end(&mut self, calls: usize) -> Result<Registers> {
+        // Its own calls are fewer than a dozen.
+        let mut bound = Bound::new(self.tid, "run the injected code", self.patience, calls + 12);
         match self.marker {
-            Some(marker) => self.run_to_marker(marker),
-            None => self.run_to_through(),
+            Some(marker) => self.run_to_marker(marker, &mut bound),
+            None => self.run_to_through(&mut bound),
         }
     }
 
     /// Without a marker: from one system call to the next. The thread goes its own way all the same, so that it ends what
     /// it has begun if the tracer dies; and for the tracer, too, what was begun is ended before it hears of a fault.
-    fn run_to_through(&self) -> Result<Registers> {
+    fn run_to_through(&mut self, bound: &mut Bound) -> Result<Registers> {
         let mut passed = Ok(());
         loop {
-            self.run_to_syscall_stop()?;
+            self.run_to_syscall_stop(bound)?;
             let is_last = ptrace::registers(self.tid)?.ip() == self.stub.through();
             if !is_last {
                 passed = passed.and_then(|()| fault::point(Point::CallEntered));
             }
-            self.run_to_syscall_stop()?;
+            self.run_to_syscall_stop(bound)?;
             if is_last {
                 passed?;
                 return ptrace::registers(self.tid);
@@ -710,24 +760,51 @@ impl<'i> Visit<'i> {
         }
     }
 
-    fn run_to_marker(&self, marker: SigNo) -> Result<Registers> {
-        let mut deliver = 0;
+    fn run_to_marker(&mut self, marker: SigNo, bound: &mut Bound) -> Result<Registers> {
+        let mut foreign = 0;
         loop {
-            ptrace::resume(self.tid, Resume::Run, deliver)?;
-            deliver = match wait_stop(self.tid, self.patience)? {
-                Stop::Signal(signal) if signal == marker.get() => {
-                    let now = ptrace::registers(self.tid)?;
-                    if now.ip() == self.stub.batch_end() {
-                        return Ok(now);
-                    }
-                    // Somebody else's: it would have been ignored.
-                    0
-                }
-                // SIGSTOP cannot be blocked. It takes effect now; the thread works on within the group stop.
-                Stop::Signal(signal) => signal,
-                Stop::Event(_) | Stop::Syscall | Stop::OtherEvent(_) => 0,
-            };
+            let stop = self.step(Resume::Run, bound)?;
+            // SIGSTOP cannot be blocked. It takes effect now; the thread works on within the group stop.
+            if stop != Stop::Signal(marker.get()) {
+                continue;
+            }
+            let now = ptrace::registers(self.tid)?;
+            // Without room for its siginfo it comes as if from nobody (collect_signal).
+            let is_own = ptrace::stop_reason(self.tid)?.is_some_and(|reason| {
+                reason.code == libc::SI_TKILL || reason.code == libc::SI_USER && reason.sender == 0
+            });
+            let is_through = now.ip() == self.stub.batch_end();
+            foreign += 1;
+            if is_through && (is_own || !self.mask.contains(marker)) {
+                self.owed = 0;
+                return Ok(now);
+            }
+            // Somebody else's. Where the program does not block it, it would have been ignored.
+            if !self.mask.contains(marker) && foreign < FOREIGN {
+                self.owed = 0;
+                continue;
+            }
+            self.do_without_marker(now)?;
+            if is_through {
+                return Ok(now);
+            }
+            return self.run_to_through(bound);
         }
+    }
+
+    /// Somebody else sends the signal that is the marker. From here on all signals are blocked, this one goes back into its
+    /// queue, and the stub says in the other way that it is through.
+    fn do_without_marker(&mut self, now: Registers) -> Result<()> {
+        self.marker = None;
+        self.stub.set_marker(None);
+        self.cave.write(self.memory, &self.stub)?;
+        ptrace::set_signal_mask(self.tid, SigSet::FULL)?;
+        // Behind the call at which the tracer would see that it is through: that is made once more.
+        let behind = self.stub.through()..self.stub.batch_end();
+        if behind.contains(&now.ip()) {
+            ptrace::set_registers(self.tid, &now.going_on_at(self.stub.finish()))?;
+        }
+        Ok(())
     }
 
     /// One call after the other, two stops each.
@@ -765,11 +842,13 @@ impl<'i> Visit<'i> {
 
     fn enter_syscall(&mut self, registers: &Registers) -> Result<()> {
         ptrace::set_registers(self.tid, registers)?;
-        self.run_to_syscall_stop()
+        let mut bound = Bound::new(self.tid, "enter an injected system call", self.patience, 1);
+        self.run_to_syscall_stop(&mut bound)
     }
 
     fn leave_syscall(&mut self) -> Result<i64> {
-        self.run_to_syscall_stop()?;
+        let mut bound = Bound::new(self.tid, "leave an injected system call", self.patience, 1);
+        self.run_to_syscall_stop(&mut bound)?;
         Ok(ptrace::registers(self.tid)?.result())
     }
 
@@ -810,16 +889,9 @@ impl<'i> Visit<'i> {
         Ok(result)
     }
 
-    fn run_to_syscall_stop(&self) -> Result<()> {
-        let mut deliver = 0;
-        loop {
-            ptrace::resume(self.tid, Resume::ToSyscall, deliver)?;
-            deliver = match wait_stop(self.tid, self.patience)? {
-                Stop::Syscall => return Ok(()),
-                Stop::Signal(signal) => signal,
-                Stop::Event(_) | Stop::OtherEvent(_) => 0,
-            };
-        }
+    fn run_to_syscall_stop(&mut self, bound: &mut Bound) -> Result<()> {
+        while self.step(Resume::ToSyscall, bound)? != Stop::Syscall {}
+        Ok(())
     }
 }
 
@@ -835,18 +907,17 @@ impl Drop for Visit<'_> {
 }
 
 /// Waits for a stop of the thread, which comes in no time unless a freezer holds it.
-fn wait_stop(tid: Tid, patience: Duration) -> Result<Stop> {
-    let begun = Instant::now();
+fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
     loop {
-        let deadline = Instant::now() + FREEZER;
-        match ptrace::wait_stop(tid, Some(deadline)) {
+        let slice = deadline.min(Instant::now() + FREEZER);
+        match ptrace::wait_stop(tid, slice) {
             Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
                 if proc::is_held(Pid::from(tid)) {
                     let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
                                 undone, when it is thawed)";
                     return Err(Error::os(what, Errno::ETIMEDOUT));
                 }
-                if begun.elapsed() >= patience {
+                if Instant::now() >= within_budget(deadline) {
                     return Err(e);
                 }
             }
@@ -857,8 +928,10 @@ fn wait_stop(tid: Tid, patience: Duration) -> Result<Stop> {
 
 /// Waits for the trap that a thread was let go for.
 fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
+    let mut bound = Bound::new(tid, "leave the stub", patience, 0);
     loop {
-        match wait_stop(tid, patience)? {
+        bound.one_more()?;
+        match wait_stop(tid, bound.deadline())? {
             Stop::Event(_) => return Ok(()),
             // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
             Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal)?,

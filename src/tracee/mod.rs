@@ -4,6 +4,7 @@
 
 mod alarm;
 mod batch;
+mod bound;
 mod cave;
 mod group_stop;
 mod inject;
@@ -14,6 +15,7 @@ pub(crate) mod rlimit;
 mod stopped;
 
 pub use batch::{Call, Outcome};
+pub use bound::Budget;
 pub use inject::Injector;
 pub use memory::{Memory, RemoteAddr};
 pub use stopped::{ByHost, ByUs, StoppedProcess, StoppingProcess, Unfinished};

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
+use criu_signals_images::{Fields, Pid, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 use nix::errno::Errno;
 
+use super::bound;
 use crate::arch::Registers;
 use crate::error::{Cause, Error, Result};
 
@@ -80,6 +81,8 @@ pub struct StopReason {
     pub signo: i32,
     /// `si_code`; for a ptrace event `signo | event << 8`.
     pub code: i32,
+    /// `si_pid`, of a signal that somebody has sent.
+    pub sender: i32,
 }
 
 fn request(
@@ -214,6 +217,21 @@ pub fn set_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
     .map(drop)
 }
 
+/// [`set_signal_mask`], and reads back.
+///
+/// # Errors
+/// [`Cause::NotKept`] if another mask reads back.
+pub fn put_back_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
+    set_signal_mask(tid, mask)?;
+    let found = signal_mask(tid)?;
+    let wanted = mask.without(SigNo::KILL).without(SigNo::STOP);
+    if found == wanted {
+        return Ok(());
+    }
+    let why = Cause::NotKept(format!("it is {found}, and was {wanted}"));
+    Err(Error::new("put back the signal mask", why).in_thread(tid))
+}
+
 /// `PTRACE_GETSIGINFO`: why the thread is stopped. `None` for a stop without siginfo (EINVAL), which is a group
 /// stop of a thread that was attached and not seized.
 pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
@@ -223,6 +241,10 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
         Ok(_) => Ok(Some(StopReason {
             signo: info.signo(),
             code: info.code(),
+            sender: match info.fields() {
+                Fields::Kill { pid, .. } => pid,
+                _ => 0,
+            },
         })),
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EINVAL)) => Ok(None),
         Err(e) => Err(e),
@@ -345,17 +367,18 @@ const LATER: Duration = Duration::from_millis(1);
 /// How long a whole batch of calls may take: until then a pause as long as [`LATER`] would cost more than the batch.
 const BATCH: Duration = Duration::from_millis(20);
 
-/// How long is waited where nobody says how long: for what takes microseconds, so that whatever may go wrong, this
-/// program does not hang.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Waits until the thread stops. Its death is [`Cause::Died`]; `deadline` passing is ETIMEDOUT.
 ///
 /// It does not block in waitpid(2): the kernel reports a leader's death only when all other threads are reaped, which
 /// those that we trace as well are by nobody but us (delay_group_leader).
-pub fn wait_stop(tid: Tid, deadline: Option<Instant>) -> Result<Stop> {
+pub fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
     let start = Instant::now();
-    let deadline = deadline.unwrap_or(start + PATIENCE);
+    let stop = wait_stop_since(start, tid, bound::within_budget(deadline));
+    bound::charge(start.elapsed());
+    stop
+}
+
+fn wait_stop_since(start: Instant, tid: Tid, deadline: Instant) -> Result<Stop> {
     loop {
         if let Some(stop) = try_wait(tid)? {
             return Ok(stop);

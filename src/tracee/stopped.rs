@@ -9,6 +9,7 @@ use criu_signals_images::{Pid, Printable, Tid};
 use nix::errno::Errno;
 
 use super::alarm::Alarm;
+use super::bound::Bound;
 use super::cave;
 use super::memory::Memory;
 use super::obstacles;
@@ -29,7 +30,7 @@ pub enum ByUs {}
 
 /// How long a stop of a thread is waited for that works inside the process, on what takes milliseconds, on however busy a
 /// machine; and how long at least, where the caller gives less time for the stopping.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a thread is waited for before others are looked at.
@@ -453,6 +454,13 @@ impl StoppingProcess {
         if fresh.is_empty() {
             return Ok(false);
         }
+        // The first pass has to be made; whoever makes threads faster than they are stopped is not followed for ever.
+        if !self.known.is_empty() && Instant::now() >= deadline {
+            return Err(Error::os(
+                "seize (it makes threads faster than they are stopped)",
+                Errno::ETIMEDOUT,
+            ));
+        }
         let alarm = Alarm::begin();
         if let Err(e) = &alarm {
             log::debug!("PTRACE_SEIZE may wait for an execve(2): {e}");
@@ -602,13 +610,16 @@ fn refuse_seccomp(stopped: &StoppedProcess<ByUs>) -> Result<()> {
 
 /// Waits until a thread that was told to has stopped.
 fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
+    let mut bound = Bound::until(tid, "stop", deadline);
     loop {
-        match ptrace::wait_stop(tid, Some(deadline))? {
+        match ptrace::wait_stop(tid, deadline)? {
             Stop::Event(_) => return Ok(()),
             // A signal came first: it is delivered as it would have been, and the interrupt is still pending.
             Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal)?,
             Stop::Syscall | Stop::OtherEvent(_) => ptrace::resume(tid, Resume::Run, 0)?,
         }
+        // By then it runs, and has been told to stop.
+        bound.one_more()?;
     }
 }
 

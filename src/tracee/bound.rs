@@ -1,0 +1,194 @@
+//! How long, and for how many stops, is waited for threads. docs/bounds.md says what that comes to.
+//!
+//! Two bounds, and neither is met in the ordinary course, where a stop takes microseconds. A [`Bound`] is that of one errand
+//! to one thread: a number of stops, because somebody who sends signals can make a thread stop for ever without a pause,
+//! and a time. A [`Budget`] is what all waiting in one process may come to, for as long as it is held.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use criu_signals_images::Tid;
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+
+/// What each system call of an errand adds to its time.
+const CALL: Duration = Duration::from_millis(1);
+/// How many stops an errand may have, beside two for each system call.
+const STOPS: usize = 10_000;
+/// How long all threads of a process are waited for, together, in one hook of CRIU's or one rescue.
+pub const PROCESS: Duration = Duration::from_secs(120);
+/// And to put back what was changed, once that has been used up or something else has failed.
+pub const UNDO: Duration = Duration::from_secs(30);
+
+thread_local! {
+    /// What is left of the budget. Without a destructor: one would keep a plugin from being unloaded.
+    static LEFT: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// An allowance for waiting, for the calling thread, until it is dropped.
+#[derive(Debug)]
+pub struct Budget {
+    /// What is left of the one before, which is then in force again.
+    outer: Option<Duration>,
+    /// What this one had, if it is a part of that.
+    part: Option<Duration>,
+}
+
+impl Budget {
+    /// Allows [`PROCESS`], but no more than what is left of the budget in force.
+    #[must_use]
+    pub fn of_process() -> Budget {
+        let outer = LEFT.get();
+        let part = outer.map_or(PROCESS, |left| left.min(PROCESS));
+        LEFT.set(Some(part));
+        Budget {
+            outer,
+            part: Some(part),
+        }
+    }
+
+    /// Allows [`UNDO`], whatever has been used up.
+    #[must_use]
+    pub fn of_undo() -> Budget {
+        Budget {
+            outer: LEFT.replace(Some(UNDO)),
+            part: None,
+        }
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        let left = LEFT.get().unwrap_or_default();
+        let used = self
+            .part
+            .map_or(Duration::ZERO, |part| part.saturating_sub(left));
+        LEFT.set(self.outer.map(|outer| outer.saturating_sub(used)));
+    }
+}
+
+/// Until when may be waited, where `deadline` is the caller's own?
+pub(super) fn within_budget(deadline: Instant) -> Instant {
+    LEFT.get()
+        .map_or(deadline, |left| deadline.min(Instant::now() + left))
+}
+
+/// This long has been waited.
+pub(super) fn charge(waited: Duration) {
+    LEFT.set(LEFT.get().map(|left| left.saturating_sub(waited)));
+}
+
+/// The bound of one errand to a thread.
+#[derive(Debug)]
+pub(super) struct Bound {
+    tid: Tid,
+    what: &'static str,
+    deadline: Instant,
+    stops: usize,
+}
+
+impl Bound {
+    /// For an errand of so many system calls, which add to the time.
+    pub fn new(tid: Tid, what: &'static str, time: Duration, calls: usize) -> Bound {
+        let time =
+            time.saturating_add(CALL.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX)));
+        Bound::within(tid, what, time, stops(calls))
+    }
+
+    /// With this time and no more than so many stops.
+    pub fn within(tid: Tid, what: &'static str, time: Duration, stops: usize) -> Bound {
+        Bound {
+            tid,
+            what,
+            deadline: Instant::now() + time,
+            stops,
+        }
+    }
+
+    /// As [`new`](Bound::new), up to this deadline.
+    pub fn until(tid: Tid, what: &'static str, deadline: Instant) -> Bound {
+        Bound {
+            tid,
+            what,
+            deadline,
+            stops: STOPS,
+        }
+    }
+
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// One more stop is about to be waited for.
+    ///
+    /// # Errors
+    /// ETIMEDOUT if there have been too many, or it has taken too long.
+    pub fn one_more(&mut self) -> Result<()> {
+        let why = if self.stops == 0 {
+            "it stops over and over, as somebody keeps sending it signals"
+        } else if Instant::now() >= self.deadline {
+            "it takes too long"
+        } else {
+            self.stops -= 1;
+            return Ok(());
+        };
+        let what = format!("{} ({why}: given up, and undone)", self.what);
+        Err(Error::os(what, Errno::ETIMEDOUT).in_thread(self.tid))
+    }
+}
+
+/// How many stops an errand of so many system calls may have. In builds for tests `CRIU_SIGNALS_STOPS` has the number, which
+/// real signals reach only after a long time.
+fn stops(calls: usize) -> usize {
+    let usual = STOPS.saturating_add(calls.saturating_mul(2));
+    #[cfg(feature = "faults")]
+    let usual = {
+        let set = std::env::var("CRIU_SIGNALS_STOPS").ok();
+        set.and_then(|stops| stops.parse().ok()).unwrap_or(usual)
+    };
+    usual
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tid() -> Tid {
+        Tid::new(7).unwrap()
+    }
+
+    #[test]
+    fn stops_are_counted() {
+        let mut bound = Bound::within(tid(), "run", PROCESS, 2);
+        assert!(bound.one_more().is_ok() && bound.one_more().is_ok());
+        let e = bound.one_more().unwrap_err().to_string();
+        assert!(e.contains("tid 7") && e.contains("over and over"), "{e}");
+        let mut late = Bound::within(tid(), "run", Duration::ZERO, 2);
+        let e = late.one_more().unwrap_err().to_string();
+        assert!(e.contains("too long"), "{e}");
+    }
+
+    #[test]
+    fn a_budget_is_used_up_and_gives_way_to_another() {
+        let far = Instant::now() + PROCESS * 100;
+        assert_eq!(within_budget(far), far);
+        let budget = Budget::of_process();
+        assert!(within_budget(far) < far);
+        {
+            let _part = Budget::of_process();
+            charge(PROCESS * 2);
+        }
+        assert!(
+            within_budget(far) <= Instant::now(),
+            "a part is charged to the whole"
+        );
+        {
+            let _undo = Budget::of_undo();
+            assert!(within_budget(far) > Instant::now());
+        }
+        assert!(within_budget(far) <= Instant::now());
+        drop(budget);
+        assert_eq!(within_budget(far), far);
+    }
+}

@@ -634,7 +634,8 @@ fn vfork(_: &RunDir) -> Result<()> {
 
 /// Those who wait for a process that does not stop keep nobody waiting who asks for another.
 fn others_wait(_: &RunDir) -> Result<()> {
-    let mount = Mounted::with(&["--timeout", "50", "--allow-other"])?;
+    // Longer than this test may take.
+    let mount = Mounted::with(&["--timeout", "600", "--allow-other"])?;
     let mut scene = Scene::with(mount)?;
     let vforked = (0..12)
         .map(|_| Vforked::start(&scene.programs, USER))
@@ -649,7 +650,6 @@ fn others_wait(_: &RunDir) -> Result<()> {
                     .uid(USER)
                     .gid(USER)
                     .stdout(Stdio::null())
-                    .stderr(Stdio::null())
                     .spawn()?,
             );
         }

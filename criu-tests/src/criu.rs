@@ -187,7 +187,8 @@ impl Criu {
         Ok((step, Some(pid)))
     }
 
-    fn command(&self, action: &str, images: &Path) -> Command {
+    /// A call that is the caller's to make: the images and ACTION.log are in `images`.
+    pub fn command(&self, action: &str, images: &Path) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .arg(action)

@@ -8,8 +8,8 @@
 //! The modules, in the order in which a run needs them: [`ns`] gives it pids of its own, [`rundir`] a folder,
 //! [`victim`] starts the program, [`criu`] dumps and restores it, [`procfs`] looks at it from outside, [`plugin`]
 //! reads what the plugin said, [`run`] puts these together; [`harness`] makes a test of it, [`cases`] one of any
-//! function. [`containers`] does it under container engines. [`gaps`] is the table of what CRIU loses, [`zdtm`] runs
-//! CRIU's own suite. [`work`] kills the command `criu-signals`; [`mounted`] is
+//! function. [`containers`] does it under container engines. [`gaps`] is the table of what CRIU loses, [`chance`] makes
+//! states at random, [`zdtm`] runs CRIU's own suite. [`work`] kills the command `criu-signals`; [`mounted`] is
 //! its mount, and those who use it.
 
 #![deny(unsafe_code)]
@@ -17,6 +17,7 @@
 pub mod baseline;
 pub mod bench;
 pub mod cases;
+pub mod chance;
 pub mod config;
 pub mod containers;
 pub mod criu;

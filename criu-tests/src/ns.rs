@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, ExitStatus, Stdio, exit};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio, exit};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, io};
@@ -130,18 +130,9 @@ pub enum Ended {
 
 /// Runs this program again as pid 1 of a new namespace, with these arguments, and its output to a file.
 pub fn run(args: &[&str], output: &Path, patience: Duration) -> Result<Ended> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "criu and namespaces need root: run the tests as root"
-    );
     let out = File::create(output).with_context(|| format!("making {}", output.display()))?;
-    let mut child = again("enter")?
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().context("dup")?)
-        .stderr(out)
-        .spawn()
-        .context("starting the first step")?;
+    let copy = out.try_clone().context("dup")?;
+    let mut child = start(args, Stdio::null(), copy.into(), out.into())?;
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().context("wait")? {
@@ -154,6 +145,22 @@ pub fn run(args: &[&str], output: &Path, patience: Duration) -> Result<Ended> {
         }
         sleep(Duration::from_millis(5));
     }
+}
+
+/// Starts this program again as pid 1 of a new namespace, with these arguments. What is killed with what is returned is
+/// the whole namespace; it ends with the thread that has started it, too.
+pub fn start(args: &[&str], stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "criu and namespaces need root: run the tests as root"
+    );
+    again("enter")?
+        .args(args)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .context("starting the first step")
 }
 
 fn again(step: &str) -> io::Result<Command> {

@@ -1,0 +1,287 @@
+//! A namespace that stays for many runs, and who asks it for them.
+//!
+//! To make one costs more than a run. So each worker of a campaign keeps one: this program again, as pid 1 of the
+//! namespace, which reads a [`Job`] from each line of its standard input, and answers with a line. One that does not
+//! answer is ended, with everything in it, and another takes its place.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::chance::oracle::Report;
+use crate::chance::perform::{self, Tools, With};
+use crate::chance::plan::Plan;
+use crate::chance::stage::Stage;
+use crate::chance::verdict::{self, Shown, Verdict};
+use crate::chance::ways::Way;
+use crate::{config, ns};
+
+/// When criu alone is run in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Alone {
+    /// Where the plugin's run is not as the control.
+    OnDifference,
+    /// Always: for the table.
+    Always,
+}
+
+/// A plan, and what is to be done with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// Its text.
+    pub plan: String,
+    /// Of the 32-bit program.
+    pub ia32: bool,
+    /// The ways, one after the other.
+    pub ways: Vec<String>,
+    /// Whether criu alone is run, too.
+    pub alone: Alone,
+    /// A difference is looked at so often again: does it come again?
+    pub again: u32,
+    /// Folders of runs that are at fault are copied here.
+    pub keep: Option<PathBuf>,
+}
+
+/// What came out of a way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The way, as it is read again.
+    pub way: String,
+    /// What is made of it.
+    pub verdict: Verdict,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
+    /// Of the run with the plugin.
+    #[serde(default, skip_serializing_if = "is_same")]
+    pub shown: Shown,
+    /// The same of criu alone, if it was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Shown>,
+    /// Runs that came out so badly, of how many.
+    pub times: (u32, u32),
+    /// How long it took.
+    pub ms: u64,
+}
+
+fn is_same(shown: &Shown) -> bool {
+    *shown == Shown::default()
+}
+
+/// Between the two controls' GO: about as long as a checkpoint takes.
+const CONTROL_WAITS: Duration = Duration::from_millis(60);
+/// criu alone may differ in one run and not in another.
+const ALONE_TRIES: u32 = 2;
+/// What a job may take for each of its ways, repeats included.
+const PER_WAY: Duration = Duration::from_secs(400);
+
+/// Pid 1 of a cell: answers until nobody asks.
+pub fn serve(folder: &Path) -> Result<()> {
+    let tools = Tools::find()?;
+    let mut stage = Stage::new(folder)?;
+    for line in std::io::stdin().lines() {
+        let job: Job = serde_json::from_str(&line?).context("the job")?;
+        let outcomes = work(&mut stage, &tools, &job)?;
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer(&mut out, &outcomes)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+    }
+    stage.clear()
+}
+
+fn work(stage: &mut Stage, tools: &Tools, job: &Job) -> Result<Vec<Outcome>> {
+    let plan: Plan = job.plan.parse()?;
+    stage.set_ia32(job.ia32);
+    job.ways
+        .iter()
+        .map(|way| {
+            let begin = Instant::now();
+            let mut outcome = one(stage, tools, job, &plan, way.parse()?)?;
+            outcome.ms = u64::try_from(begin.elapsed().as_millis())?;
+            Ok(outcome)
+        })
+        .collect()
+}
+
+fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Result<Outcome> {
+    let mut outcome = Outcome {
+        way: way.to_string(),
+        verdict: Verdict::LeftOut,
+        left_out: None,
+        shown: Shown::default(),
+        alone: None,
+        times: (1, 1),
+        ms: 0,
+    };
+    let control = match control(stage, plan, way)? {
+        Ok(control) => control,
+        Err(why) => {
+            outcome.left_out = Some(why);
+            return Ok(outcome);
+        }
+    };
+    let shown = match perform::run(stage, tools, plan, way, With::Plugin, &control)? {
+        Ok(shown) => shown,
+        Err(why) => {
+            outcome.left_out = Some(why);
+            return Ok(outcome);
+        }
+    };
+    if !shown.is_same() {
+        keep(stage, job, "plugin")?;
+    }
+    if job.alone == Alone::Always || !shown.is_same() {
+        outcome.alone = alone(stage, tools, plan, way, &control)?;
+    }
+    outcome.verdict = verdict::of(&shown, outcome.alone.as_ref());
+    outcome.shown = shown;
+    if outcome.verdict.is_fault() {
+        for _ in 0..job.again {
+            outcome.times.1 += 1;
+            let again = perform::run(stage, tools, plan, way, With::Plugin, &control)?;
+            let again = again.map(|shown| verdict::of(&shown, outcome.alone.as_ref()));
+            outcome.times.0 += u32::from(again.is_ok_and(Verdict::is_fault));
+        }
+    }
+    Ok(outcome)
+}
+
+/// What two controls agree in. `Err` within: they do not, or cannot be made.
+fn control(stage: &mut Stage, plan: &Plan, way: Way) -> Result<Result<Report, String>> {
+    let mut reports = Vec::new();
+    for after in [Duration::ZERO, CONTROL_WAITS] {
+        match perform::control(stage, plan, way, after)? {
+            Ok(text) => reports.push(Report::read(&text)),
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    let second = reports.swap_remove(1);
+    let agreed = reports.swap_remove(0).agreed(&second);
+    Ok(agreed.map_err(|first| format!("the controls differ: {first}")))
+}
+
+/// criu without the plugin in the same way, or nothing where it has no part in it. It is given some tries to differ.
+fn alone(
+    stage: &mut Stage,
+    tools: &Tools,
+    plan: &Plan,
+    way: Way,
+    control: &Report,
+) -> Result<Option<Shown>> {
+    if !way.kind().has_criu() {
+        return Ok(None);
+    }
+    let mut all = Shown::default();
+    for _ in 0..ALONE_TRIES {
+        if let Ok(shown) = perform::run(stage, tools, plan, way, With::Alone, control)? {
+            all.differences.extend(shown.differences);
+            all.refused = all.refused.or(shown.refused);
+            all.hang = all.hang.or(shown.hang);
+        }
+    }
+    Ok(Some(all))
+}
+
+fn keep(stage: &Stage, job: &Job, name: &str) -> Result<()> {
+    let Some(to) = &job.keep else { return Ok(()) };
+    let to = to.join(name);
+    let _ = fs::remove_dir_all(&to);
+    fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
+    let status = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(stage.folder().join("run"))
+        .arg(&to)
+        .status()
+        .context("cp")?;
+    if !status.success() {
+        bail!("copying the run's folder to {}", to.display());
+    }
+    Ok(())
+}
+
+/// A cell, as its user sees it.
+#[derive(Debug)]
+pub struct Cell {
+    number: u32,
+    child: Child,
+    ask: ChildStdin,
+    answers: Receiver<String>,
+}
+
+impl Cell {
+    /// Makes one. Each that is there at the same time has a number of its own.
+    pub fn new(number: u32) -> Result<Self> {
+        let folder = folder().join(format!("cell-{number}"));
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let said = fs::File::create(folder.with_extension("log"))?;
+        let path = folder.to_string_lossy().into_owned();
+        let mut child = ns::start(
+            &["cell", &path],
+            Stdio::piped(),
+            Stdio::piped(),
+            said.into(),
+        )?;
+        let ask = child.stdin.take().context("stdin")?;
+        let out = child.stdout.take().context("stdout")?;
+        let (answer, answers) = channel();
+        // Ends with the cell.
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if answer.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self {
+            number,
+            child,
+            ask,
+            answers,
+        })
+    }
+
+    /// Has a job done. A cell that breaks is replaced, and that is an error; the next job is done by the new one.
+    pub fn ask(&mut self, job: &Job) -> Result<Vec<Outcome>> {
+        let ways = u32::try_from(job.ways.len().max(1))?;
+        let answer =
+            self.send(job)
+                .and_then(|()| match self.answers.recv_timeout(PER_WAY * ways) {
+                    Ok(line) => serde_json::from_str(&line).context("the answer"),
+                    Err(RecvTimeoutError::Timeout) => bail!("no answer in time"),
+                    Err(RecvTimeoutError::Disconnected) => bail!("the cell has ended"),
+                });
+        answer.or_else(|why| {
+            let log = folder().join(format!("cell-{}.log", self.number));
+            let said = fs::read_to_string(log).unwrap_or_default();
+            *self = Cell::new(self.number)?;
+            Err(why.context(said.trim().to_owned()))
+        })
+    }
+
+    fn send(&mut self, job: &Job) -> Result<()> {
+        let mut line = serde_json::to_vec(job)?;
+        line.push(b'\n');
+        self.ask.write_all(&line).context("asking a cell")?;
+        self.ask.flush().context("asking a cell")
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        // Its namespace goes with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a campaign keeps what it needs and what it finds.
+pub fn folder() -> PathBuf {
+    config::target_dir().join("chance")
+}

@@ -1,0 +1,197 @@
+//! What is made of the differences: who is to blame, and whether it was said.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chance::oracle::{About, Difference};
+
+/// What came out for one seed in one way, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As in the control.
+    Same,
+    /// It is not, and the log, the report or the command says so; or the run was refused with the reason.
+    Said,
+    /// The program cannot be judged: its controls differ from each other, or its plan cannot be carried out.
+    LeftOut,
+    /// It is not as in the control, and nothing says so.
+    Silent,
+    /// It is not, and with criu alone it is.
+    Worse,
+    /// Somebody did not come to an end.
+    Hang,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; 6] = [
+        Verdict::Same,
+        Verdict::Said,
+        Verdict::LeftOut,
+        Verdict::Silent,
+        Verdict::Worse,
+        Verdict::Hang,
+    ];
+
+    /// Whether the project is at fault.
+    pub fn is_fault(self) -> bool {
+        self > Verdict::LeftOut
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Same => "same",
+            Verdict::Said => "said",
+            Verdict::LeftOut => "left out",
+            Verdict::Silent => "silent",
+            Verdict::Worse => "worse",
+            Verdict::Hang => "hang",
+        })
+    }
+}
+
+/// What one run of a way showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// In what the program differs from the control.
+    pub differences: Vec<Difference>,
+    /// The dump was refused, where it was to succeed: by these errors.
+    pub refused: Option<String>,
+    /// Somebody did not come to an end: who.
+    pub hang: Option<String>,
+    /// What warnings, errors and notices say.
+    pub said: Vec<String>,
+}
+
+impl Shown {
+    /// As in the control, and nobody has refused or hung.
+    pub fn is_same(&self) -> bool {
+        self.differences.is_empty() && self.refused.is_none() && self.hang.is_none()
+    }
+
+    /// Whether anything that was said is about this.
+    fn says(&self, about: About) -> bool {
+        let about = about.words();
+        self.said
+            .iter()
+            .any(|said| about.iter().any(|word| said.contains(word)))
+    }
+
+    fn differs_in(&self, about: About) -> bool {
+        // Of a program that is gone nothing else can be told.
+        self.hang.is_some()
+            || self.refused.is_some()
+            || self
+                .differences
+                .iter()
+                .any(|found| found.about == about || found.about == About::Life)
+    }
+}
+
+/// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it.
+pub fn of(with: &Shown, alone: Option<&Shown>) -> Verdict {
+    let alone_same = alone.is_none_or(Shown::is_same);
+    if with.hang.is_some() {
+        // criu's own: then nobody is worse off.
+        let criu_too = alone.is_some_and(|alone| alone.hang.is_some());
+        return if criu_too {
+            Verdict::Said
+        } else {
+            Verdict::Hang
+        };
+    }
+    let mut verdict = Verdict::Same;
+    for found in &with.differences {
+        let alone_differs = alone.is_some_and(|alone| alone.differs_in(found.about));
+        let one = match (with.says(found.about), alone_differs) {
+            // The command says what it cannot do: criu has no such thing.
+            (true, _) if found.about == About::Command => Verdict::Said,
+            (true, true) => Verdict::Said,
+            (false, true) => Verdict::Silent,
+            (_, false) => Verdict::Worse,
+        };
+        verdict = verdict.max(one);
+    }
+    if with.refused.is_some() {
+        verdict = verdict.max(match (alone_same, with.said.is_empty()) {
+            (true, _) => Verdict::Worse,
+            (false, true) => match alone.is_some_and(|alone| alone.refused.is_some()) {
+                // criu refuses by itself, and says why.
+                true => Verdict::Said,
+                false => Verdict::Silent,
+            },
+            (false, false) => Verdict::Said,
+        });
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn differs(about: About) -> Shown {
+        Shown {
+            differences: vec![Difference {
+                about,
+                control: "a".into(),
+                found: "b".into(),
+            }],
+            ..Shown::default()
+        }
+    }
+
+    fn saying(shown: Shown, said: &str) -> Shown {
+        Shown {
+            said: vec![said.into()],
+            ..shown
+        }
+    }
+
+    #[test]
+    fn who_is_to_blame() {
+        let same = Shown::default();
+        let timer = differs(About::Timer);
+        let said = saying(timer.clone(), "a timer is lost");
+        let beside = saying(timer.clone(), "the mask is lost");
+        assert_eq!(of(&same, Some(&timer)), Verdict::Same);
+        assert_eq!(of(&timer, Some(&same)), Verdict::Worse);
+        assert_eq!(of(&said, Some(&same)), Verdict::Worse);
+        assert_eq!(of(&timer, Some(&timer)), Verdict::Silent);
+        assert_eq!(of(&beside, Some(&timer)), Verdict::Silent);
+        assert_eq!(of(&said, Some(&timer)), Verdict::Said);
+        assert_eq!(of(&timer, Some(&differs(About::Call))), Verdict::Worse);
+        assert_eq!(of(&timer, Some(&differs(About::Life))), Verdict::Silent);
+        assert_eq!(of(&timer, None), Verdict::Worse);
+    }
+
+    #[test]
+    fn refusals_and_hangs() {
+        let refused = |said: &[&str]| Shown {
+            refused: Some("criu dump fails".into()),
+            said: said.iter().map(|s| (*s).to_owned()).collect(),
+            ..Shown::default()
+        };
+        let hang = Shown {
+            hang: Some("criu dump".into()),
+            ..Shown::default()
+        };
+        let same = Shown::default();
+        let dead = differs(About::Life);
+        assert_eq!(of(&refused(&["why"]), Some(&same)), Verdict::Worse);
+        assert_eq!(of(&refused(&["why"]), Some(&dead)), Verdict::Said);
+        assert_eq!(of(&refused(&[]), Some(&dead)), Verdict::Silent);
+        assert_eq!(of(&refused(&[]), Some(&refused(&[]))), Verdict::Said);
+        assert_eq!(of(&hang, Some(&same)), Verdict::Hang);
+        assert_eq!(of(&hang, Some(&hang)), Verdict::Said);
+        let harmed = Shown {
+            refused: Some("criu dump fails".into()),
+            ..differs(About::Pending)
+        };
+        assert_eq!(of(&harmed, Some(&same)), Verdict::Worse);
+    }
+}

@@ -53,7 +53,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps curve bench zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve bench zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -93,6 +93,10 @@ test: root faults build ## runs all tests: units, documentation, then the scenar
 gaps: PROFILE := release
 gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md (ARGS="--case 9" for some)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
+
+chance: PROFILE := release
+chance: root faults build ## runs programs in random states, some hundred seeds, against their own control (ARGS="--seeds 0..20000"; docs/chance.md)
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin chance -- $(ARGS)
 
 curve: PROFILE := release
 curve: root build ## measures what deep queues cost, alone and with the plugin, and draws it (some minutes; docs/deep-queues.md)

@@ -9,7 +9,7 @@ use crate::proc::{self, SignalStatus};
 use crate::sigstack;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
-    PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler,
+    PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler, itimers,
 };
 use crate::tracee::{Budget, Injector, Outcome, StoppedProcess, ptrace};
 
@@ -188,10 +188,13 @@ fn capture<Owner>(
     let asked = [AlternateStack::read(), ParentDeathSignal::read()];
     let mut of_leader = SignalDispositions::read();
     let dispositions = of_leader.len();
+    of_leader.extend(itimers::read());
+    let of_process = of_leader.len();
     of_leader.extend(asked.clone());
     let [outcomes] = exactly(injector.run_in_each([(leader, &status)], &of_leader)?)?;
     let mut outcomes = outcomes;
-    let mut leaders = Some(outcomes.split_off(dispositions));
+    let mut leaders = Some(outcomes.split_off(of_process));
+    let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
     let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
     fault::point(Point::CapturedDispositions)?;
     let others = threads.iter().filter(|thread| thread.tid != leader);
@@ -230,6 +233,8 @@ fn capture<Owner>(
         taken_out: Vec::new(),
         lent_limit: None,
         timers: Vec::new(),
+        interval_timers,
+        file_owners: Vec::new(),
         threads,
     };
     for thread in &mut state.threads {

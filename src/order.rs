@@ -8,6 +8,7 @@ use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
+use crate::restore::Lost;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
@@ -216,7 +217,7 @@ pub(crate) struct Replay<'r, 'p, Owner> {
     /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
     pub threads: &'r [(Tid, &'r ThreadState)],
     /// What can't be had together with something else, and was given up: to be said.
-    pub lost: &'r mut Vec<String>,
+    pub lost: &'r mut Vec<(Lost, String)>,
 }
 
 impl<Owner> Replay<'_, '_, Owner> {

@@ -510,6 +510,40 @@ pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
         .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
 }
 
+/// The open file descriptors of `pid`.
+pub fn descriptors(pid: Pid) -> Result<Vec<i32>> {
+    let failed = |e| Error::io("list fd", &e);
+    let mut descriptors = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        descriptors.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    descriptors.sort_unstable();
+    Ok(descriptors)
+}
+
+/// Is `fd` of `pid` a timerfd?
+pub fn is_timerfd(pid: Pid, fd: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+        .is_ok_and(|target| target.as_os_str() == "anon_inode:[timerfd]")
+}
+
+/// Is `fd` of `pid` a directory?
+pub fn is_directory(pid: Pid, fd: i32) -> bool {
+    std::fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|file| file.is_dir())
+}
+
+/// The soft RLIMIT_CPU of `pid`, in seconds; `None`: unlimited.
+pub fn cpu_limit(pid: Pid) -> Result<Option<u64>> {
+    let limits = process(pid)?
+        .limits()
+        .map_err(|e| Error::proc("read limits", &e))?;
+    Ok(match limits.max_cpu_time.soft_limit {
+        LimitValue::Unlimited => None,
+        LimitValue::Value(seconds) => Some(seconds),
+    })
+}
+
 /// May this process raise hard limits: has it CAP_SYS_RESOURCE?
 pub fn may_raise_limits() -> Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use criu_signals_images::{
     CoreImage, FORMAT_VERSION, Header, Image, ImageError, Pid, PosixTimer, ProcessState, Rlimit,
-    SigNo, Tid, criu_images,
+    SigNo, Tid, criu_files, criu_images,
 };
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat, renameat};
@@ -94,6 +94,38 @@ pub fn correct_timers(dir: BorrowedFd<'_>, pid: i32, timers: &[PosixTimer]) -> R
     change_core(dir, pid, |core| {
         core.correct_timers(timers).map(|ids| !ids.is_empty())
     })
+}
+
+/// What [`correct_files`] has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Corrected {
+    /// Files whose owner CRIU is not to set.
+    pub owners: usize,
+    /// timerfds that would not have been armed.
+    pub timerfds: usize,
+}
+
+/// Changes CRIU's own image of all open files: an owner that is `unwanted` is taken away, and timerfds that have stopped go
+/// on. The image is replaced as a whole or not at all.
+///
+/// # Errors
+/// If CRIU's image can't be read, understood or replaced.
+pub fn correct_files(
+    dir: BorrowedFd<'_>,
+    unwanted: impl Fn(criu_files::Owner) -> bool,
+) -> Result<Corrected> {
+    let name = criu_files::FILES;
+    let image = |e| Error::new(format!("replace {name}"), Cause::Image(e));
+    let (mut files, mode) = criu_images::open_files_in(dir).map_err(image)?;
+    let corrected = Corrected {
+        owners: files.take_owners(unwanted),
+        timerfds: files.arm_timerfds(),
+    };
+    if corrected != Corrected::default() {
+        let bytes = files.to_bytes().map_err(image)?;
+        replace(dir, name, &bytes, mode)?;
+    }
+    Ok(corrected)
 }
 
 /// `change` says whether there is anything to write.

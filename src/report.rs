@@ -126,6 +126,9 @@ pub struct Process {
     pub duration_us: u64,
     /// What was not as captured.
     pub differences: Vec<Difference>,
+    /// What there is in the process that the outcome of a restore does not cover.
+    #[serde(default)]
+    pub not_compared: Vec<String>,
     /// What can't be kept.
     pub notices: Vec<Notice>,
     /// What failed, as the log has it.
@@ -147,6 +150,7 @@ impl Process {
             taken_out: Vec::new(),
             duration_us: 0,
             differences: Vec::new(),
+            not_compared: Vec::new(),
             notices: Vec::new(),
             errors: Vec::new(),
         }
@@ -208,7 +212,8 @@ pub enum Action {
 /// Something that can't be kept, or that is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`, `overrun`, `timer`; or `machine`.
+    /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`, `overrun`, `timer`, `owner`,
+    /// `cpu-limit`; or `machine`.
     pub kind: String,
     /// How much it matters.
     #[serde(default)]

@@ -13,6 +13,7 @@ use crate::fault::{self, Point};
 use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::timers::with_timer_arrivals;
+use crate::state::{itimers, owners};
 use crate::stops;
 use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
 
@@ -44,6 +45,15 @@ impl fmt::Display for Done {
             Done::NotPutBack => "NOT put back",
         })
     }
+}
+
+/// What was given up: it can't be had together with something else, or not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The overruns of a delivery, for an entry that is pending.
+    Overruns,
+    /// Whom the SIGIO of a file goes to.
+    Owner,
 }
 
 /// The outcome for one process, in one word.
@@ -85,8 +95,8 @@ pub struct Report {
     pub arrived: usize,
     /// Every difference, and what became of it.
     pub findings: Vec<(Difference, Done)>,
-    /// What can't be had together with something else that was put back, in words.
-    pub lost: Vec<String>,
+    /// What was given up, in words.
+    pub lost: Vec<(Lost, String)>,
     /// Operations that failed.
     pub errors: Vec<Error>,
 }
@@ -144,6 +154,17 @@ pub fn check<Owner>(
         .errors
         .extend(take_back_limit(stopped.pid(), dumped).err());
     report.errors.extend(fault::point(Point::LimitBack).err());
+    // Before the queues are looked at: what an expiry leaves is to be seen there.
+    report.errors.extend(
+        put_back_rest(
+            stopped,
+            dumped,
+            mode,
+            &mut report.findings,
+            &mut report.lost,
+        )
+        .err(),
+    );
     let mut found = look(stopped, dumped, dumped)?;
     distrust_entries(&mut found, dumped);
     let wanted = wanted(dumped, &found);
@@ -152,7 +173,9 @@ pub fn check<Owner>(
     report.errors.extend(fault::point(Point::Compared).err());
     if mode == Mode::Report {
         let left_alone = |d| (d, Done::LeftAlone);
-        report.findings = differences.into_iter().map(left_alone).collect();
+        report
+            .findings
+            .extend(differences.into_iter().map(left_alone));
         return Ok(report);
     }
 
@@ -163,7 +186,7 @@ pub fn check<Owner>(
     }
     let (errors, lost) = put_back_and_say(stopped, &wanted, &found, Extent::All);
     report.errors.extend(errors);
-    report.lost = lost;
+    report.lost.extend(lost);
     let seen = look(stopped, dumped, &wanted)
         .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
     let left = match seen {
@@ -173,8 +196,29 @@ pub fn check<Owner>(
             differences.clone()
         }
     };
-    report.findings = judged(differences, &left);
+    report.findings.extend(judged(differences, &left));
     Ok(report)
+}
+
+/// What belongs to no step of the order: interval timers, and whom the SIGIO of files goes to.
+fn put_back_rest<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    mode: Mode,
+    findings: &mut Vec<(Difference, Done)>,
+    lost: &mut Vec<(Lost, String)>,
+) -> Result<()> {
+    if dumped.interval_timers.is_empty() && dumped.file_owners.is_empty() {
+        return Ok(());
+    }
+    let repair = mode == Mode::Repair;
+    let mut inner = || {
+        let mut injector = Injector::new(stopped)?;
+        findings.extend(itimers::check(&mut injector, dumped, repair)?);
+        findings.extend(owners::check(&mut injector, dumped, repair, lost)?);
+        injector.finish()
+    };
+    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
 }
 
 /// What becomes of signals that are pending in a live process and were not at the dump.
@@ -449,7 +493,7 @@ fn put_back_and_say<Owner>(
     wanted: &ProcessState,
     found: &ProcessState,
     extent: Extent,
-) -> (Vec<Error>, Vec<String>) {
+) -> (Vec<Error>, Vec<(Lost, String)>) {
     let mut lost = Vec::new();
     let threads: Vec<(Tid, &ThreadState)> = found
         .threads

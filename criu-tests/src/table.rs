@@ -92,6 +92,31 @@ pub const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("timer_overruns")
     },
     Scenario::new("itimer"),
+    Scenario {
+        alone: Expect::Fails("what remains of ITIMER_REAL"),
+        verdicts: &[Repaired],
+        ..Scenario::new("itimer-pending").program("itimer_expired", "pending")
+    },
+    Scenario {
+        alone: Expect::Fails("what remains of ITIMER_REAL"),
+        verdicts: &[Repaired],
+        ..Scenario::new("itimer-ignored").program("itimer_expired", "ignored")
+    },
+    Scenario {
+        alone: Expect::Fails("a slow timerfd, expected a tick"),
+        ..Scenario::new("timerfds")
+    },
+    // Files whose SIGIO goes to whom CRIU does not find when it opens them.
+    Scenario {
+        alone: Expect::RestoreFails("file owner pid: No such process"),
+        verdicts: &[Repaired],
+        ..Scenario::new("file_owners")
+    },
+    Scenario {
+        alone: Expect::RestoreFails("file owner pid: No such process"),
+        said: Some("not kept: owner=1"),
+        ..Scenario::new("file_owners-outside").program("file_owners", "outside")
+    },
     Scenario::new("parent_death"),
     Scenario::new("signalfd"),
     Scenario::new("many_threads"),

@@ -10,6 +10,7 @@ use protobuf::Message;
 use crate::altstack::AltStack;
 use crate::codec::proto::criu_core as pb;
 use crate::criu_core::CoreImage;
+use crate::criu_files::{FILES, FilesImage};
 use crate::error::{FieldError, ImageError};
 use crate::framing::FrameReader;
 use crate::header::{FORMAT_VERSION, Header};
@@ -102,9 +103,22 @@ pub fn open_core(path: &Path) -> Result<CoreImage, ImageError> {
 /// [`ImageError::NotRegular`] if the file is a symbolic link, a pipe or a device. [`ImageError::Io`] if there is no such file,
 /// or it cannot be read. Those of [`CoreImage::read`].
 pub fn open_core_in(dir: BorrowedFd<'_>, tid: i32) -> Result<(CoreImage, Permissions), ImageError> {
-    let name = core_name(tid);
-    let failed = |operation, source| ImageError::io(operation, &name, source);
-    let mut file = open_regular_in(dir, &name)?
+    let (bytes, permissions) = read_in(dir, &core_name(tid))?;
+    Ok((CoreImage::read(&bytes)?, permissions))
+}
+
+/// As [`open_core_in`], the image of all open files.
+///
+/// # Errors
+/// Those of [`open_core_in`], and of [`FilesImage::read`].
+pub fn open_files_in(dir: BorrowedFd<'_>) -> Result<(FilesImage, Permissions), ImageError> {
+    let (bytes, permissions) = read_in(dir, FILES)?;
+    Ok((FilesImage::read(&bytes)?, permissions))
+}
+
+fn read_in(dir: BorrowedFd<'_>, name: &str) -> Result<(Vec<u8>, Permissions), ImageError> {
+    let failed = |operation, source| ImageError::io(operation, name, source);
+    let mut file = open_regular_in(dir, name)?
         .ok_or_else(|| failed("open", io::ErrorKind::NotFound.into()))?;
     let metadata = file.get_ref().metadata();
     let permissions = metadata
@@ -113,7 +127,7 @@ pub fn open_core_in(dir: BorrowedFd<'_>, tid: i32) -> Result<(CoreImage, Permiss
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)
         .map_err(|source| failed("read", source))?;
-    Ok((CoreImage::read(&bytes)?, permissions))
+    Ok((bytes, permissions))
 }
 
 struct Entry {

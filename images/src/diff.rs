@@ -64,6 +64,10 @@ pub enum Field {
     RunState,
     /// The POSIX timer with this id, and where its own queue entry is.
     Timer(i32),
+    /// An interval timer of setitimer(2).
+    IntervalTimer,
+    /// Whom the SIGIO of the file with this descriptor goes to.
+    FileOwner(i32),
     /// The command's name.
     Comm,
     /// What the parent's wait(2) would still report.
@@ -93,6 +97,8 @@ impl Field {
             Field::RlimitSigpending => "rlimit_sigpending",
             Field::RunState => "run_state",
             Field::Timer(_) => "timer",
+            Field::IntervalTimer => "interval_timer",
+            Field::FileOwner(_) => "file_owner",
             Field::Comm => "comm",
             Field::WaitStatus => "wait_status",
             Field::ExitSignal => "exit_signal",
@@ -117,6 +123,8 @@ impl fmt::Display for Field {
         f.write_str(match self {
             Field::Disposition(signo) => return write!(f, "disposition of {signo}"),
             Field::Timer(id) => return write!(f, "timer {id}"),
+            Field::FileOwner(fd) => return write!(f, "owner of file descriptor {fd}"),
+            Field::IntervalTimer => "interval timer",
             Field::Arch => "kind of task",
             Field::ThreadMissing | Field::ThreadExtra => "existence",
             Field::Mask => "mask",

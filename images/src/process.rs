@@ -10,6 +10,8 @@ use crate::error::FieldError;
 use crate::exit_signal::ExitSignal;
 use crate::ids::{NsIds, Pid, Tid};
 use crate::interrupted::InterruptedCall;
+use crate::itimer::{self, IntervalTimer};
+use crate::owner::{self, FileOwner};
 use crate::pending::Pending;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -189,6 +191,10 @@ pub struct ProcessState {
     pub stack_needs: Option<StackNeeds>,
     /// Its POSIX timers.
     pub timers: Vec<PosixTimer>,
+    /// Its interval timers that are armed or have an interval; empty where nobody looked.
+    pub interval_timers: Vec<IntervalTimer>,
+    /// Its file descriptors whose SIGIO goes to somebody; empty where nobody looked.
+    pub file_owners: Vec<FileOwner>,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
     pub taken_out: Vec<TakenOut>,
     /// The RLIMIT_SIGPENDING that CRIU restores instead of the process's own, so that it has room for the queue.
@@ -299,6 +305,10 @@ impl Codec for ThreadState {
     }
 }
 
+fn all<T: Codec>(messages: &[T::Message]) -> Result<Vec<T>, FieldError> {
+    messages.iter().map(T::from_proto).collect()
+}
+
 /// Without the threads and the queue: they follow in entries of their own.
 impl Codec for ProcessState {
     type Message = pb::Process;
@@ -319,6 +329,8 @@ impl Codec for ProcessState {
             stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
             exe: self.exe.clone(),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
+            interval_timers: self.interval_timers.iter().map(Codec::to_proto).collect(),
+            file_owners: self.file_owners.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             lent_limit: self.lent_limit.map(|limit| limit.to_proto()).into(),
             ..pb::Process::default()
@@ -337,7 +349,13 @@ impl Codec for ProcessState {
             })
             .collect::<Result<Vec<_>, _>>()?;
         timer::check(&timers)?;
+        let interval_timers = all(&message.interval_timers)?;
+        itimer::check(&interval_timers)?;
+        let file_owners = all(&message.file_owners)?;
+        owner::check(&file_owners)?;
         Ok(ProcessState {
+            interval_timers,
+            file_owners,
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
             comm: message.comm.clone(),
@@ -483,6 +501,8 @@ impl ProcessState {
             wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
             timers: Vec::new(),
+            interval_timers: Vec::new(),
+            file_owners: Vec::new(),
             taken_out: Vec::new(),
             lent_limit: None,
             exit_signal: None,
@@ -537,6 +557,8 @@ impl ProcessState {
         limited("comm", &self.comm, COMM_LIMIT)?;
         limited("exe", self.exe.as_deref().unwrap_or_default(), EXE_LIMIT)?;
         self.run_state.check()?;
+        itimer::check(&self.interval_timers)?;
+        owner::check(&self.file_owners)?;
         timer::check(&self.timers)
     }
 }

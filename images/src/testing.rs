@@ -10,6 +10,8 @@ use crate::header::{Arch, FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::Image;
 use crate::interrupted::{InterruptedCall, RestartCode};
+use crate::itimer::IntervalTimer;
+use crate::owner::FileOwner;
 use crate::pending::Pending;
 use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
@@ -52,6 +54,8 @@ pub(crate) fn sample() -> ProcessState {
         pid_ns: 0xf000_0001,
         comm: "sample".to_owned(),
         exe: None,
+        interval_timers: Vec::new(),
+        file_owners: Vec::new(),
         compat: false,
         rlimit_sigpending: Rlimit {
             soft: 128,
@@ -344,6 +348,8 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                     hard: numbers.2,
                 }),
                 timers,
+                interval_timers: interval_timers(numbers),
+                file_owners: file_owners(pid),
                 threads: threads
                     .into_iter()
                     .enumerate()
@@ -392,4 +398,23 @@ pub(crate) fn header() -> impl Strategy<Value = Header> {
 
 pub(crate) fn image() -> impl Strategy<Value = Image> {
     (header(), process()).prop_map(|(header, process)| Image { header, process })
+}
+
+fn interval_timers((interval, remaining, which): (u64, u64, u64)) -> Vec<IntervalTimer> {
+    vec![IntervalTimer {
+        which: (which % 3) as u32,
+        interval,
+        remaining,
+    }]
+}
+
+fn file_owners(id: i32) -> Vec<FileOwner> {
+    let owner = |(fd, kind)| FileOwner {
+        fd,
+        kind,
+        id,
+        uid: 1,
+        euid: u32::MAX,
+    };
+    [(0, 0), (7, 1), (i32::MAX, 2)].map(owner).to_vec()
 }

@@ -11,26 +11,29 @@ use criu_signals::criu::{HookError, Host, Inventory};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
+use criu_signals::images::criu_files::Owner;
 use criu_signals::images::{
     Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, image,
 };
 use criu_signals::let_go::{self, LetGo};
+use criu_signals::record::Corrected;
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
-use criu_signals::state::{cpu_clocks, overruns};
+use criu_signals::state::{cpu_clocks, overruns, owners};
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 use criu_signals::{proc, record, restore};
 use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, getpgid, unlinkat};
 
 use crate::NAME;
 use crate::notices::{Notice, Notices, Saying};
 use crate::parents::{self, Ties};
 use crate::report::Recorder;
+use crate::rest;
 use crate::settings::{Overruns, REFUSE, Settings, TakeOut};
 use crate::timeouts::Anew;
 use crate::timers;
@@ -61,6 +64,10 @@ pub struct Dump {
     lent_room: Vec<(i32, Rlimit)>,
     /// Timers that CRIU's images may give another clock or another thread, by the process's pid in its own namespace.
     timers: Vec<(i32, Vec<PosixTimer>)>,
+    /// Owners of files, as F_SETOWN_EX has them, that CRIU can't set.
+    unwanted: Vec<(u32, i32)>,
+    /// Has any of the processes a timerfd?
+    timerfds: bool,
     /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
     /// CRIU looks at dispositions only after the first of them.
     trap_ignored: Vec<(Pid, ProcessState)>,
@@ -124,6 +131,8 @@ impl Dump {
             root_seen: false,
             lent_room: Vec::new(),
             timers: Vec::new(),
+            unwanted: Vec::new(),
+            timerfds: false,
             trap_ignored: Vec::new(),
             handed_over: Vec::new(),
             asleep: HashMap::new(),
@@ -257,6 +266,7 @@ impl Dump {
         };
         // Before anything is taken out.
         self.say(pid, &state)?;
+        self.look_at_files(pid, &mut state)?;
         self.captured.push(state.ids.innermost());
         if let Some(before) = self.before.get(&pid)
             && before.still(&stopped)?
@@ -314,6 +324,52 @@ impl Dump {
         )?);
         fault::point(Point::HandedOver)?;
         Ok(state)
+    }
+
+    /// Whom the SIGIO of its files goes to, and what else goes by time.
+    fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
+        if let Some(seconds) = proc::cpu_limit(pid)? {
+            self.say_or_refuse([rest::cpu_limit(pid, state, seconds)])?;
+        }
+        let looked = match owners::look(pid) {
+            Ok(looked) => looked,
+            Err(e) if e.is_died() => return Err(e),
+            Err(e) => return self.say_or_refuse([rest::unseen_files(pid, state, &e.to_string())]),
+        };
+        self.timerfds |= !looked.timerfds.is_empty();
+        if looked.owners.is_empty() {
+            return Ok(());
+        }
+        let dumped = rest::Dumped {
+            processes: self.dumped_in(state)?,
+            groups: self.groups_in(state)?,
+        };
+        self.say_or_refuse(rest::files(pid, state, &looked, &dumped))?;
+        let unwanted = looked.owners.iter().filter(|owner| !dumped.is_there(owner));
+        self.unwanted
+            .extend(unwanted.map(|owner| (owner.kind, owner.id)));
+        state.file_owners = looked.owners;
+        Ok(())
+    }
+
+    /// As [`dumped_in`](Self::dumped_in), the process groups.
+    fn groups_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
+        let Some(&root) = self.handed.first() else {
+            return Ok(Vec::new());
+        };
+        let mut groups = Vec::new();
+        for pid in proc::tree(root) {
+            if !proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns) {
+                continue;
+            }
+            let group = getpgid(Some(nix::unistd::Pid::from_raw(pid.get())))
+                .map_err(|errno| Error::os("getpgid", errno))?
+                .as_raw();
+            // A group may have lost its leader.
+            let innermost = Pid::new(group).and_then(|leader| record::innermost(leader).ok());
+            groups.push(innermost.unwrap_or(group));
+        }
+        Ok(groups)
     }
 
     /// Completes the timers, and says what of them can't be kept.
@@ -507,6 +563,7 @@ impl Dump {
         }
         self.lend_room(dir);
         self.correct_timers(dir);
+        self.correct_files(dir);
         let summary = format!(
             "dump: {} processes captured; not kept: {}",
             self.written.len(),
@@ -586,6 +643,24 @@ impl Dump {
                      make them for others: {e}"
                 )),
             }
+        }
+    }
+
+    /// CRIU sets owners before there are threads, and does not arm a timerfd that has stopped because nobody reads it.
+    fn correct_files(&mut self, dir: BorrowedFd<'_>) {
+        if self.unwanted.is_empty() && !self.timerfds {
+            return;
+        }
+        let unwanted = |owner: Owner| self.unwanted.contains(&(owner.kind, owner.id));
+        match record::correct_files(dir, unwanted) {
+            Ok(corrected) if corrected == Corrected::default() => {}
+            Ok(Corrected { owners, timerfds }) => log::info!(
+                "criu's image of files: {owners} owners are left to the restore, and {timerfds} timerfds that have expired and \
+                 were not read go on"
+            ),
+            Err(e) => self.recorder.error(format!(
+                "criu will fail to restore files whose SIGIO goes to a thread, or timerfds will not go on: {e}"
+            )),
         }
     }
 

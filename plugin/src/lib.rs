@@ -9,6 +9,7 @@ mod dump;
 mod notices;
 mod parents;
 mod report;
+mod rest;
 mod restore;
 mod settings;
 mod timeouts;

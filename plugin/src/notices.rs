@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use criu_signals::report::{self, Level};
+use criu_signals::restore::Lost;
 
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,10 @@ pub enum Notice {
     Overruns,
     /// A timer that becomes another one.
     Timer,
+    /// Whom the SIGIO of a file goes to.
+    Owner,
+    /// A limit of CPU time, which begins anew.
+    CpuLimit,
     /// Images from another kernel or processor. Nothing is lost by that, so it is only ever a note.
     Machine,
 }
@@ -34,20 +39,33 @@ impl fmt::Display for Notice {
             Notice::WholeTimeout => "timeout",
             Notice::Overruns => "overrun",
             Notice::Timer => "timer",
+            Notice::Owner => "owner",
+            Notice::CpuLimit => "cpu-limit",
             Notice::Machine => "machine",
         })
     }
 }
 
+impl From<Lost> for Notice {
+    fn from(lost: Lost) -> Notice {
+        match lost {
+            Lost::Overruns => Notice::Overruns,
+            Lost::Owner => Notice::Owner,
+        }
+    }
+}
+
 impl Notice {
     /// Those that can be refused.
-    pub const REFUSABLE: [Notice; 6] = [
+    pub const REFUSABLE: [Notice; 8] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
         Notice::WholeTimeout,
         Notice::Overruns,
         Notice::Timer,
+        Notice::Owner,
+        Notice::CpuLimit,
     ];
 }
 

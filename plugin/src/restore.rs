@@ -21,6 +21,7 @@ use crate::NAME;
 use crate::notices::{Notice, Notices};
 use crate::parents::Ties;
 use crate::report::Recorder;
+use crate::rest;
 use crate::settings::{MAX_SIGINFOS, Policy, Settings};
 use crate::timeouts::Anew;
 
@@ -208,9 +209,13 @@ impl Restore {
                         Verdict::Failed => log::error!("{line}"),
                     }
                 }
-                for lost in &report.lost {
+                for (notice, lost) in &report.lost {
                     let what = format!("pid {pid} ({}): {lost}", process.comm);
-                    self.notices.say(Notice::Overruns, &what);
+                    self.notices.say(Notice::from(*notice), &what);
+                }
+                let not_compared = rest::not_compared(&process);
+                if !not_compared.is_empty() {
+                    log::info!("pid {pid}: not compared: {}", not_compared.join("; "));
                 }
                 if let Err(e) = self.say(pid, &process) {
                     log::warn!("{}", e.during(Phase::Verify, pid));
@@ -218,6 +223,7 @@ impl Restore {
                 let record = Process {
                     pid_in_namespace: Some(process.ids.innermost()),
                     comm: Some(process.comm),
+                    not_compared,
                     ..Process::checked(&report)
                 };
                 (report.verdict(), record)

@@ -25,6 +25,7 @@ use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
 use crate::error::{Cause, Error, Result};
 use crate::machine;
 use crate::proc::{self, SignalStatus};
+use crate::restore::Lost;
 use crate::tracee::{Call, Injector, ptrace};
 
 /// `sizeof(struct itimerspec)`: interval and value, each seconds and nanoseconds.
@@ -123,7 +124,7 @@ impl PosixTimers {
         injector: &mut Injector<'_, Owner>,
         wanted: &ProcessState,
         threads: &[(Tid, &ThreadState)],
-        lost: &mut Vec<String>,
+        lost: &mut Vec<(Lost, String)>,
     ) -> Vec<Error> {
         let work = wanted
             .timers
@@ -143,10 +144,11 @@ impl PosixTimers {
         };
         rebuild.all();
         let text = |timer: &PosixTimer| {
-            format!(
+            let text = format!(
                 "timer {}: its signal is pending, and timer_getoverrun(2) of the delivery before ({}) is given up for it",
                 timer.id, timer.overrun
-            )
+            );
+            (Lost::Overruns, text)
         };
         lost.extend(rebuild.given_up.iter().map(text));
         rebuild.errors

@@ -1,11 +1,13 @@
 //! Another process, stopped: reading it, and making it run system calls.
 //!
-//! What is unsafe in this crate is here, in `ptrace` (the requests) and in `crate::arch` (the injected code).
+//! What is unsafe in this crate is here, in `ptrace` (the requests), in `files` (its open files) and in `crate::arch` (the
+//! injected code).
 
 mod alarm;
 mod batch;
 mod bound;
 mod cave;
+pub(crate) mod files;
 mod group_stop;
 mod inject;
 mod memory;

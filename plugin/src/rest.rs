@@ -1,0 +1,234 @@
+//! What of a process hangs together with signals, and is only in part this plugin's to keep: the owners of files, limits of
+//! CPU time; and what no verdict covers.
+
+use criu_signals::images::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
+use criu_signals::images::{FileOwner, Pid, ProcessState};
+use criu_signals::state::{cpu_clocks, overruns, owners};
+
+use crate::notices::{Notice, Saying};
+
+/// Who is dumped, by ids in the namespace of one of the processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dumped {
+    /// Processes.
+    pub processes: Vec<i32>,
+    /// Their process groups.
+    pub groups: Vec<i32>,
+}
+
+impl Dumped {
+    /// Can CRIU set this owner when it opens the files: before there are other threads than leaders?
+    pub fn is_there(&self, owner: &FileOwner) -> bool {
+        match owner.kind {
+            OWNER_GROUP => self.groups.contains(&owner.id),
+            _ => self.processes.contains(&owner.id),
+        }
+    }
+
+    /// Will it be there at the end of the restore?
+    fn will_be_there(&self, process: &ProcessState, owner: &FileOwner) -> bool {
+        let own = |tid| {
+            process
+                .threads
+                .iter()
+                .any(|thread| thread.ids.innermost() == tid)
+        };
+        self.is_there(owner) || (owner.kind == OWNER_THREAD && own(owner.id))
+    }
+}
+
+/// What there is to say of the files of a process, which is `pid` here.
+pub fn files(
+    pid: Pid,
+    process: &ProcessState,
+    looked: &owners::Looked,
+    dumped: &Dumped,
+) -> Vec<Saying> {
+    let comm = &process.comm;
+    let mut sayings = Vec::new();
+    for owner in &looked.owners {
+        if dumped.will_be_there(process, owner) {
+            continue;
+        }
+        let what = match owner.kind {
+            OWNER_PROCESS | OWNER_GROUP => "which is not in these images",
+            _ => "which is no thread of it",
+        };
+        sayings.push(Saying {
+            notice: Notice::Owner,
+            what: format!(
+                "pid {pid} ({comm}): the SIGIO of file descriptor {} goes to {owner}, {what}: where there is no such one at \
+                 the restore, it goes to nobody",
+                owner.fd
+            ),
+            advice: "see that it is there at the restore, or checkpoint it if the program can live with that",
+        });
+    }
+    for fd in &looked.directories {
+        sayings.push(Saying {
+            notice: Notice::Owner,
+            what: format!(
+                "pid {pid} ({comm}): file descriptor {fd} is a directory whose SIGIO goes to somebody: it is watched by \
+                 dnotify (F_NOTIFY), which criu does not restore, and of which the kernel shows nothing"
+            ),
+            advice: "checkpoint it if the program can live with that; inotify is restored",
+        });
+    }
+    sayings
+}
+
+/// Where the files could not be looked at, `why`.
+pub fn unseen_files(pid: Pid, process: &ProcessState, why: &str) -> Saying {
+    Saying {
+        notice: Notice::Owner,
+        what: format!(
+            "pid {pid} ({}): whom the SIGIO of its files goes to is not known ({why}). If that is a thread, criu's restore \
+             will fail",
+            process.comm
+        ),
+        advice: "dump under Linux 5.6 or later",
+    }
+}
+
+/// RLIMIT_CPU of so many seconds.
+pub fn cpu_limit(pid: Pid, process: &ProcessState, seconds: u64) -> Saying {
+    Saying {
+        notice: Notice::CpuLimit,
+        what: format!(
+            "pid {pid} ({}): RLIMIT_CPU is {seconds} s, and the CPU time that has been used is 0 after a restore: SIGXCPU \
+             comes later by as much",
+            process.comm
+        ),
+        advice: "checkpoint it if that may be",
+    }
+}
+
+/// What there is in this process that the verdict does not cover: docs/report.md has the list.
+pub fn not_compared(process: &ProcessState) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut part = |count: usize, what: &str| {
+        if count != 0 {
+            parts.push(format!("{what} ({count})"));
+        }
+    };
+    let timers = || process.timers.iter();
+    part(
+        timers().filter(|timer| timer.remaining != 0).count(),
+        "how much remains of POSIX timers",
+    );
+    part(
+        timers()
+            .filter(|timer| overruns::is_countable(timer) && timer.interval != 0)
+            .count(),
+        "overruns of POSIX timers whose signal is pending",
+    );
+    let nameless = timers()
+        .filter(|timer| cpu_clocks::is_nameless(timer))
+        .count();
+    part(
+        if process.threads.len() == 1 {
+            0
+        } else {
+            nameless
+        },
+        "which thread's CPU time POSIX timers count",
+    );
+    part(
+        process
+            .interval_timers
+            .iter()
+            .filter(|timer| timer.remaining != 0)
+            .count(),
+        "how much remains of interval timers",
+    );
+    let threads = || process.threads.iter();
+    part(
+        threads()
+            .filter(|thread| thread.interrupted.is_some())
+            .count(),
+        "interrupted system calls",
+    );
+    part(
+        threads()
+            .filter(|thread| thread.saved_mask.is_some())
+            .count(),
+        "masks that a call has set for its time",
+    );
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals::images::{IntervalTimer, NsIds};
+
+    fn process() -> ProcessState {
+        ProcessState::bare(NsIds::new(vec![7]).unwrap())
+    }
+
+    fn owner(kind: u32, id: i32) -> FileOwner {
+        FileOwner {
+            fd: 3,
+            kind,
+            id,
+            uid: 0,
+            euid: 0,
+        }
+    }
+
+    #[test]
+    fn who_is_there_when() {
+        let dumped = Dumped {
+            processes: vec![7, 9],
+            groups: vec![7],
+        };
+        let mut process = process();
+        let thread = process.threads[0].clone();
+        process.threads.push(criu_signals::images::ThreadState {
+            ids: NsIds::new(vec![8]).unwrap(),
+            ..thread
+        });
+        let there = |kind, id| {
+            let owner = owner(kind, id);
+            (
+                dumped.is_there(&owner),
+                dumped.will_be_there(&process, &owner),
+            )
+        };
+        assert_eq!(there(OWNER_THREAD, 7), (true, true));
+        assert_eq!(
+            there(OWNER_THREAD, 8),
+            (false, true),
+            "made when the files are open"
+        );
+        assert_eq!(there(OWNER_THREAD, 10), (false, false));
+        assert_eq!(there(OWNER_PROCESS, 9), (true, true));
+        assert_eq!(there(OWNER_PROCESS, 8), (false, false));
+        assert_eq!(there(OWNER_GROUP, 7), (true, true));
+        assert_eq!(there(OWNER_GROUP, 9), (false, false));
+
+        let looked = owners::Looked {
+            owners: vec![owner(OWNER_THREAD, 8), owner(OWNER_GROUP, 9)],
+            directories: vec![4],
+            timerfds: vec![],
+        };
+        let said = files(Pid::new(7).unwrap(), &process, &looked, &dumped);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].what.contains("process group 9") && said[1].what.contains("dnotify"));
+    }
+
+    #[test]
+    fn what_no_verdict_covers() {
+        let mut process = process();
+        assert_eq!(not_compared(&process), [""; 0]);
+        process.interval_timers.push(IntervalTimer {
+            which: 0,
+            interval: 0,
+            remaining: 5,
+        });
+        assert_eq!(
+            not_compared(&process),
+            ["how much remains of interval timers (1)"]
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! Interval timers: setitimer(2).
+//!
+//! CRIU arms one of which it finds an interval and nothing that remains, as if it had just been about to expire. But an
+//! ITIMER_REAL that has expired is not armed until its SIGALRM is delivered (kernel/signal.c, `posixtimer_rearm_itimer`), and
+//! the two others may have an interval without being armed (`set_cpu_itimer`).
+
+use std::time::{Duration, Instant};
+
+use criu_signals_images::{
+    Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo,
+};
+
+use super::timers::{PATIENCE, sigaction};
+use crate::error::{Cause, Error, Result};
+use crate::proc::SignalStatus;
+use crate::restore::Done;
+use crate::tracee::{Call, Injector, Outcome};
+
+/// `sizeof(struct itimerval)`: interval and value, each seconds and microseconds.
+const ITIMERVAL_SIZE: usize = 32;
+const MICROS: u64 = 1_000_000;
+const ITIMER_REAL: u32 = 0;
+/// All three.
+const KINDS: [u32; 3] = [0, 1, 2];
+const SIG_IGN: u64 = 1;
+
+/// The calls that read them: [`from_outcomes`].
+pub fn read() -> Vec<Call> {
+    let call = |which| {
+        Call::new(libc::SYS_getitimer, format!("getitimer({which})"))
+            .value(u64::from(which))
+            .output(ITIMERVAL_SIZE)
+    };
+    KINDS.map(call).to_vec()
+}
+
+/// Those that are armed, or have an interval.
+///
+/// # Errors
+/// If a call of [`read`] has failed.
+pub fn from_outcomes(outcomes: &[Outcome]) -> Result<Vec<IntervalTimer>> {
+    let mut timers = Vec::new();
+    for (which, outcome) in KINDS.into_iter().zip(outcomes) {
+        outcome.check()?;
+        let timer = IntervalTimer {
+            which,
+            interval: time(&outcome.output, 0),
+            remaining: time(&outcome.output, 16),
+        };
+        if timer.interval != 0 || timer.remaining != 0 {
+            timers.push(timer);
+        }
+    }
+    Ok(timers)
+}
+
+/// Compares those of a restored process with those that were captured, and puts them back if `repair` says so. Their time
+/// runs, so that what remains is compared by whether it is more than it can be.
+///
+/// # Errors
+/// If they can't be read or set.
+pub fn check<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    dumped: &ProcessState,
+    repair: bool,
+) -> Result<Vec<(Difference, Done)>> {
+    if dumped.interval_timers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut findings = Vec::new();
+    let now = capture(injector)?;
+    for wanted in &dumped.interval_timers {
+        let found = of_kind(&now, wanted.which);
+        if is_right(wanted, &found) {
+            continue;
+        }
+        let done = if repair {
+            put_back(injector, dumped, wanted)?;
+            let now = capture(injector)?;
+            if is_right(wanted, &of_kind(&now, wanted.which)) {
+                Done::PutBack
+            } else {
+                Done::NotPutBack
+            }
+        } else {
+            Done::LeftAlone
+        };
+        let text = |timer: &IntervalTimer| format!("{} {timer}", timer.name());
+        let difference = Difference {
+            place: Place::Process,
+            field: Field::IntervalTimer,
+            dumped: text(wanted),
+            found: text(&found),
+        };
+        findings.push((difference, done));
+    }
+    Ok(findings)
+}
+
+fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<Vec<IntervalTimer>> {
+    let leader = injector.process().leader();
+    from_outcomes(&injector.run(leader, &read())?)
+}
+
+fn of_kind(timers: &[IntervalTimer], which: u32) -> IntervalTimer {
+    let none = IntervalTimer {
+        which,
+        interval: 0,
+        remaining: 0,
+    };
+    timers
+        .iter()
+        .copied()
+        .find(|timer| timer.which == which)
+        .unwrap_or(none)
+}
+
+fn is_right(wanted: &IntervalTimer, found: &IntervalTimer) -> bool {
+    let armed = match (wanted.remaining, found.remaining) {
+        (0, 0) => true,
+        (0, _) => false,
+        // It has expired since. One of CPU time is armed again by that.
+        (_, 0) => wanted.interval == 0 || wanted.which == ITIMER_REAL,
+        // A tick of the clock of CPU time is more than the time that was asked for.
+        (was, is) => is <= was.max(wanted.interval) + TICK,
+    };
+    // Of one that has expired for good nothing is left.
+    let expired = wanted.interval == 0 && found.interval == 0;
+    (expired || wanted.interval == found.interval) && armed
+}
+
+/// Of the slowest kernel (CONFIG_HZ=100), twice.
+const TICK: u64 = 20_000_000;
+
+/// An ITIMER_REAL that has expired is made by letting one expire. Its SIGALRM is pending already, and of a legacy signal
+/// there is one; or it was ignored when it expired, and goes by being ignored once more, which delivers nothing.
+fn put_back<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    dumped: &ProcessState,
+    wanted: &IntervalTimer,
+) -> Result<()> {
+    let leader = injector.process().leader();
+    if wanted.which != ITIMER_REAL || wanted.remaining != 0 {
+        return done(&injector.run(leader, &[set(wanted)])?);
+    }
+    let pid = injector.process().pid();
+    let before = SignalStatus::read(pid, leader)?;
+    let was_pending = before.shared_pending.contains(SigNo::ALRM);
+    let about_to = IntervalTimer {
+        remaining: 1_000,
+        ..*wanted
+    };
+    done(&injector.run(leader, &[set(&about_to)])?)?;
+    let deadline = Instant::now() + PATIENCE;
+    while of_kind(&capture(injector)?, ITIMER_REAL).remaining != 0 {
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                "let ITIMER_REAL expire",
+                Cause::NotKept("it does not".into()),
+            ));
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    if was_pending {
+        return Ok(());
+    }
+    let ignored = Disposition {
+        handler: SIG_IGN,
+        ..Disposition::default()
+    };
+    let kept = dumped.dispositions[SigNo::ALRM];
+    let calls = [
+        sigaction(SigNo::ALRM, &ignored),
+        sigaction(SigNo::ALRM, &kept),
+    ];
+    done(&injector.run_whole(leader, &calls)?)
+}
+
+fn done(outcomes: &[Outcome]) -> Result<()> {
+    outcomes
+        .iter()
+        .try_for_each(|outcome| outcome.check().map(drop))
+}
+
+fn set(timer: &IntervalTimer) -> Call {
+    let times = [timer.interval, timer.remaining];
+    let bytes: Vec<u8> = times
+        .iter()
+        .flat_map(|ns| [ns / 1_000 / MICROS, ns / 1_000 % MICROS])
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    Call::new(libc::SYS_setitimer, format!("setitimer({})", timer.name()))
+        .value(u64::from(timer.which))
+        .input(bytes)
+        .value(0)
+}
+
+/// A struct timeval, in nanoseconds.
+fn time(bytes: &[u8], at: usize) -> u64 {
+    let word = |at: usize| {
+        let mut word = [0; 8];
+        for (to, from) in word.iter_mut().zip(bytes.iter().skip(at)) {
+            *to = *from;
+        }
+        u64::from_le_bytes(word)
+    };
+    word(at)
+        .saturating_mul(MICROS)
+        .saturating_add(word(at + 8))
+        .saturating_mul(1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timer(which: u32, interval: u64, remaining: u64) -> IntervalTimer {
+        IntervalTimer {
+            which,
+            interval,
+            remaining,
+        }
+    }
+
+    #[test]
+    fn what_time_may_have_changed() {
+        let right = |was: (u64, u64), is: (u64, u64)| {
+            is_right(&timer(0, was.0, was.1), &timer(0, is.0, is.1))
+        };
+        const S: u64 = 1_000_000_000;
+        assert!(right((S, S / 2), (S, S / 3)));
+        assert!(right((S, S / 2), (S, S)), "it has expired since");
+        assert!(right((S, S / 2), (S, 0)), "and its signal is pending");
+        assert!(!right((S, 0), (S, S)), "nothing has been delivered");
+        assert!(right((S, 0), (S, 0)));
+        assert!(!right((S, 0), (0, 0)));
+        assert!(right((0, S), (0, 0)), "expired for good");
+        assert!(!right((0, S), (0, 2 * S)));
+        let cpu = |was: u64, is: u64| is_right(&timer(1, S, was), &timer(1, S, is));
+        assert!(!cpu(S, 0), "one of CPU time is armed by its expiry");
+        assert!(cpu(0, 0));
+    }
+
+    #[test]
+    fn times_are_those_of_the_kernel() {
+        assert_eq!(size_of::<libc::itimerval>(), ITIMERVAL_SIZE);
+        let mut bytes = 3_u64.to_le_bytes().to_vec();
+        bytes.extend(7_u64.to_le_bytes());
+        assert_eq!(time(&bytes, 0), 3_000_007_000);
+    }
+}

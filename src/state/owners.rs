@@ -1,0 +1,167 @@
+//! Whom the SIGIO of files goes to: F_SETOWN_EX of fcntl(2), FIOSETOWN and SIOCSPGRP of ioctl(2).
+//!
+//! CRIU sets owners when it opens the files, at a time at which the process has no threads yet: for one that is a thread, or
+//! that is not restored with the process, the restore fails and the program is lost. So CRIU's image is told of no owner
+//! there, and the owner is set when all is there. What CRIU can set is compared all the same.
+//!
+//! Files are read from outside, by a descriptor of the same open file.
+
+use std::os::fd::AsFd;
+
+use criu_signals_images::owner::{OWNER_GROUP, OWNERS_LIMIT};
+use criu_signals_images::{Difference, Field, FileOwner, Pid, Place, ProcessState};
+use nix::errno::Errno;
+
+use crate::error::{Cause, Error, Result};
+use crate::proc::{self, SignalStatus};
+use crate::restore::{Done, Lost};
+use crate::tracee::files::{self, Files};
+use crate::tracee::{Call, Injector};
+
+const F_SETOWN_EX: u64 = 15;
+
+/// What looking at the files of a process has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Those with an owner.
+    pub owners: Vec<FileOwner>,
+    /// Directories among them: they are watched by dnotify (F_NOTIFY), which sets an owner.
+    pub directories: Vec<i32>,
+    /// timerfds.
+    pub timerfds: Vec<i32>,
+}
+
+/// Looks at all open files of the process that `state` was captured from. timerfds that had stopped because nobody reads
+/// them run on.
+///
+/// # Errors
+/// If the files can't be looked at: before Linux 5.6 they can't.
+pub fn look(pid: Pid) -> Result<Looked> {
+    let files = Files::of(pid)?;
+    let mut looked = Looked::default();
+    for fd in proc::descriptors(pid)? {
+        let Some(file) = files.get(fd)? else { continue };
+        if proc::is_timerfd(pid, fd) {
+            files::wind_timerfd(file.as_fd())?;
+            looked.timerfds.push(fd);
+        }
+        let Some(owner) = owner_of(&files, fd)? else {
+            continue;
+        };
+        if proc::is_directory(pid, fd) {
+            looked.directories.push(fd);
+        }
+        looked.owners.push(owner);
+        if looked.owners.len() > OWNERS_LIMIT {
+            let why = format!("more than {OWNERS_LIMIT} files have an owner (F_SETOWN)");
+            return Err(Error::new("look at files", Cause::Unsupported(why.into())));
+        }
+    }
+    Ok(looked)
+}
+
+/// Whom the file's SIGIO goes to, by the id in the innermost namespace.
+fn owner_of(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
+    let Some(file) = files.get(fd)? else {
+        return Ok(None);
+    };
+    let Some(owner) = files::owner(file.as_fd())? else {
+        return Ok(None);
+    };
+    let Some(pid) = Pid::new(owner.id) else {
+        return Ok(None);
+    };
+    let id = match SignalStatus::read(pid, pid.into()) {
+        Ok(status) => status.ids.innermost(),
+        // A group may have lost its leader.
+        Err(e) if e.is_died() && owner.kind != OWNER_GROUP => return Ok(None),
+        Err(_) => owner.id,
+    };
+    Ok(Some(FileOwner {
+        fd,
+        kind: owner.kind,
+        id,
+        uid: owner.uid,
+        euid: owner.euid,
+    }))
+}
+
+/// Compares the owners of a restored process's files with those that were captured, and sets them if `repair` says so.
+/// One that is not there is left out, and added to `lost`.
+///
+/// # Errors
+/// If a file can't be looked at.
+pub fn check<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    dumped: &ProcessState,
+    repair: bool,
+    lost: &mut Vec<(Lost, String)>,
+) -> Result<Vec<(Difference, Done)>> {
+    if dumped.file_owners.is_empty() {
+        return Ok(Vec::new());
+    }
+    let files = Files::of(injector.process().pid())?;
+    let mut findings = Vec::new();
+    for wanted in &dumped.file_owners {
+        let found = owner_of(&files, wanted.fd)?;
+        if found == Some(*wanted) {
+            continue;
+        }
+        let done = if repair {
+            match set(injector, wanted)? {
+                Some(Errno::ESRCH) => {
+                    let text = format!(
+                        "the SIGIO of file descriptor {} went to {wanted}, which is not here: it goes to nobody",
+                        wanted.fd
+                    );
+                    lost.push((Lost::Owner, text));
+                    continue;
+                }
+                Some(errno) => {
+                    let call = format!("fcntl({}, F_SETOWN_EX)", wanted.fd);
+                    return Err(Error::os(call, errno));
+                }
+                None => {}
+            }
+            match owner_of(&files, wanted.fd)? {
+                Some(now) if (now.kind, now.id) == (wanted.kind, wanted.id) => {
+                    if now != *wanted {
+                        let text = format!(
+                            "the SIGIO of file descriptor {} goes to {now}, no longer to {wanted}: it is sent with the rights \
+                             that the process has now",
+                            wanted.fd
+                        );
+                        lost.push((Lost::Owner, text));
+                    }
+                    Done::PutBack
+                }
+                _ => Done::NotPutBack,
+            }
+        } else {
+            Done::LeftAlone
+        };
+        let difference = Difference {
+            place: Place::Process,
+            field: Field::FileOwner(wanted.fd),
+            dumped: wanted.to_string(),
+            found: found.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string()),
+        };
+        findings.push((difference, done));
+    }
+    Ok(findings)
+}
+
+/// F_SETOWN_EX inside the process, for whose user and ids the call is meant. The errno, if it failed.
+fn set<Owner>(injector: &mut Injector<'_, Owner>, wanted: &FileOwner) -> Result<Option<Errno>> {
+    let mut owner = wanted.kind.to_le_bytes().to_vec();
+    owner.extend(wanted.id.to_le_bytes());
+    let call = Call::new(
+        libc::SYS_fcntl,
+        format!("fcntl({}, F_SETOWN_EX)", wanted.fd),
+    )
+    .value(u64::from(wanted.fd.cast_unsigned()))
+    .value(F_SETOWN_EX)
+    .input(owner);
+    let outcomes = injector.run(injector.process().leader(), &[call])?;
+    Ok(outcomes.first().and_then(|outcome| outcome.errno()))
+}

@@ -30,6 +30,8 @@ pub mod memory;
 #[cfg(feature = "engine")]
 pub mod order;
 #[cfg(feature = "engine")]
+pub mod pidfd;
+#[cfg(feature = "engine")]
 pub mod plugin_file;
 #[cfg(feature = "engine")]
 pub mod proc;

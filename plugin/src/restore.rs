@@ -10,12 +10,13 @@ use criu_signals::images::image::Allowance;
 use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
 use criu_signals::machine::{self, Machine};
 use criu_signals::memory;
+use criu_signals::pidfd::PidFd;
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use criu_signals::{proc, record, restore::Report, sigstack};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 use crate::NAME;
 use crate::notices::{Notice, Notices};
@@ -41,6 +42,8 @@ pub struct Restore {
     recorder: Recorder,
     /// See [`Restore::bind`].
     bound: bool,
+    /// The processes that were handed over.
+    held: HashMap<Pid, PidFd>,
 }
 
 impl Restore {
@@ -57,6 +60,7 @@ impl Restore {
             allowance: machine::allowance(settings.max_siginfos),
             recorder: Recorder::begin(Stage::Restore, host, &settings)?,
             bound: false,
+            held: HashMap::new(),
         };
         match restore.examine(recorded, &settings) {
             Ok(()) => Ok(restore),
@@ -200,6 +204,10 @@ impl Restore {
     /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
+        // Without one it is held by its number, when it has to be killed.
+        if let Ok(held) = PidFd::open(pid) {
+            self.held.insert(pid, held);
+        }
         let (verdict, mut record) = match self.compare(pid) {
             Ok((report, process)) => {
                 for line in record::lines(&report) {
@@ -364,8 +372,15 @@ impl Restore {
             return;
         }
         log::error!("pid {pid}: killed, so that the restore fails (policy=strict)");
-        if let Err(e) = kill(nix::unistd::Pid::from_raw(pid.get()), Signal::SIGKILL) {
-            log::error!("kill: pid {pid}: {e}");
+        let killed = match self.held.get(&pid) {
+            Some(held) => held.send(Signal::SIGKILL),
+            // It is CRIU's child, or traced by it: its number is its own.
+            None => PidFd::open(pid).and_then(|held| held.send(Signal::SIGKILL)),
+        };
+        if let Err(e) = killed
+            && !e.is_died()
+        {
+            log::error!("{}", e.during(Phase::Verify, pid));
         }
     }
 

@@ -17,6 +17,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criu_signals_images::{
@@ -26,6 +27,7 @@ use criu_signals_images::{
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::machine::Machine;
+use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
 
 /// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
@@ -68,6 +70,8 @@ pub struct Pair {
     /// The file that the process executes, or its name.
     program: String,
     age: Option<Duration>,
+    /// `None` in tests.
+    held: Option<Arc<PidFd>>,
 }
 
 impl fmt::Display for Pair {
@@ -94,6 +98,7 @@ impl fmt::Display for Pair {
 
 impl Pair {
     fn new(image: Image, pid: Pid) -> Result<Pair> {
+        let held = Some(Arc::new(PidFd::open(pid)?));
         let status = SignalStatus::read(pid, pid.into())?;
         if status.dead {
             return Err(Error::new("look at the process", Cause::Died));
@@ -105,7 +110,17 @@ impl Pair {
             program: proc::executable(pid)?.unwrap_or(status.comm),
             age: proc::age(pid),
             ids: status.ids,
+            held,
         })
+    }
+
+    /// # Errors
+    /// [`Cause::Died`] if the process that was found has ended: its number may be another's by now.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.held {
+            Some(held) => held.check().map_err(|e| e.during(Phase::Seize, self.pid)),
+            None => Ok(()),
+        }
     }
 
     /// Has the process the id that it had?
@@ -411,6 +426,7 @@ mod tests {
             pid_ns: new_ns,
             program: String::new(),
             age: None,
+            held: None,
         }
     }
 

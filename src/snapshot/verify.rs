@@ -59,6 +59,7 @@ pub fn verify(
         looks += 1;
         let pids: Vec<_> = open.iter().map(|&at| pairs[at].pid).collect();
         let stopped = Stopped::stop_these(&pids, timeout, progress)?;
+        open.iter().try_for_each(|&at| pairs[at].check())?;
         for (done, &at) in open.iter().enumerate() {
             let pair = &pairs[at];
             let process = stopped.processes().iter().find(|p| p.pid() == pair.pid);

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 use super::bound::Bound;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::error::{Cause, Error, Result};
+use crate::pidfd::PidFd;
 use crate::proc::SignalStatus;
 
 /// What takes microseconds unless somebody interferes: a SIGCONT from outside takes away the stop signal that a
@@ -284,7 +285,7 @@ fn wait_trap(tid: Tid) -> Result<i32> {
     }
 }
 
+/// The process is traced, so that its number is its own.
 fn send(pid: Pid, signal: Signal) -> Result<()> {
-    kill(nix::unistd::Pid::from_raw(pid.get()), signal)
-        .map_err(|errno| Error::os(format!("kill({signal})"), errno))
+    PidFd::open(pid)?.send(signal)
 }

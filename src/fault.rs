@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `fail` | the work has failed, once, with an error that names the point |
 //! | `kill` | the process ends by SIGKILL: criu, the command, or the guardian |
+//! | `panic` | the thread panics, as by a fault of the program itself |
 //! | `stop` | it stops by SIGSTOP, so that a test can do something at just that instant, and continue it |
 //!
 //! What is to happen in a process that criu has started to outlive it, the guardian for one, has `companion/` in front
@@ -264,6 +265,7 @@ mod armed {
     enum Action {
         Fail,
         Kill,
+        Panic,
         Stop,
     }
 
@@ -317,6 +319,10 @@ mod armed {
                 let _ = raise(Signal::SIGKILL);
                 unreachable!("SIGKILL")
             }
+            Action::Panic => {
+                log::info!("{point}: panics");
+                panic!("{point}: made to panic by {VARIABLE}")
+            }
             Action::Stop => {
                 log::info!("{point}: stopped");
                 let _ = raise(Signal::SIGSTOP);
@@ -336,6 +342,7 @@ mod armed {
                 let action = match parts.next()? {
                     "fail" => Action::Fail,
                     "kill" => Action::Kill,
+                    "panic" => Action::Panic,
                     "stop" => Action::Stop,
                     _ => return None,
                 };

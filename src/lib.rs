@@ -17,6 +17,8 @@ pub mod custody;
 pub mod error;
 #[cfg(feature = "engine")]
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "engine")]
 mod guardian;
 #[cfg(feature = "engine")]

@@ -68,7 +68,7 @@ impl SignalStatus {
 
     /// Takes out of some 60 lines what is asked for here. [`Status`] makes a text and a number of each, which takes
     /// several times as long as the kernel does, and all threads of the process stand still meanwhile.
-    fn parse(text: &str) -> Option<SignalStatus> {
+    pub(crate) fn parse(text: &str) -> Option<SignalStatus> {
         let mut lines = text
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -461,7 +461,7 @@ pub fn timers(pid: Pid) -> Result<Vec<TimerLine>> {
 
 /// Four lines a timer: `ID: 1`, `signal: 60/00007fff86e452a8`, `notify: signal/pid.2634`, `ClockID: 0`
 /// (fs/proc/base.c, show_timer). Lines with other names are left for kernels to come.
-fn parse_timers(text: &str) -> Option<Vec<TimerLine>> {
+pub(crate) fn parse_timers(text: &str) -> Option<Vec<TimerLine>> {
     let mut timers: Vec<TimerLine> = Vec::new();
     for line in text.lines() {
         let (name, value) = line.split_once(':')?;

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use criu_signals::capture;
-use criu_signals::criu::{HookError, Host, Inventory};
+use criu_signals::criu::{HookError, Host, Inventory, contain};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
@@ -508,6 +508,35 @@ impl Dump {
 
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
+        self.step("give back dispositions", Dump::give_back_dispositions);
+        self.step("give back signals", |dump| {
+            dump.give_back();
+            dump.passing(Point::CustodyBack);
+        });
+        self.step("give back system calls", Dump::give_back_calls);
+        self.step("give back stops", Dump::give_back_stops);
+        self.step("look after stopped processes", |dump| {
+            dump.look_after_stopped()
+        });
+        self.step("close the images", |dump| {
+            let host = dump.host;
+            match host.image_dir() {
+                Ok(dir) => dump.close(dir, ret),
+                Err(e) => dump.recorder.error(e.to_string()),
+            }
+        });
+        self.recorder.finish(Some(ret), None);
+    }
+
+    /// A panic in one of the steps keeps nobody from the others: each gives something back.
+    fn step(&mut self, what: &'static str, step: impl FnOnce(&mut Dump)) {
+        if contain(&what, || step(self)).is_none() {
+            let what = format!("{what}: ended by an error in this plugin; the log has the place");
+            self.recorder.error(what);
+        }
+    }
+
+    fn give_back_dispositions(&mut self) {
         self.passing(Point::DumpEnd);
         // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
         for (pid, state) in &self.trap_ignored {
@@ -521,8 +550,9 @@ impl Dump {
             }
         }
         self.passing(Point::DispositionsBack);
-        self.give_back();
-        self.passing(Point::CustodyBack);
+    }
+
+    fn give_back_calls(&mut self) {
         let take_back = |calls: &HandedOver| {
             let _budget = Budget::of_process();
             calls.take_back()
@@ -531,6 +561,9 @@ impl Dump {
             self.recorder.error(error.to_string());
         }
         self.passing(Point::CallsBack);
+    }
+
+    fn give_back_stops(&mut self) {
         // Whatever becomes of the processes: whether they run on is not known here.
         for before in self.before.values() {
             let _budget = Budget::of_process();
@@ -541,13 +574,6 @@ impl Dump {
             }
         }
         self.passing(Point::StopsBack);
-        self.look_after_stopped();
-        let host = self.host;
-        match host.image_dir() {
-            Ok(dir) => self.close(dir, ret),
-            Err(e) => self.recorder.error(e.to_string()),
-        }
-        self.recorder.finish(Some(ret), None);
     }
 
     /// The last look at the images.

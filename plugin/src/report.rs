@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::Error;
+use criu_signals::images::Pid;
 use criu_signals::report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
@@ -103,6 +104,12 @@ impl Recorder {
             duration_us: micros(started.elapsed()),
             ..process
         });
+    }
+
+    /// Is there a word of this process?
+    pub fn has(&self, pid: Pid) -> bool {
+        let mut known = self.document.processes.iter();
+        known.any(|process| process.pid == Some(pid.get()))
     }
 
     /// The plugin makes the run fail.

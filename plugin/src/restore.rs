@@ -367,7 +367,20 @@ impl Restore {
     }
 
     /// Without this task CRIU cannot finish, and kills the others.
-    pub fn refuse(&self, pid: Pid) {
+    pub fn refuse(&mut self, pid: Pid) {
+        if !self.recorder.has(pid) {
+            // Nobody was left to say so.
+            log::error!("pid {pid}: verdict={}", Verdict::Failed);
+            let process = Process {
+                pid: Some(pid.get()),
+                errors: vec![
+                    "the check was ended by an error in this plugin: the log has the place"
+                        .to_owned(),
+                ],
+                ..Process::new(Outcome::Failed)
+            };
+            self.recorder.process(process, Instant::now());
+        }
         if self.policy != Policy::Strict {
             return;
         }

@@ -376,6 +376,12 @@ impl Settings {
         Settings::from(from_file, variable)
     }
 
+    /// What a file with this text says, for `fuzz/`.
+    #[cfg(fuzzing)]
+    pub fn of_text(text: &str, path: &Path) -> Result<Settings> {
+        Settings::from(parse(text, path)?, |_| None)
+    }
+
     /// In one line: what is not the default, and where it is set.
     pub fn in_force(&self) -> String {
         if self.in_force.is_empty() {

@@ -101,7 +101,10 @@ fn install_panic_hook() {
 }
 
 /// Runs `body`. A panic becomes an error record and `None`.
-fn contain<T>(what: &dyn fmt::Display, body: impl FnOnce() -> T) -> Option<T> {
+///
+/// Each hook runs in it as a whole. It is for a plugin whose `exit` has several things to give back, of which each is to
+/// have its turn.
+pub fn contain<T>(what: &dyn fmt::Display, body: impl FnOnce() -> T) -> Option<T> {
     let outer = CONTAINED.replace(true);
     // AssertUnwindSafe: `body` can leave the plugin itself half changed, which is its own to bear (see `Plugin`).
     let result = panic::catch_unwind(AssertUnwindSafe(body));

@@ -49,7 +49,7 @@ const LOWEST_ADDRESS: u64 = 4096;
 const HIGHEST_ADDRESS: u64 = 1 << 56;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Restarted {
+pub(crate) enum Restarted {
     Nanosleep,
     Poll,
     Futex,
@@ -249,7 +249,7 @@ fn is_time64(request: u64, remaining: u64, words: impl Fn(u64) -> Option<Words>)
     })
 }
 
-fn restarted(stack: &str) -> Option<Restarted> {
+pub(crate) fn restarted(stack: &str) -> Option<Restarted> {
     let named = RESTARTS.into_iter().find(|(name, _)| stack.contains(name));
     // All of it belongs to the scheduler's own functions (`__sched`), which a stack does not show.
     let bare = stack
@@ -288,7 +288,7 @@ fn ran(pid: Pid, tid: Tid) -> Option<Ran> {
 }
 
 /// Milliseconds and six digits, in nanoseconds. 0 is what a thread has that was moved and has not run since.
-fn exec_start(sched: &str) -> Option<u64> {
+pub(crate) fn exec_start(sched: &str) -> Option<u64> {
     let line = sched
         .lines()
         .find(|line| line.starts_with("se.exec_start"))?;

@@ -22,7 +22,9 @@ fuzz_target!(|data: &[u8]| {
     };
     let read = text::parse(file, again.as_bytes(), None);
     match (read, &written) {
-        (Ok(Written::Queue(read)), Written::Queue(queue)) => assert_eq!(read.pending, queue.pending),
+        (Ok(Written::Queue(read)), Written::Queue(queue)) => {
+            assert_eq!(read.pending, queue.pending)
+        }
         (read, _) => assert_eq!(read.as_ref(), Ok(&written)),
     }
 });

@@ -4,6 +4,7 @@
 //! that reads as an image but for its checksum are set right.
 #![no_main]
 
+use criu_signals_images::image::Allowance;
 use criu_signals_images::{CoreImage, ImageError, core_json, image, json};
 use libfuzzer_sys::fuzz_target;
 
@@ -17,6 +18,13 @@ fuzz_target!(|data: &[u8]| {
         found = image::read(&*bytes);
     }
     if let Ok(found) = found {
+        let siginfos = found.process.siginfos() + found.process.timers.len() as u64;
+        let tasks = found.process.threads.len() as u64;
+        let within =
+            |siginfos, tasks| image::read_within(&*bytes, &mut Allowance::new(siginfos, tasks));
+        assert_eq!(within(siginfos, tasks).ok().as_ref(), Some(&found));
+        assert!(siginfos == 0 || within(siginfos - 1, tasks).is_err());
+        assert!(within(siginfos, tasks - 1).is_err());
         let mut again = Vec::new();
         image::write(&mut again, &found).expect("what was read can be written");
         assert_eq!(image::read(&*again).ok().as_ref(), Some(&found));

@@ -1,0 +1,42 @@
+//! The parsers that are no part of the interface, for `fuzz/`: whatever the text, they end, and without a panic.
+
+use criu_signals_images::SigSet;
+
+use crate::live::Subject;
+use crate::proc::{SignalStatus, parse_timers};
+use crate::snapshot::Mapping;
+use crate::state::asleep;
+
+/// `/proc/PID/status`.
+pub fn status(text: &str) {
+    let Some(status) = SignalStatus::parse(text) else {
+        return;
+    };
+    let _ = (status.open_stops(), status.ids.innermost());
+    if let Some(marker) = status.harmless_signal(SigSet::EMPTY) {
+        assert!(!status.pending.union(status.shared_pending).contains(marker));
+    }
+}
+
+/// `/proc/PID/timers`.
+pub fn timers(text: &str) {
+    let _ = parse_timers(text);
+}
+
+/// `/proc/PID/syscall`.
+pub fn syscall(text: &str) {
+    let _ = asleep::parse_call(text);
+}
+
+/// `/proc/PID/sched` and `stack`.
+pub fn sched_and_stack(text: &str) {
+    let _ = (asleep::exec_start(text), asleep::restarted(text));
+}
+
+/// `PID/TID` and `OLD:NEW`.
+pub fn names(text: &str) {
+    if let Ok(subject) = text.parse::<Subject>() {
+        assert_eq!(subject.to_string().parse(), Ok(subject));
+    }
+    let _ = text.parse::<Mapping>();
+}

@@ -88,10 +88,14 @@ fn compare(expected: Expect, done: &Done) -> Result<()> {
     let says =
         |step: &Option<Step>, text: &str| step.as_ref().is_some_and(|step| step.log.contains(text));
     match (expected, &done.outcome) {
-        (Expect::Pass | Expect::Race(_), Outcome::Passed) => Ok(()),
+        (Expect::Pass | Expect::Race(_) | Expect::RestoreMayFail(_), Outcome::Passed) => Ok(()),
         (Expect::DumpFails(text), Outcome::DumpFailed(Ok(()))) if says(&done.dump, text) => Ok(()),
         (Expect::DumpHarms(text), Outcome::DumpFailed(Err(_))) if says(&done.dump, text) => Ok(()),
-        (Expect::RestoreFails(text), Outcome::RestoreFailed) if says(&done.restore, text) => Ok(()),
+        (Expect::RestoreFails(text) | Expect::RestoreMayFail(text), Outcome::RestoreFailed)
+            if says(&done.restore, text) =>
+        {
+            Ok(())
+        }
         (Expect::Fails(text) | Expect::Race(text), Outcome::Failed(why)) if why.contains(text) => {
             Ok(())
         }

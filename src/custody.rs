@@ -18,7 +18,7 @@ use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
 use crate::state::queues::is_timers;
-use crate::state::{Queue, Site};
+use crate::state::{PendingLimit, Queue, Site};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
@@ -251,6 +251,16 @@ impl Custody {
                 tid,
             };
             *pending = queue.only(&site, SigNo::TRAP)?;
+        }
+        // A bit goes back under a limit that leaves no room for a siginfo.
+        if taken
+            .queues()
+            .any(|pending| !pending.bits_without_info().is_empty())
+        {
+            PendingLimit::try_out(&mut Site {
+                injector: &mut injector,
+                tid: stopped.leader(),
+            })?;
         }
         let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
         let guardian = Guardian::start(stopped.pid(), &taken, &others)?;

@@ -134,7 +134,7 @@ fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) 
             log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
             0
         }
-        Err(e) if e.is_died() => {
+        Err(e) if e.is_died() && is_gone(pid, started) => {
             log::warn!("pid {pid}: there is nobody left to put pending signals back to: {e}");
             0
         }
@@ -190,34 +190,44 @@ fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
     let deadline = Instant::now() + RESCUE_TIME;
     let mut attempts = 0;
     loop {
-        if proc::start_time(pid)? != started {
+        if is_gone(pid, started) {
             return Err(Error::new("find the process", Cause::Died));
         }
         match try_rescue(pid, state, deadline) {
-            Err(e) if e.is_died() || Instant::now() >= deadline => return Err(e),
-            // Traced still: the kernel closes the files of a process that ends before it lets its tracees go.
-            Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // There is nobody after this one. What is back already is not put back twice.
-            Err(e) if attempts < RESCUE_ATTEMPTS => {
+            Ok(Some(count)) => return Ok(count),
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            // There is nobody after this one. What is back already is not put back twice. That "the task is gone" can mean
+            // a thread that has just ended.
+            Err(e) if attempts < RESCUE_ATTEMPTS && Instant::now() < deadline => {
                 attempts += 1;
                 log::warn!("pid {pid}: putting pending signals back, once more: {e}");
                 std::thread::sleep(BETWEEN_ATTEMPTS);
             }
-            done => return done,
+            Err(e) => return Err(e),
         }
     }
 }
 
-fn try_rescue(pid: Pid, state: &ProcessState, deadline: Instant) -> Result<usize> {
+/// Has the process ended that was started then, or is it ending?
+fn is_gone(pid: Pid, started: u64) -> bool {
+    proc::start_time(pid).map_or(true, |now| now != started) || proc::is_gone(pid)
+}
+
+/// `None`: it is traced still.
+fn try_rescue(pid: Pid, state: &ProcessState, deadline: Instant) -> Result<Option<usize>> {
     let _budget = Budget::of_process();
     fault::point(Point::CriuGone)?;
     let left = deadline.saturating_duration_since(Instant::now());
-    let stopped = StoppedProcess::<ByUs>::seize(pid, left)?;
+    let stopped = match StoppedProcess::<ByUs>::seize(pid, left) {
+        // The kernel closes the files of a process that ends before it lets its tracees go.
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) && Instant::now() < deadline => {
+            return Ok(None);
+        }
+        seized => seized?,
+    };
     let result = fault::point(Point::RescueSeized)
         .and_then(|()| restore::give_back(&stopped, state))
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
     stopped.release()?;
-    result
+    result.map(Some)
 }

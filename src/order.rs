@@ -239,7 +239,10 @@ impl<Owner> Replay<'_, '_, Owner> {
             Step::Dispositions => self.leader(|site, wanted| {
                 put_back::<SignalDispositions, _>(site, &wanted.dispositions).map(drop)
             }),
-            Step::RaiseLimit => self.leader(|site, _| PendingLimit::raise(site)),
+            Step::RaiseLimit => self.leader(|site, wanted| {
+                let siginfos: usize = wanted.queues().map(|pending| pending.queue.len()).sum();
+                PendingLimit::raise(site, (siginfos + wanted.timers.len()) as u64)
+            }),
             Step::PrivateQueues => self.each_thread(|site, wanted| {
                 if PosixTimers::builds(process, Some(wanted.ids.innermost())) {
                     return Ok(());

@@ -24,6 +24,10 @@ const PF_IO_WORKER: u32 = 0x0000_0010;
 /// It was made by the kernel for a program: io_uring's workers, and since 6.4 vhost's.
 const PF_USER_WORKER: u32 = 0x0000_4000;
 
+/// It is in do_exit, or get_signal has found what ends it (linux/sched.h).
+const PF_EXITING: u32 = 0x0000_0004;
+const PF_SIGNALED: u32 = 0x0000_0400;
+
 /// What `/proc/PID/status` takes, and some more.
 const STATUS_SIZE: usize = 4096;
 
@@ -162,6 +166,44 @@ pub fn seccomp(pid: Pid, tid: Tid) -> Result<Seccomp> {
     }
 }
 
+/// How many threads of `pid`, the first apart, are not about to end. When a process is killed, its first thread can have
+/// ended some time before the others.
+pub fn lasting_others(pid: Pid) -> usize {
+    let others = threads(pid).unwrap_or_default().into_iter().skip(1);
+    others.filter(|&tid| lasts(pid, tid)).count()
+}
+
+/// Has each thread of `pid` ended, or is about to?
+pub fn is_gone(pid: Pid) -> bool {
+    !lasts(pid, pid.into()) && lasting_others(pid) == 0
+}
+
+/// Neither dead nor about to end.
+fn lasts(pid: Pid, tid: Tid) -> bool {
+    SignalStatus::read(pid, tid).is_ok_and(|status| {
+        let pending = status.pending.union(status.shared_pending);
+        !status.dead && status.has_memory && !pending.contains(SigNo::KILL)
+    }) && !is_ending(pid, tid)
+}
+
+/// Is the thread on its way out of the kernel's get_signal or do_exit? SIGKILL is not pending any more by then.
+fn is_ending(pid: Pid, tid: Tid) -> bool {
+    const STATE: usize = 3;
+    const FLAGS: usize = 9;
+    const EXIT_CODE: usize = 52;
+    let Some(stat) = stat(pid, tid) else {
+        return true;
+    };
+    let flags: u32 = field(&stat, FLAGS).unwrap_or_default();
+    // That of a process that ends is shown from the beginning (Linux 5.18, do_task_stat). A stop has a code as well: job
+    // control the stop signal, which ends nobody, and a tracer anything but SIGKILL.
+    let code: i32 = field(&stat, EXIT_CODE).unwrap_or_default();
+    let is_stop = SigNo::new(code).is_some_and(SigNo::is_stop);
+    let is_traced = field(&stat, STATE) == Some('t');
+    let ends = code == libc::SIGKILL || code != 0 && !is_stop && !is_traced;
+    flags & (PF_EXITING | PF_SIGNALED) != 0 || ends
+}
+
 /// Is there a process `pid` that has not ended? Its leader may have.
 pub fn is_alive(pid: Pid) -> bool {
     SignalStatus::read(pid, Tid::from(pid))
@@ -221,16 +263,27 @@ fn is_worker(pid: Pid, tid: Tid) -> bool {
     flags(pid, tid).is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER) != 0)
 }
 
-/// Field 9 of `/proc/PID/task/TID/stat` (proc_pid_stat(5)). The name before it may hold anything but ends at the last
-/// parenthesis.
+/// The kernel's flags of a thread.
 fn flags(pid: Pid, tid: Tid) -> Option<u32> {
+    field(&stat(pid, tid)?, 9)
+}
+
+/// `/proc/PID/task/TID/stat` (proc_pid_stat(5)) from its third field on. The name before it may hold anything but ends at
+/// the last parenthesis.
+fn stat(pid: Pid, tid: Tid) -> Option<String> {
     let mut bytes = Vec::with_capacity(STATUS_SIZE);
     File::open(task_file(pid, tid, "stat"))
         .and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes))
         .ok()?;
     let end = bytes.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(6)?.parse().ok()
+    String::from_utf8(bytes.split_off(end + 1)).ok()
+}
+
+/// A field of [`stat`], by its number in proc_pid_stat(5).
+fn field<T: std::str::FromStr>(stat: &str, number: usize) -> Option<T> {
+    const FIRST: usize = 3;
+    let mut fields = stat.split_ascii_whitespace();
+    fields.nth(number - FIRST)?.parse().ok()
 }
 
 /// Is the thread stopped by job control: not running, and not in the hands of a tracer?
@@ -544,10 +597,17 @@ pub fn cpu_limit(pid: Pid) -> Result<Option<u64>> {
     })
 }
 
-/// May this process raise hard limits: has it CAP_SYS_RESOURCE?
+/// May this process raise hard limits: has it CAP_SYS_RESOURCE, in the first user namespace (do_prlimit)?
 pub fn may_raise_limits() -> Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
-    has_capability(CAP_SYS_RESOURCE)
+    Ok(has_capability(CAP_SYS_RESOURCE)? && is_in_first_user_namespace())
+}
+
+/// Without such namespaces in the kernel there is no other.
+fn is_in_first_user_namespace() -> bool {
+    // PROC_USER_INIT_INO (linux/proc_ns.h).
+    const FIRST: u64 = 0xEFFF_FFFD;
+    std::fs::metadata("/proc/self/ns/user").map_or(true, |namespace| namespace.ino() == FIRST)
 }
 
 /// Has this process the capability with this number in linux/capability.h, and in effect?

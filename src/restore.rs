@@ -13,9 +13,9 @@ use crate::fault::{self, Point};
 use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::timers::with_timer_arrivals;
-use crate::state::{itimers, owners};
+use crate::state::{self, PendingLimit, Site, itimers, owners};
 use crate::stops;
-use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
+use crate::tracee::{Budget, Injector, StoppedProcess};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +150,7 @@ pub fn check<Owner>(
             Err(e) => report.errors.push(e),
         }
     }
-    report
-        .errors
-        .extend(take_back_limit(stopped.pid(), dumped).err());
+    report.errors.extend(take_back_limit(stopped, dumped).err());
     report.errors.extend(fault::point(Point::LimitBack).err());
     // Before the queues are looked at: what an expiry leaves is to be seen there.
     report.errors.extend(
@@ -353,10 +351,17 @@ fn give_back_under<Owner>(
 
 /// CRIU has queued what was pending under a limit that it was lent. The process's own comes back whatever the mode: the
 /// other was this library's doing. One that is neither of them is a difference like any other.
-fn take_back_limit(pid: Pid, dumped: &ProcessState) -> Result<()> {
+fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> Result<()> {
+    let pid = stopped.pid();
     let inner = || match dumped.lent_limit {
         Some(lent) if proc::rlimit_sigpending(pid)? == lent => {
-            rlimit::set_sigpending(pid, dumped.rlimit_sigpending)
+            let mut injector = Injector::new(stopped)?;
+            let mut site = Site {
+                injector: &mut injector,
+                tid: stopped.leader(),
+            };
+            state::put_back::<PendingLimit, _>(&mut site, &dumped.rlimit_sigpending)?;
+            injector.finish()
         }
         _ => Ok(()),
     };

@@ -17,6 +17,8 @@ pub struct Criu {
     binary: PathBuf,
     libdir: Option<PathBuf>,
     work_dir: Option<PathBuf>,
+    /// What criu is started by, and its arguments.
+    through: Vec<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     env_removed: Vec<OsString>,
@@ -58,6 +60,7 @@ impl Criu {
             binary: binary.to_owned(),
             libdir: Some(libdir.to_owned()),
             work_dir: None,
+            through: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
             env_removed: Vec::new(),
@@ -87,6 +90,16 @@ impl Criu {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// As root without this capability, in the words of setpriv(1).
+    #[must_use]
+    pub fn without_capability(mut self, name: &str) -> Self {
+        let through = ["setpriv".to_owned()].into_iter();
+        let through =
+            through.chain(["bounding-set", "inh-caps"].map(|set| format!("--{set}=-{name}")));
+        self.through = through.map(OsString::from).collect();
         self
     }
 
@@ -189,8 +202,10 @@ impl Criu {
 
     /// A call that is the caller's to make: the images and ACTION.log are in `images`.
     pub fn command(&self, action: &str, images: &Path) -> Command {
-        let mut command = Command::new(&self.binary);
+        let words = [self.through.as_slice(), &[self.binary.clone().into()]].concat();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .arg(action)
             .arg("--images-dir")
             .arg(images)

@@ -37,6 +37,8 @@ const TESTS: &[Test] = &[
     ("folder-full-deep", folder_full_deep),
     ("folder-gone", folder_gone),
     ("task-killed-in-custody", task_killed_in_custody),
+    ("bit-of-another-user", bit_of_another_user),
+    ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
     ("task-killed-in-replay", task_killed_in_replay),
     ("bound-met", bound_met),
@@ -357,6 +359,32 @@ fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
     )?;
     victim.end();
     companions_gone(&[])
+}
+
+/// A criu without CAP_SYS_RESOURCE fails at a process of another user. What has been taken out before is back, also a bit
+/// without siginfo, which takes another RLIMIT_SIGPENDING for a moment.
+fn bit_of_another_user(dir: &RunDir) -> Result<()> {
+    let victim = start("bare_trap", None, dir)?;
+    let criu = criu()?.without_capability("sys_resource");
+    let dump = criu.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(&dump, &["SIGTRAP taken out"])?;
+    expect_line(&dump, &["1 pending signals put back"])?;
+    companions_gone(&[victim.pid()])?;
+    victim.finish(PATIENCE)
+}
+
+/// Nor has the guardian the capability.
+fn bit_rescued(dir: &RunDir) -> Result<()> {
+    let victim = start("bare_trap", None, dir)?;
+    let killed = format!("{}:kill", Point::HandedOver.number());
+    let criu = criu()?.without_capability("sys_resource");
+    let criu = criu.env("CRIU_SIGNALS_FAULT", killed);
+    let dump = criu.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(&dump, &["SIGTRAP taken out"])?;
+    companions_gone(&[victim.pid()])?;
+    victim.finish(PATIENCE)
 }
 
 // ---- at the restore ----------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::work::kill_all;
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid as Raw;
 
 /// How often the command is killed at a program under Syscall User Dispatch.
@@ -33,6 +35,7 @@ fn tests() -> Vec<Test> {
         test("dispatch.no-selector", dispatch_bare),
         test("dispatch.criu", dispatch_criu),
         test("leaderless.show", leaderless_show),
+        test("leaderless.killed", leaderless_killed),
         test("leaderless.cgroup", leaderless_cgroup).needs(&[Need::FreezerV2]),
         test("in-handler.dumped", in_handler_dumped),
         test("in-handler.restored", in_handler_restored),
@@ -153,6 +156,37 @@ fn leaderless_show(dir: &RunDir) -> Result<()> {
         tool(args)?.expect(2, &said)?;
     }
     victim.finish(CHECK)
+}
+
+/// Its first thread has ended as well, and is no one that has called pthread_exit: the process is killed, and another thread
+/// is held on its way out.
+fn leaderless_killed(dir: &RunDir) -> Result<()> {
+    let victim = start("many_threads", None, dir)?;
+    let pid = victim.pid();
+    let tid = fs::read_dir(format!("/proc/{pid}/task"))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(|&tid| tid != pid)
+        .context("it has one thread only")?;
+    let tid = Raw::from_raw(tid);
+    ptrace::seize(tid, ptrace::Options::PTRACE_O_TRACEEXIT)?;
+    kill(Raw::from_raw(pid), Signal::SIGKILL)?;
+    let stopped = waitpid(tid, Some(WaitPidFlag::__WALL))?;
+    ensure!(
+        matches!(stopped, WaitStatus::PtraceEvent(_, _, event) if event == ptrace::Event::PTRACE_EVENT_EXIT as i32),
+        "{stopped:?}"
+    );
+    wait::until("the first thread to end", PATIENCE, || {
+        Ok((procfs::state(pid) == Some('Z')).then_some(()))
+    })?;
+    let Said(code, said) = tool(&["show", &pid.to_string()])?;
+    ptrace::cont(tid, None)?;
+    ensure!(
+        code != Some(0) && !said.contains("pthread_exit") && said.contains("has ended"),
+        "{code:?}: {said}"
+    );
+    waitpid(tid, Some(WaitPidFlag::__WALL))?;
+    victim.end();
+    Ok(())
 }
 
 /// It is one of the cgroup's, so that there is no dump of the cgroup without it.

@@ -699,7 +699,9 @@ impl Dump {
         {
             match give_back(pid, custody) {
                 Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
-                Err(e) if e.is_died() => log::warn!("{}", e.during(Phase::Replay, pid)),
+                Err(e) if e.is_died() && proc::is_gone(pid) => {
+                    log::warn!("{}", e.during(Phase::Replay, pid));
+                }
                 Err(e) => self.recorder.error(format!(
                     "{}; the guardian tries again when criu has ended",
                     e.during(Phase::Replay, pid)

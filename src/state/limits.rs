@@ -1,11 +1,17 @@
 //! RLIMIT_SIGPENDING, against which queued siginfos are counted.
+//!
+//! Set by the process itself wherever the hard limit is not raised: from outside it takes CAP_SYS_RESOURCE to set those of a
+//! process of another user (check_prlimit_permission, kernel/sys.c), and a tracer can have all rights but that.
 
 use criu_signals_images::Rlimit;
 
 use super::{Kind, Site};
 use crate::error::Result;
-use crate::proc;
-use crate::tracee::rlimit;
+use crate::proc::{self, SignalStatus};
+use crate::tracee::{Call, rlimit};
+
+/// Siginfos that may arrive meanwhile.
+const ARRIVALS: u64 = 64;
 
 /// How many siginfos may be queued.
 #[derive(Debug)]
@@ -20,31 +26,72 @@ impl Kind for PendingLimit {
     }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Rlimit) -> Result<()> {
-        rlimit::set_sigpending(site.pid(), *wanted)
+        if wanted.hard > Self::capture(site)?.hard {
+            // The process itself may have the right that this one has not.
+            return rlimit::set_sigpending(site.pid(), *wanted)
+                .or_else(|e| Self::set_inside(site, *wanted).map_err(|_| e));
+        }
+        Self::set_inside(site, *wanted)
     }
 }
 
 impl PendingLimit {
-    /// Makes as much room as may be made: no limit where CAP_SYS_RESOURCE allows that, else the hard limit.
+    /// Makes room for `more` siginfos beside what is queued: up to the hard limit, and beyond that where CAP_SYS_RESOURCE
+    /// allows it.
     ///
     /// # Errors
     /// If not even the soft limit may be raised.
-    pub fn raise<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<()> {
-        let hard = Self::capture(site)?.hard;
+    pub fn raise<Owner>(site: &mut Site<'_, '_, Owner>, more: u64) -> Result<()> {
+        let limit = Self::capture(site)?;
+        let queued = SignalStatus::read(site.pid(), site.tid)?.queued;
+        let needed = queued.saturating_add(more).saturating_add(ARRIVALS);
+        if needed <= limit.soft {
+            return Ok(());
+        }
         let no_limit = Rlimit {
             soft: Rlimit::INFINITY,
             hard: Rlimit::INFINITY,
         };
-        rlimit::set_sigpending(site.pid(), no_limit)
-            .or_else(|_| rlimit::set_sigpending(site.pid(), Rlimit { soft: hard, hard }))
+        if needed > limit.hard && rlimit::set_sigpending(site.pid(), no_limit).is_ok() {
+            return Ok(());
+        }
+        if limit.soft == limit.hard {
+            return Ok(());
+        }
+        Self::set_inside(
+            site,
+            Rlimit {
+                soft: limit.hard,
+                ..limit
+            },
+        )
     }
 
-    /// Leaves no room at all, so that a signal which is queued leaves its bit and no siginfo.
+    /// Can the process set its limit? Sets what there is.
     ///
     /// # Errors
-    /// If the limit may not be set.
-    pub fn close<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<()> {
-        let hard = Self::capture(site)?.hard;
-        rlimit::set_sigpending(site.pid(), Rlimit { soft: 0, hard })
+    /// If not: then what takes another limit for a moment can't be done.
+    pub fn try_out<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<()> {
+        let limit = Self::capture(site)?;
+        Self::set_inside(site, limit)
+    }
+
+    fn set_inside<Owner>(site: &mut Site<'_, '_, Owner>, limit: Rlimit) -> Result<()> {
+        for outcome in site.injector.run(site.tid, &[Self::call(limit)])? {
+            outcome.check()?;
+        }
+        Ok(())
+    }
+
+    /// By which a process sets its own.
+    pub(super) fn call(limit: Rlimit) -> Call {
+        Call::new(
+            libc::SYS_prlimit64,
+            format!("prlimit(RLIMIT_SIGPENDING, {limit})"),
+        )
+        .value(0)
+        .value(u64::from(libc::RLIMIT_SIGPENDING))
+        .input([limit.soft, limit.hard].map(u64::to_le_bytes).concat())
+        .value(0)
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 
-use super::{Kind, PendingLimit, Site};
+use super::{Kind, PendingLimit, Site, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, ptrace};
@@ -275,14 +275,7 @@ impl Queue {
         )?;
         let leader = self.leader_in_namespace(site)?;
         let tid = status.ids.innermost();
-        let set_limit = |soft| {
-            let limit = [soft, limit.hard].map(u64::to_le_bytes).concat();
-            Call::new(libc::SYS_prlimit64, "prlimit(RLIMIT_SIGPENDING)")
-                .value(0)
-                .value(u64::from(libc::RLIMIT_SIGPENDING))
-                .input(limit)
-                .value(0)
-        };
+        let set_limit = |soft| PendingLimit::call(Rlimit { soft, ..limit });
         let queue = |which: Queue, infos: &[Siginfo]| -> Vec<Call> {
             let mut names = which.names();
             infos
@@ -443,19 +436,35 @@ impl Queue {
         Ok(())
     }
 
-    /// Pending bits without siginfo: queued again where there is no room for one.
+    /// Pending bits without siginfo: queued again where there is no room for one. The limit that leaves none is there for
+    /// one batch, which a thread that has begun it ends.
     pub(super) fn set_bits<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
         ids: &NsIds,
         bits: SigSet,
     ) -> Result<()> {
-        let infos = bare_infos(bits);
         let limit = PendingLimit::capture(site)?;
-        PendingLimit::close(site)?;
-        let queued = self.queue(site, ids, &infos);
-        PendingLimit::replay(site, &limit)?;
-        queued
+        let leader = self.leader_in_namespace(site)?;
+        let mut names = self.names();
+        let mut calls = vec![PendingLimit::call(Rlimit { soft: 0, ..limit })];
+        calls.extend(
+            bare_infos(bits).iter().map(|info| {
+                self.queue_one(leader, ids.innermost(), info, names.with(info.signo()))
+            }),
+        );
+        calls.push(PendingLimit::call(limit));
+        let outcomes = match site.injector.run_whole(site.tid, &calls) {
+            // Nothing can be mapped: one call after the other.
+            Err(e) if matches!(e.cause(), Cause::Refused(_)) => site.injector.run(site.tid, &calls),
+            done => done,
+        };
+        // Whatever has failed in between, the limit is what it was.
+        put_back::<PendingLimit, _>(site, &limit)?;
+        for outcome in outcomes? {
+            outcome.check()?;
+        }
+        Ok(())
     }
 
     fn names(self) -> Names {

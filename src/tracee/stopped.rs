@@ -554,9 +554,15 @@ fn without_leader(pid: Pid, e: Error) -> Error {
     if !e.is_died() {
         return e;
     }
-    let others = proc::threads(pid).map_or(0, |threads| threads.len().saturating_sub(1));
-    match proc::SignalStatus::read(pid, pid.into()) {
-        Ok(status) if status.dead && others > 0 => {
+    let Ok(status) = proc::SignalStatus::read(pid, pid.into()) else {
+        return e;
+    };
+    if !status.dead {
+        return e;
+    }
+    match lasting_others(pid) {
+        0 => e,
+        others => {
             let why = format!(
                 "the first thread of {} has ended (pthread_exit), and {others} others run on: a process without its \
                  first thread can't be read or changed",
@@ -564,7 +570,19 @@ fn without_leader(pid: Pid, e: Error) -> Error {
             );
             Error::new("PTRACE_SEIZE", Cause::Unsupported(why.into()))
         }
-        _ => e,
+    }
+}
+
+/// How many threads run on behind a first one that has ended. Of a process that is ending they soon are none: the thread
+/// that calls exit_group(2) can't be told from others until it is in do_exit.
+fn lasting_others(pid: Pid) -> usize {
+    let begun = Instant::now();
+    loop {
+        let others = proc::lasting_others(pid);
+        if others == 0 || begun.elapsed() >= EXEC_TIME {
+            return others;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -59,14 +59,15 @@ fn detach(name: &CStr, foreign: &[RawFd]) {
     for &fd in foreign {
         let _ = nix::unistd::close(fd);
     }
+    // For those who look at the list of processes. Before the fork: the companion has the name from its first instant on,
+    // however long it waits for a processor.
+    let _ = nix::sys::prctl::set_name(name);
     // SAFETY: still one thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {}
         Ok(ForkResult::Parent { .. }) => exit(0),
         Err(_) => exit(1),
     }
-    // For those who look at the list of processes.
-    let _ = nix::sys::prctl::set_name(name);
 }
 
 /// Ends a copy of the host without running what the host has registered for its own end.

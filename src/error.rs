@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
-use criu_signals_images::{ImageError, Pid, Tid};
+use criu_signals_images::{ImageError, Pid, Shown as _, Tid};
 use nix::errno::Errno;
 
 /// What was being done when an operation failed.
@@ -70,8 +70,11 @@ impl fmt::Display for Cause {
         match self {
             Cause::Os(errno) => write!(f, "{errno:?} ({})", errno.desc()),
             Cause::Died => f.write_str("the task is gone"),
-            Cause::Unsupported(what) | Cause::Refused(what) => f.write_str(what),
-            Cause::Unexpected(what) | Cause::Proc(what) | Cause::NotKept(what) => f.write_str(what),
+            // They quote names, paths and files of `/proc`.
+            Cause::Unsupported(what) | Cause::Refused(what) => what.shown().fmt(f),
+            Cause::Unexpected(what) | Cause::Proc(what) | Cause::NotKept(what) => {
+                what.shown().fmt(f)
+            }
             Cause::Image(e) => e.fmt(f),
             Cause::Cancelled => f.write_str("cancelled"),
         }
@@ -170,7 +173,7 @@ impl fmt::Display for Error {
             (None, Some(tid)) => write!(f, "tid {tid}: ")?,
             (None, None) => {}
         }
-        write!(f, "{}: {}", self.operation, self.cause)
+        write!(f, "{}: {}", self.operation.shown(), self.cause)
     }
 }
 
@@ -197,6 +200,15 @@ mod tests {
             e.to_string(),
             "replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)"
         );
+    }
+
+    #[test]
+    fn what_it_quotes_does_nothing() {
+        let e = Error::new(
+            "open a\n\u{1b}[2J",
+            Cause::Refused("it is \u{9b}x\n".into()),
+        );
+        assert_eq!(e.to_string(), r"open a\n\u{1b}[2J: it is \u{9b}x\n");
     }
 
     #[test]

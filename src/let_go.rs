@@ -158,7 +158,7 @@ pub fn wait_until_put_right(pid: Pid) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < SHORTLY
         && let Some((_, name)) = proc::tracer(pid, pid.into())?
-        && name.as_bytes() == NAME.to_bytes()
+        && name.as_str().as_bytes() == NAME.to_bytes()
     {
         std::thread::sleep(INTERVAL);
     }

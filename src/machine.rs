@@ -10,7 +10,7 @@
 use std::fmt;
 
 use criu_signals_images::image::Allowance;
-use criu_signals_images::{Arch, Image, StackNeeds};
+use criu_signals_images::{Arch, Image, Shown as _, StackNeeds};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::error::{Cause, Error, Result};
@@ -78,8 +78,8 @@ impl Machine {
         if !self.kernel_release.is_empty() && self.kernel_release != here.kernel_release {
             what.push(format!(
                 "under Linux {}, and this is {} (signal numbers and siginfos are the same on all)",
-                self.kernel_release.escape_debug(),
-                here.kernel_release.escape_debug()
+                self.kernel_release.shown(),
+                here.kernel_release.shown()
             ));
         }
         if let (Some(there), Some(now)) = (self.needs, here.needs)
@@ -100,7 +100,7 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.arch)?;
         if !self.kernel_release.is_empty() {
-            write!(f, ", Linux {}", self.kernel_release.escape_debug())?;
+            write!(f, ", Linux {}", self.kernel_release.shown())?;
         }
         match self.needs {
             Some(needs) if needs.minimum != 0 => write!(f, ", AT_MINSIGSTKSZ {}", needs.minimum),

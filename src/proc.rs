@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    ExitSignal, Fields, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
+    ExitSignal, Fields, Name, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{major, minor};
@@ -37,7 +37,7 @@ pub struct SignalStatus {
     /// Ids in every pid namespace from ours down to the task's own (`NSpid`).
     pub ids: NsIds,
     /// The command's name (`Name`).
-    pub comm: String,
+    pub comm: Name,
     /// Is it a zombie or dead (`State`)?
     pub dead: bool,
     /// Has it memory? A task that is ending has none any more, a kernel thread never had.
@@ -91,7 +91,7 @@ impl SignalStatus {
         };
         Some(SignalStatus {
             ids,
-            comm,
+            comm: comm.into(),
             has_memory,
             dead: state.starts_with(['Z', 'X', 'x']),
             queued,
@@ -293,15 +293,15 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
 }
 
 /// The thread that traces this one, and its name.
-pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, String)>> {
+pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
     let status = status(pid, tid)?;
     let Some(tracer) = Tid::new(status.tracerpid) else {
         return Ok(None);
     };
     // It may end at any moment.
     let name = std::fs::read_to_string(format!("/proc/{tracer}/comm"));
-    let name = name.unwrap_or_default().trim_end().to_owned();
-    Ok(Some((tracer, name)))
+    let name = name.unwrap_or_default();
+    Ok(Some((tracer, name.trim_end_matches('\n').into())))
 }
 
 /// Is a thread of `pid` stopped by job control, although a freezer of cgroup v1 may hold it, which then shows as
@@ -650,14 +650,14 @@ fn of_task(operation: &'static str, e: &std::io::Error) -> Error {
 }
 
 /// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
-pub fn executable(pid: Pid) -> Result<Option<String>> {
+pub fn executable(pid: Pid) -> Result<Option<Name>> {
     let path =
         std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| of_task("read exe", &e))?;
     // d_path says so of a file that was replaced or removed.
     let path = path
         .to_str()
         .map(|path| path.trim_end_matches(" (deleted)"));
-    Ok(path.map(str::to_owned))
+    Ok(path.map(Name::from))
 }
 
 /// Does the program make the system calls of the 32-bit table? What the kernel has told it at its start says so: the
@@ -838,7 +838,7 @@ mod tests {
         };
         let expected = SignalStatus {
             ids: NsIds::new(vec![43, 3]).unwrap(),
-            comm: "a:b c".to_owned(),
+            comm: "a:b c".into(),
             dead: false,
             has_memory: true,
             pending: set(&[1]),
@@ -874,7 +874,7 @@ mod tests {
         assert_eq!(ours.ids.outermost(), this.get());
         // There a name ends at a colon, and this one has some.
         let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-        assert_eq!(ours.comm, comm.trim_end());
+        assert_eq!(ours.comm.as_str(), comm.trim_end());
         assert_eq!(ours.blocked.bits(), theirs.sigblk);
         assert_eq!(ours.ignored.bits(), theirs.sigign);
         assert_eq!(ours.caught.bits(), theirs.sigcgt);

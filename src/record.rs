@@ -1,6 +1,5 @@
 //! Image folders: what is recorded of a process, which processes a folder knows, and what a log says about them.
 
-use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -150,12 +149,12 @@ fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: Permissions) -> 
     let failed = |e: &std::io::Error| Error::io(format!("replace {name}"), e);
     let beside = format!("{name}.signals");
     // What is there under that name already is somebody else's.
-    let made = Cell::new(false);
+    let mut made = None;
     let write = || {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file = fs::File::from(openat(dir, &*beside, flags, Mode::S_IRUSR)?);
-        made.set(true);
+        made = Some(Beside(dir, &beside));
         file.write_all(bytes)?;
         file.set_permissions(mode)?;
         file.sync_all()
@@ -164,10 +163,19 @@ fn replace(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: Permissions) -> 
         .map_err(|e| failed(&e))
         .and_then(|()| fault::point(Point::RoomWritten))
         .and_then(|()| renameat(dir, &*beside, dir, name).map_err(|errno| failed(&errno.into())));
-    if written.is_err() && made.get() {
-        let _ = unlinkat(dir, &*beside, UnlinkatFlags::NoRemoveDir);
+    if written.is_ok() {
+        std::mem::forget(made);
     }
     written
+}
+
+/// A file that is removed again, by an error and by a panic too, unless it has got its place.
+struct Beside<'f>(BorrowedFd<'f>, &'f str);
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        let _ = unlinkat(self.0, self.1, UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {

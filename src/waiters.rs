@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use criu_signals_images::text::{WaitCall, WaitFor, Waiter};
-use criu_signals_images::{ExitSignal, NsIds, Pid, SigNo, Tid};
+use criu_signals_images::{ExitSignal, NsIds, Pid, Shown as _, SigNo, Tid};
 use nix::errno::Errno;
 use procfs::FromRead;
 use procfs::process::Status;
@@ -109,7 +109,7 @@ fn wait_of(pid: Pid, tid: Tid, is_32_bit: bool) -> Result<Option<Waiter>> {
     let path = task_file(pid, tid, "syscall");
     let line = fs::read_to_string(&path).map_err(|e| match e.raw_os_error() {
         Some(libc::ENOENT) => Error::new("read syscall", Cause::Died),
-        _ => Error::io(format!("read {} of a possible waiter", path.display()), &e),
+        _ => Error::io(format!("read {} of a possible waiter", path.shown()), &e),
     })?;
     // "running", or in no call.
     let Some((number, [a0, a1, a2, a3, ..])) = parse_call(&line) else {

@@ -18,10 +18,11 @@ use criu_tests::cases::{
 };
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
-use criu_tests::plugin::Verdict;
+use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
-use criu_tests::victim::reap_all;
+use criu_tests::six::Sleeper;
+use criu_tests::victim::{Victim, reap_all};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -56,6 +57,8 @@ fn tests() -> Vec<Test> {
         }),
         test("report.link-as-name", link_as_name),
         test("settings.of-others", settings_of_others),
+        test("names.on-a-terminal", names_on_a_terminal),
+        test("names.in-the-log", names_in_the_log),
     ]);
     tests
 }
@@ -371,4 +374,110 @@ fn settings_of_others(dir: &RunDir) -> Result<()> {
     let dump = with()?.dump(victim.pid(), &dir.images(), true)?;
     ensure!(dump.ok, "criu dump failed");
     victim.finish(CHECK)
+}
+
+// ---- names that a terminal acts upon ---------------------------------------------------------------------------------
+
+/// Clears the screen, and begins a line. It is the whole of a `comm`.
+const NAME: &str = "x\x1b[2J\nforged";
+const HARMLESS: &str = r"x\u{1b}[2J\nforged";
+
+/// The victim as a program of that name.
+fn started_as(name: &str, dir: &RunDir) -> Result<Victim> {
+    let program = dir.file(name);
+    fs::copy(config::victim("demo", false), &program)?;
+    Victim::start(&program, None, dir, false)
+}
+
+/// Nothing in it acts upon a terminal, or begins a line that somebody else has written.
+fn expect_harmless(what: &str, said: &str) -> Result<()> {
+    let acts = |c: char| c.is_control() && c != '\n';
+    ensure!(
+        !said.contains(acts) && !said.lines().any(|line| line.starts_with("forged")),
+        "{what}: {said:?}"
+    );
+    Ok(())
+}
+
+/// What the command says of such a process, of its images, and of files of such a name.
+fn names_on_a_terminal(dir: &RunDir) -> Result<()> {
+    let victim = started_as(NAME, dir)?;
+    let pid = victim.pid().to_string();
+    let path = |name: &str| dir.file(name).display().to_string();
+    // Folders and files of that name, images and others.
+    let folder = path("folder\x1b[2J\nforged");
+    let (bad, none) = (path("bad\x1b[2J\nforged.img"), path("none\x1b[2J\nforged"));
+    fs::write(&bad, "no image")?;
+    let place = format!("{pid}/blocked");
+    let map = format!("{pid}:{pid}");
+    let (_other, other) = Sleeper::start(&[])?;
+    let to_other = format!("{pid}:{other}");
+    let image = format!("{folder}/signals-{pid}.img");
+    let mut quoted = 0;
+    for args in [
+        &["show", &pid][..],
+        &["dump", "-v", "-t", &pid, "-D", &folder],
+        &["dump", "-v", "-t", &pid, "-D", &folder],
+        &["show", &image],
+        &["show", &folder, &none, &bad],
+        &["verify", "-D", &folder],
+        &["restore", "-D", &folder],
+        &["restore", "-D", &folder, "--map", &map],
+        // Another program: refused.
+        &["restore", "-D", &folder, "--map", &to_other],
+        &["restore", "-D", &none],
+        &["diff", &pid, &folder],
+        &["diff", &pid, &other.to_string()],
+        &["decode", &bad],
+        &["decode", &none],
+        &["encode", &bad, "-o", &none],
+        &["write", &place, &none],
+        &["write", &place, &bad],
+        &["dump", "--cgroup", &none, "-D", &folder],
+        &["mount", &none],
+        &["mount", &bad],
+        &["plugin-dir", "--criu", &none],
+    ] {
+        let out = Command::new(config::command()?).args(args).output()?;
+        for said in [&out.stdout, &out.stderr] {
+            // What a script reads is the path as it is, and decode's JSON has its own way to escape.
+            let said = std::str::from_utf8(said)?;
+            expect_harmless(&format!("{args:?}"), said)?;
+            quoted += said.matches(r"[2J\nforged").count();
+        }
+    }
+    // It was there to be harmless.
+    ensure!(quoted > 15, "quoted only {quoted} times");
+    victim.finish(CHECK)
+}
+
+/// The plugin's lines in criu's log. criu's own have the name as it is.
+fn names_in_the_log(dir: &RunDir) -> Result<()> {
+    let victim = started_as(NAME, dir)?;
+    let pid = victim.pid();
+    let dump = with_plugin()?.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    let (restore, found) = restored(&with_plugin()?, dir)?;
+    found?;
+    for (log, said) in [
+        (&dump.log, format!("pid {pid} ({HARMLESS}): captured")),
+        (&restore.log, format!("pid {pid}: verdict=verified")),
+    ] {
+        for line in plugin::lines(log) {
+            expect_harmless("the log", line)?;
+        }
+        ensure!(
+            plugin::lines(log).any(|line| line.contains(&said)),
+            "no line says {said:?}"
+        );
+    }
+    // And where the plugin quotes a path from its settings.
+    let refused = with_plugin()?
+        .env(CONFIG, dir.file("none\x1b[2J\nforged"))
+        .dump(1, &dir.images(), true)?;
+    for line in plugin::lines(&refused.log) {
+        expect_harmless("the log", line)?;
+    }
+    expect_error(&refused, &["settings file", r"none\u{1b}[2J\nforged"])
 }

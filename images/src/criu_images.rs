@@ -17,6 +17,7 @@ use crate::header::{FORMAT_VERSION, Header};
 use crate::ids::NsIds;
 use crate::image::{Image, open_path, open_regular_in};
 use crate::pending::Pending;
+use crate::printable::Shown as _;
 use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
 use crate::recorded::{Aspect, Recorded};
 use crate::siginfo::Siginfo;
@@ -195,7 +196,7 @@ fn from_cores(pid: i32, cores: &[(i32, &CoreImage)]) -> Result<Recorded, ImageEr
     missing.sort_unstable();
 
     let mut process = ProcessState::bare(ids(pid)?);
-    process.comm = leader.comm().unwrap_or_default();
+    process.comm = leader.comm().unwrap_or_default().into();
     process.compat = leader.is_compat();
     process.dispositions = leader.dispositions().unwrap_or_default();
     process.rlimit_sigpending = leader.rlimit_sigpending().unwrap_or(Rlimit {
@@ -250,7 +251,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     open_path(path)?
         .read_to_end(&mut bytes)
-        .map_err(|source| ImageError::io("read", &path.display().to_string(), source))?;
+        .map_err(|source| ImageError::io("read", &path.shown().to_string(), source))?;
     Ok(bytes)
 }
 

@@ -566,7 +566,7 @@ mod tests {
         let differences = lines(|found| {
             found.queued += 1;
             found.pid_ns += 1;
-            found.comm.clear();
+            found.comm = "".into();
             found.ids = NsIds::new(vec![99, 41]).expect("valid");
             for thread in &mut found.threads {
                 thread.ids = NsIds::new(vec![99, thread.ids.innermost()]).expect("valid");
@@ -631,7 +631,7 @@ mod tests {
     fn what_a_restore_need_not_bring_back() {
         assert_eq!(
             all_lines(|other| {
-                other.comm = "other".to_owned();
+                other.comm = "other".into();
                 other.threads[0].saved_mask = None;
                 other.threads[0].blocked = SigSet::from(SigNo::USR1);
                 other.queued = 77;

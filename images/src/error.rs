@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::printable::Shown;
+
 /// What is wrong with an image, or with the state that should go into one.
 ///
 /// Functions that take a name or a path do not repeat it here, except where the file system is at fault:
@@ -10,7 +12,7 @@ use std::io;
 #[non_exhaustive]
 pub enum ImageError {
     /// The file system, or the stream, said no.
-    #[error("cannot {operation} {name}: {source}")]
+    #[error("cannot {operation} {}: {source}", name.shown())]
     Io {
         /// What was tried: "open", "read", "write", ...
         operation: &'static str,
@@ -21,20 +23,20 @@ pub enum ImageError {
     },
     /// A file of that name is there already.
     #[error(
-        "{name} exists already, and images are never overwritten: remove it or choose another folder"
+        "{} exists already, and images are never overwritten: remove it or choose another folder", name.shown()
     )]
     Exists {
         /// Of the file.
         name: String,
     },
     /// A folder, a device, a pipe or (in an image folder) a symbolic link.
-    #[error("{name} is not a regular file")]
+    #[error("{} is not a regular file", name.shown())]
     NotRegular {
         /// Of the file.
         name: String,
     },
     /// The file is larger than any image.
-    #[error("{name} is {size} bytes long, and an image is at most {limit} bytes long")]
+    #[error("{} is {size} bytes long, and an image is at most {limit} bytes long", name.shown())]
     TooLarge {
         /// Of the file.
         name: String,
@@ -84,7 +86,7 @@ pub enum ImageError {
         place: String,
     },
     /// An entry says what cannot be.
-    #[error("the image is damaged: entry {entry}, {field}: {reason}")]
+    #[error("the image is damaged: entry {entry}, {}: {}", field.shown(), reason.shown())]
     Corrupt {
         /// Counted from 0.
         entry: u64,
@@ -122,7 +124,7 @@ pub enum ImageError {
         siginfos: u64,
     },
     /// State that no process can have, in a JSON document or on its way into an image.
-    #[error("this cannot be an image: {field}: {reason}")]
+    #[error("this cannot be an image: {}: {}", field.shown(), reason.shown())]
     Invalid {
         /// Path of the field as in `signals.proto`.
         field: String,
@@ -130,7 +132,7 @@ pub enum ImageError {
         reason: String,
     },
     /// The text is no JSON, or no JSON of an image.
-    #[error("the JSON document cannot be used: {reason}")]
+    #[error("the JSON document cannot be used: {}", reason.shown())]
     Json {
         /// What the parser says.
         reason: String,

@@ -176,7 +176,7 @@ mod tests {
     fn a_person_can_read_and_change_it() {
         let changed =
             edited("\"comm\": \"sample\"", "\"comm\": \"\\ud83d\\ude00\"").expect("valid");
-        assert_eq!(changed.process.comm, "\u{1f600}");
+        assert_eq!(changed.process.comm.as_str(), "\u{1f600}");
     }
 
     #[test]

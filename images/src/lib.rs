@@ -62,7 +62,7 @@ pub use interrupted::{InterruptedCall, RestartCode};
 pub use itimer::IntervalTimer;
 pub use owner::FileOwner;
 pub use pending::Pending;
-pub use printable::Printable;
+pub use printable::{Name, Printable, Shown};
 pub use process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 pub use recorded::{Aspect, Recorded};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};

@@ -40,6 +40,73 @@ impl<'t> From<&'t Path> for Printable<'t> {
     }
 }
 
+/// Texts and paths that [`Printable`] can display: what `display()` of a path does not do is escape.
+pub trait Shown {
+    /// As it may reach a terminal or a log.
+    fn shown(&self) -> Printable<'_>;
+}
+
+impl Shown for str {
+    fn shown(&self) -> Printable<'_> {
+        self.into()
+    }
+}
+
+impl Shown for OsStr {
+    fn shown(&self) -> Printable<'_> {
+        self.into()
+    }
+}
+
+impl Shown for Path {
+    fn shown(&self) -> Printable<'_> {
+        self.into()
+    }
+}
+
+/// What a process calls itself, or its program: its own choice. Displayed it is [`Printable`]; as it is only where that is
+/// asked for.
+///
+/// ```
+/// # use criu_signals_images::Name;
+/// let name = Name::from("x\n");
+/// assert_eq!(name.to_string(), r"x\n");
+/// assert_eq!(name.as_str(), "x\n");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// As it is, for whoever compares or writes it down.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Name {
+    fn from(text: String) -> Name {
+        Name(text)
+    }
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Name {
+        Name(text.to_owned())
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.shown().fmt(f)
+    }
+}
+
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {

@@ -13,6 +13,7 @@ use crate::interrupted::InterruptedCall;
 use crate::itimer::{self, IntervalTimer};
 use crate::owner::{self, FileOwner};
 use crate::pending::Pending;
+use crate::printable::Name;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
 use crate::stack_needs::StackNeeds;
@@ -167,9 +168,9 @@ pub struct ProcessState {
     /// Inode number of `/proc/PID/ns/pid`: tells whether a number is meant in the same namespace.
     pub pid_ns: u64,
     /// `/proc/PID/comm`, for people: at most 64 bytes.
-    pub comm: String,
+    pub comm: Name,
     /// The program that it executes, /proc/PID/exe: at most 4,096 bytes. `None` where that is not known.
-    pub exe: Option<String>,
+    pub exe: Option<Name>,
     /// A 32-bit task.
     pub compat: bool,
     /// RLIMIT_SIGPENDING.
@@ -317,7 +318,7 @@ impl Codec for ProcessState {
         pb::Process {
             ids: self.ids.to_proto(),
             pid_ns: self.pid_ns,
-            comm: self.comm.clone(),
+            comm: self.comm.as_str().to_owned(),
             compat: self.compat,
             rlimit_sigpending: Some(self.rlimit_sigpending.to_proto()).into(),
             queued: self.queued,
@@ -327,7 +328,7 @@ impl Codec for ProcessState {
             shared_bits: self.shared.bits.bits(),
             exit_signal: self.exit_signal.map(|s| s.to_proto()),
             stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
-            exe: self.exe.clone(),
+            exe: self.exe.clone().map(String::from),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
             interval_timers: self.interval_timers.iter().map(Codec::to_proto).collect(),
             file_owners: self.file_owners.iter().map(Codec::to_proto).collect(),
@@ -358,8 +359,8 @@ impl Codec for ProcessState {
             file_owners,
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
-            comm: message.comm.clone(),
-            exe: message.exe.clone(),
+            comm: message.comm.as_str().into(),
+            exe: message.exe.clone().map(Name::from),
             compat: message.compat,
             rlimit_sigpending: required("rlimit_sigpending", &message.rlimit_sigpending)?,
             queued: message.queued,
@@ -488,7 +489,7 @@ impl ProcessState {
     pub fn bare(ids: NsIds) -> ProcessState {
         ProcessState {
             pid_ns: 0,
-            comm: String::new(),
+            comm: Name::default(),
             exe: None,
             compat: false,
             rlimit_sigpending: Rlimit {
@@ -554,8 +555,8 @@ impl ProcessState {
     }
 
     fn check_alone(&self) -> Result<(), FieldError> {
-        limited("comm", &self.comm, COMM_LIMIT)?;
-        limited("exe", self.exe.as_deref().unwrap_or_default(), EXE_LIMIT)?;
+        limited("comm", self.comm.as_str(), COMM_LIMIT)?;
+        limited("exe", self.exe.as_ref().map_or("", Name::as_str), EXE_LIMIT)?;
         self.run_state.check()?;
         itimer::check(&self.interval_timers)?;
         owner::check(&self.file_owners)?;
@@ -601,7 +602,7 @@ mod tests {
         assert_eq!(valid.check(), Ok(()));
 
         let mut state = valid.clone();
-        state.comm = "x".repeat(COMM_LIMIT + 1);
+        state.comm = "x".repeat(COMM_LIMIT + 1).into();
         state.check().expect_err("comm is too long");
         ProcessState::from_proto(&state.to_proto()).expect_err("comm is too long");
 

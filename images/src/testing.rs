@@ -13,6 +13,7 @@ use crate::interrupted::{InterruptedCall, RestartCode};
 use crate::itimer::IntervalTimer;
 use crate::owner::FileOwner;
 use crate::pending::Pending;
+use crate::printable::Name;
 use crate::process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
 use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
@@ -52,7 +53,7 @@ pub(crate) fn sample() -> ProcessState {
     ProcessState {
         ids: ns_ids([4711, 41]),
         pid_ns: 0xf000_0001,
-        comm: "sample".to_owned(),
+        comm: "sample".into(),
         exe: None,
         interval_timers: Vec::new(),
         file_owners: Vec::new(),
@@ -290,7 +291,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
     let own = (
         any::<u64>(),
         // Anything that is not too long: JSON has to escape it.
-        vec(any::<char>(), 0..16).prop_map(|comm| comm.into_iter().collect()),
+        vec(any::<char>(), 0..16).prop_map(|comm| Name::from(comm.into_iter().collect::<String>())),
         any::<bool>(),
         any::<(u64, u64, u64)>(),
     );
@@ -328,7 +329,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
             ProcessState {
                 ids: ids(0),
                 pid_ns,
-                exe: Some(format!("/bin/{comm}")),
+                exe: Some(format!("/bin/{comm}").into()),
                 comm,
                 compat,
                 rlimit_sigpending: Rlimit {

@@ -102,7 +102,12 @@ mod tests {
                 step_by_step(dir.as_fd(), path),
             ] {
                 let found = opened.as_ref().err().and_then(io::Error::raw_os_error);
-                assert_eq!(found.map(Errno::from_raw), errno, "{}", path.display());
+                assert_eq!(
+                    found.map(Errno::from_raw),
+                    errno,
+                    "{}",
+                    path.to_string_lossy()
+                );
                 if let Ok(folder) = opened {
                     let (folder, meant) = (File::from(folder), inside.join(path));
                     assert_eq!(

@@ -716,7 +716,7 @@ fn captured_process(state: &ProcessState) -> Process {
     let innermost = state.ids.innermost();
     Process {
         pid_in_namespace: Some(innermost),
-        comm: Some(state.comm.clone()),
+        comm: Some(state.comm.clone().into()),
         threads: state.threads.len(),
         siginfos: state.queues().map(|pending| pending.queue.len()).sum(),
         taken_out: state.taken_out.iter().map(ToString::to_string).collect(),

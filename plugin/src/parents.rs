@@ -1,15 +1,15 @@
 //! What ties a process to its parent by signals, and does not survive a checkpoint: said at the dump, in words that
 //! say what can be done.
 
-use criu_signals::images::{ExitSignal, Pid, ProcessState, SigNo, ThreadState};
+use criu_signals::images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
 
 use crate::notices::{Notice, Saying};
 
 /// What ties a process to its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ties<'p> {
+pub struct Ties {
     /// For people.
-    comm: &'p str,
+    comm: Name,
     /// The leader's id in its own pid namespace.
     leader: i32,
     exit_signal: Option<ExitSignal>,
@@ -17,13 +17,13 @@ pub struct Ties<'p> {
     death_signals: Vec<(i32, SigNo)>,
 }
 
-impl<'p> Ties<'p> {
+impl Ties {
     /// Those of `process`.
-    pub fn of(process: &'p ProcessState) -> Self {
+    pub fn of(process: &ProcessState) -> Self {
         let asks =
             |thread: &ThreadState| Some((thread.ids.innermost(), thread.parent_death_signal?));
         Ties {
-            comm: &process.comm,
+            comm: process.comm.clone(),
             leader: process.ids.innermost(),
             exit_signal: process.exit_signal,
             death_signals: process.threads.iter().filter_map(asks).collect(),
@@ -43,8 +43,8 @@ impl<'p> Ties<'p> {
 }
 
 /// What there is to say about a process, which is `pid` here. `parent_is_dumped`: its parent is in the same images.
-pub fn at_dump(pid: Pid, ties: &Ties<'_>, parent_is_dumped: bool) -> Vec<Saying> {
-    let comm = ties.comm;
+pub fn at_dump(pid: Pid, ties: &Ties, parent_is_dumped: bool) -> Vec<Saying> {
+    let comm = &ties.comm;
     let mut sayings = Vec::new();
     // Where the parent is restored as well, CRIU forks the child from it, and all is as it was.
     if !parent_is_dumped && let Some((signo, threads)) = ties.death_signal() {
@@ -78,10 +78,10 @@ mod tests {
     use super::*;
 
     /// Thread 7 leads.
-    fn ties(threads: &[Option<SigNo>], exit_signal: u32) -> Ties<'static> {
+    fn ties(threads: &[Option<SigNo>], exit_signal: u32) -> Ties {
         let ids = 7..;
         Ties {
-            comm: "x",
+            comm: "x".into(),
             leader: 7,
             exit_signal: ExitSignal::new(exit_signal),
             death_signals: ids
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    fn kinds(ties: &Ties<'_>, parent_is_dumped: bool) -> Vec<Notice> {
+    fn kinds(ties: &Ties, parent_is_dumped: bool) -> Vec<Notice> {
         let sayings = at_dump(Pid::new(7).unwrap(), ties, parent_is_dumped);
         sayings.iter().map(|s| s.notice).collect()
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::Error;
-use criu_signals::images::Pid;
+use criu_signals::images::{Pid, Shown as _};
 use criu_signals::report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
@@ -74,7 +74,7 @@ impl Recorder {
             match Target::create(host, path.clone()) {
                 Ok(target) => recorder.target = Some(target),
                 Err(e) => {
-                    let what = Error::io(format!("make report {} ({REPORT})", path.display()), &e);
+                    let what = Error::io(format!("make report {} ({REPORT})", path.shown()), &e);
                     if settings.policy == Policy::Strict {
                         let what = format!("{what}. Nothing is done (policy=strict)");
                         return Err(HookError::new(Errno::EIO, what));
@@ -128,9 +128,9 @@ impl Recorder {
         };
         let path = target.path.clone();
         match target.write(&self.document) {
-            Ok(()) => log::info!("report {} written", path.display()),
+            Ok(()) => log::info!("report {} written", path.shown()),
             Err(e) => {
-                let what = Error::io(format!("write report {} ({REPORT})", path.display()), &e);
+                let what = Error::io(format!("write report {} ({REPORT})", path.shown()), &e);
                 log::error!("{what}: there is no report");
             }
         }

@@ -230,7 +230,7 @@ impl Restore {
                 }
                 let record = Process {
                     pid_in_namespace: Some(process.ids.innermost()),
-                    comm: Some(process.comm),
+                    comm: Some(process.comm.into()),
                     not_compared,
                     ..Process::checked(&report)
                 };

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criu_signals::custody::Limits;
+use criu_signals::images::Shown as _;
 use criu_signals::report::Stage;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
@@ -289,7 +290,7 @@ impl Given {
             Origin::File { path, line } => {
                 format!(
                     "{}:{line}: {} = {:?}",
-                    path.display(),
+                    path.shown(),
                     name.in_file,
                     self.value
                 )
@@ -300,13 +301,15 @@ impl Given {
     /// As the log says it.
     fn in_force(&self, name: Name) -> String {
         match &self.origin {
-            Origin::Environment => format!("{}={} ({name})", name.in_file, self.value),
+            Origin::Environment => {
+                format!("{}={} ({name})", name.in_file, self.value.shown())
+            }
             Origin::File { path, line } => {
                 format!(
                     "{}={} ({}:{line})",
                     name.in_file,
-                    self.value,
-                    path.display()
+                    self.value.shown(),
+                    path.shown()
                 )
             }
         }
@@ -345,12 +348,14 @@ pub enum BadSetting {
 impl fmt::Display for BadSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BadSetting::Value { setting, accepted } => write!(f, "{setting}: must be {accepted}"),
+            BadSetting::Value { setting, accepted } => {
+                write!(f, "{}: must be {accepted}", setting.shown())
+            }
             BadSetting::Line { path, line, what } => {
-                write!(f, "{}:{line}: {what}", path.display())
+                write!(f, "{}:{line}: {}", path.shown(), what.shown())
             }
             BadSetting::File { path, why } => {
-                write!(f, "settings file {}: {why}", path.display())
+                write!(f, "settings file {}: {}", path.shown(), why.shown())
             }
         }
     }
@@ -688,7 +693,7 @@ mod tests {
     fn a_report_has_a_path_of_its_own_for_each_run() {
         let path = |value: &str| {
             let report = ReportPath::parse(value)?;
-            Ok::<_, String>(report.path(Stage::Restore, 41).display().to_string())
+            Ok::<_, String>(report.path(Stage::Restore, 41).shown().to_string())
         };
         assert_eq!(path("/r/%s-%p.json").unwrap(), "/r/restore-41.json");
         assert_eq!(path("100%%.json").unwrap(), "100%.json");

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use criu_signals::images::{InterruptedCall, Pid, ProcessState};
+use criu_signals::images::{InterruptedCall, Name, Pid, ProcessState};
 
 use crate::notices::{Notice, Saying};
 use crate::settings::LONG_TIMEOUT;
@@ -14,7 +14,7 @@ use crate::settings::LONG_TIMEOUT;
 /// Those of one process.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Anew<'p> {
-    comm: &'p str,
+    comm: &'p Name,
     /// The one that can end latest, by the id of its thread.
     worst: (i32, InterruptedCall),
     others: usize,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use criu_signals::criu::installed;
-use criu_signals::images::Pid;
+use criu_signals::images::{Pid, Shown as _};
 use criu_signals::{capture, plugin_file, proc};
 use serde_json::{Value, json};
 
@@ -147,7 +147,8 @@ fn print(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
         writeln!(
             out,
             "  {style}{state:<8}{style:#} {:<22} {}",
-            finding.name, finding.found
+            finding.name,
+            finding.found.shown()
         )?;
         if finding.state != State::Ok && !finding.lost.is_empty() {
             writeln!(out, "  {:31} {DIM}{}{DIM:#}", "", finding.lost)?;
@@ -327,7 +328,7 @@ fn freezer() -> Finding {
     let (state, found) = match v2 {
         Some(root) => (State::Ok, format!("cgroup v2 at {root}")),
         None if v1.join("cgroup.procs").exists() => {
-            (State::Ok, format!("cgroup v1 at {}", v1.display()))
+            (State::Ok, format!("cgroup v1 at {}", v1.shown()))
         }
         None => (
             State::Missing,
@@ -392,13 +393,13 @@ fn criu() -> Vec<Finding> {
         Ok(version) if version < installed::Version::OLDEST => finding(
             "criu",
             State::Missing,
-            format!("{version} at {}", criu.display()),
+            format!("{version} at {}", criu.shown()),
             "the plugin needs criu 4.0 or newer",
         ),
         Ok(version) => finding(
             "criu",
             State::Ok,
-            format!("{version} at {}", criu.display()),
+            format!("{version} at {}", criu.shown()),
             "",
         ),
         Err(e) => finding("criu", State::Unknown, e.to_string(), ""),
@@ -418,27 +419,27 @@ fn criu() -> Vec<Finding> {
     findings.push(finding(
         "plugin-folder",
         State::Ok,
-        format!("{} ({source})", folder.display()),
+        format!("{} ({source})", folder.shown()),
         "",
     ));
     let file = folder.join(plugin_file::NAME);
     let ours = env!("CARGO_PKG_VERSION");
     let (state, found) = match plugin_file::version(&file) {
         Ok(Some(version)) if version == ours => {
-            (State::Ok, format!("{version} at {}", file.display()))
+            (State::Ok, format!("{version} at {}", file.shown()))
         }
         Ok(Some(version)) => (
             State::Limited,
-            format!("{version} at {}, and this is {ours}", file.display()),
+            format!("{version} at {}, and this is {ours}", file.shown()),
         ),
         Ok(None) => (
             State::Limited,
-            format!("{} does not say its version", file.display()),
+            format!("{} does not say its version", file.shown()),
         ),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            (State::Missing, format!("{} is not there", file.display()))
+            (State::Missing, format!("{} is not there", file.shown()))
         }
-        Err(e) => (State::Unknown, format!("{}: {e}", file.display())),
+        Err(e) => (State::Unknown, format!("{}: {e}", file.shown())),
     };
     let lost = match state {
         State::Missing => {

@@ -163,7 +163,7 @@ fn head(out: &mut impl Write, side: &str, found: &Found) -> io::Result<()> {
         out,
         "{DIM}{side}{DIM:#}  {BOLD}{}{BOLD:#} ({}), pid {}",
         Printable::from(&found.name),
-        Printable::from(&process.comm),
+        process.comm,
         pids(process, found.origin)
     )
 }
@@ -227,7 +227,7 @@ fn side(found: &Found) -> Value {
             0 => Value::Null,
             inode => json!(inode.to_string()),
         },
-        "comm": process.comm,
+        "comm": process.comm.as_str(),
     })
 }
 

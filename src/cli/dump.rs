@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use criu_signals::images::{Pid, image};
+use criu_signals::images::{Pid, Shown as _, image};
 use criu_signals::record;
 use criu_signals::snapshot::{self, Cgroup, Target};
 
@@ -56,7 +56,7 @@ impl Dump {
             (Some(pid), None) => Target::Process(pid),
             (None, None) => return Err("name a process (-t) or a cgroup (--cgroup)".into()),
         };
-        let folder = self.images_dir.display();
+        let folder = self.images_dir.shown();
         // One that was made for nothing does not stay.
         let made = !self.images_dir.exists();
         std::fs::create_dir_all(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use criu_signals::images::{Image, core_json, criu_images, image, json};
+use criu_signals::images::{Image, Shown as _, core_json, criu_images, image, json};
 
 use super::Failure;
 use super::source::named;
@@ -47,7 +47,7 @@ impl Encode {
         if path.as_os_str() == "-" {
             io::stdin().read_to_string(&mut text)?;
         } else {
-            text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.shown()))?;
         }
         let encoded = match (core, core_json::is_core(&text)) {
             (None, false) => ours(&json::from_json(&text).map_err(|e| named(&path, e))?)?,
@@ -64,7 +64,7 @@ impl Encode {
                 image.to_bytes()?
             }
         };
-        let failed = |e: &io::Error| format!("{}: {e}", output.display());
+        let failed = |e: &io::Error| format!("{}: {e}", output.shown());
         let mut file = fs::File::create_new(&output).map_err(|e| failed(&e))?;
         if let Err(e) = file.write_all(&encoded) {
             // A part of an image is of no use.

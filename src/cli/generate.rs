@@ -9,6 +9,7 @@ use clap::{Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use criu_signals::images::Shown as _;
 
 use super::{Arguments, Context, Failure};
 
@@ -35,14 +36,14 @@ const NAME: &str = "criu-signals";
 impl Generate {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let folder = &self.folder;
-        fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.shown()))?;
         let written = match self.what {
             What::Man => man(folder)?,
             What::Completions => completions(folder)?,
         };
         let mut out = context.stdout();
         for file in written {
-            writeln!(out, "{}", file.display())?;
+            writeln!(out, "{}", file.shown())?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -54,7 +55,7 @@ fn completions(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         .iter()
         .map(|&shell| {
             clap_complete::generate_to(shell, &mut command, NAME, folder)
-                .map_err(|e| format!("{}: {e}", folder.display()).into())
+                .map_err(|e| format!("{}: {e}", folder.shown()).into())
         })
         .collect()
 }
@@ -88,7 +89,7 @@ fn page(
     let mut bytes = Vec::new();
     render(&mut bytes, command, name, see_also)?;
     let file = folder.join(format!("{name}.1"));
-    fs::write(&file, bytes).map_err(|e| format!("{}: {e}", file.display()))?;
+    fs::write(&file, bytes).map_err(|e| format!("{}: {e}", file.shown()))?;
     Ok(file)
 }
 

@@ -19,6 +19,7 @@ mod style;
 mod verify;
 mod write;
 
+use std::fmt;
 use std::io::{self, StdoutLock};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use anstream::AutoStream;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use criu_signals::companion::{self, DEFERRED, Role};
-use criu_signals::images::Pid;
+use criu_signals::images::{Pid, Shown as _};
 use nix::sys::signal::raise;
 use nix::sys::wait::WaitStatus;
 
@@ -156,9 +157,17 @@ pub fn run() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        eprintln!("criu-signals: {e}");
+        say(&*e);
         ExitCode::from(FAILED)
     })
+}
+
+/// Says what has failed, on standard error: whatever it quotes, it does nothing there but to be read.
+fn say(what: &dyn fmt::Display) {
+    let what = what.to_string();
+    for line in what.lines() {
+        eprintln!("criu-signals: {}", line.shown());
+    }
 }
 
 fn pid(text: &str) -> Result<Pid, String> {

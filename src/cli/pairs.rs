@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use criu_signals::images::{Image, Pid, image};
+use criu_signals::images::{Image, Pid, Shown as _, image};
 use criu_signals::snapshot::{self, Mapping, Pair, Unmapped};
 use criu_signals::{machine, record};
 
@@ -53,7 +53,7 @@ impl Pairs {
     }
 
     fn images(&self) -> Result<Vec<Image>, Failure> {
-        let folder = self.images_dir.display();
+        let folder = self.images_dir.shown();
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
         let pids = record::captured_processes(dir.as_fd())?;
         if pids.is_empty() {

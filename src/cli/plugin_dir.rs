@@ -1,10 +1,12 @@
 //! `criu-signals plugin-dir`: where the plugin is to be put, for the script that installs it.
 
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use criu_signals::criu::installed;
+use criu_signals::images::Shown as _;
 
 use super::Failure;
 
@@ -26,8 +28,8 @@ impl PluginDir {
         let dir = installed::plugin_dir(&criu)?;
         eprintln!(
             "criu {version} ({}) looks for plugins in {} ({})",
-            criu.display(),
-            dir.path.display(),
+            criu.shown(),
+            dir.path.shown(),
             dir.source
         );
         if version < installed::Version::OLDEST {
@@ -36,7 +38,10 @@ impl PluginDir {
                 installed::Version::OLDEST
             );
         }
-        writeln!(io::stdout(), "{}", dir.path.display())?;
+        // For scripts: as it is.
+        let mut out = io::stdout();
+        out.write_all(dir.path.as_os_str().as_bytes())?;
+        out.write_all(b"\n")?;
         Ok(ExitCode::SUCCESS)
     }
 }

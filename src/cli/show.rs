@@ -65,7 +65,7 @@ impl Show {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
-                    eprintln!("criu-signals: {e}");
+                    super::say(&*e);
                     code = ExitCode::from(super::FAILED);
                     continue;
                 }
@@ -126,7 +126,7 @@ impl<W: Write> Table<'_, W> {
             self.out,
             "{BOLD}{}{BOLD:#} ({NAME}{}{NAME:#}{kind}), {}",
             Printable::from(&found.name),
-            Printable::from(&process.comm),
+            process.comm,
             process.run_state
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;

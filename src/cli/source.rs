@@ -5,7 +5,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use criu_signals::images::{Image, ImageError, Pid, Recorded, criu_core, criu_images, image};
+use criu_signals::images::{
+    Image, ImageError, Pid, Recorded, Shown as _, criu_core, criu_images, image,
+};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_signals::{capture, record};
 
@@ -107,7 +109,7 @@ fn live_process(pid: Pid, context: &Context, extent: Extent) -> Result<Found, Fa
 
 fn ours(path: &Path) -> Result<Found, Failure> {
     Ok(Found {
-        name: path.display().to_string(),
+        name: path.shown().to_string(),
         origin: Origin::Ours,
         recorded: image::open(path).map_err(|e| named(path, e))?.into(),
         depths: None,
@@ -124,7 +126,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
     let pid = core_number(path).ok_or_else(|| {
         format!(
             "{}: which process's it is only its name tells, and that is not core-PID.img",
-            path.display()
+            path.shown()
         )
     })?;
     let folder = folder_of(path);
@@ -138,7 +140,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
         None => criu_images::leader_alone(&core, pid).map_err(|e| named(path, e))?,
     };
     Ok(Found {
-        name: path.display().to_string(),
+        name: path.shown().to_string(),
         origin: Origin::Criu,
         recorded,
         depths: None,
@@ -148,15 +150,12 @@ fn file(path: &Path) -> Result<Found, Failure> {
 fn of_criu(folder: &Path) -> Result<Vec<Found>, Failure> {
     let found = criu_images::processes(folder).map_err(|e| named(folder, e))?;
     if found.is_empty() {
-        return Err(format!("{}: CRIU's images hold no live process", folder.display()).into());
+        return Err(format!("{}: CRIU's images hold no live process", folder.shown()).into());
     }
     let of = |recorded: Recorded| {
         let pid = recorded.image.process.ids.innermost();
         Found {
-            name: folder
-                .join(criu_images::core_name(pid))
-                .display()
-                .to_string(),
+            name: folder.join(criu_images::core_name(pid)).shown().to_string(),
             origin: Origin::Criu,
             recorded,
             depths: None,
@@ -171,7 +170,7 @@ pub fn named(path: &Path, error: ImageError) -> Failure {
         ImageError::Io { .. } | ImageError::NotRegular { .. } | ImageError::TooLarge { .. } => {
             error.into()
         }
-        other => format!("{}: {other}", path.display()).into(),
+        other => format!("{}: {other}", path.shown()).into(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use criu_signals::images::Shown as _;
 use criu_signals::images::text::Dialect;
 use criu_signals::live::{self, Addresses};
 
@@ -45,8 +46,8 @@ impl Write {
         let mut text = Vec::new();
         let name = match &self.text {
             Some(path) if path.as_os_str() != "-" => {
-                text = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                path.display().to_string()
+                text = fs::read(path).map_err(|e| format!("{}: {e}", path.shown()))?;
+                path.shown().to_string()
             }
             _ => {
                 io::stdin().read_to_end(&mut text)?;
@@ -67,7 +68,7 @@ impl Write {
             live::WriteError::Process(e) => e.into(),
         })?;
         for what in said {
-            eprintln!("criu-signals: {what}");
+            super::say(&what);
         }
         Ok(ExitCode::SUCCESS)
     }

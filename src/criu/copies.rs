@@ -70,7 +70,7 @@ mod tests {
                      7fff-8000 rw-p 00000000 00:00 0 [stack]\n";
         let found: Vec<String> = libraries(maps)
             .iter()
-            .map(|p| p.display().to_string())
+            .map(|p| p.to_string_lossy().into_owned())
             .collect();
         assert_eq!(
             found,

@@ -190,11 +190,12 @@ fn is_second_copy<P: Exported>() -> bool {
     let Some((first, _)) = path(false) else {
         return false;
     };
-    let this = path(true).map_or("this file".into(), |(this, _)| this.to_string_lossy());
+    let shown = |path: &Path| logger::escape(&path.to_string_lossy());
+    let this = path(true).map_or("this file".into(), |(this, _)| shown(this));
     log::error!(
         "two copies of this plugin are in criu's plugin folder: {} is at work, and {this} does nothing; remove one of \
          them",
-        first.display()
+        shown(first)
     );
     true
 }

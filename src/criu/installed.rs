@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
+use super::logger::escape;
+
 /// Where criu's package, or `make install` of its sources, puts it where PATH may not lead: the PATH of users and
 /// of `cargo` seldom has the folders of the system's own programs.
 const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin"];
@@ -104,9 +106,13 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::BuiltIn => f.write_str("built into this criu, as its --help says"),
-            Source::Config { file, line } => write!(f, "libdir in {}:{line}", file.display()),
+            Source::Config { file, line } => write!(f, "libdir in {}:{line}", shown(file)),
         }
     }
+}
+
+fn shown(path: &Path) -> String {
+    escape(&path.to_string_lossy())
 }
 
 /// A criu that does not tell what it was asked.
@@ -114,7 +120,7 @@ impl fmt::Display for Source {
 #[non_exhaustive]
 pub enum InstalledError {
     /// It can't be started.
-    #[error("{}: {error}", .command.display())]
+    #[error("{}: {error}", shown(.command))]
     Start {
         /// The criu.
         command: PathBuf,
@@ -122,7 +128,7 @@ pub enum InstalledError {
         error: io::Error,
     },
     /// It failed, or says something else than a criu does.
-    #[error("{} {argument} does not say {what}; it says: {said}", .command.display())]
+    #[error("{} {argument} does not say {what}; it says: {}", shown(.command), escape(.said))]
     Says {
         /// The criu.
         command: PathBuf,
@@ -134,7 +140,7 @@ pub enum InstalledError {
         said: String,
     },
     /// Its configuration file can't be read.
-    #[error("{}: {error}", .file.display())]
+    #[error("{}: {error}", shown(.file))]
     Config {
         /// The file.
         file: PathBuf,
@@ -356,7 +362,7 @@ mod tests {
             version(&file).unwrap_err().to_string(),
             format!(
                 "{} --version does not say which version it is; it says: I am a teapot",
-                file.display()
+                shown(&file)
             )
         );
         fs::remove_dir_all(file.parent().unwrap()).unwrap();

@@ -124,7 +124,8 @@ fn lines(start: &str, message: &str, longest: usize) -> Vec<CString> {
 
 const CONTINUED: &str = "... ";
 
-fn escape(line: &str) -> String {
+/// Also for what stands in the middle of a message: a path has its newlines escaped.
+pub(super) fn escape(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len());
     for c in line.chars() {
         if c.is_control() && c != '\t' {

@@ -32,7 +32,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, Tid};
+use criu_signals_images::{Pid, Shown as _, Tid};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -265,7 +265,7 @@ impl Cgroup {
                     Err((_, errno)) => {
                         let what = format!(
                             "cgroup {}: lock (another criu-signals is at work on it)",
-                            dir.display()
+                            dir.shown()
                         );
                         return Err(Error::os(what, errno));
                     }
@@ -277,11 +277,11 @@ impl Cgroup {
     }
 
     fn failed(&self, what: &str, e: &io::Error) -> Error {
-        Error::io(format!("cgroup {}: {what}", self.dir.display()), e)
+        Error::io(format!("cgroup {}: {what}", self.dir.shown()), e)
     }
 
     fn refused(&self, why: impl Into<String>) -> Error {
-        refused(&self.dir.display().to_string(), why)
+        refused(&self.dir.shown().to_string(), why)
     }
 }
 
@@ -370,7 +370,7 @@ impl Hold {
             }
             if Instant::now() >= deadline {
                 return Err(Error::os(
-                    format!("cgroup {}: freeze{}", dir.display(), self.who_runs()),
+                    format!("cgroup {}: freeze{}", dir.shown(), self.who_runs()),
                     Errno::ETIMEDOUT,
                 ));
             }
@@ -447,7 +447,7 @@ impl Hold {
             return Ok(());
         }
         Err(Error::os(
-            format!("cgroup {}: freeze again", self.cgroup.dir.display()),
+            format!("cgroup {}: freeze again", self.cgroup.dir.shown()),
             Errno::ETIMEDOUT,
         ))
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criu_signals_images::{
-    Difference, Field, Fields, Image, Notify, NsIds, Pending, Pid, Place, Printable, ProcessState,
+    Difference, Field, Fields, Image, Name, Notify, NsIds, Pending, Pid, Place, ProcessState,
     Siginfo, ThreadState, image,
 };
 
@@ -68,7 +68,7 @@ pub struct Pair {
     ids: NsIds,
     pid_ns: u64,
     /// The file that the process executes, or its name.
-    program: String,
+    program: Name,
     age: Option<Duration>,
     /// `None` in tests.
     held: Option<Arc<PidFd>>,
@@ -88,7 +88,7 @@ impl fmt::Display for Pair {
                 self.pid_ns
             )?;
         }
-        write!(f, ", {}", Printable::from(&self.program))?;
+        write!(f, ", {}", self.program)?;
         match self.age {
             Some(age) => write!(f, ", started {} s ago", age.as_secs()),
             None => Ok(()),
@@ -424,7 +424,7 @@ mod tests {
             pid: Pid::new(new[0]).unwrap(),
             ids: ids(new),
             pid_ns: new_ns,
-            program: String::new(),
+            program: Name::default(),
             age: None,
             held: None,
         }

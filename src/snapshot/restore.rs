@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use criu_signals_images::{Disposition, Printable, ProcessState, ThreadState};
+use criu_signals_images::{Disposition, ProcessState, ThreadState};
 
 use super::names::{Pair, missing_threads, translated};
 use super::stop::Stopped;
@@ -87,9 +87,7 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
     match (&dumped.exe, &proc::executable(pair.pid)?) {
         (Some(then), Some(now)) if then != now => {
             return Err(refused(format!(
-                "it executes {}, and the image is of {}",
-                Printable::from(now),
-                Printable::from(then)
+                "it executes {now}, and the image is of {then}"
             )));
         }
         (Some(_), Some(_)) => {}
@@ -97,9 +95,8 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
             let now = proc::SignalStatus::read(pair.pid, pair.pid.into())?.comm;
             if now != dumped.comm {
                 return Err(refused(format!(
-                    "it is {}, and the image is of {}",
-                    Printable::from(&now),
-                    Printable::from(&dumped.comm)
+                    "it is {now}, and the image is of {}",
+                    dumped.comm
                 )));
             }
         }

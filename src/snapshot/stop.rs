@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::Pid;
+use criu_signals_images::{Pid, Shown as _};
 use nix::errno::Errno;
 
 use super::cgroup::{Cgroup, Hold};
@@ -193,7 +193,7 @@ impl Stopped {
     ) -> Result<()> {
         if cgroup.processes()?.contains(&Pid::own()) {
             return Err(Error::new(
-                format!("cgroup {}", cgroup.dir().display()),
+                format!("cgroup {}", cgroup.dir().shown()),
                 Cause::Unsupported("this program is in it: start it from another cgroup".into()),
             ));
         }

@@ -457,11 +457,13 @@ impl<'i> Visit<'i> {
     }
 
     /// Steps 5 and 6, but the trap is still to be waited for. The thread has no more to do with the stub.
+    ///
+    /// Where a panic ends it before the thread is on its way, `Drop` does all of it again: each step can be repeated.
     fn leave(&mut self) -> Left {
-        self.ended = true;
         // Whatever there was to be waited for before, this is.
         let _undo = Budget::of_undo();
         if self.adrift || !self.is_stopped() {
+            self.ended = true;
             return self.abandon();
         }
         let unmapped = self.unmap_scratch();
@@ -471,6 +473,7 @@ impl<'i> Visit<'i> {
             self.go_back()
         };
         left.done = left.done.and(unmapped);
+        self.ended = true;
         left
     }
 
@@ -549,6 +552,8 @@ impl<'i> Visit<'i> {
         note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
         note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
         note(fault::point(Point::RegistersBack));
+        // From here on it is not in the stub any more.
+        self.ended = true;
         let resumed = ptrace::interrupt(self.tid).and_then(|()| self.resume(Resume::Run));
         let on_its_way = resumed.is_ok();
         note(resumed);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, Printable, Tid};
+use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
 
 use super::alarm::Alarm;
@@ -566,7 +566,7 @@ fn without_leader(pid: Pid, e: Error) -> Error {
             let why = format!(
                 "the first thread of {} has ended (pthread_exit), and {others} others run on: a process without its \
                  first thread can't be read or changed",
-                Printable::from(&status.comm)
+                status.comm
             );
             Error::new("PTRACE_SEIZE", Cause::Unsupported(why.into()))
         }

@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{Allowance, Image, MAX_FILE, read_named, write_named};
 use crate::error::{FieldError, ImageError};
+use crate::printable::Shown as _;
 
 const MODE: u32 = 0o600;
 
@@ -83,6 +84,11 @@ fn create(
         }
         Err(errno) => return Err(ImageError::io("create", name, errno)),
     };
+    let mut unfinished = Unfinished {
+        dir,
+        name,
+        kept: false,
+    };
     let made = set_mode(&file, name)
         .and_then(|()| passing(Step::Created))
         .and_then(|()| fill(&file))
@@ -93,12 +99,25 @@ fn create(
         })
         .and_then(|()| sync_folder(dir, name))
         .and_then(|()| passing(Step::Synced));
-    if made.is_err() {
-        // Ours, because of O_EXCL. Should this fail as well, a reader finds the trailer missing; why the
-        // image could not be made matters more.
-        let _ = unlinkat(dir, name, UnlinkatFlags::NoRemoveDir);
-    }
+    unfinished.kept = made.is_ok();
     made
+}
+
+/// A file that has just been made, and is removed again unless it is kept: by an error, and by a panic too.
+struct Unfinished<'f> {
+    dir: BorrowedFd<'f>,
+    name: &'f str,
+    kept: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Ours, because of O_EXCL. Should this fail as well, a reader finds the trailer missing; why the
+            // image could not be made matters more.
+            let _ = unlinkat(self.dir, self.name, UnlinkatFlags::NoRemoveDir);
+        }
+    }
 }
 
 fn set_mode(file: &File, name: &str) -> Result<(), ImageError> {
@@ -187,12 +206,12 @@ pub fn open(path: &Path) -> Result<Image, ImageError> {
 /// # Errors
 /// Those of [`open`] and of [`read_within`](super::read_within).
 pub fn open_within(path: &Path, allowance: &mut Allowance) -> Result<Image, ImageError> {
-    read_named(open_path(path)?, &path.display().to_string(), allowance)
+    read_named(open_path(path)?, &path.shown().to_string(), allowance)
 }
 
 /// A file that somebody named, as far as an image can be long.
 pub(crate) fn open_path(path: &Path) -> Result<Take<File>, ImageError> {
-    let name = path.display().to_string();
+    let name = path.shown().to_string();
     let file = File::options()
         .read(true)
         .custom_flags(OPEN_FLAGS.bits())
@@ -319,6 +338,12 @@ mod tests {
         let mut image = sample_image();
         image.process.threads.clear();
         create_in(dir.as_fd(), &image).expect_err("no threads");
+        assert_eq!(names(&folder), [""; 0]);
+
+        let panicked = std::panic::catch_unwind(|| {
+            create_in_passing(dir.as_fd(), &sample_image(), |_| panic!("at a step"))
+        });
+        assert!(panicked.is_err());
         assert_eq!(names(&folder), [""; 0]);
     }
 

@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use criu_signals::images::Shown as _;
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::unistd::geteuid;
 use procfs::process::Process;
@@ -63,10 +64,10 @@ impl Mount {
         let folder = &self.folder;
         let folder = folder
             .canonicalize()
-            .map_err(|e| format!("{}: {e}", folder.display()))?;
+            .map_err(|e| format!("{}: {e}", folder.shown()))?;
         // FUSE would put its top folder onto a file, too.
         if !folder.is_dir() {
-            return Err(format!("{}: not a folder", folder.display()).into());
+            return Err(format!("{}: not a folder", folder.shown()).into());
         }
         if self.allow_other && !geteuid().is_root() {
             return Err(
@@ -100,13 +101,8 @@ impl Mount {
         let serving = Arc::new(AtomicBool::new(false));
         let owner = geteuid().as_raw();
         let files = fs::SigFs::new(context.timeout, owner, workers, Arc::clone(&serving))?;
-        let session = Session::new(files, folder, &config).map_err(|e| {
-            format!(
-                "mount on {}: {}",
-                folder.display(),
-                e.to_string().trim_end()
-            )
-        })?;
+        let session = Session::new(files, folder, &config)
+            .map_err(|e| format!("mount on {}: {}", folder.shown(), e.to_string().trim_end()))?;
         if self.serve {
             std::env::set_current_dir("/")?;
             // Already the leader of one, if it fails.
@@ -167,7 +163,7 @@ pub struct Unmount {
 impl Unmount {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let folder = resolve(&self.folder)?;
-        let shown = folder.display();
+        let shown = folder.shown();
         // The last one lies on top.
         let mounts = Process::myself()?.mountinfo()?;
         let top = mounts.into_iter().rfind(|m| m.mount_point == folder);

@@ -57,6 +57,8 @@ pub mod stops;
 pub mod tracee;
 #[cfg(feature = "engine")]
 pub mod waiters;
+#[cfg(feature = "engine")]
+pub mod zombies;
 
 #[cfg(feature = "engine")]
 pub use criu_signals_images as images;

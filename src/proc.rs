@@ -446,6 +446,15 @@ pub fn parentage(pid: Pid) -> Result<Parentage> {
     })
 }
 
+/// How `pid` ended, as wait(2) tells it (field 52 of `/proc/PID/stat`); `None` if it has not, or is gone.
+pub fn exit_status(pid: Pid) -> Option<u32> {
+    let stat = process(pid).ok()?.stat().ok()?;
+    let ended = matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1;
+    stat.exit_code
+        .filter(|_| ended)
+        .and_then(|status| u32::try_from(status).ok())
+}
+
 /// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
 pub fn start_time(pid: Pid) -> Result<u64> {
     process(pid)?

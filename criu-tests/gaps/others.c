@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Cases 21 to 23: the parent's death, the signal at the own death, the alternate stack. */
+/* Cases 21 to 23: the parent's death, the own death and its signal, the alternate stack. */
 #include "gap.h"
 
 #include <linux/sched.h>
@@ -58,6 +58,37 @@ static void case_22(int sig)
 	gap_end();
 }
 
+/* What is found of children that had ended before. */
+static void case_22_ended(const int *ends, int count)
+{
+	pid_t pids[8];
+	int status;
+
+	for (int i = 0; i < count; i++) {
+		pids[i] = fork();
+		if (pids[i] < 0)
+			gap_die("fork: %m");
+		if (!pids[i]) {
+			if (ends[i] < 0) {
+				gap_setmask(0);
+				kill(getpid(), -ends[i]);
+			}
+			_exit(ends[i]);
+		}
+		gap_wait_state(pids[i], 'Z');
+	}
+	gap_checkpoint();
+	for (int i = 0; i < count; i++) {
+		if (waitpid(pids[i], &status, WNOHANG) != pids[i])
+			gap_say("child %d is gone", i);
+		else if (WIFEXITED(status))
+			gap_say("child %d: exit status %d", i, WEXITSTATUS(status));
+		else
+			gap_say("child %d: ended by %s", i, gap_name(WTERMSIG(status)));
+	}
+	gap_end();
+}
+
 static char *stack;
 static volatile int on_stack = -1;
 
@@ -96,6 +127,10 @@ int main(int argc, char **argv)
 		case_22(SIGUSR1);
 	if (gap_is("22-none"))
 		case_22(0);
+	if (gap_is("22-status"))
+		case_22_ended((int[]){ 0, 127, 128, 163, 255, -SIGKILL }, 6);
+	if (gap_is("22-rtmax"))
+		case_22_ended((int[]){ -SIGRTMAX }, 1);
 	if (gap_is("23"))
 		case_23();
 	gap_die("no such sub-case");

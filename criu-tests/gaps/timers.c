@@ -111,6 +111,14 @@ int main(int argc, char **argv)
 		gap_sleep(20);
 		gap_checkpoint();
 		gap_say_queue(ALL);
+	} else if (gap_is("9-later")) {
+		/* Set while its entry is pending, and to come only when more than a period has passed. */
+		id = create(SIGUSR1, 1);
+		arm(id, 1, INTERVAL * 1000);
+		wait_pending(SIGUSR1);
+		arm(id, 10 * INTERVAL * 1000, INTERVAL * 1000);
+		gap_checkpoint();
+		gap_say_queue(ALL);
 	} else if (*gap_sub() == '9') {
 		id = create(SIGUSR1, 1);
 		arm(id, 1, 0);

@@ -25,6 +25,7 @@ const RLIMIT_SIGPENDING: usize = 11;
 
 /// `task_state` of a process that runs, or is stopped; others are dead.
 const TASK_ALIVE: u32 = 1;
+const TASK_DEAD: u32 = 2;
 const TASK_STOPPED: u32 = 3;
 /// `mode` of the registers of a 32-bit task.
 const MODE_COMPAT: u32 = 2;
@@ -113,6 +114,12 @@ impl CoreImage {
     pub fn is_alive(&self) -> bool {
         let state = self.entry.tc.as_ref().map(|process| process.task_state());
         matches!(state, Some(TASK_ALIVE | TASK_STOPPED))
+    }
+
+    /// How the process ended, as wait(2) tells it; `None` of one that was alive, and of a thread.
+    pub fn exit_status(&self) -> Option<u32> {
+        let process = self.entry.tc.as_ref()?;
+        (process.task_state() == TASK_DEAD).then(|| process.exit_code())
     }
 
     /// Is it a 32-bit task?

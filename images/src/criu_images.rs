@@ -108,6 +108,41 @@ pub fn open_core_in(dir: BorrowedFd<'_>, tid: i32) -> Result<(CoreImage, Permiss
     Ok((CoreImage::read(&bytes)?, permissions))
 }
 
+/// A process that had ended and not been waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In its own pid namespace.
+    pub pid: i32,
+    /// `/proc/PID/comm`.
+    pub comm: String,
+    /// As wait(2) tells it.
+    pub status: u32,
+}
+
+/// The processes in a folder that had ended when they were dumped. `alive`: those of which that is known not to be so, so
+/// that their images need not be read.
+///
+/// # Errors
+/// Those of [`open_core_in`], for `pstree.img` as well.
+pub fn ended_in(dir: BorrowedFd<'_>, alive: &[i32]) -> Result<Vec<Ended>, ImageError> {
+    let (bytes, _) = read_in(dir, PSTREE)?;
+    let mut ended = Vec::new();
+    for entry in entries(&bytes)? {
+        if alive.contains(&entry.pid) {
+            continue;
+        }
+        let (core, _) = open_core_in(dir, entry.pid)?;
+        if let Some(status) = core.exit_status() {
+            ended.push(Ended {
+                pid: entry.pid,
+                comm: core.comm().unwrap_or_default(),
+                status,
+            });
+        }
+    }
+    Ok(ended)
+}
+
 /// As [`open_core_in`], the image of all open files.
 ///
 /// # Errors
@@ -137,8 +172,11 @@ struct Entry {
 }
 
 fn tree(folder: &Path) -> Result<Vec<Entry>, ImageError> {
-    let bytes = read_file(&folder.join(PSTREE))?;
-    let mut frames = FrameReader::new(&*bytes, PSTREE, PSTREE_MAGIC, PSTREE_LIMIT)?;
+    entries(&read_file(&folder.join(PSTREE))?)
+}
+
+fn entries(bytes: &[u8]) -> Result<Vec<Entry>, ImageError> {
+    let mut frames = FrameReader::new(bytes, PSTREE, PSTREE_MAGIC, PSTREE_LIMIT)?;
     let mut tree = Vec::new();
     while let Some(frame) = frames.next()? {
         let entry = pb::Pstree_entry::parse_from_bytes(&frame.bytes).map_err(|error| {
@@ -258,6 +296,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd;
 
     use tempfile::TempDir;
 
@@ -371,13 +410,28 @@ mod tests {
             );
         }
         let mut zombie = core(true);
-        zombie.tc.mut_or_insert_default().set_task_state(6);
+        let ended = zombie.tc.mut_or_insert_default();
+        ended.set_task_state(2);
+        ended.set_exit_code(163 << 8);
         let zombie = framed(
             crate::criu_core::MAGIC,
             &[zombie.write_to_bytes().expect("whole")],
         );
         save(&core_name(50), &zombie);
         folder
+    }
+
+    #[test]
+    fn those_that_have_ended() {
+        let folder = folder();
+        let dir = fs::File::open(folder.path()).expect("a folder");
+        let ended = |alive: &[i32]| ended_in(dir.as_fd(), alive).expect("readable");
+        let [found] = &*ended(&[]) else {
+            panic!("there is one")
+        };
+        assert_eq!((found.pid, found.status), (50, 163 << 8));
+        assert_eq!(ended(&[41]).len(), 1);
+        assert_eq!(ended(&[41, 50]), []);
     }
 
     fn timer() -> PosixTimer {

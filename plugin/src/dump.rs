@@ -37,6 +37,7 @@ use crate::rest;
 use crate::settings::{Overruns, REFUSE, Settings, TakeOut};
 use crate::timeouts::Anew;
 use crate::timers;
+use crate::zombies;
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -230,7 +231,8 @@ impl Dump {
         let parent = proc::parentage(pid)?.parent;
         let parent_is_dumped = parent.is_some_and(|parent| self.handed.contains(&parent));
         self.handed.push(pid);
-        self.say_or_refuse(parents::at_dump(pid, &Ties::of(process), parent_is_dumped))
+        self.say_or_refuse(parents::at_dump(pid, &Ties::of(process), parent_is_dumped))?;
+        self.say_or_refuse(zombies::at_dump(pid, &zombies::of(pid)?))
     }
 
     fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {

@@ -14,6 +14,7 @@ mod restore;
 mod settings;
 mod timeouts;
 mod timers;
+mod zombies;
 
 use std::ffi::CStr;
 

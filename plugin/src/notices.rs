@@ -25,6 +25,8 @@ pub enum Notice {
     Owner,
     /// A limit of CPU time, which begins anew.
     CpuLimit,
+    /// How a process ended that was not waited for.
+    ExitStatus,
     /// Images from another kernel or processor. Nothing is lost by that, so it is only ever a note.
     Machine,
 }
@@ -41,6 +43,7 @@ impl fmt::Display for Notice {
             Notice::Timer => "timer",
             Notice::Owner => "owner",
             Notice::CpuLimit => "cpu-limit",
+            Notice::ExitStatus => "exit-status",
             Notice::Machine => "machine",
         })
     }
@@ -57,7 +60,7 @@ impl From<Lost> for Notice {
 
 impl Notice {
     /// Those that can be refused.
-    pub const REFUSABLE: [Notice; 8] = [
+    pub const REFUSABLE: [Notice; 9] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
@@ -66,6 +69,7 @@ impl Notice {
         Notice::Timer,
         Notice::Owner,
         Notice::CpuLimit,
+        Notice::ExitStatus,
     ];
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
+use criu_signals::images::criu_images::Ended;
 use criu_signals::images::image::Allowance;
 use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
 use criu_signals::machine::{self, Machine};
@@ -14,7 +15,7 @@ use criu_signals::pidfd::PidFd;
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::{Mode, Verdict, check};
 use criu_signals::tracee::{ByHost, StoppedProcess};
-use criu_signals::{proc, record, restore::Report, sigstack};
+use criu_signals::{proc, record, restore::Report, sigstack, zombies};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -42,6 +43,8 @@ pub struct Restore {
     recorder: Recorder,
     /// See [`Restore::bind`].
     bound: bool,
+    /// Processes that had ended when they were dumped.
+    ended: Vec<Ended>,
     /// The processes that were handed over.
     held: HashMap<Pid, PidFd>,
 }
@@ -60,6 +63,7 @@ impl Restore {
             allowance: machine::allowance(settings.max_siginfos),
             recorder: Recorder::begin(Stage::Restore, host, &settings)?,
             bound: false,
+            ended: Vec::new(),
             held: HashMap::new(),
         };
         match restore.examine(recorded, &settings) {
@@ -93,9 +97,29 @@ impl Restore {
             }
         }
         log::info!("policy={policy}, {} processes to check", self.left.len());
+        self.prepare_ended();
         let checked = self.check_images(settings);
         self.recorder.notices(self.notices.take_said());
         checked
+    }
+
+    /// CRIU forks those that had ended from this very process, and lets them end in its own way.
+    fn prepare_ended(&mut self) {
+        let prepared = self
+            .host
+            .image_dir()
+            .map_err(|e| e.to_string())
+            .and_then(|dir| zombies::dumped(dir).map_err(|e| e.to_string()))
+            .and_then(|ended| {
+                self.ended = ended;
+                zombies::end_with_whole_status(&self.ended).map_err(|e| e.to_string())
+            });
+        if let Err(e) = prepared {
+            log::warn!(
+                "{e}: of children that have ended and were not waited for, exit statuses above 127 come back without their \
+                 highest bit"
+            );
+        }
     }
 
     /// Before anything is restored: are all images there, do they mean anything on this machine, and does a signal fit on
@@ -325,6 +349,9 @@ impl Restore {
                 process.comm
             );
             self.notices.say(Notice::ExitSignal, &what);
+        }
+        for what in crate::zombies::at_restore(pid, &crate::zombies::of(pid)?, &self.ended) {
+            self.notices.say(Notice::ExitStatus, &what);
         }
         match Anew::of(process, self.long_timeout) {
             Some(anew) if anew.is_long() => self

@@ -51,7 +51,7 @@ const POLICY: Name = Name {
     in_file: "policy",
     variable: "CRIU_SIGNALS_POLICY",
 };
-/// What is refused rather than said: `pdeathsig`, `exit-signal`, `timeout`, `overrun`, `timer`, `owner` and `cpu-limit`
+/// What is refused rather than said: `pdeathsig`, `exit-signal`, `timeout`, `overrun`, `timer`, `owner`, `cpu-limit` and `exit-status`
 /// make a dump fail,
 /// and the tasks run on;
 /// `altstack` makes a restore fail before anything is restored, as the policy `strict` does.
@@ -659,7 +659,7 @@ mod tests {
         assert_eq!(
             said(with(REFUSE, "pdeathsig,exitsignal")),
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
-             altstack, timeout, overrun, timer, owner, cpu-limit"
+             altstack, timeout, overrun, timer, owner, cpu-limit, exit-status"
         );
     }
 

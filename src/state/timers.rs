@@ -572,8 +572,11 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                     self.timers[at].done = self.timers[at].timer.entry == TimerEntry::Pending;
                 }
                 Err(e) => {
-                    // Better an entry that looks like it than a signal that is lost.
-                    infos.push(*info);
+                    // Better an entry that looks like it than a signal that is lost. One that the kernel drops is no
+                    // signal, and one that looks like it would be delivered.
+                    if self.timers[at].timer.entry != TimerEntry::Stale {
+                        infos.push(*info);
+                    }
                     failed = Err(e);
                 }
             }
@@ -611,12 +614,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
     /// was not in the queue, nobody queued it, and now it is there.
     fn expire(&mut self, at: usize, tid: Tid, which: Queue, built: usize) -> Result<()> {
         let Work { timer, now, .. } = self.timers[at];
-        let overrun = timer.entry_overrun.unwrap_or(0);
-        let call = set(
-            &timer,
-            TIMER_ABSTIME,
-            first_expiry(&timer, now.unwrap_or(0), overrun),
-        );
+        let call = set(&timer, TIMER_ABSTIME, past_expiry(&timer, now.unwrap_or(0)));
         self.one(self.injector.process().leader(), call)?;
         self.wait_for_entry(&timer, tid, which, built)
     }
@@ -843,6 +841,16 @@ pub(super) fn first_expiry(timer: &PosixTimer, now: u64, overrun: u32) -> u64 {
     u64::try_from(at).unwrap_or(0).max(1)
 }
 
+/// When the timer must expire first so that its entry comes at once, with its overruns. A timer that has been set since
+/// then may have more than a period left: what remains is not of the expiry that the entry stands for, and overruns that
+/// are dropped need not be counted.
+fn past_expiry(timer: &PosixTimer, now: u64) -> u64 {
+    match timer.entry {
+        TimerEntry::Stale => 1,
+        _ => first_expiry(timer, now, timer.entry_overrun.unwrap_or(0)),
+    }
+}
+
 pub(super) fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
     let mut spec = timespec(timer.interval);
     spec.extend(timespec(value));
@@ -1029,6 +1037,25 @@ mod tests {
         assert_eq!(first_expiry(&periodic, 500, 10), 1, "a young clock");
         assert_eq!(first_expiry(&periodic, 500, u32::MAX), 1);
         assert_eq!(first_expiry(&timer(1, 10), 10_000, 0), 1);
+    }
+
+    #[test]
+    fn an_entry_to_be_dropped_comes_at_once() {
+        // timer_settime(2) with a first expiry beyond the period, while the entry was pending.
+        let set_since = PosixTimer {
+            interval: 40_000_000,
+            remaining: 414 * NANOS,
+            entry: TimerEntry::Stale,
+            ..timer(1, 10)
+        };
+        assert_eq!(past_expiry(&set_since, NANOS), 1);
+        let pending = PosixTimer {
+            remaining: 30_000_000,
+            entry: TimerEntry::Pending,
+            entry_overrun: Some(2),
+            ..set_since
+        };
+        assert_eq!(past_expiry(&pending, NANOS), NANOS - 90_000_000);
     }
 
     #[test]

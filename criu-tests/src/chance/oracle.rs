@@ -68,7 +68,7 @@ impl About {
             About::Timer => &["timer", "overrun"],
             About::OtherTimer => &["timer"],
             About::Call => &["timeout", "EINTR", "call"],
-            About::Child => &["child", "wait status", "stop"],
+            About::Child => &["child", "wait status", "waited for", "stop"],
             About::Command | About::Life => &[""],
         }
     }

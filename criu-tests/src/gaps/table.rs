@@ -355,6 +355,14 @@ pub const ROWS: &[Row] = &[
     )
     .ia32(),
     row(
+        "9-later",
+        "periodic timer pending, set anew beyond its period before the dump",
+        "timers",
+        TIMER,
+        FEW,
+        Fixed,
+    ),
+    row(
         "10-getoverrun",
         "timer_getoverrun of an expiry taken before",
         "timers",
@@ -897,6 +905,22 @@ pub const ROWS: &[Row] = &[
         "child cloned without exit signal",
         "others",
         &["exit signal", "exit_signal"],
+        FEW,
+        Said,
+    ),
+    row(
+        "22-status",
+        "children that have ended with exit statuses above 127, and were not waited for",
+        "others",
+        &["not waited for"],
+        FEW,
+        Fixed,
+    ),
+    row(
+        "22-rtmax",
+        "a child that has ended by SIGRTMAX, and was not waited for",
+        "others",
+        &["not waited for"],
         FEW,
         Said,
     ),

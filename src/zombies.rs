@@ -1,0 +1,181 @@
+//! Processes that have ended and were not waited for: how they ended, and that this is so after a restore.
+//!
+//! CRIU makes such a process anew and lets it end, with exit(3) and seven of the eight bits of its exit status
+//! (criu/cr-restore.c, `restore_one_zombie`): 163 comes back as 35. It is a child that was forked with this library in it,
+//! so a handler of atexit(3) runs there, which ends it with all eight.
+//!
+//! Two things can't be kept: that a process which a signal ended left a core file (CRIU lets it leave none), and that
+//! SIGRTMAX ended it (CRIU takes it for a signal that ends nothing, and uses SIGABRT).
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+
+use criu_signals_images::SigNo;
+use criu_signals_images::criu_images::{self, Ended};
+
+use crate::error::{Cause, Error, Result};
+use crate::record;
+
+/// Of a status of wait(2): the signal, that there is a core file, and how far up the exit status is.
+const SIGNAL: u32 = 0x7f;
+const CORE_FILE: u32 = 0x80;
+const EXIT_SHIFT: u32 = 8;
+/// What CRIU keeps of an exit status.
+const KEPT: u32 = 0x7f;
+/// CRIU's SIGMAX, which is none of those that its `sig_fatal` has.
+const SIGRTMAX: u32 = 64;
+const SIGABRT: u32 = 6;
+/// TASK_COMM_LEN, with the zero byte at the end.
+const COMM_SIZE: usize = 16;
+
+/// How a process ended, as wait(2) tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u32);
+
+impl Status {
+    /// What is left of it after a restore with this library.
+    pub fn restored(self) -> Status {
+        Status(match self.0 & SIGNAL {
+            SIGRTMAX => SIGABRT,
+            signal => (self.0 & !CORE_FILE & !SIGNAL) | signal,
+        })
+    }
+
+    /// Ended by exit(2), with a status of which CRIU keeps a part?
+    fn loses_a_bit(self) -> Option<i32> {
+        let code = (self.0 >> EXIT_SHIFT) & 0xff;
+        (self.0 & SIGNAL == 0 && code & !KEPT != 0).then_some(code.cast_signed())
+    }
+}
+
+impl fmt::Display for Status {
+    /// `exit status 163`, `SIGSEGV with a core file`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 & SIGNAL {
+            0 => write!(f, "exit status {}", (self.0 >> EXIT_SHIFT) & 0xff),
+            signal => {
+                match SigNo::new(signal.cast_signed()) {
+                    Some(signo) => signo.fmt(f)?,
+                    None => write!(f, "signal {signal}")?,
+                }
+                let core = self.0 & CORE_FILE != 0;
+                f.write_str(if core { " with a core file" } else { "" })
+            }
+        }
+    }
+}
+
+/// The processes that had ended when CRIU dumped them into this folder.
+///
+/// # Errors
+/// If CRIU's images can't be read.
+pub fn dumped(dir: BorrowedFd<'_>) -> Result<Vec<Ended>> {
+    let alive = record::dumped_processes(dir)?;
+    criu_images::ended_in(dir, &alive)
+        .map_err(|e| Error::new("read how processes ended", Cause::Image(e)))
+}
+
+/// One that is to end with a status of which CRIU keeps a part.
+struct Whole {
+    pid: i32,
+    comm: [u8; COMM_SIZE],
+    code: i32,
+}
+
+struct Handler {
+    /// The process that makes the others, and is none of them.
+    criu: i32,
+    ended: Vec<Whole>,
+}
+
+static HANDLER: OnceLock<Handler> = OnceLock::new();
+
+/// From here on, the processes that criu forks and that are among `ended` end with the whole of their exit status. To be
+/// called once, before there are any, in criu.
+///
+/// # Errors
+/// If there is no room for one more handler of atexit(3).
+pub fn end_with_whole_status(ended: &[Ended]) -> Result<()> {
+    let whole = |ended: &Ended| {
+        let mut comm = [0; COMM_SIZE];
+        for (to, from) in comm.iter_mut().take(COMM_SIZE - 1).zip(ended.comm.bytes()) {
+            *to = from;
+        }
+        let code = Status(ended.status).loses_a_bit()?;
+        Some(Whole {
+            pid: ended.pid,
+            comm,
+            code,
+        })
+    };
+    let ended: Vec<Whole> = ended.iter().filter_map(whole).collect();
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let criu = std::process::id().cast_signed();
+    if HANDLER.set(Handler { criu, ended }).is_err() {
+        return Ok(());
+    }
+    // SAFETY: the handler is a function of this library. That of the C library's atexit(3) which is linked into a shared
+    // object runs when the object is unloaded, and not afterwards.
+    if unsafe { libc::atexit(at_exit) } == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(
+            "atexit",
+            Cause::Unexpected("there is no room for a handler".into()),
+        ))
+    }
+}
+
+/// In criu, and in each process that it forks and that ends by exit(3). Allocates nothing, and locks nothing.
+extern "C" fn at_exit() {
+    let Some(handler) = HANDLER.get() else { return };
+    // SAFETY: getpid(2) takes nothing and cannot fail. It is asked anew: this may be a child.
+    let pid = unsafe { libc::getpid() };
+    if pid == handler.criu {
+        return;
+    }
+    let mut comm = [0u8; COMM_SIZE];
+    // SAFETY: PR_GET_NAME writes TASK_COMM_LEN bytes, which is what there is.
+    if unsafe { libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // CRIU has given it its name by then, which no helper of CRIU's has.
+    let this = |whole: &&Whole| whole.pid == pid && whole.comm == comm;
+    if let Some(whole) = handler.ended.iter().find(this) {
+        // SAFETY: ends the process, and runs nothing more in it.
+        unsafe { libc::_exit(whole.code) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_status() {
+        let left = |status| Status(status).restored().0;
+        assert_eq!(left(163 << 8), 163 << 8);
+        assert_eq!(left(9), 9);
+        assert_eq!(left(11 | 0x80), 11);
+        assert_eq!(left(64), 6);
+        assert_eq!(left(63), 63);
+    }
+
+    #[test]
+    fn of_which_criu_keeps_a_part() {
+        assert_eq!(Status(163 << 8).loses_a_bit(), Some(163));
+        assert_eq!(Status(127 << 8).loses_a_bit(), None);
+        assert_eq!(Status(11 | 0x80).loses_a_bit(), None);
+    }
+
+    #[test]
+    fn text() {
+        assert_eq!(Status(163 << 8).to_string(), "exit status 163");
+        assert_eq!(Status(9).to_string(), "SIGKILL");
+        assert_eq!(Status(11 | 0x80).to_string(), "SIGSEGV with a core file");
+    }
+}

@@ -53,7 +53,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve bench fuzz zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve bench fuzz kills zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -117,6 +117,10 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 
 fuzz: ## fuzzes whatever reads what others have written, each target for TIME seconds (60; TARGETS="proc names" for some)
 	@scripts/fuzz "$(target_path)" "$(or $(TIME),60)" $(TARGETS)
+
+kills: root faults build ## kills criu, tracers, companions and the mount's server at random instants, N (1000) times in each way
+	KILLS="$(or $(N),1000)" $(with_criu) test -p criu-tests$(locked)$(profile_flag) --test kills --test live --test mount_attacks \
+	  -- killed
 
 versions: root host faults build ## runs tests and gap cases with every version of criu, with the one plugin, and writes docs/versions.md
 	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)

@@ -141,7 +141,7 @@ pub fn hand_over(name: &CStr) -> Result<Role> {
                     return Ok(Role::Waited(status));
                 }
             },
-            // It may have ended.
+            // It may have ended: until it is waited for, above, its number is nobody else's.
             other => drop(kill(child, other)),
         }
     }

@@ -3,7 +3,7 @@
 use criu_signals_images::SigSet;
 
 use crate::live::Subject;
-use crate::proc::{SignalStatus, parse_timers};
+use crate::proc::{self, SignalStatus, parse_timers};
 use crate::snapshot::Mapping;
 use crate::state::asleep;
 
@@ -21,6 +21,21 @@ pub fn status(text: &str) {
 /// `/proc/PID/timers`.
 pub fn timers(text: &str) {
     let _ = parse_timers(text);
+}
+
+/// `/proc/PID/limits`.
+pub fn limits(text: &str) {
+    for name in ["Max pending signals", "Max cpu time"] {
+        let _ = proc::parse_limit(text, name);
+    }
+}
+
+/// `/proc/PID/stat` and `cgroup`.
+pub fn stat_and_cgroup(text: &str) {
+    let _ = (proc::parse_parentage(text), proc::parse_start(text));
+    for (_, controllers, path) in proc::cgroups(text) {
+        assert!(!controllers.contains(':') && !path.contains('\n'));
+    }
 }
 
 /// `/proc/PID/syscall`.

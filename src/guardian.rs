@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use crate::companion;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
+use crate::pidfd::PidFd;
 use crate::proc;
 use crate::restore;
 use crate::state::Queue;
@@ -49,7 +50,8 @@ impl Guardian {
     /// If there can be no further process, or `pid` is gone.
     pub fn start(pid: Pid, state: &ProcessState, others: &[&Guardian]) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
-        let started = proc::start_time(pid)?;
+        // Its copy of the descriptor is what it goes by: the number may be another's when criu is gone.
+        let held = PidFd::open(pid)?;
         fault::point(Point::GuardianForking)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let foreign: Vec<RawFd> = others
@@ -61,7 +63,7 @@ impl Guardian {
             c"signals-guard",
             "start the guardian",
             &foreign,
-            move || watch(theirs, pid, started, state.clone()),
+            move || watch(theirs, &held, state.clone()),
         )?;
         Ok(Guardian { link: ours })
     }
@@ -111,7 +113,8 @@ impl Guardian {
     }
 }
 
-fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) -> i32 {
+fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState) -> i32 {
+    let pid = held.pid();
     let told = |e: Error| {
         log::error!("pid {pid}: the guardian ends: {e}");
         1
@@ -129,12 +132,12 @@ fn watch(mut link: UnixStream, pid: Pid, started: u64, mut state: ProcessState) 
             return told(e);
         }
     }
-    match rescue(pid, started, &state) {
+    match rescue(held, &state) {
         Ok(count) => {
             log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
             0
         }
-        Err(e) if e.is_died() && is_gone(pid, started) => {
+        Err(e) if e.is_died() && is_gone(held) => {
             log::warn!("pid {pid}: there is nobody left to put pending signals back to: {e}");
             0
         }
@@ -186,14 +189,15 @@ pub fn hold(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo])
     }
 }
 
-fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
+fn rescue(held: &PidFd, state: &ProcessState) -> Result<usize> {
+    let pid = held.pid();
     let deadline = Instant::now() + RESCUE_TIME;
     let mut attempts = 0;
     loop {
-        if is_gone(pid, started) {
+        if is_gone(held) {
             return Err(Error::new("find the process", Cause::Died));
         }
-        match try_rescue(pid, state, deadline) {
+        match try_rescue(held, state, deadline) {
             Ok(Some(count)) => return Ok(count),
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             // There is nobody after this one. What is back already is not put back twice. That "the task is gone" can mean
@@ -208,17 +212,17 @@ fn rescue(pid: Pid, started: u64, state: &ProcessState) -> Result<usize> {
     }
 }
 
-/// Has the process ended that was started then, or is it ending?
-fn is_gone(pid: Pid, started: u64) -> bool {
-    proc::start_time(pid).map_or(true, |now| now != started) || proc::is_gone(pid)
+/// Has the process ended, or is it ending?
+fn is_gone(held: &PidFd) -> bool {
+    held.check().is_err() || proc::is_gone(held.pid())
 }
 
 /// `None`: it is traced still.
-fn try_rescue(pid: Pid, state: &ProcessState, deadline: Instant) -> Result<Option<usize>> {
+fn try_rescue(held: &PidFd, state: &ProcessState, deadline: Instant) -> Result<Option<usize>> {
     let _budget = Budget::of_process();
     fault::point(Point::CriuGone)?;
     let left = deadline.saturating_duration_since(Instant::now());
-    let stopped = match StoppedProcess::<ByUs>::seize(pid, left) {
+    let stopped = match StoppedProcess::<ByUs>::seize_held(held, left) {
         // The kernel closes the files of a process that ends before it lets its tracees go.
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) && Instant::now() < deadline => {
             return Ok(None);

@@ -12,6 +12,7 @@ use criu_signals_images::{Pid, SigNo, SigSet};
 use crate::companion;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
+use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
 use crate::stops;
 use crate::tracee::{ByHost, StoppedProcess};
@@ -26,10 +27,11 @@ const LONG_INTERVAL: Duration = Duration::from_millis(20);
 const SHORTLY: Duration = Duration::from_secs(2);
 
 /// A stopped process that CRIU is about to let go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct LetGo {
     pid: Pid,
-    started: u64,
+    /// Whose number it is may change before CRIU has let go.
+    held: PidFd,
     /// The stop signals that are pending for it now.
     own: SigSet,
 }
@@ -40,6 +42,7 @@ impl LetGo {
     /// # Errors
     /// If it is not seized, or gone.
     pub fn of(pid: Pid) -> Result<Option<LetGo>> {
+        // It is seized, so that its number is its own.
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         if stopped.trap_again(stopped.leader())?.is_none() {
             return Ok(None);
@@ -47,14 +50,15 @@ impl LetGo {
         let pending = SignalStatus::read(pid, stopped.leader())?.shared_pending;
         Ok(Some(LetGo {
             pid,
-            started: proc::start_time(pid)?,
+            held: PidFd::open(pid)?,
             own: stops::of(pending),
         }))
     }
 
     fn is_gone(&self) -> Result<bool> {
         let status = SignalStatus::read(self.pid, self.pid.into())?;
-        Ok(status.dead || proc::start_time(self.pid)? != self.started)
+        self.held.check()?;
+        Ok(status.dead)
     }
 
     /// Waits until `host` does not trace any thread of the process and all of them are stopped. False if there is
@@ -114,7 +118,7 @@ impl LetGo {
             let why = "a cgroup v1 freezer holds it";
             return Err(Error::new("stop", Cause::Unsupported(why.into())));
         }
-        stops::take_out_of_released(self.pid, self.own)
+        stops::take_out_of_released(&self.held, self.own)
     }
 }
 

@@ -118,5 +118,8 @@ mod tests {
         child.wait().unwrap();
         assert!(held.check().unwrap_err().is_died());
         assert!(held.send(Signal::SIGKILL).unwrap_err().is_died());
+        let timeout = std::time::Duration::from_secs(5);
+        let seized = crate::tracee::StoppedProcess::seize_held(&held, timeout);
+        assert!(seized.unwrap_err().is_died());
     }
 }

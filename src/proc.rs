@@ -13,7 +13,7 @@ use criu_signals_images::{
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{major, minor};
 use procfs::FromRead;
-use procfs::process::{LimitValue, Status};
+use procfs::process::Status;
 
 use crate::error::{Cause, Error, Result};
 
@@ -356,16 +356,22 @@ pub fn tree(root: Pid) -> Vec<Pid> {
 /// Does a freezer of cgroup v1 hold the process? Then no tracer can stop it before it is thawed. That of v2 does not
 /// stand in the way.
 pub fn is_frozen(pid: Pid) -> Result<bool> {
-    let cgroups = process(pid)?
-        .cgroups()
-        .map_err(|e| Error::proc("read cgroup", &e))?;
-    Ok(cgroups
-        .into_iter()
-        .filter(|c| c.controllers.iter().any(|name| name == "freezer"))
-        .any(|c| {
-            let state = format!("/sys/fs/cgroup/freezer{}/freezer.state", c.pathname);
+    let text = text_of(pid, "cgroup", "read cgroup")?;
+    Ok(cgroups(&text)
+        .filter(|(_, controllers, _)| controllers.split(',').any(|name| name == "freezer"))
+        .any(|(_, _, path)| {
+            let state = format!("/sys/fs/cgroup/freezer{path}/freezer.state");
             std::fs::read_to_string(state).is_ok_and(|state| state.trim() != "THAWED")
         }))
+}
+
+/// The lines of `/proc/PID/cgroup` (cgroups(7)): hierarchy, which is 0 for v2, controllers, path.
+pub(crate) fn cgroups(text: &str) -> impl Iterator<Item = (u32, &str, &str)> {
+    text.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let hierarchy = parts.next()?.parse().ok()?;
+        Some((hierarchy, parts.next()?, parts.next()?))
+    })
 }
 
 /// Does a freezer hold the process, of whichever version? Then nothing can be executed in it, although with v2 a tracer can
@@ -373,20 +379,15 @@ pub fn is_frozen(pid: Pid) -> Result<bool> {
 pub fn is_held(pid: Pid) -> bool {
     /// Where cgroup v2 is mounted, alone or beside v1.
     const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    let cgroups = process(pid).and_then(|process| {
-        process
-            .cgroups()
-            .map_err(|e| Error::proc("read cgroup", &e))
-    });
+    let text = text_of(pid, "cgroup", "read cgroup");
     let frozen = |dir: &std::path::Path| {
         std::fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|told| told.trim() == "1")
     };
-    let by_v2 = cgroups.is_ok_and(|cgroups| {
-        cgroups
-            .into_iter()
-            .filter(|cgroup| cgroup.hierarchy == 0)
-            .any(|cgroup| {
-                V2.map(|mount| PathBuf::from(format!("{mount}{}", cgroup.pathname)))
+    let by_v2 = text.is_ok_and(|text| {
+        cgroups(&text)
+            .filter(|(hierarchy, _, _)| *hierarchy == 0)
+            .any(|(_, _, path)| {
+                V2.map(|mount| PathBuf::from(format!("{mount}{path}")))
                     .iter()
                     .any(|dir| dir.ancestors().any(frozen))
             })
@@ -409,18 +410,46 @@ pub fn is_stopped_and_held(pid: Pid) -> bool {
 
 /// The soft and hard RLIMIT_SIGPENDING of `pid`.
 pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
-    let limits = process(pid)?
-        .limits()
-        .map_err(|e| Error::proc("read limits", &e))?;
-    let value = |v: LimitValue| match v {
-        LimitValue::Unlimited => u64::MAX,
-        LimitValue::Value(n) => n,
-    };
-    let limit = limits.max_pending_signals;
-    Ok(Rlimit {
-        soft: value(limit.soft_limit),
-        hard: value(limit.hard_limit),
+    limit(pid, "Max pending signals")
+}
+
+fn limit(pid: Pid, name: &str) -> Result<Rlimit> {
+    let text = text_of(pid, "limits", "read limits")?;
+    parse_limit(&text, name).ok_or_else(|| not_understood("read limits"))
+}
+
+/// A line of `/proc/PID/limits` (proc_pid_limits, fs/proc/base.c): name, soft and hard limit, unit.
+pub(crate) fn parse_limit(text: &str, name: &str) -> Option<Rlimit> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut values = line.split_ascii_whitespace().map(|word| match word {
+        "unlimited" => Some(Rlimit::INFINITY),
+        number => number.parse().ok(),
+    });
+    Some(Rlimit {
+        soft: values.next()??,
+        hard: values.next()??,
     })
+}
+
+/// A file of `/proc/PID`. What is not UTF-8 in it is replaced.
+fn text_of(pid: Pid, name: &str, operation: &'static str) -> Result<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/{name}")).map_err(|e| of_task(operation, &e))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn not_understood(operation: &'static str) -> Error {
+    Error::new(
+        operation,
+        Cause::Proc("its text is not understood".to_owned()),
+    )
+}
+
+/// What procfs makes of a file. It panics on some texts that it does not expect, which is an error here.
+fn parsed<T>(operation: &'static str, parse: impl FnOnce() -> procfs::ProcResult<T>) -> Result<T> {
+    let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(parse));
+    parsed
+        .map_err(|_| not_understood(operation))?
+        .map_err(|e| Error::proc(operation, &e))
 }
 
 /// What `pid` and its parent have to do with each other.
@@ -434,13 +463,15 @@ pub struct Parentage {
 
 /// Who is the parent of `pid`, and what is it sent (fields 4 and 38 of `/proc/PID/stat`)?
 pub fn parentage(pid: Pid) -> Result<Parentage> {
-    let stat = process(pid)?
-        .stat()
-        .map_err(|e| Error::proc("read stat", &e))?;
-    Ok(Parentage {
-        parent: Pid::new(stat.ppid),
-        exit_signal: stat
-            .exit_signal
+    let text = text_of(pid, "stat", "read stat")?;
+    parse_parentage(&text).ok_or_else(|| not_understood("read stat"))
+}
+
+pub(crate) fn parse_parentage(text: &str) -> Option<Parentage> {
+    let stat = behind_name(text)?;
+    Some(Parentage {
+        parent: Pid::new(field(stat, 4)?),
+        exit_signal: field::<i32>(stat, 38)
             .and_then(|number| u32::try_from(number).ok())
             .and_then(ExitSignal::new),
     })
@@ -448,19 +479,30 @@ pub fn parentage(pid: Pid) -> Result<Parentage> {
 
 /// How `pid` ended, as wait(2) tells it (field 52 of `/proc/PID/stat`); `None` if it has not, or is gone.
 pub fn exit_status(pid: Pid) -> Option<u32> {
-    let stat = process(pid).ok()?.stat().ok()?;
-    let ended = matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1;
-    stat.exit_code
+    let text = text_of(pid, "stat", "read stat").ok()?;
+    let stat = behind_name(&text)?;
+    let state: char = field(stat, 3)?;
+    let threads: i64 = field(stat, 20)?;
+    let ended = matches!(state, 'Z' | 'X') && threads <= 1;
+    field::<i32>(stat, 52)
         .filter(|_| ended)
         .and_then(|status| u32::try_from(status).ok())
 }
 
+/// `/proc/PID/stat` (proc_pid_stat(5)) from its third field on. The name before it may hold anything but ends at the last
+/// parenthesis.
+fn behind_name(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')').map(|(_, rest)| rest)
+}
+
 /// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
 pub fn start_time(pid: Pid) -> Result<u64> {
-    process(pid)?
-        .stat()
-        .map(|stat| stat.starttime)
-        .map_err(|e| Error::proc("read stat", &e))
+    let text = text_of(pid, "stat", "read stat")?;
+    parse_start(&text).ok_or_else(|| not_understood("read stat"))
+}
+
+pub(crate) fn parse_start(text: &str) -> Option<u64> {
+    field(behind_name(text)?, 22)
 }
 
 /// How long ago `pid` was started. `None` if it is gone.
@@ -597,13 +639,8 @@ pub fn is_directory(pid: Pid, fd: i32) -> bool {
 
 /// The soft RLIMIT_CPU of `pid`, in seconds; `None`: unlimited.
 pub fn cpu_limit(pid: Pid) -> Result<Option<u64>> {
-    let limits = process(pid)?
-        .limits()
-        .map_err(|e| Error::proc("read limits", &e))?;
-    Ok(match limits.max_cpu_time.soft_limit {
-        LimitValue::Unlimited => None,
-        LimitValue::Value(seconds) => Some(seconds),
-    })
+    let seconds = limit(pid, "Max cpu time")?.soft;
+    Ok((seconds != Rlimit::INFINITY).then_some(seconds))
 }
 
 /// May this process raise hard limits: has it CAP_SYS_RESOURCE, in the first user namespace (do_prlimit)?
@@ -630,8 +667,8 @@ pub fn is_filtered() -> Result<bool> {
 }
 
 fn status(pid: Pid, tid: Tid) -> Result<Status> {
-    Status::from_read(status_text(pid, tid)?.as_bytes())
-        .map_err(|e| Error::proc("read status", &e).in_thread(tid))
+    let text = status_text(pid, tid)?;
+    parsed("read status", || Status::from_read(text.as_bytes())).map_err(|e| e.in_thread(tid))
 }
 
 /// The whole file. A name that is not UTF-8 (prctl(2), PR_SET_NAME takes any bytes) does not keep anybody from the rest.
@@ -740,9 +777,8 @@ pub struct Region {
 /// The memory of `pid`.
 pub fn regions(pid: Pid) -> Result<Vec<Region>> {
     use procfs::process::MMPermissions;
-    let maps = process(pid)?
-        .maps()
-        .map_err(|e| Error::proc("read maps", &e))?;
+    let process = process(pid)?;
+    let maps = parsed("read maps", || process.maps())?;
     let region = |m: &procfs::process::MemoryMap| Region {
         start: m.address.0,
         end: m.address.1,
@@ -763,9 +799,8 @@ pub fn all() -> Vec<Pid> {
 /// The mappings of `pid`. No page of its memory is touched.
 pub fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     use procfs::process::{MMPermissions, MMapPath};
-    let maps = process(pid)?
-        .maps()
-        .map_err(|e| Error::proc("read maps", &e))?;
+    let process = process(pid)?;
+    let maps = parsed("read maps", || process.maps())?;
     let backing = |m: &procfs::process::MemoryMap| match m.pathname {
         // A file's path has a slash: nobody can name one like that. It has an inode, too.
         MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall if m.inode == 0 => Backing::Kernel,
@@ -797,11 +832,8 @@ const LOCAL: [&str; 10] = [
 pub fn is_local(pid: Pid, device: (i32, i32)) -> bool {
     let number = format!("{}:{}", device.0, device.1);
     let mounts = |pid| {
-        process(pid).and_then(|process| {
-            process
-                .mountinfo()
-                .map_err(|e| Error::proc("read mountinfo", &e))
-        })
+        let process = process(pid)?;
+        parsed("read mountinfo", || process.mountinfo())
     };
     is_memory(device)
         || mounts(pid).is_ok_and(|mounts| {
@@ -871,6 +903,43 @@ mod tests {
             let without = STATUS.replace(&format!("{line}:"), "Other:");
             assert_eq!(SignalStatus::parse(&without), None, "{line}");
         }
+    }
+
+    /// procfs reads the same of what the kernel writes, and panics where a limit's line is cut off.
+    #[test]
+    fn limits_stat_and_cgroup() {
+        let pid = Pid::own();
+        let theirs = process(pid).unwrap();
+        let (limits, stat) = (theirs.limits().unwrap(), theirs.stat().unwrap());
+        let value = |v| match v {
+            procfs::process::LimitValue::Unlimited => u64::MAX,
+            procfs::process::LimitValue::Value(n) => n,
+        };
+        let ours = rlimit_sigpending(pid).unwrap();
+        assert_eq!(ours.soft, value(limits.max_pending_signals.soft_limit));
+        assert_eq!(ours.hard, value(limits.max_pending_signals.hard_limit));
+        let seconds = cpu_limit(pid).unwrap().unwrap_or(u64::MAX);
+        assert_eq!(seconds, value(limits.max_cpu_time.soft_limit));
+        assert_eq!(start_time(pid).unwrap(), stat.starttime);
+        let ours = parentage(pid).unwrap();
+        assert_eq!(ours.parent, Pid::new(stat.ppid));
+        let text = text_of(pid, "cgroup", "read cgroup").unwrap();
+        let ours: Vec<_> = cgroups(&text)
+            .map(|(number, _, path)| (number, path.to_owned()))
+            .collect();
+        let theirs: Vec<_> = theirs
+            .cgroups()
+            .unwrap()
+            .into_iter()
+            .map(|c| (c.hierarchy, c.pathname))
+            .collect();
+        assert_eq!(ours, theirs);
+        for cut in ["Max pending signals", "Max pending signals 1", ""] {
+            assert_eq!(parse_limit(cut, "Max pending signals"), None, "{cut}");
+        }
+        assert_eq!(parse_start("1 (a) b) S 1"), None);
+        let panicked: Result<()> = parsed("read it", || panic!("not expected"));
+        assert!(matches!(panicked.unwrap_err().cause(), Cause::Proc(_)));
     }
 
     /// procfs reads the same, but for the name.

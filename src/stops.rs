@@ -18,6 +18,7 @@ use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
 use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
@@ -272,14 +273,14 @@ pub(crate) fn of(signals: SigSet) -> SigSet {
 ///
 /// # Errors
 /// If it could not be done. The process is stopped all the same.
-pub(crate) fn take_out_of_released(pid: Pid, own: SigSet) -> Result<SigSet> {
+pub(crate) fn take_out_of_released(held: &PidFd, own: SigSet) -> Result<SigSet> {
     let inner = || {
-        let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+        let stopped = StoppedProcess::<ByUs>::seize_held(held, PATIENCE)?;
         let done = take_out_sent(&stopped, own);
         stopped.release()?;
         done
     };
-    inner().map_err(|e| e.during(Phase::Release, pid))
+    inner().map_err(|e| e.during(Phase::Release, held.pid()))
 }
 
 fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> {

@@ -125,6 +125,21 @@ impl Drop for Sleeper {
     }
 }
 
+/// An address at which a process has code.
+///
+/// # Errors
+/// If it has none.
+pub fn code(pid: Pid) -> Result<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let executable = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let start = range.split('-').next()?;
+        rest.starts_with("r-xp")
+            .then(|| u64::from_str_radix(start, 16).ok())?
+    };
+    maps.lines().find_map(executable).context("no code")
+}
+
 /// Everything is written as it was read; then it is made something else, and written back.
 pub fn rewrite(way: &Way, pid: Pid, tid: Pid) -> Result<()> {
     let files = SigFile::ALL.into_iter().filter(|file| file.is_writable());
@@ -137,6 +152,7 @@ pub fn rewrite(way: &Way, pid: Pid, tid: Pid) -> Result<()> {
     }
     // All blocked, so that nothing is delivered in between.
     way.write(pid, tid, SigFile::Blocked, FULL)?;
+    let code = code(pid)?;
     for (file, text) in &texts {
         let other = match file {
             SigFile::Pending | SigFile::SharedPending => EMPTY.to_owned(),
@@ -144,7 +160,7 @@ pub fn rewrite(way: &Way, pid: Pid, tid: Pid) -> Result<()> {
             SigFile::AltStack if text.ends_with(" 1\n") => continue,
             SigFile::AltStack => "0 0 2\n".to_owned(),
             // SIGVTALRM: one that is ignored by default would be flushed.
-            SigFile::Action => format!("26 268435456 {} 4096 8192\n", mask(&[1, 64]).trim()),
+            SigFile::Action => format!("26 268435456 {} {code} 8192\n", mask(&[1, 64]).trim()),
             _ => continue,
         };
         // A timer's own entry stays.
@@ -156,7 +172,7 @@ pub fn rewrite(way: &Way, pid: Pid, tid: Pid) -> Result<()> {
                 .with_context(|| format!("{file}, changed"))?;
             let found = way.read(pid, tid, *file)?;
             ensure!(
-                found == other || *file == SigFile::Action && found.contains(" 4096 "),
+                found == other || *file == SigFile::Action && found.contains(&format!(" {code} ")),
                 "{file} was written and reads {found:?}"
             );
         }

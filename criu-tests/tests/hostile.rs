@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -23,6 +23,7 @@ use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::six::Sleeper;
 use criu_tests::victim::{Victim, reap_all};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -57,6 +58,7 @@ fn tests() -> Vec<Test> {
         }),
         test("report.link-as-name", link_as_name),
         test("settings.of-others", settings_of_others),
+        test("processes.no-more", no_more_processes),
         test("names.on-a-terminal", names_on_a_terminal),
         test("names.in-the-log", names_in_the_log),
     ]);
@@ -374,6 +376,42 @@ fn settings_of_others(dir: &RunDir) -> Result<()> {
     let dump = with()?.dump(victim.pid(), &dir.images(), true)?;
     ensure!(dump.ok, "criu dump failed");
     victim.finish(CHECK)
+}
+
+// ---- a user who may have no more processes ---------------------------------------------------------------------------
+
+/// RLIMIT_NPROC: the command works in another process, or not at all.
+fn no_more_processes(_: &RunDir) -> Result<()> {
+    /// Nobody else's.
+    const USER: u32 = 54_321;
+    fs::set_permissions("/run", Permissions::from_mode(0o755))?;
+    fs::copy(config::command()?, "/run/criu-signals")?;
+    let (_sleeper, pid) = Sleeper::of(USER)?;
+    let before = procfs::signal_lines(&[pid])?;
+    let show = |processes: u64| -> Result<(Option<i32>, String)> {
+        // As the user it counts, and counts both.
+        setrlimit(Resource::RLIMIT_NPROC, processes, 1000)?;
+        let out = Command::new("/run/criu-signals")
+            .args(["show", &pid.to_string()])
+            .uid(USER)
+            .gid(USER)
+            .current_dir("/")
+            .output()?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        Ok((out.status.code(), said))
+    };
+    let (code, said) = show(2)?;
+    ensure!(
+        code == Some(2) && said.contains("start the process that does the work: EAGAIN"),
+        "{code:?}: {said}"
+    );
+    let after = procfs::signal_lines(&[pid])?;
+    let difference = procfs::describe_difference(&before, &after);
+    ensure!(difference.is_empty(), "{difference}");
+    ensure!(procfs::state(pid) == Some('S'));
+    let (code, said) = show(3)?;
+    ensure!(code == Some(0), "{code:?}: {said}");
+    Ok(())
 }
 
 // ---- names that a terminal acts upon ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 //! And what is said when the program itself dies under our hands, or may not be touched.
 //!
 //! The tracer is killed at random instants, many times over one program that checks itself without a pause; and criu
-//! is killed while the plugin holds signals in custody. `KILLS` sets how often the tracer is killed.
+//! is killed while the plugin holds signals in custody. `KILLS` sets how often each is killed.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -54,6 +54,14 @@ const TASK_SPAN: Duration = Duration::from_millis(8);
 const DEPTH: &str = "3000";
 /// Held by a test that has thousands of signals queued.
 static DEEP: Mutex<()> = Mutex::new(());
+
+/// How often, unless `KILLS` says otherwise.
+fn kills(otherwise: u32) -> Result<u32> {
+    match std::env::var("KILLS") {
+        Ok(text) => text.parse().context("KILLS"),
+        Err(_) => Ok(otherwise),
+    }
+}
 
 fn main() -> ExitCode {
     if let Ok(pid) = std::env::var(TRACER) {
@@ -304,7 +312,7 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
     let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
     let pid = victim.pid();
     let mut random = Random(u64::from(std::process::id()));
-    for round in 0..DISPOSER_KILLS {
+    for round in 0..kills(DISPOSER_KILLS)? {
         let tracer = start_tracer(pid, Some(DISPOSE), dir)?;
         std::thread::sleep(DISPOSER_START + random.below(TRACER_SPAN));
         kill_at_work(tracer, round, dir)?;
@@ -325,10 +333,7 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
 }
 
 fn tracer_killed(dir: &RunDir) -> Result<()> {
-    let kills = match std::env::var("KILLS") {
-        Ok(text) => text.parse().context("KILLS")?,
-        Err(_) => DEFAULT_KILLS,
-    };
+    let kills = kills(DEFAULT_KILLS)?;
     let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
     let pid = victim.pid();
     let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps"));
@@ -353,7 +358,7 @@ fn tracer_killed(dir: &RunDir) -> Result<()> {
 /// The task dies at a random instant of a capture, also between two stops of one batch.
 fn task_killed(dir: &RunDir) -> Result<()> {
     let mut random = Random(u64::from(std::process::id()));
-    for round in 0..TASK_KILLS {
+    for round in 0..kills(TASK_KILLS)? {
         let run = RunDir::create(&dir.file("round"))?;
         let victim = Victim::start(&config::victim("busy", false), None, &run, false)?;
         let pid = victim.pid();
@@ -444,7 +449,7 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
         victim.finish(PATIENCE)?;
         dump.took
     };
-    for round in 0..CRIU_KILLS {
+    for round in 0..kills(CRIU_KILLS)? {
         let run = RunDir::create(&dir.file("round"))?;
         let victim = Victim::start(&program, Some(DEPTH), &run, false)?;
         let mut dump = criu.start_dump(victim.pid(), &run.images(), true)?;

@@ -17,7 +17,7 @@ use criu_tests::config;
 use criu_tests::mounted::{Mounted, errno};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
-use criu_tests::six::{EMPTY, Sleeper, Way, entry, mask, rewrite, run};
+use criu_tests::six::{EMPTY, Sleeper, Way, code, entry, mask, rewrite, run};
 use criu_tests::skip::{self, Decision, Need};
 use criu_tests::wait::{self, PATIENCE};
 use nix::sys::signal::{Signal, kill};
@@ -60,6 +60,7 @@ fn tests() -> Vec<Test> {
     mounted("rewritten.posix_timer", |dir| rewritten("posix_timer", dir));
     mounted("one-write", one_write);
     mounted("errors", errors);
+    mounted("addresses", addresses);
     mounted("snapshots", snapshots);
     mounted("at-the-same-time", at_the_same_time);
     mounted("other-uid", other_uid);
@@ -431,6 +432,33 @@ fn errors(_: &RunDir) -> Result<()> {
     );
     ensure!(errno((&writes).write(EMPTY.as_bytes())) != 0);
     ensure!(errno(File::open(mount.path(pid, SigFile::Blocked))) == libc::ENOENT);
+    Ok(())
+}
+
+/// A handler where the process has no code would end it.
+fn addresses(_: &RunDir) -> Result<()> {
+    use nix::libc;
+    let mount = Mounted::new()?;
+    let (_sleeper, pid) = Sleeper::start(&[])?;
+    let read = || Way::Library.read(pid, pid, SigFile::Action);
+    let before = read()?;
+    let zeros = EMPTY.trim();
+    let write = |line: String| {
+        let mut file = writer(&mount, pid, SigFile::Action)?;
+        Ok::<_, anyhow::Error>(errno(file.write_all(line.as_bytes())))
+    };
+    // SA_RESTORER: it would return to where there is nothing.
+    let code = code(pid)?;
+    for line in [
+        format!("10 0 {zeros} 4096 0\n"),
+        format!("10 67108864 {zeros} {code} 4096\n"),
+    ] {
+        ensure!(write(line.clone())? == libc::EINVAL, "{line}");
+        ensure!(read()? == before, "{line}");
+    }
+    ensure!(write(format!("10 67108864 {zeros} {code} {code}\n"))? == 0);
+    let line = read()?.lines().nth(9).map(str::to_owned);
+    ensure!(line.is_some_and(|line| line.contains(&format!(" {code} "))));
     Ok(())
 }
 

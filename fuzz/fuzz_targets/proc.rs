@@ -10,10 +10,12 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let text = String::from_utf8_lossy(data);
-    match choice % 4 {
+    match choice % 6 {
         0 => fuzzing::status(&text),
         1 => fuzzing::timers(&text),
         2 => fuzzing::syscall(&text),
-        _ => fuzzing::sched_and_stack(&text),
+        3 => fuzzing::sched_and_stack(&text),
+        4 => fuzzing::limits(&text),
+        _ => fuzzing::stat_and_cgroup(&text),
     }
 });

@@ -395,6 +395,59 @@ mod tests {
         }
     }
 
+    /// Whatever is given, there is a siginfo or a reason.
+    #[test]
+    fn any_words() {
+        const WORDS: [&str; 28] = [
+            "41",
+            "41/42",
+            "/",
+            "0",
+            "-1",
+            "USR1",
+            "RTMIN+2",
+            "CHLD",
+            "SEGV",
+            "POLL",
+            "SYS",
+            "64",
+            "--code",
+            "SI_QUEUE",
+            "SEGV_BNDERR",
+            "BUS_MCEERR_AO",
+            "--as",
+            "lsb=40000",
+            "pid=-3,uid=0xffffffff",
+            "band=",
+            "=",
+            ",",
+            "--value",
+            "0xffffffffffffffff",
+            "18446744073709551616",
+            "--errno",
+            "--addr",
+            "\u{1b}[2J",
+        ];
+        let mut seed = 1_u64;
+        let mut next = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed % below as u64).unwrap()
+        };
+        let mut good = 0;
+        for _ in 0..4000 {
+            // Most begin as they should.
+            let mut args = String::from(if next(4) > 0 { "41 " } else { "" });
+            for _ in 0..next(7) {
+                args += WORDS[next(WORDS.len())];
+                args += if next(8) > 0 { " " } else { "" };
+            }
+            good += usize::from(made(&args).is_ok());
+        }
+        assert!(good > 50, "{good}");
+    }
+
     #[test]
     fn what_cannot_be() {
         for (args, why) in [

@@ -16,6 +16,7 @@ use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::pidfd::PidFd;
 use crate::proc;
 use crate::state::interrupted;
 
@@ -148,6 +149,24 @@ impl StoppedProcess<ByUs> {
         let deadline = Instant::now() + timeout;
         let stopping = StoppingProcess::begin(pid, deadline)?;
         stopping.wait(deadline).map_err(|unfinished| unfinished.why)
+    }
+
+    /// As [`seize`](Self::seize), but this process and no other: its number may have become another's before it was stopped,
+    /// which then goes on.
+    ///
+    /// # Errors
+    /// Those of [`seize`](Self::seize); [`Cause::Died`] if the process is gone.
+    pub fn seize_held(held: &PidFd, timeout: Duration) -> Result<Self> {
+        held.check()?;
+        let stopped = Self::seize(held.pid(), timeout)?;
+        // A process that is seized keeps its number, also if it is killed: so whose it is now it was.
+        match held.check() {
+            Ok(()) => Ok(stopped),
+            Err(e) => {
+                stopped.release()?;
+                Err(e)
+            }
+        }
     }
 
     fn is_being_put_back(&self) -> Result<bool> {

@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::tracer;
 
-/// Kills of a process that answers, and of the two without which there is no mount.
+/// Kills of a process that answers (`KILLS` says otherwise), and of the two without which there is no mount.
 const KILLS: usize = 150;
 const MOUNTS: usize = 20;
 /// From when a kill comes, at most: about as long as a request takes.
@@ -105,12 +105,16 @@ fn while_used(
 }
 
 pub fn killed() -> Result<()> {
+    let wanted = match std::env::var("KILLS") {
+        Ok(text) => text.parse()?,
+        Err(_) => KILLS,
+    };
     let (_sleeper, pid) = Sleeper::start(&[10, 34])?;
     let mut random = Random(1);
     let mount = Mounted::new()?;
     while_used(&mount, pid, |done| {
         let mut kills = 0;
-        while kills < KILLS {
+        while kills < wanted {
             let before = done.load(Ordering::Relaxed);
             wait::until("a request", PATIENCE, || {
                 Ok((done.load(Ordering::Relaxed) > before).then_some(()))

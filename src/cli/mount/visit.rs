@@ -11,7 +11,7 @@ use std::time::Duration;
 use criu_signals::error::{Cause, Error};
 use criu_signals::images::Pid;
 use criu_signals::images::text::{SigFile, parse};
-use criu_signals::live::{self, Held, Subject};
+use criu_signals::live::{self, Addresses, Held, Subject};
 use criu_signals::proc;
 use nix::errno::Errno;
 use procfs::FromRead;
@@ -328,7 +328,10 @@ impl Bound<'_> {
             Act::Write => {
                 // To its end, before anything is touched.
                 let written = parse(self.file, text, None).map_err(|_| Errno::EINVAL)?;
-                self.stopped(timeout, |held| held.write(self.file, &written))?;
+                // Nobody would hear of what was written otherwise, but the text can be read.
+                self.stopped(timeout, |held| {
+                    held.write_with(self.file, &written, Addresses::Checked)
+                })?;
                 Ok(Answer::Done.into())
             }
         }

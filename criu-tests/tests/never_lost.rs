@@ -8,12 +8,14 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::capture;
 use criu_signals::fault::Point;
-use criu_signals::images::image;
+use criu_signals::images::{ProcessState, SigNo, image};
+use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::expect_line;
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
@@ -37,6 +39,9 @@ const TESTS: &[Test] = &[
     ("folder-full-deep", folder_full_deep),
     ("folder-gone", folder_gone),
     ("task-killed-in-custody", task_killed_in_custody),
+    ("strangers", strangers),
+    ("strangers-deep", strangers_deep),
+    ("strangers-for-a-bit", strangers_for_a_bit),
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
@@ -359,6 +364,74 @@ fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
     )?;
     victim.end();
     companions_gone(&[])
+}
+
+/// Somebody sends the leader itself what is just being taken out of its process's queue: that comes out first.
+fn strangers(dir: &RunDir) -> Result<()> {
+    sent_meanwhile(true, "20*s:35:-1 3*s:36:-1 p:11:1", 35, 2, dir)
+}
+
+/// The second piece is on its way.
+fn strangers_deep(dir: &RunDir) -> Result<()> {
+    sent_meanwhile(true, "3000*s:35:-1", 35, 3, dir)
+}
+
+/// The trap's custody, before the seize. What has arrived since is left to CRIU, which refuses the dump.
+fn strangers_for_a_bit(dir: &RunDir) -> Result<()> {
+    sent_meanwhile(false, "limit:0 s:5:-1 limit:90000 2*s:35:-1", 5, 2, dir)
+}
+
+/// criu stops itself at the passage of that point before the queue is emptied.
+fn sent_meanwhile(ok: bool, words: &str, number: i32, passage: u32, dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some(words), dir)?;
+    let pid = victim.pid();
+    let before = queues(pid)?;
+    let stop = format!("{}:stop:{passage}", Point::TakingOut.number());
+    let criu = criu()?.env("CRIU_SIGNALS_FAULT", stop);
+    let images = dir.images();
+    let signo = SigNo::new(number).context("a number")?;
+    let send = || (0..2).try_for_each(|_| tgkill(pid, number));
+    let dump = interrupted(|| criu.dump(pid, &images, true), send)?;
+    ensure!(dump.ok == ok, "criu dump: {}", dump.ok);
+    expect_line(&dump, &["are put back"])?;
+    companions_gone(&[pid])?;
+    let after = queues(pid)?;
+    ensure!(
+        after.shared == before.shared,
+        "shared: {:?}, was {:?}",
+        after.shared,
+        before.shared
+    );
+    let private = |state: &ProcessState| state.threads[0].pending.queue.clone();
+    let (old, new) = (private(&before), private(&after));
+    let sent: Vec<_> = new.iter().filter(|info| !old.contains(info)).collect();
+    let wanted = if signo.is_realtime() { 2 } else { 1 };
+    ensure!(
+        sent.len() == wanted && sent.iter().all(|info| info.signo() == number),
+        "private: {new:?}, was {old:?}"
+    );
+    victim.end();
+    Ok(())
+}
+
+fn tgkill(pid: Pid, signal: i32) -> Result<()> {
+    // SYS_tgkill
+    let script = "syscall(234, $ARGV[0] + 0, $ARGV[0] + 0, $ARGV[1] + 0) == 0 or die $!";
+    let done = Command::new("perl")
+        .args(["-e", script, &pid.to_string(), &signal.to_string()])
+        .status()?;
+    ensure!(done.success(), "tgkill: {done}");
+    Ok(())
+}
+
+fn queues(pid: Pid) -> Result<ProcessState> {
+    let stopped = StoppedProcess::<ByUs>::seize(
+        criu_signals::images::Pid::new(pid).context("a pid")?,
+        PATIENCE,
+    )?;
+    let state = capture::process(&stopped);
+    stopped.release()?;
+    Ok(state?)
 }
 
 /// A criu without CAP_SYS_RESOURCE fails at a process of another user. What has been taken out before is back, also a bit

@@ -4,10 +4,13 @@
  *
  *   s:SIG:CODE  an entry of the shared queue      p:SIG:CODE  an entry of the private queue
  *   t:SIG       the entry of a one-shot POSIX timer that has expired
+ *   limit:N     RLIMIT_SIGPENDING from here on
  *   ign:SIG     the signal is ignored             hnd:SIG     the signal has a handler
  *   N*WORD      the word N times
  */
 #include "victim.h"
+
+#include <sys/resource.h>
 
 /* Each entry has a value of its own. */
 static int values;
@@ -46,11 +49,17 @@ static void expire(int sig)
 
 static void obey(const char *word)
 {
+	struct rlimit lim;
 	siginfo_t info;
 	int sig, code;
 	char queue;
 
-	if (sscanf(word, "ign:%d", &sig) == 1) {
+	if (sscanf(word, "limit:%d", &sig) == 1) {
+		getrlimit(RLIMIT_SIGPENDING, &lim);
+		lim.rlim_cur = sig;
+		if (setrlimit(RLIMIT_SIGPENDING, &lim))
+			victim_die("setrlimit: %m");
+	} else if (sscanf(word, "ign:%d", &sig) == 1) {
 		dispose(sig, (unsigned long)SIG_IGN);
 	} else if (sscanf(word, "hnd:%d", &sig) == 1) {
 		dispose(sig, (unsigned long)handler);

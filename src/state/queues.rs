@@ -8,12 +8,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 
 use super::{Kind, PendingLimit, Site, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
-use crate::tracee::{Call, ptrace};
+use crate::tracee::{Call, Outcome, ptrace};
 
 /// `sizeof(sigset_t)` in the kernel.
 pub(super) const SIGSET_SIZE: u64 = 8;
@@ -33,6 +35,8 @@ const SAMPLE_AT_END: usize = 2;
 /// So many calls are laid out, made and forgotten at a time: a few times as many as there is room for in the thread, so
 /// that coming and going counts little, and what they need here does not grow with the queue.
 const AT_A_TIME: usize = 16_384;
+/// How often what somebody else sends in the very moment of taking out is put back, and taking out tried again.
+const STRANGERS: usize = 8;
 
 /// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
 /// what is queued in its stead neither re-arms the timer nor counts overruns (posixtimer_rearm).
@@ -286,12 +290,14 @@ impl Queue {
 
         let mut calls = Vec::new();
         calls.extend(raise.then(|| set_limit(limit.hard)));
-        let entries = aside.queue.iter().chain(&wrong);
-        let entries = entries.filter_map(|info| SigNo::new(info.signo()));
+        let first = calls.len();
         let bits = aside.bits_without_info().iter().chain(bare_out.iter());
-        let mut names = Names::of("rt_sigtimedwait");
-        let drop_one = |signo: SigNo| drop_one_named(signo, names.with(signo.get()));
-        calls.extend(entries.chain(bits).map(drop_one));
+        let mut out = [aside.queue.as_slice(), &wrong].concat();
+        out.extend(bits.map(without_entry));
+        let mut taking = Names::of("rt_sigtimedwait");
+        let signos = out.iter().filter_map(|info| SigNo::new(info.signo()));
+        calls.extend(signos.map(|signo| take_one_named(signo, taking.with(signo.get()))));
+        let last = calls.len();
         calls.extend(queue(Queue::Private, &aside.queue));
         calls.extend(queue(self, &missing));
         let aside_bare = bare_infos(aside.bits_without_info());
@@ -304,7 +310,11 @@ impl Queue {
         if raise || !aside_bare.is_empty() || !bare.is_empty() {
             calls.push(set_limit(limit.soft));
         }
-        for outcome in site.injector.run_whole(site.tid, &calls)? {
+        let outcomes = site.injector.run_whole(site.tid, &calls)?;
+        let mixed = Mixed::of(&out, &outcomes[first..last])?;
+        // What has arrived since `found` was read stands behind the leader's own.
+        self.settle(site, mixed, Place::Behind)?;
+        for outcome in outcomes[..first].iter().chain(&outcomes[last..]) {
             outcome.check()?;
         }
         Ok(())
@@ -340,16 +350,13 @@ impl Queue {
         Ok(pending)
     }
 
-    /// Takes out pending bits that have no siginfo.
+    /// Takes out pending bits that have no siginfo, as [`take_out`](Self::take_out) takes entries.
     ///
     /// # Errors
     /// If one was not pending.
     pub fn take_out_bits<Owner>(self, site: &mut Site<'_, '_, Owner>, bits: SigSet) -> Result<()> {
-        let calls: Vec<Call> = bits.iter().map(take_one).collect();
-        for outcome in site.injector.run(site.tid, &calls)? {
-            outcome.check()?;
-        }
-        Ok(())
+        let infos: Vec<Siginfo> = bits.iter().map(without_entry).collect();
+        self.take_out(site, &infos)
     }
 
     /// Takes `infos` out of the queue, which are in it in this order. Each call names one number, and where
@@ -357,9 +364,12 @@ impl Queue {
     ///
     /// Should the tracer die while it runs, the thread queues again what it has taken out.
     ///
+    /// What somebody sends meanwhile to the thread's private queue comes out before an entry of the same number of the
+    /// shared one. That goes back to the private queue, and what has stayed in instead is taken out.
+    ///
     /// # Errors
-    /// If something else came out than was expected: a caller that has seen the queue and whose process is stopped
-    /// need not expect that.
+    /// If one of them was not in the queue, or somebody sends the same numbers over and over. What came out beside `infos` is
+    /// back.
     pub fn take_out<Owner>(self, site: &mut Site<'_, '_, Owner>, infos: &[Siginfo]) -> Result<()> {
         let mut pieces = infos.chunks(AT_A_TIME);
         self.take_out_in_pieces(site, || Ok(pieces.next().unwrap_or_default().to_vec()))
@@ -377,39 +387,142 @@ impl Queue {
     ) -> Result<()> {
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         let leader = self.leader_in_namespace(site)?;
-        let tid = u64::from(ids.innermost().cast_unsigned());
-        let mut names = Names::of("rt_sigtimedwait");
-        let mut infos = Vec::new();
-        site.injector.run_in_pieces(site.tid, |outcomes| {
-            for (info, outcome) in infos.iter().zip(&outcomes) {
-                outcome.check()?;
-                let info: &Siginfo = info;
-                if outcome.output != info.as_bytes() {
-                    return Err(Error::new(
-                        "rt_sigtimedwait",
-                        Cause::Unexpected(format!("took out something else than {info}")),
-                    ));
+        let tid = ids.innermost();
+        loop {
+            let mut infos: Vec<Siginfo> = Vec::new();
+            let mut mixed = None;
+            site.injector.run_in_pieces(site.tid, |outcomes| {
+                let found = Mixed::of(&infos, &outcomes)?;
+                if !found.is_nothing() {
+                    mixed = Some(found);
+                    return Ok(Vec::new());
                 }
+                infos = next()?;
+                Ok(self.taking(leader, tid, &infos))
+            })?;
+            match mixed {
+                None => return Ok(()),
+                Some(mixed) => self.settle(site, mixed, Place::Front)?,
             }
-            infos = next()?;
-            let calls = infos
-                .iter()
-                .filter_map(|info| SigNo::new(info.signo()))
-                .map(|signo| {
-                    let number = u64::from(signo.get().cast_unsigned());
-                    let call = take_one_named(signo, names.with(signo.get()));
-                    match self {
-                        Queue::Private => {
-                            call.undone_by(libc::SYS_rt_tgsigqueueinfo, &[leader, tid, number])
-                        }
-                        Queue::Shared => {
-                            call.undone_by(libc::SYS_rt_sigqueueinfo, &[leader, number])
-                        }
+        }
+    }
+
+    /// The calls that take out `infos`, and put them back if the tracer dies.
+    fn taking(self, leader: u64, tid: i32, infos: &[Siginfo]) -> Vec<Call> {
+        let tid = u64::from(tid.cast_unsigned());
+        let mut names = Names::of("rt_sigtimedwait");
+        let signos = infos.iter().filter_map(|info| SigNo::new(info.signo()));
+        signos
+            .map(|signo| {
+                let number = u64::from(signo.get().cast_unsigned());
+                let call = take_one_named(signo, names.with(signo.get()));
+                match self {
+                    Queue::Private => {
+                        call.undone_by(libc::SYS_rt_tgsigqueueinfo, &[leader, tid, number])
                     }
-                })
-                .collect();
-            Ok(calls)
-        })
+                    Queue::Shared => call.undone_by(libc::SYS_rt_sigqueueinfo, &[leader, number]),
+                }
+            })
+            .collect()
+    }
+
+    /// Puts what came out of the thread's other queue back there, and takes out of this one what has stayed in instead.
+    fn settle<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        mut mixed: Mixed,
+        place: Place,
+    ) -> Result<()> {
+        for round in 1.. {
+            if mixed.strange.is_empty() {
+                return mixed.ended();
+            }
+            log::info!(
+                "pid {} tid {}: {} signals that have just been sent to the thread came out instead of its process's: they \
+                 are put back",
+                site.pid(),
+                site.tid,
+                mixed.strange.len()
+            );
+            // The last time they only go back.
+            let again = round < STRANGERS && mixed.failed.is_none();
+            let left = std::mem::take(&mut mixed.left);
+            let take: &[Siginfo] = if again { &left } else { &[] };
+            let next = self.exchange(site, &mixed.strange, take, place)?;
+            if !again {
+                mixed.strange.clear();
+                mixed.left = left;
+                break;
+            }
+            mixed = next;
+        }
+        mixed.ended()
+    }
+
+    /// In one batch: takes out `take` and puts `strange` into the other queue, whose entries of the same numbers step aside.
+    fn exchange<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        strange: &[Siginfo],
+        take: &[Siginfo],
+        place: Place,
+    ) -> Result<Mixed> {
+        let other = match self {
+            Queue::Private => Queue::Shared,
+            Queue::Shared => Queue::Private,
+        };
+        let mut aside = Vec::new();
+        if other == Queue::Private {
+            let numbers = signos(take);
+            let private = other.read(site, usize::MAX)?;
+            let bare = private.bits_without_info().intersection(numbers);
+            let in_the_way = |info: &&Siginfo| {
+                SigNo::new(info.signo()).is_some_and(|signo| numbers.contains(signo))
+            };
+            aside.extend(private.queue.iter().filter(in_the_way).copied());
+            aside.extend(bare.iter().map(without_entry));
+        }
+        // The entry of a timer can't step aside.
+        let take = if aside.iter().any(is_timers) {
+            aside.clear();
+            &[]
+        } else {
+            take
+        };
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        let limit = PendingLimit::capture(site)?;
+        let leader = self.leader_in_namespace(site)?;
+        let tid = status.ids.innermost();
+        let back: Vec<&Siginfo> = match place {
+            Place::Front => strange.iter().chain(&aside).collect(),
+            Place::Behind => aside.iter().chain(strange).collect(),
+        };
+        let raise = status.queued.saturating_add(back.len() as u64) > limit.soft;
+        let mut calls = Vec::new();
+        if raise {
+            calls.push(PendingLimit::call(Rlimit {
+                soft: limit.hard,
+                ..limit
+            }));
+        }
+        let first = calls.len();
+        calls.extend(other.taking(leader, tid, &aside));
+        calls.extend(self.taking(leader, tid, take));
+        let last = calls.len();
+        let mut names = other.names();
+        calls.extend(
+            back.iter()
+                .map(|info| other.queue_one(leader, tid, info, names.with(info.signo()))),
+        );
+        if raise {
+            calls.push(PendingLimit::call(limit));
+        }
+        let outcomes = run_whole_or_not(site, &calls)?;
+        for outcome in outcomes[..first].iter().chain(&outcomes[last..]) {
+            outcome.check()?;
+        }
+        let expected = [aside.as_slice(), take].concat();
+        Mixed::of(&expected, &outcomes[first..last])
     }
 
     /// Queues `infos` behind what is in the queue. `ids` are those of the thread.
@@ -454,11 +567,7 @@ impl Queue {
             }),
         );
         calls.push(PendingLimit::call(limit));
-        let outcomes = match site.injector.run_whole(site.tid, &calls) {
-            // Nothing can be mapped: one call after the other.
-            Err(e) if matches!(e.cause(), Cause::Refused(_)) => site.injector.run(site.tid, &calls),
-            done => done,
-        };
+        let outcomes = run_whole_or_not(site, &calls);
         // Whatever has failed in between, the limit is what it was.
         put_back::<PendingLimit, _>(site, &limit)?;
         for outcome in outcomes? {
@@ -496,6 +605,107 @@ impl Queue {
                 .cast_unsigned(),
         ))
     }
+}
+
+/// What the calls that were to take out some entries have brought out.
+#[derive(Debug, Default)]
+struct Mixed {
+    /// It is none of them: it came from the thread's other queue.
+    strange: Vec<Siginfo>,
+    /// These did not come.
+    left: Vec<Siginfo>,
+    /// A call that failed otherwise than by finding nothing.
+    failed: Option<Error>,
+}
+
+/// Where in the other queue what came out of it goes back, by the entries of the same numbers that are there.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Front,
+    Behind,
+}
+
+impl Mixed {
+    fn of(expected: &[Siginfo], outcomes: &[Outcome]) -> Result<Mixed> {
+        let mut came = Vec::with_capacity(outcomes.len());
+        let mut failed = None;
+        for outcome in outcomes {
+            match outcome.errno() {
+                None => came.push(siginfo(outcome)?),
+                Some(Errno::EAGAIN) => {}
+                Some(_) => failed = failed.or(outcome.check().err()),
+            }
+        }
+        let mut mixed = Mixed {
+            failed,
+            ..Mixed::default()
+        };
+        if came == expected {
+            return Ok(mixed);
+        }
+        let mut due: HashMap<Siginfo, usize> = HashMap::new();
+        for info in expected {
+            *due.entry(*info).or_default() += 1;
+        }
+        let mut is_due = |info: &Siginfo| match due.get_mut(info) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        };
+        came.retain(|info| !is_due(info));
+        mixed.strange = came;
+        // Of equal entries the last.
+        mixed.left = expected
+            .iter()
+            .rev()
+            .filter(|info| is_due(info))
+            .copied()
+            .collect();
+        mixed.left.reverse();
+        Ok(mixed)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.strange.is_empty() && self.left.is_empty() && self.failed.is_none()
+    }
+
+    /// When nothing strange is out.
+    fn ended(self) -> Result<()> {
+        match (self.failed, self.left.first()) {
+            (Some(e), _) => Err(e),
+            (None, None) => Ok(()),
+            (None, Some(info)) => Err(Error::new(
+                "rt_sigtimedwait",
+                Cause::Unexpected(format!(
+                    "{info} did not come out: it is gone, or somebody keeps sending the thread the same signal"
+                )),
+            )),
+        }
+    }
+}
+
+fn siginfo(outcome: &Outcome) -> Result<Siginfo> {
+    let bytes = outcome.output.as_slice().try_into();
+    bytes
+        .map(Siginfo::from_bytes)
+        .map_err(|_| Error::new("rt_sigtimedwait", Cause::Unexpected("no siginfo".into())))
+}
+
+/// In one batch, or where nothing can be mapped for that, one call after the other.
+fn run_whole_or_not<Owner>(site: &mut Site<'_, '_, Owner>, calls: &[Call]) -> Result<Vec<Outcome>> {
+    match site.injector.run_whole(site.tid, calls) {
+        Err(e) if matches!(e.cause(), Cause::Refused(_)) => site.injector.run(site.tid, calls),
+        done => done,
+    }
+}
+
+/// What comes out of a queue for a bit without an entry (collect_signal).
+fn without_entry(signo: SigNo) -> Siginfo {
+    let mut bytes = [0; SIGINFO_SIZE];
+    bytes[..4].copy_from_slice(&signo.get().to_le_bytes());
+    Siginfo::from_bytes(bytes)
 }
 
 /// What leaves its bit alone where there is no room.
@@ -587,19 +797,13 @@ pub(super) fn take_one(signo: SigNo) -> Call {
 }
 
 fn take_one_named(signo: SigNo, name: Arc<str>) -> Call {
-    take_out_by(signo, name, |call| call.output(SIGINFO_SIZE))
-}
-
-/// One entry of this number, which is known.
-fn drop_one_named(signo: SigNo, name: Arc<str>) -> Call {
-    take_out_by(signo, name, |call| call.value(0))
-}
-
-fn take_out_by(signo: SigNo, name: Arc<str>, info: impl FnOnce(Call) -> Call) -> Call {
     let set = SigSet::EMPTY.with(signo);
     let no_time = [0u8; 16];
-    let call = Call::new(libc::SYS_rt_sigtimedwait, name).input(set.bits().to_le_bytes());
-    info(call).input(no_time).value(SIGSET_SIZE)
+    Call::new(libc::SYS_rt_sigtimedwait, name)
+        .input(set.bits().to_le_bytes())
+        .output(SIGINFO_SIZE)
+        .input(no_time)
+        .value(SIGSET_SIZE)
 }
 
 /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::Pid;
 use nix::errno::Errno;
@@ -14,6 +15,9 @@ use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::error::{Cause, Error, Result};
 use crate::fault;
+
+/// How long the process that starts a companion may take.
+const START_TIME: Duration = Duration::from_secs(30);
 
 /// Does `work` in a process of its own, called `name`, which is nobody's child, in a session of its own and deaf to
 /// signals, and which ends with what `work` returns. It begins by closing `foreign`. `what` is for error messages.
@@ -30,18 +34,8 @@ pub(crate) fn start(
 ) -> Result<()> {
     // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
     match unsafe { fork() }.map_err(|errno| Error::os(what, errno))? {
-        ForkResult::Parent { child } => loop {
-            // The child's child is the companion: not ours to reap, and no SIGCHLD when it ends.
-            match waitpid(child, None) {
-                Err(Errno::EINTR) => {}
-                // ECHILD: somebody else's handler was faster.
-                Ok(WaitStatus::Exited(_, 0)) | Err(Errno::ECHILD) => return Ok(()),
-                other => {
-                    let why = format!("the process that was to start it: {other:?}");
-                    return Err(Error::new(what, Cause::Unexpected(why)));
-                }
-            }
-        },
+        // The child's child is the companion: not ours to reap, and no SIGCHLD when it ends.
+        ForkResult::Parent { child } => await_start(child, what),
         ForkResult::Child => {
             detach(name, foreign);
             fault::in_companion();
@@ -49,6 +43,33 @@ pub(crate) fn start(
             exit(std::panic::catch_unwind(work).unwrap_or(1));
         }
     }
+}
+
+/// Waits until the process that starts the companion has ended, which does no more than that; but it may be stopped, frozen,
+/// or without memory.
+fn await_start(child: nix::unistd::Pid, what: &'static str) -> Result<()> {
+    let deadline = Instant::now() + START_TIME;
+    let ended = loop {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::EINTR) => {}
+            // ECHILD: somebody else's handler was faster.
+            Ok(WaitStatus::Exited(_, 0)) | Err(Errno::ECHILD) => return Ok(()),
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            other => break other,
+        }
+    };
+    if let Ok(WaitStatus::StillAlive) = ended {
+        let _ = kill(child, Signal::SIGKILL);
+        let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
+        return Err(Error::os(
+            format!("{what} (the process that was to start it does not get on)"),
+            Errno::ETIMEDOUT,
+        ));
+    }
+    let why = format!("the process that was to start it: {ended:?}");
+    Err(Error::new(what, Cause::Unexpected(why)))
 }
 
 /// Leaves the parent's session, signals and descriptors behind, and its parenthood.

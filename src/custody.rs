@@ -148,6 +148,10 @@ pub struct Custody {
     /// own entries all the time: what the guardian knows.
     taken: ProcessState,
     guardian: Guardian,
+    /// Has the process been stopped ever since?
+    is_stopped: bool,
+    /// What the taking out has changed beside that.
+    changes: Vec<String>,
 }
 
 impl Custody {
@@ -192,6 +196,8 @@ impl Custody {
                 state,
                 taken,
                 guardian,
+                is_stopped: true,
+                changes: Vec::new(),
             };
             let started = fault::point(Point::GuardianStarted);
             match started.and_then(|()| custody.take_all(stopped, deep)) {
@@ -236,7 +242,8 @@ impl Custody {
     }
 
     fn take_trap_of(stopped: &StoppedProcess<ByUs>, others: &[&Custody]) -> Result<Custody> {
-        let (mut taken, _) = capture::unless_deeper(stopped, 0)?;
+        let (before, deep) = capture::unless_deeper(stopped, CHUNK)?;
+        let mut taken = before.clone();
         taken.timers.clear();
         let mut injector = Injector::new(stopped)?;
         let mut places: Vec<_> = stopped
@@ -268,6 +275,8 @@ impl Custody {
             state: taken.clone(),
             taken,
             guardian,
+            is_stopped: false,
+            changes: Vec::new(),
         };
         let mut take = || {
             for (&(tid, queue), pending) in places.iter().zip(custody.taken.queues_mut()) {
@@ -286,12 +295,25 @@ impl Custody {
         let cleared = injector.finish();
         let whole = || fault::point(Point::CustodyWhole);
         match taken.and(cleared).and_then(|()| whole()) {
-            Ok(()) => Ok(custody),
+            Ok(()) => {
+                custody.changes = changes_but_trap(stopped, before, deep);
+                Ok(custody)
+            }
             Err(e) => Err(match custody.give_back(stopped) {
                 Ok(_) => e,
                 Err(worse) => worse,
             }),
         }
+    }
+
+    /// What else the taking out has changed in the process, in words. Each is an error.
+    pub fn changes(&self) -> &[String] {
+        &self.changes
+    }
+
+    /// The state as it was before, of a process that has been stopped ever since.
+    pub fn state_while_stopped(&self) -> Option<&ProcessState> {
+        self.is_stopped.then_some(&self.state)
     }
 
     /// Adds what is in custody to the state of the same process, captured later.
@@ -462,6 +484,28 @@ impl Custody {
         if let Err(e) = self.guardian.dismiss() {
             log::warn!("pid {pid}: all is put back, but the guardian was gone: {e}");
         }
+    }
+}
+
+/// Compares the process with what it was before SIGTRAP was taken out.
+fn changes_but_trap<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    mut before: ProcessState,
+    deep: bool,
+) -> Vec<String> {
+    for pending in before.queues_mut() {
+        pending.bits.remove(SigNo::TRAP);
+        pending
+            .queue
+            .retain(|info| info.signo() != SigNo::TRAP.get());
+    }
+    let said = |(difference, done)| format!("by taking out SIGTRAP: {difference}: {done}");
+    match restore::untouched(stopped, &before, deep) {
+        Ok(found) => found.into_iter().map(said).collect(),
+        Err(e) if e.is_died() => Vec::new(),
+        Err(e) => vec![format!(
+            "not known what taking out SIGTRAP has changed: {e}"
+        )],
     }
 }
 

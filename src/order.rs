@@ -189,6 +189,10 @@ pub(crate) enum Extent {
     All,
     /// What concerns queues, for a process that is otherwise as it should be.
     Queues,
+    /// What a process has that is not asleep, stopped or in the hands of timers.
+    StateAndQueues,
+    /// The same without its queues.
+    State,
     /// One step, for a process in which nothing else has to be done.
     Only(Step),
 }
@@ -201,9 +205,19 @@ impl Extent {
             Step::SharedQueue,
             Step::Limit,
         ];
+        let state = [
+            Step::BlockAll,
+            Step::Dispositions,
+            Step::AlternateStacks,
+            Step::ParentDeathSignals,
+            Step::Limit,
+            Step::Masks,
+        ];
         match self {
             Extent::All => true,
             Extent::Queues => queues.contains(&step),
+            Extent::State => state.contains(&step),
+            Extent::StateAndQueues => state.contains(&step) || queues.contains(&step),
             Extent::Only(only) => step == only,
         }
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Pid, ProcessState, Rlimit, RunState, SigNo, Siginfo, ThreadState, Tid, TimerEntry,
-    compare,
+    Difference, Pending, Pid, ProcessState, Rlimit, RunState, SigNo, SigSet, Siginfo, ThreadState,
+    Tid, TimerEntry, compare,
 };
 
 use crate::capture;
@@ -12,6 +12,7 @@ use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::order::{Extent, Replay, Step};
 use crate::proc;
+use crate::state::queues::same_by_number;
 use crate::state::timers::with_timer_arrivals;
 use crate::state::{self, PendingLimit, Site, itimers, owners};
 use crate::stops;
@@ -382,6 +383,86 @@ pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState
     found.timers.clear();
     errors.extend(give_back(stopped, &found).err());
     errors
+}
+
+/// Compares a process that has been stopped ever since `state` was captured from it with that: whatever this library and its
+/// host have done in it meanwhile has to be undone by now. What differs is put back, and returned. `deep`: `state` has no
+/// queue entries, only their bits.
+///
+/// No difference is what others do: signals that have arrived, timers, and what a SIGCONT or a stop signal takes away.
+/// Nor are the stop and what threads wait in, which are put back by others.
+///
+/// # Errors
+/// If the process can't be looked at.
+pub fn untouched<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &ProcessState,
+    deep: bool,
+) -> Result<Vec<(Difference, Done)>> {
+    let _budget = Budget::of_process();
+    let look = || match deep {
+        true => capture::unless_deeper(stopped, 0).map(|(found, _)| found),
+        false => capture::expecting(stopped, Phase::Verify, state),
+    };
+    let found = look()?;
+    let wanted = undisturbed(state, &found);
+    let differences = compare(&wanted, &found);
+    if differences.is_empty() {
+        return Ok(Vec::new());
+    }
+    let extent = if deep {
+        Extent::State
+    } else {
+        Extent::StateAndQueues
+    };
+    for error in put_back(stopped, &wanted, &found, extent) {
+        log::warn!("{error}");
+    }
+    let found = look()?;
+    let left = compare(&undisturbed(state, &found), &found);
+    Ok(judged(differences, &left))
+}
+
+/// How the process must be that was `state`, where all that has happened to it is what others have done.
+fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
+    let of = |state: &ProcessState| {
+        let bits = state.queues().map(|pending| pending.bits);
+        bits.fold(SigSet::EMPTY, SigSet::union)
+    };
+    let arrived = of(found).difference(of(state));
+    let mut kept = state.clone();
+    for pending in kept.queues_mut() {
+        // prepare_signal
+        let flushed = |signo: SigNo| {
+            signo.is_stop() && arrived.contains(SigNo::CONT)
+                || signo == SigNo::CONT && arrived.iter().any(SigNo::is_stop)
+        };
+        pending.bits = pending
+            .bits
+            .iter()
+            .filter(|&signo| !flushed(signo))
+            .collect();
+        let bits = pending.bits;
+        pending
+            .queue
+            .retain(|info| SigNo::new(info.signo()).is_some_and(|signo| bits.contains(signo)));
+    }
+    let mut wanted = arrived_since(kept, found);
+    wanted.run_state = found.run_state;
+    wanted.timers.clone_from(&found.timers);
+    // Around the entry of a timer the order of other numbers is nobody's affair.
+    let settle = |wanted: &mut Pending, found: &Pending| {
+        if same_by_number(&wanted.queue, &found.queue) {
+            wanted.queue.clone_from(&found.queue);
+        }
+    };
+    settle(&mut wanted.shared, &found.shared);
+    for thread in &mut wanted.threads {
+        if let Some(found) = same_thread(&found.threads, thread) {
+            settle(&mut thread.pending, &found.pending);
+        }
+    }
+    wanted
 }
 
 /// The process as it is now, with the stop that CRIU has queued counted as entered.

@@ -595,6 +595,15 @@ impl Parent {
             outcome.check()?;
             let info = siginfo(&outcome.output)?;
             if !about(&info) {
+                // Somebody has just sent it to the thread itself.
+                let ids = SignalStatus::read(self.stopped.pid(), tid)?.ids;
+                let mut injector = Injector::new(&self.stopped)?;
+                let mut site = Site {
+                    injector: &mut injector,
+                    tid,
+                };
+                Queue::Private.queue(&mut site, &ids, &[info])?;
+                injector.finish()?;
                 return Err(Error::new(
                     "take out the SIGCHLD of the stop",
                     Cause::Unexpected(format!("took out another: {info}")),

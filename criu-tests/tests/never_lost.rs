@@ -42,6 +42,7 @@ const TESTS: &[Test] = &[
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
     ("strangers-for-a-bit", strangers_for_a_bit),
+    ("limit-changed-meanwhile", limit_changed),
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
@@ -432,6 +433,32 @@ fn queues(pid: Pid) -> Result<ProcessState> {
     let state = capture::process(&stopped);
     stopped.release()?;
     Ok(state?)
+}
+
+/// What a process was like at the capture is compared at the end of the dump where its dispositions were touched.
+fn limit_changed(dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some("ign:5 s:35:-1"), dir)?;
+    let pid = victim.pid();
+    let criu = stopping_at(Point::HandedOver)?;
+    let images = dir.images();
+    let change = || {
+        let lower = ["--sigpending=777:", "--pid", &pid.to_string()].map(str::to_owned);
+        let lowered = Command::new("prlimit").args(lower).status()?;
+        ensure!(lowered.success(), "prlimit");
+        Ok(())
+    };
+    let dump = interrupted(|| criu.dump(pid, &images, true), change)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(
+        &dump,
+        &[
+            "Warn",
+            "not as it was before the dump: process: RLIMIT_SIGPENDING",
+            "777",
+            "put back",
+        ],
+    )?;
+    victim.finish(PATIENCE)
 }
 
 /// A criu without CAP_SYS_RESOURCE fails at a process of another user. What has been taken out before is back, also a bit

@@ -37,6 +37,7 @@ fn tests() -> Vec<Test> {
         test("leaderless.show", leaderless_show),
         test("leaderless.killed", leaderless_killed),
         test("leaderless.cgroup", leaderless_cgroup).needs(&[Need::FreezerV2]),
+        test("growing-queue", growing_queue),
         test("in-handler.dumped", in_handler_dumped),
         test("in-handler.restored", in_handler_restored),
         test("other-restorer", other_restorer),
@@ -243,6 +244,27 @@ fn handled(dir: &RunDir) -> Result<()> {
     // It has that to return from.
     std::thread::sleep(Duration::from_millis(50));
     Ok(())
+}
+
+/// Its queue grows faster than it can be read: what was in it is read.
+fn growing_queue(dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some("s:35:-1"), dir)?;
+    let pid = victim.pid().to_string();
+    let script =
+        "for (1 .. 30_000) { kill 35, $ARGV[0] for 1 .. 100; select undef, undef, undef, 0.001 }";
+    let mut sender = Command::new("perl").args(["-e", script, &pid]).spawn()?;
+    let queued = wait::until("a queue that grows", PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("SigQ:"));
+        let count = line.and_then(|line| line.split('/').next()?.trim().parse::<u32>().ok());
+        Ok(count.is_some_and(|count| count > 5_000).then_some(()))
+    });
+    let folder = dir.file("live");
+    let said = queued.and_then(|()| tool(&["dump", "-t", &pid, "-D", text(&folder)?]));
+    sender.kill()?;
+    sender.wait()?;
+    victim.end();
+    said?.expect(0, &["1 process of 1 thread dumped"])
 }
 
 /// Dumped in a handler: that mask would be for good where the handler has returned.

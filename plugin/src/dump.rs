@@ -18,6 +18,7 @@ use criu_signals::images::{
 use criu_signals::let_go::{self, LetGo};
 use criu_signals::record::Corrected;
 use criu_signals::report::{Outcome, Process, Stage};
+use criu_signals::restore::Done;
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::{cpu_clocks, overruns, owners};
@@ -475,6 +476,9 @@ impl Dump {
             Ok(None) => {}
             Ok(Some(custody)) => {
                 log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");
+                for change in custody.changes() {
+                    self.recorder.error(format!("pid {pid}: {change}"));
+                }
                 self.custody.insert(pid, vec![custody]);
                 // CRIU stops them next, and what they wait in can be told only of a thread that has been seen waiting.
                 asleep::await_return(pid);
@@ -510,10 +514,14 @@ impl Dump {
 
     /// The tasks are still seized, and are killed or let go next.
     pub fn end(mut self, ret: i32) {
+        let touched = self.touched();
         self.step("give back dispositions", Dump::give_back_dispositions);
         self.step("give back signals", |dump| {
             dump.give_back();
             dump.passing(Point::CustodyBack);
+        });
+        self.step("compare what was touched", |dump| {
+            dump.expect_untouched(&touched)
         });
         self.step("give back system calls", Dump::give_back_calls);
         self.step("give back stops", Dump::give_back_stops);
@@ -689,6 +697,45 @@ impl Dump {
             Err(e) => self.recorder.error(format!(
                 "criu will fail to restore files whose SIGIO goes to a thread, or timerfds will not go on: {e}"
             )),
+        }
+    }
+
+    /// Processes that have been stopped ever since they were captured, and in which signals are in custody or dispositions
+    /// have been put back.
+    fn touched(&self) -> HashMap<Pid, ProcessState> {
+        let mut touched: HashMap<Pid, ProcessState> = self.trap_ignored.iter().cloned().collect();
+        for (&pid, custody) in &self.custody {
+            let states = custody.iter().filter_map(Custody::state_while_stopped);
+            touched.extend(states.map(|state| (pid, state.clone())));
+        }
+        touched
+    }
+
+    /// What has been done in them is undone: compared once more, and what is not is put back or said.
+    fn expect_untouched(&mut self, processes: &HashMap<Pid, ProcessState>) {
+        for (&pid, state) in processes {
+            // CRIU may have let it go: then it lives its own life.
+            let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
+                continue;
+            };
+            match restore::untouched(&stopped, state, false) {
+                Ok(differences) => {
+                    for (difference, done) in differences {
+                        let what = format!(
+                            "pid {pid}: not as it was before the dump: {difference}: {done}"
+                        );
+                        match done {
+                            Done::PutBack => log::warn!("{what}"),
+                            _ => self.recorder.error(what),
+                        }
+                    }
+                }
+                Err(e) if e.is_died() && proc::is_gone(pid) => {}
+                Err(e) => self.recorder.error(format!(
+                    "{}: whether it is as it was before the dump is not known",
+                    e.during(Phase::Verify, pid)
+                )),
+            }
         }
     }
 

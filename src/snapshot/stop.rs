@@ -143,9 +143,16 @@ impl Stopped {
         progress: &mut dyn Progress,
     ) -> Result<bool> {
         let mut any = false;
+        // All that are there at first have their turn; whoever forks faster than processes are stopped is not followed for
+        // ever.
+        let is_first = known.is_empty();
         for pid in pids {
             if !known.insert(pid) {
                 continue;
+            }
+            if !is_first && Instant::now() >= self.deadline {
+                let what = "stop (processes are made faster than they are stopped)";
+                return Err(Error::os(what, Errno::ETIMEDOUT).during(Phase::Seize, pid));
             }
             if pid == Pid::own() || Some(pid) == companion::waiter() {
                 log::warn!("pid {pid}: this program itself, left out");

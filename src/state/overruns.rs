@@ -31,6 +31,7 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
 
 /// What [`count`] has to say of a timer.
@@ -208,6 +209,10 @@ fn count_one<Owner>(
         .map_err(|_| Error::new("rt_sigtimedwait", Cause::Unexpected("no siginfo".into())))?;
     let taken = Siginfo::from_bytes(taken);
     let Fields::Timer { overrun, .. } = taken.fields() else {
+        // Somebody has just sent it to the thread itself, whose queue comes first.
+        let pid = injector.process().pid();
+        let ids = SignalStatus::read(pid, tid)?.ids;
+        Queue::Private.queue(&mut Site { injector, tid }, &ids, &[taken])?;
         return Err(Error::new(
             format!("count the overruns of timer {}", timer.id),
             Cause::Unexpected(format!("{taken} came instead of its entry")),

@@ -143,28 +143,12 @@ impl Queue {
         ptrace::peek(tid, self == Queue::Shared, from, most)
     }
 
-    /// How many entries it has. Found by looking whether there is one here and there, because to read them all takes
-    /// time with the square of their number.
+    /// How many entries it has.
     ///
     /// # Errors
     /// If the thread is gone.
     pub fn depth<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<usize> {
-        let reaches = |index: usize| Ok(!self.peek(site.tid, index, 1)?.is_empty());
-        let mut beyond = 1;
-        while reaches(beyond - 1)? {
-            beyond *= 2;
-        }
-        // The depth is at least half of `beyond`, and below it.
-        let mut least = beyond / 2;
-        while beyond - least > 1 {
-            let middle = least + (beyond - least) / 2;
-            if reaches(middle - 1)? {
-                least = middle;
-            } else {
-                beyond = middle;
-            }
-        }
-        Ok(least)
+        ptrace::depth(site.tid, self == Queue::Shared)
     }
 
     /// Is `wanted` what is in the queue? A long one is looked at in places only.
@@ -831,6 +815,11 @@ fn plan(found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
             _ => true,
         });
     (out.copied().collect(), missing.copied().collect())
+}
+
+/// Are these the same entries, but for the order of different numbers?
+pub(crate) fn same_by_number(a: &[Siginfo], b: &[Siginfo]) -> bool {
+    a.len() == b.len() && (a == b || by_number(a) == by_number(b))
 }
 
 /// The entries of each number, in their order.

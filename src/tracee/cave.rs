@@ -124,6 +124,12 @@ impl Cave {
     pub fn clear(&mut self, memory: &Memory) -> Result<()> {
         if self.dirty {
             memory.write(self.at, &self.before)?;
+            let mut found = vec![0; self.before.len()];
+            memory.read(self.at, &mut found)?;
+            if found != self.before {
+                let why = Cause::NotKept("other bytes read back".into());
+                return Err(Error::new("put back what the injected code was in", why));
+            }
             self.dirty = false;
         }
         Ok(())

@@ -550,7 +550,10 @@ impl<'i> Visit<'i> {
         note(ptrace::put_back_signal_mask(self.tid, self.mask));
         note(fault::point(Point::MaskBack));
         note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
-        note(ptrace::set_registers(self.tid, &self.saved.to_give_back()));
+        note(ptrace::put_back_registers(
+            self.tid,
+            &self.saved.to_give_back(),
+        ));
         note(fault::point(Point::RegistersBack));
         // From here on it is not in the stub any more.
         self.ended = true;
@@ -693,6 +696,11 @@ impl<'i> Visit<'i> {
         ptrace::set_registers(self.tid, &registers)?;
         self.run_to_end(1)?;
         self.scratch = None;
+        // Nobody else maps anything: all threads stand still.
+        if self.memory.read(at, &mut [0]).is_ok() {
+            let why = Cause::NotKept("it can be read still".into());
+            return Err(Error::new("unmap scratch memory", why));
+        }
         fault::point(Point::ScratchUnmapped)
     }
 

@@ -14,6 +14,8 @@ use crate::error::{Cause, Error, Result};
 const PEEKSIGINFO_SHARED: u32 = 1;
 /// Entries that one PTRACE_PEEKSIGINFO asks for.
 const PEEKSIGINFO_CHUNK: usize = 512;
+/// From so many entries on it is found out where a queue ends.
+const LONG: usize = 4_096;
 
 /// `struct ptrace_peeksiginfo_args` of linux/ptrace.h.
 #[repr(C)]
@@ -232,6 +234,19 @@ pub fn put_back_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
     Err(Error::new("put back the signal mask", why).in_thread(tid))
 }
 
+/// [`set_registers`], and reads back.
+///
+/// # Errors
+/// [`Cause::NotKept`] if others read back.
+pub fn put_back_registers(tid: Tid, wanted: &Registers) -> Result<()> {
+    set_registers(tid, wanted)?;
+    if registers(tid)? == *wanted {
+        return Ok(());
+    }
+    let why = Cause::NotKept("the kernel accepted them and reads back others".into());
+    Err(Error::new("put back the registers", why).in_thread(tid))
+}
+
 /// `PTRACE_GETSIGINFO`: why the thread is stopped. `None` for a stop without siginfo (EINVAL), which is a group
 /// stop of a thread that was attached and not seized.
 pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
@@ -256,7 +271,8 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
 /// show here.
 ///
 /// The kernel walks the list from its head for every entry (ptrace_peek_siginfo), so that the time grows with the
-/// square of the length.
+/// square of the length. Of a long queue that grows as fast as it is read, which it can without an RLIMIT_SIGPENDING, only
+/// what is in it after the first [`LONG`] entries is read.
 pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Siginfo>> {
     let name = if shared {
         "PTRACE_PEEKSIGINFO(shared)"
@@ -265,7 +281,14 @@ pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Sigi
     };
     let mut queue: Vec<Siginfo> = Vec::new();
     let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK.min(most)];
+    let mut most = most;
+    let mut end_is_known = most <= LONG;
     while queue.len() < most {
+        if !end_is_known && queue.len() >= LONG {
+            end_is_known = true;
+            most = most.min(depth(tid, shared)?.saturating_sub(from));
+            continue;
+        }
         let nr = chunk.len().min(most - queue.len());
         let args = PeeksiginfoArgs {
             off: (from + queue.len()) as u64,
@@ -287,6 +310,27 @@ pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Sigi
         queue.extend(chunk[..n].iter().copied().map(Siginfo::from_bytes));
     }
     Ok(queue)
+}
+
+/// How many entries a queue has. Found by looking whether there is one here and there, because to read them all takes time
+/// with the square of their number.
+pub fn depth(tid: Tid, shared: bool) -> Result<usize> {
+    let reaches = |index: usize| Ok(!peek(tid, shared, index, 1)?.is_empty());
+    let mut beyond = 1;
+    while reaches(beyond - 1)? {
+        beyond *= 2;
+    }
+    // The depth is at least half of `beyond`, and below it.
+    let mut least = beyond / 2;
+    while beyond - least > 1 {
+        let middle = least + (beyond - least) / 2;
+        if reaches(middle - 1)? {
+            least = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    Ok(least)
 }
 
 /// `PTRACE_GET_RSEQ_CONFIGURATION`: where the thread's `struct rseq` is. `None` if it has registered none, or

@@ -221,6 +221,7 @@ impl Criu {
         command
             .env_remove("CRIU_LIBS_DIR")
             .env_remove("CRIU_SIGNALS_PLUGIN_DIR")
+            .env_remove("CRIU_SIGNALS_FAULTS_DIR")
             // Of this machine's settings none is to count.
             .env("CRIU_SIGNALS_CONFIG", "")
             .envs(self.env.iter().map(|(name, value)| (name, value)));

@@ -56,7 +56,7 @@ struct Args {
     resume: Option<PathBuf>,
 
     /// Seeds at a time
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 8)]
     jobs: u32,
 
     /// How often a fault is looked at again

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,6 +18,7 @@ use crate::chance::cell::{Alone, Cell, Job, Outcome};
 use crate::chance::generate::{self, GENERATOR};
 use crate::chance::minimise::minimise;
 use crate::chance::plan::Plan;
+use crate::chance::stage::STEP;
 use crate::chance::verdict::Verdict;
 use crate::chance::ways::{Kind, Way};
 
@@ -73,6 +75,8 @@ pub struct Record {
     pub smallest: Option<String>,
 }
 
+/// Some hundred times what is usual: of a plan that hangs it is asked whether a smaller one does, too.
+const SOON: Duration = Duration::from_secs(12);
 /// Questions that the minimiser may ask of one plan.
 const QUESTIONS: u32 = 250;
 
@@ -108,6 +112,7 @@ impl Campaign {
             ways: ways.iter().map(Way::to_string).collect(),
             alone: self.alone,
             again: self.again,
+            patience: STEP,
             keep,
         }
     }
@@ -268,8 +273,12 @@ impl Campaign {
             (2 * of / bad.max(1)).min(6)
         };
         let about = outcome.shown.differences.first().map(|first| first.about);
+        let hang = outcome.shown.hang.clone();
         let mut job = self.job(plan, ia32, &[way], None);
         job.again = 0;
+        if outcome.shown.hang.is_some() {
+            job.patience = SOON;
+        }
         job.alone = Alone::OnDifference;
         let mut fails = |plan: &Plan| {
             job.plan = plan.to_string();
@@ -278,8 +287,9 @@ impl Campaign {
                     outcomes.first().is_some_and(|found| {
                         // Another fault is another case.
                         let same = found.shown.differences.iter().map(|d| d.about);
-                        found.verdict.is_fault()
+                        found.verdict == outcome.verdict
                             && found.left_out.is_none()
+                            && found.shown.hang == hang
                             && about.is_none_or(|about| same.clone().any(|is| is == about))
                     })
                 })

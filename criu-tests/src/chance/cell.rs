@@ -19,7 +19,7 @@ use crate::chance::perform::{self, Tools, With};
 use crate::chance::plan::Plan;
 use crate::chance::stage::Stage;
 use crate::chance::verdict::{self, Shown, Verdict};
-use crate::chance::ways::Way;
+use crate::chance::ways::{Kind, Way};
 use crate::{config, ns};
 
 /// When criu alone is run in the same way.
@@ -44,6 +44,8 @@ pub struct Job {
     pub alone: Alone,
     /// A difference is looked at so often again: does it come again?
     pub again: u32,
+    /// After how long criu or the command hangs.
+    pub patience: Duration,
     /// Folders of runs that are at fault are copied here.
     pub keep: Option<PathBuf>,
 }
@@ -78,6 +80,8 @@ fn is_same(shown: &Shown) -> bool {
 const CONTROL_WAITS: Duration = Duration::from_millis(60);
 /// criu alone may differ in one run and not in another.
 const ALONE_TRIES: u32 = 2;
+/// Killed at other instants around the same, it meets what it is in the middle of.
+const ALONE_KILLS: u32 = 12;
 /// What a job may take for each of its ways, repeats included.
 const PER_WAY: Duration = Duration::from_secs(400);
 
@@ -98,7 +102,7 @@ pub fn serve(folder: &Path) -> Result<()> {
 
 fn work(stage: &mut Stage, tools: &Tools, job: &Job) -> Result<Vec<Outcome>> {
     let plan: Plan = job.plan.parse()?;
-    stage.set_ia32(job.ia32);
+    stage.set(job.ia32, job.patience);
     job.ways
         .iter()
         .map(|way| {
@@ -140,13 +144,15 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
     if job.alone == Alone::Always || !shown.is_same() {
         outcome.alone = alone(stage, tools, plan, way, &control)?;
     }
-    outcome.verdict = verdict::of(&shown, outcome.alone.as_ref());
+    outcome.verdict = verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu);
     outcome.shown = shown;
     if outcome.verdict.is_fault() {
         for _ in 0..job.again {
             outcome.times.1 += 1;
             let again = perform::run(stage, tools, plan, way, With::Plugin, &control)?;
-            let again = again.map(|shown| verdict::of(&shown, outcome.alone.as_ref()));
+            let again = again.map(|shown| {
+                verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu)
+            });
             outcome.times.0 += u32::from(again.is_ok_and(Verdict::is_fault));
         }
     }
@@ -179,7 +185,13 @@ fn alone(
         return Ok(None);
     }
     let mut all = Shown::default();
-    for _ in 0..ALONE_TRIES {
+    let ways = match way {
+        Way::Kill(kind, after) => (0..ALONE_KILLS)
+            .map(|nth| Way::Kill(kind, after * (nth + 4) / 10))
+            .collect(),
+        way => vec![way; ALONE_TRIES as usize],
+    };
+    for way in ways {
         if let Ok(shown) = perform::run(stage, tools, plan, way, With::Alone, control)? {
             all.differences.extend(shown.differences);
             all.refused = all.refused.or(shown.refused);

@@ -101,6 +101,8 @@ const SLACK: i128 = 400_000_000;
 const LESS: i128 = 60_000_000;
 /// Nothing ends so much too early.
 const EARLY: i128 = 20_000_000;
+/// No timeout that is waited for is so long.
+const LONG: i128 = 2_000_000_000;
 /// Intervals below this tick while a run lasts.
 const TICKS: i128 = 2_000_000_000;
 /// Of each kind no more are written down.
@@ -253,6 +255,8 @@ impl Report {
                     _ => (least - more - SLACK, most + SLACK),
                 }),
                 ("wait", "left") => Some((least - more - SLACK, most + SLACK)),
+                // It was ended when others had come to their end.
+                ("wait", "took") if most > LONG => Some((least - early, i128::MAX)),
                 ("wait", "took") => Some((least - early, most + more + SLACK)),
                 ("ticks", "end") => Some((least / 2 - 3, i128::MAX)),
                 (_, "overrun" | "ticks") => Some(match tick.or(others_tick) {

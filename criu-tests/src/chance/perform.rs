@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 
 use crate::chance::oracle::{About, Difference, Report};
-use crate::chance::plan::{Line, Plan};
+use crate::chance::plan::{Call, Line, Plan};
 use crate::chance::stage::{self, Called, End, NotReady, Running, Stage};
 use crate::chance::verdict::Shown;
 use crate::chance::ways::{AtPoint, Kind, Way};
@@ -69,6 +69,11 @@ pub fn plan_for(plan: &Plan, way: Way) -> Plan {
     let mut plan = plan.clone();
     if let Way::Refused(what) = way {
         plan.lines.insert(0, Line::Refuse(what));
+    }
+    if way.kind().restores() {
+        // criu restores a full socket pair with room in it.
+        let full = |line: &Line| matches!(line, Line::Wait(wait) if wait.call == Call::Send);
+        plan.lines.retain(|line| !full(line));
     }
     plan
 }
@@ -341,13 +346,17 @@ impl Performance<'_> {
         let mut tree = running.tree()?;
         tree.retain(|&pid| procfs::state(pid) != Some('T'));
         let (ok, _) = self.dump(running, &["--leave-stopped"], None)?;
-        if ok && self.shown.hang.is_none() {
-            if let Err(why) = stage::stopped(&tree) {
-                self.differs(About::Life, "stopped", format!("{why:#}"));
-            }
-            stage::send(&tree, Signal::SIGCONT)?;
+        if self.shown.hang.is_some() {
+            return Ok(());
         }
-        Ok(())
+        if !ok {
+            // As the control.
+            return stop_and_continue(running);
+        }
+        if let Err(why) = stage::stopped(&tree) {
+            self.differs(About::Life, "stopped", format!("{why:#}"));
+        }
+        stage::send(&tree, Signal::SIGCONT)
     }
 
     fn fault(
@@ -408,7 +417,7 @@ impl Performance<'_> {
         let mut child = running.begin(&mut command)?;
         sleep(after);
         child.kill().context("killing criu")?;
-        running.await_end(child, stage::STEP)?;
+        running.await_end(child)?;
         self.listen(&images, "dump");
         if !running.alone(&tree)? {
             self.hang("a companion of criu dump");
@@ -429,7 +438,7 @@ impl Performance<'_> {
         let mut child = running.begin(&mut command)?;
         sleep(after);
         child.kill().context("killing criu")?;
-        running.await_end(child, stage::STEP)?;
+        running.await_end(child)?;
         self.once_more(running, &images)
     }
 
@@ -445,7 +454,7 @@ impl Performance<'_> {
         let criu = Pid::try_from(child.id())?;
         let known = [&[criu], tree.as_slice()].concat();
         let start = Instant::now();
-        while child.try_wait().context("wait")?.is_none() && start.elapsed() < stage::STEP {
+        while child.try_wait().context("wait")?.is_none() && start.elapsed() < running.patience {
             let companion = stage::others(&known)?
                 .into_iter()
                 .find(|&pid| procfs::name(pid).is_some_and(|name| name.starts_with("signals")));
@@ -456,7 +465,7 @@ impl Performance<'_> {
             }
             sleep(Duration::from_micros(300));
         }
-        let called = running.await_end(child, stage::STEP)?;
+        let called = running.await_end(child)?;
         if called.status.is_none() {
             self.hang("criu dump");
         }
@@ -490,7 +499,7 @@ impl Performance<'_> {
         } else {
             let _ = child.kill();
         }
-        running.await_end(child, stage::STEP)?;
+        running.await_end(child)?;
         if !running.alone(&tree)? {
             self.hang("what the command has left");
         }

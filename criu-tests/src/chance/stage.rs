@@ -27,7 +27,8 @@ use crate::rundir::RunDir;
 const SETUP: Duration = Duration::from_secs(25);
 /// A program looks at itself in well under a second; a call that does not end it waits for 10 s.
 const FINISH: Duration = Duration::from_secs(45);
-/// A dump or a restore takes a tenth of a second, of deep queues or on a busy machine some seconds.
+/// A dump or a restore takes a tenth of a second, of deep queues or on a busy machine some seconds. What takes longer than
+/// this hangs.
 pub const STEP: Duration = Duration::from_secs(40);
 /// Companions need that long at most to put things right.
 const COMPANIONS: Duration = Duration::from_secs(20);
@@ -83,8 +84,7 @@ impl Called {
 pub struct Stage {
     folder: PathBuf,
     ia32: bool,
-    /// Runs so far.
-    runs: u32,
+    patience: Duration,
 }
 
 /// A run under way.
@@ -94,6 +94,8 @@ pub struct Running {
     pub dir: RunDir,
     /// The program.
     pub root: Pid,
+    /// A command that takes longer hangs.
+    pub patience: Duration,
     ended: Option<String>,
 }
 
@@ -107,7 +109,7 @@ impl Stage {
         Ok(Self {
             folder: folder.to_owned(),
             ia32: false,
-            runs: 0,
+            patience: STEP,
         })
     }
 
@@ -116,15 +118,15 @@ impl Stage {
         &self.folder
     }
 
-    /// Which program the next runs are of.
-    pub fn set_ia32(&mut self, ia32: bool) {
+    /// Which program the next runs are of, and after how long criu hangs.
+    pub fn set(&mut self, ia32: bool, patience: Duration) {
         self.ia32 = ia32;
+        self.patience = patience;
     }
 
     /// Starts the program, and waits until it is ready.
     pub fn start(&mut self, plan: &Plan) -> Result<Result<Running, NotReady>> {
         self.clear()?;
-        self.runs += 1;
         let dir = RunDir::create(&self.folder.join("run"))?;
         // The program may run as somebody else.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
@@ -144,6 +146,7 @@ impl Stage {
         let mut running = Running {
             dir,
             root,
+            patience: self.patience,
             ended: None,
         };
         running.wait_ready().map(|why| match why {
@@ -223,14 +226,15 @@ impl Running {
             self.reap()?;
             let out = self.dir.read("out");
             for line in out.lines() {
-                if line == "ready" && (!self.dir.file("pid").exists() || self.in_pidns()) {
+                if line == "ready" && !self.is_starter() {
                     return Ok(None);
                 }
                 if line.starts_with("bad plan") || line.starts_with("failed") {
                     return Ok(Some(NotReady::BadPlan(line.to_owned())));
                 }
             }
-            if self.in_pidns() {
+            if self.is_starter() {
+                sleep(TICK);
                 continue;
             }
             if let Some(how) = &self.ended {
@@ -244,17 +248,17 @@ impl Running {
         }
     }
 
-    /// The program is in a pid namespace of its own, and whoever was started has ended: it is known now.
-    fn in_pidns(&mut self) -> bool {
-        let pid = self.dir.read("pid").trim().parse();
-        match pid {
-            Ok(pid) if pid != self.root && self.ended.as_deref() == Some("exited with 0") => {
-                self.root = pid;
-                self.ended = None;
-                true
-            }
-            _ => false,
+    /// Of a program in a pid namespace of its own: it has been started by another, which has not ended yet. When it has,
+    /// the program is known.
+    fn is_starter(&mut self) -> bool {
+        let Ok(pid) = self.dir.read("pid").trim().parse() else {
+            return false;
+        };
+        if pid != self.root && self.ended.as_deref() == Some("exited with 0") {
+            self.root = pid;
+            self.ended = None;
         }
+        pid != self.root
     }
 
     /// The program and its descendants that live.
@@ -315,7 +319,7 @@ impl Running {
     /// keep open.
     pub fn call(&self, command: &mut Command) -> Result<Called> {
         let child = self.begin(command)?;
-        self.await_end(child, STEP)
+        self.await_end(child)
     }
 
     /// Starts a command.
@@ -330,13 +334,13 @@ impl Running {
     }
 
     /// Waits for it.
-    pub fn await_end(&self, mut child: Child, patience: Duration) -> Result<Called> {
+    pub fn await_end(&self, mut child: Child) -> Result<Called> {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait().context("wait")? {
                 break Some(status);
             }
-            if start.elapsed() > patience {
+            if start.elapsed() > self.patience {
                 child.kill().context("kill")?;
                 child.wait().context("wait")?;
                 break None;

@@ -92,8 +92,9 @@ impl Shown {
     }
 }
 
-/// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it.
-pub fn of(with: &Shown, alone: Option<&Shown>) -> Verdict {
+/// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it. With
+/// `mute` criu has been killed: nobody is left to say anything.
+pub fn of(with: &Shown, alone: Option<&Shown>, mute: bool) -> Verdict {
     let alone_same = alone.is_none_or(Shown::is_same);
     if with.hang.is_some() {
         // criu's own: then nobody is worse off.
@@ -110,8 +111,8 @@ pub fn of(with: &Shown, alone: Option<&Shown>) -> Verdict {
         let one = match (with.says(found.about), alone_differs) {
             // The command says what it cannot do: criu has no such thing.
             (true, _) if found.about == About::Command => Verdict::Said,
-            (true, true) => Verdict::Said,
-            (false, true) => Verdict::Silent,
+            (said, true) if said || mute => Verdict::Said,
+            (_, true) => Verdict::Silent,
             (_, false) => Verdict::Worse,
         };
         verdict = verdict.max(one);
@@ -158,15 +159,23 @@ mod tests {
         let timer = differs(About::Timer);
         let said = saying(timer.clone(), "a timer is lost");
         let beside = saying(timer.clone(), "the mask is lost");
-        assert_eq!(of(&same, Some(&timer)), Verdict::Same);
-        assert_eq!(of(&timer, Some(&same)), Verdict::Worse);
-        assert_eq!(of(&said, Some(&same)), Verdict::Worse);
-        assert_eq!(of(&timer, Some(&timer)), Verdict::Silent);
-        assert_eq!(of(&beside, Some(&timer)), Verdict::Silent);
-        assert_eq!(of(&said, Some(&timer)), Verdict::Said);
-        assert_eq!(of(&timer, Some(&differs(About::Call))), Verdict::Worse);
-        assert_eq!(of(&timer, Some(&differs(About::Life))), Verdict::Silent);
-        assert_eq!(of(&timer, None), Verdict::Worse);
+        assert_eq!(of(&same, Some(&timer), false), Verdict::Same);
+        assert_eq!(of(&timer, Some(&same), false), Verdict::Worse);
+        assert_eq!(of(&said, Some(&same), false), Verdict::Worse);
+        assert_eq!(of(&timer, Some(&timer), false), Verdict::Silent);
+        assert_eq!(of(&beside, Some(&timer), false), Verdict::Silent);
+        assert_eq!(of(&said, Some(&timer), false), Verdict::Said);
+        assert_eq!(
+            of(&timer, Some(&differs(About::Call)), false),
+            Verdict::Worse
+        );
+        assert_eq!(
+            of(&timer, Some(&differs(About::Life)), false),
+            Verdict::Silent
+        );
+        assert_eq!(of(&timer, None, false), Verdict::Worse);
+        assert_eq!(of(&timer, Some(&timer), true), Verdict::Said);
+        assert_eq!(of(&timer, Some(&same), true), Verdict::Worse);
     }
 
     #[test]
@@ -182,16 +191,16 @@ mod tests {
         };
         let same = Shown::default();
         let dead = differs(About::Life);
-        assert_eq!(of(&refused(&["why"]), Some(&same)), Verdict::Worse);
-        assert_eq!(of(&refused(&["why"]), Some(&dead)), Verdict::Said);
-        assert_eq!(of(&refused(&[]), Some(&dead)), Verdict::Silent);
-        assert_eq!(of(&refused(&[]), Some(&refused(&[]))), Verdict::Said);
-        assert_eq!(of(&hang, Some(&same)), Verdict::Hang);
-        assert_eq!(of(&hang, Some(&hang)), Verdict::Said);
+        assert_eq!(of(&refused(&["why"]), Some(&same), false), Verdict::Worse);
+        assert_eq!(of(&refused(&["why"]), Some(&dead), false), Verdict::Said);
+        assert_eq!(of(&refused(&[]), Some(&dead), false), Verdict::Silent);
+        assert_eq!(of(&refused(&[]), Some(&refused(&[])), false), Verdict::Said);
+        assert_eq!(of(&hang, Some(&same), false), Verdict::Hang);
+        assert_eq!(of(&hang, Some(&hang), false), Verdict::Said);
         let harmed = Shown {
             refused: Some("criu dump fails".into()),
             ..differs(About::Pending)
         };
-        assert_eq!(of(&harmed, Some(&same)), Verdict::Worse);
+        assert_eq!(of(&harmed, Some(&same), false), Verdict::Worse);
     }
 }

@@ -96,6 +96,19 @@ impl Kind {
         )
     }
 
+    /// Whether the program is restored from images.
+    pub fn restores(self) -> bool {
+        matches!(
+            self,
+            Kind::Restore
+                | Kind::Twice
+                | Kind::Thrice
+                | Kind::Again
+                | Kind::Fault
+                | Kind::KillRestore
+        )
+    }
+
     /// One of these, as a seed wills.
     pub fn draw(random: &mut Rand64, among: &[Kind]) -> Option<Kind> {
         let rows = || Self::ALL.iter().filter(|(kind, ..)| among.contains(kind));

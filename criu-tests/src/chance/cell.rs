@@ -147,13 +147,19 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
     outcome.verdict = verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu);
     outcome.shown = shown;
     if outcome.verdict.is_fault() {
-        for _ in 0..job.again {
+        // What differs in time alone is looked at again in any case.
+        let of_time = outcome.shown.is_of_time();
+        for _ in 0..job.again.max(u32::from(of_time)) {
             outcome.times.1 += 1;
             let again = perform::run(stage, tools, plan, way, With::Plugin, &control)?;
             let again = again.map(|shown| {
                 verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu)
             });
             outcome.times.0 += u32::from(again.is_ok_and(Verdict::is_fault));
+        }
+        if of_time && outcome.times.0 == 1 {
+            outcome.verdict = Verdict::Same;
+            outcome.shown = Shown::default();
         }
     }
     Ok(outcome)
@@ -208,7 +214,7 @@ fn keep(stage: &Stage, job: &Job, name: &str) -> Result<()> {
     fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
     let status = std::process::Command::new("cp")
         .arg("-a")
-        .arg(stage.folder().join("run"))
+        .arg(stage.run())
         .arg(&to)
         .status()
         .context("cp")?;

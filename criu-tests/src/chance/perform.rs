@@ -23,6 +23,8 @@ use crate::criu::Criu;
 use crate::plugin;
 use crate::procfs::{self, Pid};
 
+const SIGCONT: u8 = 18;
+
 /// What there is to run.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -74,8 +76,38 @@ pub fn plan_for(plan: &Plan, way: Way) -> Plan {
         // criu restores a full socket pair with room in it.
         let full = |line: &Line| matches!(line, Line::Wait(wait) if wait.call == Call::Send);
         plan.lines.retain(|line| !full(line));
+        // Nor a process in a user namespace; and without one, others count against its limit.
+        if plan.lines.contains(&Line::Userns) {
+            let out = |line: &Line| matches!(line, Line::Userns | Line::Limit(..));
+            plan.lines.retain(|line| !out(line));
+        }
+    }
+    if way.kind() == Kind::LeaveStopped {
+        plan.lines.retain(|line| !shows_stops(line));
     }
     plan
+}
+
+/// Whether it matters by whom and when a process is stopped and continued: calls that end then, handlers of SIGCONT.
+fn shows_stops(line: &Line) -> bool {
+    match line {
+        Line::Wait(wait) => matches!(
+            wait.call,
+            Call::EpollWait
+                | Call::EpollPwait
+                | Call::EpollPwait2
+                | Call::RtSigtimedwait
+                | Call::Semop
+                | Call::Semtimedop
+                | Call::Recv
+                | Call::Accept
+                | Call::Send
+                | Call::IoGetevents
+                | Call::IoUringEnter
+        ),
+        Line::Act(signal, _) | Line::Later(signal, _) => *signal == SIGCONT,
+        _ => false,
+    }
 }
 
 /// The plan without a checkpoint: its report. `after` is when GO comes.
@@ -351,7 +383,10 @@ impl Performance<'_> {
         }
         if !ok {
             // As the control.
-            return stop_and_continue(running);
+            if let Err(why) = stop_and_continue(running) {
+                self.differs(About::Life, "stopped", format!("{why:#}"));
+            }
+            return Ok(());
         }
         if let Err(why) = stage::stopped(&tree) {
             self.differs(About::Life, "stopped", format!("{why:#}"));

@@ -85,6 +85,8 @@ pub struct Stage {
     folder: PathBuf,
     ia32: bool,
     patience: Duration,
+    /// Runs so far.
+    runs: u32,
 }
 
 /// A run under way.
@@ -110,12 +112,13 @@ impl Stage {
             folder: folder.to_owned(),
             ia32: false,
             patience: STEP,
+            runs: 0,
         })
     }
 
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The folder of the last run.
+    pub fn run(&self) -> PathBuf {
+        self.folder.join(self.runs.to_string())
     }
 
     /// Which program the next runs are of, and after how long criu hangs.
@@ -127,7 +130,10 @@ impl Stage {
     /// Starts the program, and waits until it is ready.
     pub fn start(&mut self, plan: &Plan) -> Result<Result<Running, NotReady>> {
         self.clear()?;
-        let dir = RunDir::create(&self.folder.join("run"))?;
+        let _ = fs::remove_dir_all(self.folder.join(self.runs.to_string()));
+        // A new one each time: criu may have left something mounted in the last.
+        self.runs += 1;
+        let dir = RunDir::create(&self.run())?;
         // The program may run as somebody else.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
         fs::write(dir.file("plan"), plan.to_string())?;

@@ -73,6 +73,19 @@ impl Shown {
         self.differences.is_empty() && self.refused.is_none() && self.hang.is_none()
     }
 
+    /// Only the time is not as in the control.
+    pub fn is_of_time(&self) -> bool {
+        self.refused.is_none()
+            && self.hang.is_none()
+            && self.differences.iter().all(Difference::is_of_time)
+    }
+
+    /// criu does not restore it, and says why.
+    fn not_restored(&self) -> bool {
+        let fails = |found: &Difference| found.found.contains("criu restore fails");
+        self.differences.iter().any(fails)
+    }
+
     /// Whether anything that was said is about this.
     fn says(&self, about: About) -> bool {
         let about = about.words();
@@ -111,6 +124,8 @@ pub fn of(with: &Shown, alone: Option<&Shown>, mute: bool) -> Verdict {
         let one = match (with.says(found.about), alone_differs) {
             // The command says what it cannot do: criu has no such thing.
             (true, _) if found.about == About::Command => Verdict::Said,
+            // What criu does not restore by itself it says in its log.
+            _ if with.not_restored() && alone.is_some_and(Shown::not_restored) => Verdict::Said,
             (said, true) if said || mute => Verdict::Said,
             (_, true) => Verdict::Silent,
             (_, false) => Verdict::Worse,

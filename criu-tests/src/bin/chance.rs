@@ -12,6 +12,7 @@ use clap::Parser;
 use criu_tests::chance::campaign::{self, Campaign, Record, Ways};
 use criu_tests::chance::cell::{self, Alone, Cell};
 use criu_tests::chance::generate;
+use criu_tests::chance::known::Known;
 use criu_tests::chance::plan::Plan;
 use criu_tests::chance::table;
 use criu_tests::chance::ways::{Kind, Way};
@@ -74,6 +75,11 @@ struct Args {
     /// Writes the table into this document
     #[arg(long)]
     markdown: Option<PathBuf>,
+
+    /// A list of seeds that are known to be at fault: the exit code is 1 only for others, whose fault came again when it was
+    /// looked at again
+    #[arg(long)]
+    known: Option<PathBuf>,
 }
 
 fn after_help() -> String {
@@ -186,9 +192,34 @@ fn outside(args: &Args) -> Result<bool> {
             .with_context(|| format!("{}: there is no place for a table", path.display()))?;
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    Ok(!records
-        .iter()
-        .any(|record| record.outcome.verdict.is_fault()))
+    match &args.known {
+        None => Ok(!records
+            .iter()
+            .any(|record| record.outcome.verdict.is_fault())),
+        Some(path) => only_known(path, &records),
+    }
+}
+
+/// Whether all that is at fault is listed.
+fn only_known(path: &Path, records: &[Record]) -> Result<bool> {
+    let read = || fs::read_to_string(path)?.parse::<Known>();
+    let known = read().with_context(|| path.display().to_string())?;
+    for seed in known.outdated(records) {
+        println!(
+            "seed {seed} is not at fault any more: its line can leave {}",
+            path.display()
+        );
+    }
+    let unknown = known.unknown(records);
+    for record in &unknown {
+        println!(
+            "seed {} is not listed in {}: {}",
+            record.seed,
+            path.display(),
+            record.outcome.way
+        );
+    }
+    Ok(unknown.is_empty())
 }
 
 fn say(record: &Record, json: bool) {

@@ -6,11 +6,13 @@
 //! alone does better, and whether what is lost is said.
 //!
 //! [`stage`] is where a plan is carried out, [`perform`] one run of it; [`cell`] a namespace for many runs, [`campaign`]
-//! many seeds, [`minimise`] makes a small case of one that fails, [`table`] says what came out.
+//! many seeds, [`minimise`] makes a small case of one that fails, [`table`] says what came out, and
+//! [`known`] which seeds are known to fail.
 
 pub mod campaign;
 pub mod cell;
 pub mod generate;
+pub mod known;
 pub mod minimise;
 pub mod oracle;
 pub mod perform;

@@ -17,7 +17,7 @@ use crate::fault::{self, Point};
 use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
-use crate::state::queues::is_timers;
+use crate::state::queues::{is_fault, is_timers};
 use crate::state::{PendingLimit, Queue, Site};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
@@ -68,6 +68,7 @@ const ARRIVALS: u64 = 64;
 /// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now.
 pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) -> Result<Plan> {
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
+    // Such a one is taken for the fault of what CRIU runs inside the thread, which stops by a trap.
     let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
     let fault = state.threads.iter().any(is_fault);
     // Every entry counts against the limit of its process, together with all others of the same user.
@@ -115,12 +116,6 @@ fn no_room(why: &TakenOut, limit: Rlimit) -> Error {
     )
 }
 
-/// A signal of the kernel's for a fault of this thread. Such a one is taken for the fault of what CRIU runs inside
-/// the thread, which stops by a trap (`SYNCHRONOUS_MASK`, kernel/signal.c: delivered before all others).
-fn is_fault(info: &Siginfo) -> bool {
-    info.code() > 0 && number(info).is_some_and(SigNo::is_synchronous)
-}
-
 /// Is a SIGTRAP pending for the process or one of its threads?
 ///
 /// # Errors
@@ -159,7 +154,7 @@ impl Custody {
     ///
     /// `state` is what was captured; with `deep` it has no queue entries, and they are found on the way. In the
     /// latter case they are in the guardian's hands before they are taken out, else they have to be on disk. `earlier` is
-    /// what is in custody of this process already, `others` all that is.
+    /// what is in custody of this process already.
     ///
     /// # Errors
     /// If anything could not be taken out. What has been is back then, or the error says that it is not and the
@@ -169,9 +164,7 @@ impl Custody {
         state: ProcessState,
         deep: bool,
         earlier: &[Custody],
-        others: &[&Custody],
     ) -> Result<Custody> {
-        let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
         let inner = || {
             let mut taken = ProcessState {
                 timers: Vec::new(),
@@ -191,7 +184,7 @@ impl Custody {
                     .iter()
                     .for_each(|custody| custody.add_to(&mut taken));
             }
-            let guardian = Guardian::start(stopped.pid(), &taken, &others)?;
+            let guardian = Guardian::start(stopped.pid(), &taken)?;
             let mut custody = Custody {
                 state,
                 taken,
@@ -216,7 +209,7 @@ impl Custody {
     /// # Errors
     /// If the process could not be stopped, or the signal not be taken out: it is then still there, or the error
     /// says otherwise and the guardian has it when this process ends.
-    pub fn take_trap(pid: Pid, others: &[&Custody]) -> Result<Custody> {
+    pub fn take_trap(pid: Pid) -> Result<Custody> {
         let inner = || {
             let limit = proc::rlimit_sigpending(pid)?;
             let queued = SignalStatus::read(pid, Tid::from(pid))?.queued;
@@ -226,7 +219,7 @@ impl Custody {
             let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
             let threads = stopped.threads().to_vec();
-            let custody = Custody::take_trap_of(&stopped, others);
+            let custody = Custody::take_trap_of(&stopped);
             // They are let go all the same, and what is in custody is not to be lost for it.
             if let Err(e) = stopped.release() {
                 log::warn!("{e}");
@@ -241,7 +234,7 @@ impl Custody {
         inner().map_err(|e: Error| e.during(Phase::Capture, pid))
     }
 
-    fn take_trap_of(stopped: &StoppedProcess<ByUs>, others: &[&Custody]) -> Result<Custody> {
+    fn take_trap_of(stopped: &StoppedProcess<ByUs>) -> Result<Custody> {
         let (before, deep) = capture::unless_deeper(stopped, CHUNK)?;
         let mut taken = before.clone();
         taken.timers.clear();
@@ -257,7 +250,7 @@ impl Custody {
                 injector: &mut injector,
                 tid,
             };
-            *pending = queue.only(&site, SigNo::TRAP)?;
+            *pending = queue.trap(&site)?;
         }
         // A bit goes back under a limit that leaves no room for a siginfo.
         if taken
@@ -269,8 +262,7 @@ impl Custody {
                 tid: stopped.leader(),
             })?;
         }
-        let others: Vec<&Guardian> = others.iter().map(|other| &other.guardian).collect();
-        let guardian = Guardian::start(stopped.pid(), &taken, &others)?;
+        let guardian = Guardian::start(stopped.pid(), &taken)?;
         let mut custody = Custody {
             state: taken.clone(),
             taken,
@@ -296,7 +288,7 @@ impl Custody {
         let whole = || fault::point(Point::CustodyWhole);
         match taken.and(cleared).and_then(|()| whole()) {
             Ok(()) => {
-                custody.changes = changes_but_trap(stopped, before, deep);
+                custody.changes = changes_but_trap(stopped, before, &custody.taken, deep);
                 Ok(custody)
             }
             Err(e) => Err(match custody.give_back(stopped) {
@@ -487,17 +479,19 @@ impl Custody {
     }
 }
 
-/// Compares the process with what it was before SIGTRAP was taken out.
+/// Compares the process with what it was before SIGTRAP was taken out, and what goes along with it.
 fn changes_but_trap<Owner>(
     stopped: &StoppedProcess<Owner>,
     mut before: ProcessState,
+    taken: &ProcessState,
     deep: bool,
 ) -> Vec<String> {
-    for pending in before.queues_mut() {
-        pending.bits.remove(SigNo::TRAP);
+    // Each number was taken out as a whole.
+    for (pending, out) in before.queues_mut().zip(taken.queues()) {
+        pending.bits = pending.bits.difference(out.bits);
         pending
             .queue
-            .retain(|info| info.signo() != SigNo::TRAP.get());
+            .retain(|info| number(info).is_some_and(|signo| !out.bits.contains(signo)));
     }
     let said = |(difference, done)| format!("by taking out SIGTRAP: {difference}: {done}");
     match restore::untouched(stopped, &before, deep) {

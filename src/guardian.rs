@@ -3,14 +3,16 @@
 //! It is forked before the first signal is taken out, knows all that is, and does nothing as long as its link to
 //! the parent holds. If the link breaks without the parent having said that all is done, the parent is gone: the
 //! kernel has let its tracees go, they run, and the guardian stops them itself and queues what they lack, before
-//! what has arrived since.
+//! what has arrived since. Where the trap that ends CRIU's own code has made an ignored SIGTRAP SIG_DFL, it is ignored
+//! again.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
+use criu_signals_images::{Pending, Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
 use nix::errno::Errno;
 
 use crate::companion;
@@ -34,38 +36,66 @@ const DONE: u8 = b'd';
 /// Kind, whether shared, tid, number of siginfos.
 const HEADER: usize = 10;
 
+/// The parent's ends of all guardians that run. A guardian must not keep those of others open, or they would not notice
+/// that the parent is gone.
+static LINKS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+fn with_links<T>(work: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
+    work(&mut LINKS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// The parent's end.
 #[derive(Debug)]
 pub struct Guardian {
     link: UnixStream,
 }
 
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        with_links(|links| links.retain(|&link| link != self.link.as_raw_fd()));
+    }
+}
+
 impl Guardian {
-    /// Starts a guardian for `pid`, which knows `state`. `others` are the guardians that run already: it must not
-    /// keep their links open.
+    /// Starts a guardian for `pid`, which knows `state`.
     ///
     /// The caller's process must have one thread: the guardian goes on in a copy of it.
     ///
     /// # Errors
     /// If there can be no further process, or `pid` is gone.
-    pub fn start(pid: Pid, state: &ProcessState, others: &[&Guardian]) -> Result<Guardian> {
+    pub fn start(pid: Pid, state: &ProcessState) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
         // Its copy of the descriptor is what it goes by: the number may be another's when criu is gone.
         let held = PidFd::open(pid)?;
         fault::point(Point::GuardianForking)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let foreign: Vec<RawFd> = others
-            .iter()
-            .map(|other| other.link.as_raw_fd())
-            .chain([ours.as_raw_fd()])
-            .collect();
+        let foreign = with_links(|links| {
+            links.push(ours.as_raw_fd());
+            links.clone()
+        });
+        let guardian = Guardian { link: ours };
         companion::start(
             c"signals-guard",
             "start the guardian",
             &foreign,
             move || watch(theirs, &held, state.clone()),
         )?;
-        Ok(Guardian { link: ours })
+        Ok(guardian)
+    }
+
+    /// As [`start`](Self::start), for a process of which nothing is taken out, and which ignores SIGTRAP.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn of_trap(pid: Pid, state: &ProcessState) -> Result<Guardian> {
+        let mut state = ProcessState {
+            timers: Vec::new(),
+            ..state.clone()
+        };
+        state
+            .queues_mut()
+            .for_each(|pending| *pending = Pending::default());
+        Guardian::start(pid, &state)
     }
 
     /// Tells the guardian what is about to be taken out, which it did not know when it was started.
@@ -134,7 +164,9 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState) -> i32 {
     }
     match rescue(held, &state) {
         Ok(count) => {
-            log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
+            if holds_any(&state) {
+                log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
+            }
             0
         }
         Err(e) if e.is_died() && is_gone(held) => {
@@ -217,6 +249,24 @@ fn is_gone(held: &PidFd) -> bool {
     held.check().is_err() || proc::is_gone(held.pid())
 }
 
+fn holds_any(state: &ProcessState) -> bool {
+    state.queues().any(|pending| *pending != Pending::default())
+}
+
+fn put_back(stopped: &StoppedProcess<ByUs>, state: &ProcessState) -> Result<usize> {
+    // First: a signal that becomes ignored is taken out of all queues (do_sigaction).
+    if restore::ignore_trap_again(stopped, state)? {
+        log::error!(
+            "pid {}: criu is gone; SIGTRAP, which the process ignored before criu's trap, is ignored again",
+            stopped.pid()
+        );
+    }
+    if !holds_any(state) {
+        return Ok(0);
+    }
+    restore::give_back(stopped, state)
+}
+
 /// `None`: it is traced still.
 fn try_rescue(held: &PidFd, state: &ProcessState, deadline: Instant) -> Result<Option<usize>> {
     let _budget = Budget::of_process();
@@ -230,7 +280,7 @@ fn try_rescue(held: &PidFd, state: &ProcessState, deadline: Instant) -> Result<O
         seized => seized?,
     };
     let result = fault::point(Point::RescueSeized)
-        .and_then(|()| restore::give_back(&stopped, state))
+        .and_then(|()| put_back(&stopped, state))
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
     stopped.release()?;
     result.map(Some)

@@ -20,7 +20,7 @@ pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "engine")]
-mod guardian;
+pub mod guardian;
 #[cfg(feature = "engine")]
 pub mod let_go;
 #[cfg(feature = "engine")]

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Pending, Pid, ProcessState, Rlimit, RunState, SigNo, SigSet, Siginfo, ThreadState,
-    Tid, TimerEntry, compare,
+    Difference, Disposition, Pending, Pid, ProcessState, Rlimit, RunState, SigNo, SigSet, Siginfo,
+    ThreadState, Tid, TimerEntry, compare,
 };
 
 use crate::capture;
@@ -463,6 +463,40 @@ fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
         }
     }
     wanted
+}
+
+/// Has a process that ignored SIGTRAP ignore it again, where the trap that ends CRIU's own code has made that SIG_DFL
+/// (force_sig). What the program itself has changed since stays. Returns whether anything was to be done.
+///
+/// # Errors
+/// The first thing that failed.
+pub fn ignore_trap_again<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &ProcessState,
+) -> Result<bool> {
+    let was = state.dispositions[SigNo::TRAP];
+    if !was.is_ignored() {
+        return Ok(false);
+    }
+    let mut found = capture::expecting(stopped, Phase::Replay, state)?;
+    let now = found.dispositions[SigNo::TRAP];
+    // The kernel changes nothing else of it; a program that sets SIG_DFL as a rule does.
+    if now
+        != (Disposition {
+            handler: Disposition::DEFAULT.handler,
+            ..was
+        })
+    {
+        return Ok(false);
+    }
+    let mut wanted = found.clone();
+    wanted.dispositions[SigNo::TRAP] = was;
+    let only = Extent::Only(Step::Dispositions);
+    let mut errors = put_back(stopped, &wanted, &found, only);
+    // What has become ignored is gone from the queues.
+    found.timers.clear();
+    errors.extend(give_back(stopped, &found).err());
+    errors.into_iter().next().map_or(Ok(true), Err)
 }
 
 /// The process as it is now, with the stop that CRIU has queued counted as entered.

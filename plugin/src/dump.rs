@@ -11,6 +11,7 @@ use criu_signals::criu::{HookError, Host, Inventory, contain};
 use criu_signals::custody::{self, Custody};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
+use criu_signals::guardian::Guardian;
 use criu_signals::images::criu_files::Owner;
 use criu_signals::images::{
     Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, image,
@@ -72,7 +73,7 @@ pub struct Dump {
     timerfds: bool,
     /// Processes that ignore SIGTRAP. The trap that ends CRIU's own code in them makes that SIG_DFL (force_sig), and
     /// CRIU looks at dispositions only after the first of them.
-    trap_ignored: Vec<(Pid, ProcessState)>,
+    trap_ignored: Vec<TrapIgnored>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
     /// Threads that waited when they had not been stopped yet.
@@ -317,7 +318,7 @@ impl Dump {
             state
         };
         if state.dispositions[SigNo::TRAP].is_ignored() {
-            self.trap_ignored.push((pid, state.clone()));
+            self.trap_ignored.push(TrapIgnored::watched(pid, &state));
         }
         // From here on CRIU goes by what it finds.
         fault::point(Point::HandingOver)?;
@@ -441,9 +442,8 @@ impl Dump {
         if !deep {
             self.write(pid, state.clone())?;
         }
-        let others: Vec<&Custody> = self.custody.values().flatten().collect();
         let earlier = self.custody.get(&pid).map_or(&[][..], Vec::as_slice);
-        let custody = Custody::take(stopped, state, deep, earlier, &others)?;
+        let custody = Custody::take(stopped, state, deep, earlier)?;
         let mut all = custody.state().clone();
         let held = self.custody.entry(pid).or_default();
         if deep {
@@ -463,14 +463,13 @@ impl Dump {
         if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
             return;
         }
-        let others: Vec<&Custody> = self.custody.values().flatten().collect();
         let why = TakenOut::Trap.to_string();
         let take = || {
             if !custody::trap_is_pending(pid)? {
                 return Ok(None);
             }
             self.may_take_out(&why)?;
-            Custody::take_trap(pid, &others).map(Some)
+            Custody::take_trap(pid).map(Some)
         };
         match take() {
             Ok(None) => {}
@@ -549,13 +548,9 @@ impl Dump {
     fn give_back_dispositions(&mut self) {
         self.passing(Point::DumpEnd);
         // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
-        for (pid, state) in &self.trap_ignored {
+        for one in self.trap_ignored.drain(..) {
             let _budget = Budget::of_process();
-            let errors = match StoppedProcess::<ByHost>::of_host(*pid) {
-                Ok(stopped) => restore::dispositions(&stopped, state),
-                Err(e) => vec![e.during(Phase::Replay, *pid)],
-            };
-            for error in errors.iter().filter(|e| !e.is_died()) {
+            for error in one.give_back().iter().filter(|e| !e.is_died()) {
                 self.recorder.error(error.to_string());
             }
         }
@@ -703,7 +698,9 @@ impl Dump {
     /// Processes that have been stopped ever since they were captured, and in which signals are in custody or dispositions
     /// have been put back.
     fn touched(&self) -> HashMap<Pid, ProcessState> {
-        let mut touched: HashMap<Pid, ProcessState> = self.trap_ignored.iter().cloned().collect();
+        let ignored = self.trap_ignored.iter();
+        let mut touched: HashMap<Pid, ProcessState> =
+            ignored.map(|one| (one.pid, one.state.clone())).collect();
         for (&pid, custody) in &self.custody {
             let states = custody.iter().filter_map(Custody::state_while_stopped);
             touched.extend(states.map(|state| (pid, state.clone())));
@@ -757,6 +754,52 @@ impl Dump {
                 )),
             }
         }
+    }
+}
+
+/// A process that ignores SIGTRAP.
+struct TrapIgnored {
+    pid: Pid,
+    state: ProcessState,
+    /// Who sees to it if criu ends before.
+    guardian: Option<Guardian>,
+}
+
+impl TrapIgnored {
+    /// CRIU's own code runs in the process next.
+    fn watched(pid: Pid, state: &ProcessState) -> TrapIgnored {
+        let guardian = Guardian::of_trap(pid, state).map_err(|e| {
+            let e = e.during(Phase::Capture, pid);
+            log::warn!(
+                "{e}: if criu is killed, SIGTRAP, which the process ignores, may be SIG_DFL in it"
+            );
+        });
+        TrapIgnored {
+            pid,
+            state: state.clone(),
+            guardian: guardian.ok(),
+        }
+    }
+
+    /// Returns what failed; then the guardian tries again when criu has ended.
+    fn give_back(self) -> Vec<Error> {
+        let errors = match StoppedProcess::<ByHost>::of_host(self.pid) {
+            Ok(stopped) => restore::dispositions(&stopped, &self.state),
+            Err(e) => vec![e.during(Phase::Replay, self.pid)],
+        };
+        match self.guardian {
+            Some(guardian) if errors.is_empty() => {
+                if let Err(e) = guardian.dismiss() {
+                    log::warn!(
+                        "pid {}: dispositions are back, but the guardian was gone: {e}",
+                        self.pid
+                    );
+                }
+            }
+            // Until this process ends.
+            guardian => std::mem::forget(guardian),
+        }
+        errors
     }
 }
 

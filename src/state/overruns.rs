@@ -114,7 +114,8 @@ fn alone(state: &ProcessState, timer: &PosixTimer) -> Option<(Tid, Queue)> {
     let (thread, queues, which) = match timer.thread() {
         Some(id) => {
             let thread = state.threads.iter().find(|t| t.ids.innermost() == id)?;
-            (thread, vec![&thread.pending], Queue::Private)
+            // The kernel may drop the entry, and then gives the first of the shared queue.
+            (thread, vec![&thread.pending, &state.shared], Queue::Private)
         }
         None => (leader, vec![&leader.pending, &state.shared], Queue::Shared),
     };
@@ -376,9 +377,11 @@ mod tests {
         assert_eq!(at(&process(&[own()], &[kill()], &[]), &pending), None);
 
         let directed = timer(Notify::Thread(8), TimerEntry::Pending);
+        assert_eq!(at(&process(&[], &[], &[own()]), &directed), Tid::new(8));
         assert_eq!(
             at(&process(&[kill()], &[], &[own()]), &directed),
-            Tid::new(8)
+            None,
+            "if the kernel drops the entry, the shared one comes"
         );
         assert_eq!(at(&process(&[], &[], &[own(), kill()]), &directed), None);
 

@@ -88,12 +88,18 @@ impl Kind for SharedQueue {
         if Queue::Shared.is_head_of(site, wanted)? {
             return Queue::Shared.make(site, wanted);
         }
-        // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back.
+        let found = Queue::Shared.read(site, usize::MAX)?;
+        if Queue::Shared.set_whole(site, &found, wanted)? {
+            return Ok(());
+        }
+        // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever
+        // has failed.
         let private = Queue::Private.read(site, usize::MAX)?;
-        Queue::Private.make(site, &Pending::default())?;
-        let shared = Queue::Shared.make(site, wanted);
-        Queue::Private.make(site, &private)?;
-        shared
+        let shared = Queue::Private
+            .make(site, &Pending::default())
+            .and_then(|()| Queue::Shared.make(site, wanted));
+        let back = Queue::Private.make(site, &private);
+        shared.and(back)
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
@@ -191,6 +197,9 @@ impl Queue {
             Cow::Borrowed(&wanted.queue[have..])
         } else {
             let found = self.read(site, usize::MAX)?;
+            if self.set_whole(site, &found, wanted)? {
+                return Ok(());
+            }
             let (wrong, missing) = plan(&found.queue, &wanted.queue);
             self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
@@ -304,6 +313,25 @@ impl Queue {
         Ok(())
     }
 
+    /// As [`set`](Self::set), where that can be done. False: it cannot, and nothing has been changed.
+    ///
+    /// Whoever makes a queue another one holds only what he puts in: what is out for a moment, and is the program's own, is
+    /// in nobody's hands but the thread's.
+    fn set_whole<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        found: &Pending,
+        wanted: &Pending,
+    ) -> Result<bool> {
+        match self.set(site, found, wanted) {
+            Err(e) if matches!(e.cause(), Cause::Refused(_)) => {
+                log::debug!("tid {}: {e}: piece by piece", site.tid);
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        }
+    }
+
     /// rt_sigtimedwait takes from the thread's private queue first: what of the leader's has to be out of the way of
     /// these numbers in the shared queue. All of it, so that its order stays; but entries of timers do not move.
     fn in_the_way<Owner>(self, site: &Site<'_, '_, Owner>, numbers: SigSet) -> Result<Pending> {
@@ -320,17 +348,28 @@ impl Queue {
         Ok(private)
     }
 
-    /// What of one number is in the queue.
+    /// What of SIGTRAP is in the queue, and with it, of a thread's own, all that must keep its order with that.
     ///
     /// # Errors
     /// If the thread is gone.
-    pub fn only<Owner>(self, site: &Site<'_, '_, Owner>, signo: SigNo) -> Result<Pending> {
+    pub fn trap<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<Pending> {
         let mut pending = Pending::default();
-        if self.bits(site)?.contains(signo) {
-            pending.bits.insert(signo);
-            pending.queue = self.peek(site.tid, 0, usize::MAX)?;
-            pending.queue.retain(|info| info.signo() == signo.get());
+        if !self.bits(site)?.contains(SigNo::TRAP) {
+            return Ok(pending);
         }
+        pending.queue = self.peek(site.tid, 0, usize::MAX)?;
+        let of_timers: SigSet = signos_of(pending.queue.iter().filter(|info| is_timers(info)));
+        let is_trap = |info: &Siginfo| info.signo() == SigNo::TRAP.get();
+        let goes_along = |info: &Siginfo| {
+            let signo = SigNo::new(info.signo());
+            self == Queue::Private
+                && is_fault(info)
+                && signo.is_some_and(|s| !of_timers.contains(s))
+        };
+        pending
+            .queue
+            .retain(|info| is_trap(info) || goes_along(info));
+        pending.bits = pending.queued().with(SigNo::TRAP);
         Ok(pending)
     }
 
@@ -799,7 +838,16 @@ fn plan(found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
     let (have, want) = (by_number(found), by_number(wanted));
     let none = Vec::new();
     let is_right = |signo: &i32| want.get(signo).unwrap_or(&none).starts_with(&have[signo]);
-    let (right, wrong): (Vec<i32>, Vec<i32>) = have.keys().copied().partition(is_right);
+    let faults_are_right = !have.contains_key(&FAULTS) || is_right(&FAULTS);
+    let is_fault_in = |signo: &i32| {
+        let faults = have.get(&FAULTS).unwrap_or(&none);
+        faults.iter().any(|info| info.signo() == *signo)
+    };
+    let (right, wrong): (Vec<i32>, Vec<i32>) = have
+        .keys()
+        .copied()
+        .filter(|&signo| signo != FAULTS)
+        .partition(|signo| is_right(signo) && (faults_are_right || !is_fault_in(signo)));
     let out = found.iter().filter(|info| wrong.contains(&info.signo()));
     let mut skip: HashMap<i32, usize> = right
         .iter()
@@ -822,13 +870,25 @@ pub(crate) fn same_by_number(a: &[Siginfo], b: &[Siginfo]) -> bool {
     a.len() == b.len() && (a == b || by_number(a) == by_number(b))
 }
 
+/// Under which those of all numbers are that [`is_fault`] is true of.
+const FAULTS: i32 = 0;
+
 /// The entries of each number, in their order.
 fn by_number(infos: &[Siginfo]) -> HashMap<i32, Vec<Siginfo>> {
     let mut numbers: HashMap<i32, Vec<Siginfo>> = HashMap::new();
     for info in infos {
         numbers.entry(info.signo()).or_default().push(*info);
+        if is_fault(info) {
+            numbers.entry(FAULTS).or_default().push(*info);
+        }
     }
     numbers
+}
+
+/// A signal of the kernel's for a fault of the thread. Of those in a thread's own queue the first in the list is delivered
+/// first, whatever its number is (`dequeue_synchronous_signal`, kernel/signal.c).
+pub(crate) fn is_fault(info: &Siginfo) -> bool {
+    info.code() > 0 && SigNo::new(info.signo()).is_some_and(SigNo::is_synchronous)
 }
 
 /// Is it, or does it look like, the entry of a POSIX timer?
@@ -837,10 +897,11 @@ pub(crate) fn is_timers(info: &Siginfo) -> bool {
 }
 
 fn signos(infos: &[Siginfo]) -> SigSet {
-    infos
-        .iter()
-        .filter_map(|info| SigNo::new(info.signo()))
-        .collect()
+    signos_of(infos.iter())
+}
+
+fn signos_of<'i>(infos: impl Iterator<Item = &'i Siginfo>) -> SigSet {
+    infos.filter_map(|info| SigNo::new(info.signo())).collect()
 }
 
 /// What a queue must hold after a restore: what was pending at the dump, in its order, and behind it what has
@@ -985,6 +1046,41 @@ mod tests {
             plan(&[timers, b], &[c, a, timers, b]),
             (vec![b], vec![c, a, b])
         );
+    }
+
+    #[test]
+    fn those_that_come_first_keep_their_order() {
+        let fault = |signo: SigNo| {
+            Siginfo::from_fields(
+                signo.get(),
+                0,
+                2,
+                &Fields::Value {
+                    pid: 0,
+                    uid: 0,
+                    value: 0,
+                },
+            )
+        };
+        let fields = Fields::Timer {
+            id: 1,
+            overrun: 0,
+            value: 0,
+            sys_private: 0,
+        };
+        let timers = Siginfo::from_fields(rt(3).get(), 0, SI_TIMER, &fields);
+        let (trap, fpe) = (fault(SigNo::TRAP), fault(SigNo::FPE));
+        let sent = info(SigNo::SEGV, 1);
+        assert_eq!(
+            plan(&[timers, sent, fpe], &[trap, timers, sent, fpe]),
+            (vec![fpe], vec![trap, fpe])
+        );
+        assert_eq!(
+            plan(&[timers, trap], &[trap, timers, sent, fpe]),
+            (vec![], vec![sent, fpe])
+        );
+        assert_ne!(by_number(&[trap, fpe]), by_number(&[fpe, trap]));
+        assert_eq!(by_number(&[sent, fpe]), by_number(&[fpe, sent]));
     }
 
     #[test]

@@ -129,8 +129,6 @@ int main(int argc, char **argv)
 		case_22(0);
 	if (gap_is("22-status"))
 		case_22_ended((int[]){ 0, 127, 128, 163, 255, -SIGKILL }, 6);
-	if (gap_is("22-rtmax"))
-		case_22_ended((int[]){ -SIGRTMAX }, 1);
 	if (gap_is("23"))
 		case_23();
 	gap_die("no such sub-case");

@@ -9,18 +9,24 @@
 
 #define INTERVAL 40
 
-static int create(int sig, int value)
+static int create_for(int notify, int sig, int value)
 {
 	struct sigevent event;
 	int id;
 
 	memset(&event, 0, sizeof(event));
-	event.sigev_notify = SIGEV_SIGNAL;
+	event.sigev_notify = notify;
+	event._sigev_un._tid = notify == SIGEV_THREAD_ID ? gap_tid() : 0;
 	event.sigev_signo = sig;
 	event.sigev_value.sival_int = value;
 	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
 		gap_die("timer_create: %m");
 	return id;
+}
+
+static int create(int sig, int value)
+{
+	return create_for(SIGEV_SIGNAL, sig, value);
 }
 
 static void arm(int id, int first_ms, int interval_ms)
@@ -109,6 +115,25 @@ int main(int argc, char **argv)
 		id = create(SIGUSR1, 1);
 		arm(id, 1, 0);
 		gap_sleep(20);
+		gap_checkpoint();
+		gap_say_queue(ALL);
+	} else if (gap_is("9-gone") || gap_is("9-gone-thread")) {
+		/* The entry is left behind, and nobody gets it. While it is there, it holds the place of its number. */
+		id = create_for(gap_is("9-gone") ? SIGEV_SIGNAL : SIGEV_THREAD_ID, SIGUSR1, 1);
+		arm(id, 1, 0);
+		gap_sleep(20);
+		syscall(SYS_timer_delete, id);
+		gap_checkpoint();
+		gap_say_queue(ALL);
+	} else if (gap_is("9-forged")) {
+		/* As the kernel makes it, but somebody's: delivered. */
+		memset(&info, 0, sizeof(info));
+		info.si_signo = SIGUSR1;
+		info.si_code = SI_TIMER;
+		info.si_timerid = 1;
+		info.si_value.sival_int = 1;
+		if (syscall(SYS_rt_sigqueueinfo, getpid(), SIGUSR1, &info))
+			gap_die("rt_sigqueueinfo: %m");
 		gap_checkpoint();
 		gap_say_queue(ALL);
 	} else if (gap_is("9-later")) {

@@ -14,13 +14,14 @@ use criu_signals::fault::{self, Point};
 use criu_signals::guardian::Guardian;
 use criu_signals::images::criu_files::Owner;
 use criu_signals::images::{
-    Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, image,
+    Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, Tid, image,
 };
 use criu_signals::let_go::{self, LetGo};
 use criu_signals::record::Corrected;
 use criu_signals::report::{Outcome, Process, Stage};
 use criu_signals::restore::Done;
 use criu_signals::state::asleep::{self, Asleep};
+use criu_signals::state::dropped::{self, Dropped, Found};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::{cpu_clocks, overruns, owners};
 use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
@@ -76,6 +77,8 @@ pub struct Dump {
     trap_ignored: Vec<TrapIgnored>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.
     handed_over: Vec<HandedOver>,
+    /// Entries of timers that are gone, and the threads whose queues they were in.
+    dropped: Vec<(Pid, Dropped, Option<Tid>)>,
     /// Threads that waited when they had not been stopped yet.
     asleep: HashMap<Pid, Vec<Asleep>>,
     /// The processes, as criu sees them.
@@ -138,6 +141,7 @@ impl Dump {
             timerfds: false,
             trap_ignored: Vec::new(),
             handed_over: Vec::new(),
+            dropped: Vec::new(),
             asleep: HashMap::new(),
             handed: Vec::new(),
             notices: Notices::default(),
@@ -383,6 +387,9 @@ impl Dump {
         state: &mut ProcessState,
         deep: bool,
     ) -> Result<()> {
+        if !deep && self.settings.take_out != TakeOut::Never {
+            self.look_for_dropped(stopped, state)?;
+        }
         if state.timers.is_empty() {
             return Ok(());
         }
@@ -411,6 +418,27 @@ impl Dump {
                 .push((state.ids.innermost(), state.timers.clone()));
         }
         Ok(())
+    }
+
+    /// Entries of timers that are gone. What the kernel drops is not to be in CRIU's images.
+    fn look_for_dropped(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        state: &mut ProcessState,
+    ) -> Result<()> {
+        let pid = stopped.pid();
+        let Found { dropped, unclear } = dropped::find(stopped, state)?;
+        for one in dropped {
+            self.notices
+                .note(Notice::Timer, &timers::dropped(pid, state, &one));
+            let thread = one.thread.and_then(|id| {
+                let mut threads = state.threads.iter();
+                threads.find(|thread| thread.ids.innermost() == id)
+            });
+            self.dropped.push((pid, one, thread.map(|t| t.tid())));
+        }
+        let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
+        self.say_or_refuse(unclear.collect::<Vec<_>>())
     }
 
     /// The ids of the dumped processes that are in the same pid namespace as `process`, in that namespace.
@@ -522,6 +550,7 @@ impl Dump {
         self.step("compare what was touched", |dump| {
             dump.expect_untouched(&touched)
         });
+        self.step("give back entries of timers", Dump::make_dropped_again);
         self.step("give back system calls", Dump::give_back_calls);
         self.step("give back stops", Dump::give_back_stops);
         self.step("look after stopped processes", |dump| {
@@ -732,6 +761,20 @@ impl Dump {
                     "{}: whether it is as it was before the dump is not known",
                     e.during(Phase::Verify, pid)
                 )),
+            }
+        }
+    }
+
+    /// A process that runs on finds pending what it would have found.
+    fn make_dropped_again(&mut self) {
+        for (pid, one, thread) in self.dropped.drain(..) {
+            let _budget = Budget::of_process();
+            let made = StoppedProcess::<ByHost>::of_host(pid)
+                .and_then(|stopped| dropped::make_again(&stopped, &one, thread));
+            if let Err(e) = made
+                && !e.is_died()
+            {
+                log::warn!("{e}: {} is not shown as pending any more", one.signo);
             }
         }
     }

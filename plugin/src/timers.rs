@@ -3,6 +3,7 @@
 use criu_signals::error::Result;
 use criu_signals::images::{Notify, Pid, ProcessState};
 use criu_signals::state::cpu_clocks::{self, Unclear};
+use criu_signals::state::dropped::Dropped;
 use criu_signals::state::overruns::{self, Uncounted};
 use criu_signals::state::timers;
 
@@ -99,6 +100,25 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
         saying(Notice::Overruns, pid, process, id, &what, LET_IT_COME)
     };
     periodic.map(|timer| say(timer.id)).collect()
+}
+
+/// An entry that the kernel drops. Nothing that anybody would have got is lost: it is worth a note.
+pub fn dropped(pid: Pid, process: &ProcessState, dropped: &Dropped) -> String {
+    format!(
+        "pid {pid} ({}): timer {} is gone, and the entry that it has left pending in {} is dropped by the kernel as soon as the \
+         signal is looked for: after a restore it is not there",
+        process.comm, dropped.timer, dropped.signo
+    )
+}
+
+/// One of which there is no telling.
+pub fn perhaps(pid: Pid, process: &ProcessState, entry: &Dropped) -> Saying {
+    let what = format!(
+        "it is gone, and an entry of {} is pending that it may have left. The kernel drops such a one, and there is no telling, \
+         as other signals of its number are pending: after a restore it is delivered",
+        entry.signo
+    );
+    saying(Notice::Timer, pid, process, entry.timer, &what, LET_IT_COME)
 }
 
 /// The `why` of [`not_counted`] where the settings have it so.

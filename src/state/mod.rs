@@ -4,6 +4,7 @@ mod altstack;
 pub mod asleep;
 pub mod cpu_clocks;
 mod dispositions;
+pub mod dropped;
 pub(crate) mod in_handler;
 pub mod interrupted;
 pub mod itimers;

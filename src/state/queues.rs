@@ -8,11 +8,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 use nix::errno::Errno;
 
-use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
-
-use super::{Kind, PendingLimit, Site, put_back};
+use super::{Kind, PendingLimit, Site, exactly, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Outcome, ptrace};
@@ -570,6 +569,45 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Does the kernel deliver this entry, which is the only one of its number? It is asked for; what was delivered is queued
+    /// again, as the last, in the same batch, which a thread that has begun it ends. What the kernel drops is gone.
+    ///
+    /// # Errors
+    /// If the entry was taken out and could not be queued again.
+    pub(super) fn delivers<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        info: &Siginfo,
+    ) -> Result<bool> {
+        let Some(signo) = SigNo::new(info.signo()) else {
+            return Ok(true);
+        };
+        let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
+        let limit = PendingLimit::capture(site)?;
+        let leader = self.leader_in_namespace(site)?;
+        let name = self.names().with(info.signo());
+        let soft = limit.hard;
+        let calls = [
+            PendingLimit::call(Rlimit { soft, ..limit }),
+            take_one(signo),
+            self.queue_one(leader, ids.innermost(), info, name),
+            PendingLimit::call(limit),
+        ];
+        let outcomes = site.injector.run_whole(site.tid, &calls);
+        put_back::<PendingLimit, _>(site, &limit)?;
+        let [_, taken, queued, _] = exactly(outcomes?)?;
+        if taken.errno() == Some(Errno::EAGAIN) {
+            // What was queued in its stead.
+            if queued.check().is_ok() {
+                site.injector.run(site.tid, &[take_one(signo)])?;
+            }
+            return Ok(false);
+        }
+        taken.check()?;
+        queued.check()?;
+        Ok(true)
     }
 
     /// Pending bits without siginfo: queued again where there is no room for one. The limit that leaves none is there for

@@ -92,6 +92,14 @@ pub const SCENARIOS: &[Scenario] = &[
         said: Some("not kept: overrun=1"),
         ..Scenario::new("timer_overruns")
     },
+    // Both counts can't be had at the restore; what is left running keeps both.
+    Scenario {
+        alone: Expect::Fails("timer_getoverrun, expected that of the delivery before"),
+        plugin: Expect::Fails("timer_getoverrun, expected that of the delivery before"),
+        verdicts: &[Repaired],
+        said: Some("not kept: overrun=1"),
+        ..Scenario::new("timer-overrun-before").program("timer_overruns", "before")
+    },
     Scenario::new("itimer"),
     Scenario {
         alone: Expect::Fails("what remains of ITIMER_REAL"),

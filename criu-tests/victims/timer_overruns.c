@@ -19,6 +19,7 @@ int main(int argc, char **argv)
 	struct itimerspec spec = { .it_value = { 0, MS }, .it_interval = { 0, MS } };
 	struct sigevent event;
 	siginfo_t info;
+	long before;
 	int id;
 
 	victim_begin(argc, argv);
@@ -32,11 +33,14 @@ int main(int argc, char **argv)
 	k_sleep_ms(5);
 	if (!k_take(SIGBIT(SIG), &info) || info.si_overrun < 1)
 		victim_die("the first expiry was not late");
+	before = syscall(SYS_timer_getoverrun, id);
 	wait_pending();
 	k_sleep_ms(150);
 
 	victim_checkpoint();
 
+	if (argc > 2 && syscall(SYS_timer_getoverrun, id) != before)
+		victim_fail("timer_getoverrun", "that of the delivery before", "another");
 	expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
 	if (info.si_overrun < 149)
 		victim_fail("overrun", "149 or more", "less");

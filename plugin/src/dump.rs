@@ -37,6 +37,7 @@ use crate::notices::{Notice, Notices, Saying};
 use crate::parents::{self, Ties};
 use crate::report::Recorder;
 use crate::rest;
+use crate::run_on;
 use crate::settings::{Overruns, REFUSE, Settings, TakeOut};
 use crate::timeouts::Anew;
 use crate::timers;
@@ -407,7 +408,7 @@ impl Dump {
         } else if self.settings.overruns == Overruns::Leave {
             timers::not_counted(pid, state, &timers::nobody_asked())
         } else {
-            let left = overruns::count(stopped, state)?;
+            let left = overruns::count(stopped, state, run_on::may_run_on())?;
             timers::uncounted(pid, state, &left)
         };
         self.say_or_refuse(sayings)?;

@@ -11,6 +11,7 @@ mod parents;
 mod report;
 mod rest;
 mod restore;
+mod run_on;
 mod settings;
 mod timeouts;
 mod timers;

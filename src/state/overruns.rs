@@ -46,6 +46,9 @@ pub enum Uncounted {
 /// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
 /// and not changed since. Returns what could not be had, by the timers' ids.
 ///
+/// `may_run_on`: may the process go on running after the dump? Then timer_getoverrun(2) must not forget the delivery before,
+/// and such a timer is left.
+///
 /// A timer that counts the CPU time of a thread which nobody knows is told whose, as
 /// [`cpu_clocks::resolve`] does for the others.
 ///
@@ -54,6 +57,7 @@ pub enum Uncounted {
 pub fn count<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
+    may_run_on: bool,
 ) -> Result<Vec<(i32, Uncounted)>> {
     if !state.timers.iter().any(is_countable) {
         return Ok(Vec::new());
@@ -68,7 +72,7 @@ pub fn count<Owner>(
             if !is_countable(&timer) || (timer.interval == 0 && cpu_clocks::is_nameless(&timer)) {
                 continue;
             }
-            if timer.overrun != 0 && timer.entry == TimerEntry::Ignored {
+            if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {
                 let why = "timer_getoverrun(2) would forget the delivery before";
                 left.push((timer.id, Uncounted::Left(why)));
                 continue;

@@ -1,0 +1,44 @@
+//! Do the dumped processes go on running?
+//!
+//! CRIU tells its plugins nothing of --leave-running and --leave-stopped. On its command line they can be seen; a request
+//! that came by RPC (criu swrk, criu service) can't be.
+
+/// May the processes go on running after this dump? False only if criu was told on its command line to dump, and not to leave
+/// them.
+pub fn may_run_on() -> bool {
+    std::fs::read("/proc/self/cmdline").map_or(true, |line| left_by(&line))
+}
+
+/// Words that end with a zero byte. What may be an option that leaves processes is taken for one.
+fn left_by(command_line: &[u8]) -> bool {
+    let words = || command_line.split(|&byte| byte == 0).skip(1);
+    let leaves = |word: &[u8]| match word {
+        [b'-', b'-', long @ ..] => {
+            let most = long.len().min(b"leave".len());
+            !long.is_empty() && long[..most] == b"leave"[..most]
+        }
+        [b'-', short @ ..] => short.iter().any(|byte| b"Rs".contains(byte)),
+        _ => false,
+    };
+    !words().any(|word| word == b"dump") || words().any(leaves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_command_line_tells() {
+        let left = |line: &str| left_by(line.replace(' ', "\0").as_bytes());
+        assert!(!left("criu dump -t 7 -D images --shell-job"));
+        assert!(!left("/usr/sbin/criu -v4 dump --tree 7 --link-remap"));
+        assert!(left("criu dump -t 7 -R"));
+        assert!(left("criu dump -t 7 -vR"));
+        assert!(left("criu dump -t 7 --leave-running"));
+        assert!(left("criu dump -t 7 --leave-r"));
+        assert!(left("criu dump -t 7 -s"));
+        assert!(left("criu swrk 3"));
+        assert!(left("criu service"));
+        assert!(left(""));
+    }
+}

@@ -36,7 +36,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Allows [`PROCESS`], but no more than what is left of the budget in force.
+    /// Allows `PROCESS`, but no more than what is left of the budget in force.
     #[must_use]
     pub fn of_process() -> Budget {
         let outer = LEFT.get();
@@ -48,7 +48,7 @@ impl Budget {
         }
     }
 
-    /// Allows [`UNDO`], whatever has been used up.
+    /// Allows `UNDO`, whatever has been used up.
     #[must_use]
     pub fn of_undo() -> Budget {
         Budget {

@@ -748,6 +748,14 @@ impl Maker {
         // Which of two threads takes it when the process is continued is chance.
         self.sent |= bit(SIGCONT);
         self.closed |= bit(SIGCONT);
+        for line in &mut self.declared {
+            if let Line::Wait(Wait {
+                mask: Some(mask), ..
+            }) = line
+            {
+                *mask |= bit(SIGCONT);
+            }
+        }
         if self.percent(40) {
             let due = self.handled(0);
             let thread = self.thread();

@@ -386,7 +386,9 @@ impl Running {
 
 /// Waits until each of these processes shows that it is stopped.
 pub fn stopped(pids: &[Pid]) -> Result<()> {
-    for &pid in pids {
+    // Of a process whose leader has ended that one does not show it.
+    let lives = |pid: &&Pid| procfs::state(**pid) != Some('Z');
+    for &pid in pids.iter().filter(lives) {
         procfs::comes_to(pid, 'T')?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::fault::{self, Point};
 use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
 use crate::restore;
-use crate::state::queues::{is_fault, is_timers};
+use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
 use crate::state::{PendingLimit, Queue, Site};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
@@ -65,12 +65,20 @@ const ARRIVALS: u64 = 64;
 /// hard limits can be raised (CAP_SYS_RESOURCE).
 ///
 /// # Errors
-/// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now.
+/// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
+/// entry for a fault is beside a timer's of the same number.
 pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) -> Result<Plan> {
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
     // Such a one is taken for the fault of what CRIU runs inside the thread, which stops by a trap.
     let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
     let fault = state.threads.iter().any(is_fault);
+    let threads = state.threads.iter();
+    if let Some(info) = threads
+        .flat_map(|t| stays_beside_timer(&t.pending.queue))
+        .next()
+    {
+        return Err(only_by_timer(info));
+    }
     // Every entry counts against the limit of its process, together with all others of the same user.
     let counted = if deep { state.queued } else { own as u64 };
     // So does every POSIX timer, from timer_create(2) on: the entry is allocated with it (posixtimer_init_sigqueue).
@@ -389,6 +397,14 @@ impl Custody {
                     .copied()
                     .collect();
                 left_in += chunk.len() - go.len();
+                // In a deep queue such an entry is found on the way; see `plan`.
+                let stays = |info: &&Siginfo| {
+                    let number = number(info);
+                    is_fault(info) && number.is_some_and(|signo| stay.contains(signo))
+                };
+                if let (Queue::Private, Some(info)) = (queue, chunk.iter().find(stays)) {
+                    return Err(only_by_timer(info));
+                }
                 if deep {
                     self.guardian.hold(queue, tid, &go)?;
                     guardian::hold(&mut self.taken, queue, tid, &go);

@@ -350,7 +350,8 @@ impl Queue {
     /// What of SIGTRAP is in the queue, and with it, of a thread's own, all that must keep its order with that.
     ///
     /// # Errors
-    /// If the thread is gone.
+    /// If the thread is gone, or what is in the queue could not go back as it is: [`stays_beside_timer`], and a second
+    /// SIGTRAP, which only a timer can queue beside another.
     pub fn trap<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<Pending> {
         let mut pending = Pending::default();
         if !self.bits(site)?.contains(SigNo::TRAP) {
@@ -359,6 +360,14 @@ impl Queue {
         pending.queue = self.peek(site.tid, 0, usize::MAX)?;
         let of_timers: SigSet = signos_of(pending.queue.iter().filter(|info| is_timers(info)));
         let is_trap = |info: &Siginfo| info.signo() == SigNo::TRAP.get();
+        let stays = match self {
+            Queue::Private => stays_beside_timer(&pending.queue),
+            Queue::Shared => None,
+        };
+        let second = pending.queue.iter().filter(|info| is_trap(info)).nth(1);
+        if let Some(info) = stays.or(second) {
+            return Err(only_by_timer(info));
+        }
         let goes_along = |info: &Siginfo| {
             let signo = SigNo::new(info.signo());
             self == Queue::Private
@@ -929,6 +938,30 @@ pub(crate) fn is_fault(info: &Siginfo) -> bool {
     info.code() > 0 && SigNo::new(info.signo()).is_some_and(SigNo::is_synchronous)
 }
 
+/// The first entry for a fault whose number has a timer's entry, too. It can't be taken out and go back: the kernel drops a
+/// second entry of a number below 32 (legacy_queue), unless it is the timer that queues it.
+pub(crate) fn stays_beside_timer(queue: &[Siginfo]) -> Option<&Siginfo> {
+    let of_timers: SigSet = signos_of(queue.iter().filter(|info| is_timers(info)));
+    queue.iter().find(|info| {
+        is_fault(info) && SigNo::new(info.signo()).is_some_and(|signo| of_timers.contains(signo))
+    })
+}
+
+/// What there is to say of an entry that would have to be taken out, and could not go back.
+pub(crate) fn only_by_timer(info: &Siginfo) -> Error {
+    Error::new(
+        "take out pending signals",
+        Cause::Unsupported(
+            format!(
+                "{info} can't be taken out: an entry of a POSIX timer of that number is, or may be, pending as well, and only \
+                 the timer can queue a second entry of a number below 32; criu cannot cope with it where it is: checkpoint \
+                 the process when one of them has been delivered"
+            )
+            .into(),
+        ),
+    )
+}
+
 /// Is it, or does it look like, the entry of a POSIX timer?
 pub(crate) fn is_timers(info: &Siginfo) -> bool {
     info.code() == SI_TIMER
@@ -1119,6 +1152,29 @@ mod tests {
         );
         assert_ne!(by_number(&[trap, fpe]), by_number(&[fpe, trap]));
         assert_eq!(by_number(&[sent, fpe]), by_number(&[fpe, sent]));
+    }
+
+    #[test]
+    fn a_fault_beside_a_timer_of_its_number_stays() {
+        let entry = |signo: SigNo, code| {
+            let fields = Fields::Value {
+                pid: 0,
+                uid: 0,
+                value: 0,
+            };
+            Siginfo::from_fields(signo.get(), 0, code, &fields)
+        };
+        let (ill, timer) = (entry(SigNo::ILL, 4), entry(SigNo::ILL, SI_TIMER));
+        assert_eq!(stays_beside_timer(&[ill, timer]), Some(&ill));
+        assert_eq!(stays_beside_timer(&[timer, ill]), Some(&ill));
+        for queue in [
+            vec![ill],
+            vec![timer],
+            vec![ill, entry(SigNo::FPE, SI_TIMER)],
+            vec![entry(SigNo::ILL, SI_QUEUE), timer],
+        ] {
+            assert_eq!(stays_beside_timer(&queue), None, "{queue:?}");
+        }
     }
 
     #[test]

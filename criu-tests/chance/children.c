@@ -239,12 +239,28 @@ static void consume(const struct line *line, pid_t pid, int what)
 		bad_plan(line, "waitid: %m");
 }
 
+/* The state of a child shows before its parent is told: wait for that, or the next child's may come first. */
+static void wait_told(int stops)
+{
+	struct action action;
+	int64_t end = now(CLOCK_MONOTONIC) + 200 * MS;
+
+	if (get_action(SIGCHLD, &action))
+		failed("rt_sigaction: %m");
+	if (stops && action.flags & SA_NOCLDSTOP)
+		return;
+	/* All threads block it until everything is set up. */
+	while (!(status_set(getpid(), getpid(), "ShdPnd") & BIT(SIGCHLD)) && now(CLOCK_MONOTONIC) < end)
+		sleep_ns(MS / 5);
+}
+
 static void bring_into_state(const struct line *line, int number, pid_t pid)
 {
 	int consumed = line && line->count > 3 && is(line, line->count - 1, "consumed");
 
 	if (line && (is(line, 2, "zombie") || is(line, 2, "killed"))) {
 		wait_state(pid, 'Z');
+		wait_told(0);
 		children[number].dead = 1;
 		return;
 	}
@@ -254,6 +270,7 @@ static void bring_into_state(const struct line *line, int number, pid_t pid)
 		return;
 	}
 	wait_state(pid, 'T');
+	wait_told(1);
 	if (is(line, 2, "stopped")) {
 		if (consumed)
 			consume(line, pid, WSTOPPED);

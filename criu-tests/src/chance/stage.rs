@@ -34,6 +34,8 @@ pub const STEP: Duration = Duration::from_secs(40);
 const COMPANIONS: Duration = Duration::from_secs(20);
 /// How often is looked whether something has happened.
 const TICK: Duration = Duration::from_millis(1);
+/// More than that takes, unless the machine is very busy.
+const NUMBERS_FREE: Duration = Duration::from_millis(2);
 /// The program of each run has the next one.
 const BEFORE_FIRST_PID: &str = "299";
 
@@ -130,6 +132,9 @@ impl Stage {
     /// Starts the program, and waits until it is ready.
     pub fn start(&mut self, plan: &Plan) -> Result<Result<Running, NotReady>> {
         self.clear()?;
+        // A thread's number is free only some time after its process has been waited for (`release_task`, `free_pids`),
+        // and nobody is told of it.
+        sleep(NUMBERS_FREE);
         let _ = fs::remove_dir_all(self.folder.join(self.runs.to_string()));
         // A new one each time: criu may have left something mounted in the last.
         self.runs += 1;

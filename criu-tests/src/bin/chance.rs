@@ -76,8 +76,8 @@ struct Args {
     #[arg(long)]
     markdown: Option<PathBuf>,
 
-    /// A list of seeds that are known to be at fault: the exit code is 1 only for others, whose fault came again when it was
-    /// looked at again
+    /// A list of seeds that are known to be at fault: the exit code is 1 only for others, whose fault came each time it was
+    /// looked at
     #[arg(long)]
     known: Option<PathBuf>,
 }

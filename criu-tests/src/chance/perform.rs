@@ -268,7 +268,7 @@ impl Performance<'_> {
 
     fn criu(&self, fault: Option<String>) -> Criu {
         let libdir = match (&fault, self.with) {
-            (_, With::Alone) => PathBuf::from("no-plugins"),
+            (_, With::Alone) => no_plugins(),
             (Some(_), With::Plugin) => self.tools.faults.join("plugins"),
             (None, With::Plugin) => self.tools.plugin.clone(),
         };
@@ -717,4 +717,11 @@ fn criu_error(images: &Path, action: &str, called: &Called) -> String {
         .or(called.output.lines().next())
         .unwrap_or("no error in its log");
     format!("criu {action} fails: {error}")
+}
+
+/// A folder without plugins, for criu alone. criu ends at once where the folder is missing, and says which.
+fn no_plugins() -> PathBuf {
+    let folder = config::target_dir().join("chance").join("no-plugins");
+    let _ = fs::create_dir_all(&folder);
+    folder
 }

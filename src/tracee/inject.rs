@@ -195,13 +195,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             Some(marker) if !status.blocked.contains(marker) => Some(marker),
             _ => SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved),
         };
-        let mut visit = Visit::begin(
-            tid,
-            &self.memory,
-            &mut self.cave,
-            marker,
-            self.process.patience(),
-        )?;
+        let mut visit = self.begin(tid, marker)?;
         let done = visit.run(calls);
         let left = visit.leave();
         if left.on_its_way {
@@ -211,6 +205,17 @@ impl<'p, Owner> Injector<'p, Owner> {
         left.done?;
         fault::point(Point::NextThread)?;
         Ok(done)
+    }
+
+    /// Goes to thread `tid`, which ends what runs there with `marker`.
+    fn begin(&mut self, tid: Tid, marker: Option<SigNo>) -> Result<Visit<'_>> {
+        Visit::begin(
+            tid,
+            &self.memory,
+            &mut self.cave,
+            marker,
+            self.process.patience(),
+        )
     }
 
     /// Goes to thread `tid`, does `work` there and comes back. `touched` are the signals that are sent meanwhile, or
@@ -223,13 +228,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     ) -> Result<T> {
         let marker = SignalStatus::read(self.process.pid(), tid)?
             .harmless_signal(self.reserved.union(touched));
-        let mut visit = Visit::begin(
-            tid,
-            &self.memory,
-            &mut self.cave,
-            marker,
-            self.process.patience(),
-        )?;
+        let mut visit = self.begin(tid, marker)?;
         let done = work(&mut visit);
         let left = visit.end();
         // What went wrong first is what the reader needs.
@@ -253,14 +252,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         then: impl FnOnce(Registers, i64) -> Registers,
     ) -> Result<i64> {
         let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
-        let mut visit = Visit::begin(
-            tid,
-            &self.memory,
-            &mut self.cave,
-            marker,
-            self.process.patience(),
-        )
-        .map_err(|e| e.in_thread(tid))?;
+        let mut visit = self.begin(tid, marker).map_err(|e| e.in_thread(tid))?;
         let done = visit.make_and_interrupt(call, then);
         let left = visit.end();
         let result = done.map_err(|e| e.in_thread(tid))?;

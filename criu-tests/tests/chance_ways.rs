@@ -22,21 +22,13 @@ const AGAIN: u32 = 0;
 const FIRST_CELL: u32 = 1_000;
 
 fn main() -> ExitCode {
-    ns::test_main(tests, || match inside() {
+    ns::test_main(tests, || match cell::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("chance: {why:#}");
             ExitCode::FAILURE
         }
     })
-}
-
-fn inside() -> Result<()> {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let [_, folder] = args.as_slice() else {
-        bail!("pid 1 needs a folder")
-    };
-    cell::serve(Path::new(folder))
 }
 
 fn tests() -> ExitCode {

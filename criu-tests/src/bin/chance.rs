@@ -2,10 +2,10 @@
 
 #![deny(unsafe_code)]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
-use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
@@ -89,7 +89,7 @@ fn after_help() -> String {
 
 fn main() -> ExitCode {
     let done = match ns::arrive() {
-        Ok(Place::Inside) => inside().map(|()| true),
+        Ok(Place::Inside) => cell::main().map(|()| true),
         Ok(Place::Outside) => outside(&Args::parse()),
         Err(why) => Err(why),
     };
@@ -101,14 +101,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn inside() -> Result<()> {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let [_, folder] = args.as_slice() else {
-        bail!("pid 1 needs a folder")
-    };
-    cell::serve(Path::new(folder))
 }
 
 impl Args {

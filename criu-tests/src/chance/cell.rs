@@ -87,8 +87,16 @@ const ALONE_KILLS: u32 = 12;
 /// What a job may take for each of its ways, repeats included.
 const PER_WAY: Duration = Duration::from_secs(400);
 
-/// Pid 1 of a cell: answers until nobody asks.
-pub fn serve(folder: &Path) -> Result<()> {
+/// Pid 1 of a cell, whose folder is this process's second argument: answers until nobody asks.
+pub fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [_, folder] = args.as_slice() else {
+        bail!("pid 1 needs a folder")
+    };
+    serve(Path::new(folder))
+}
+
+fn serve(folder: &Path) -> Result<()> {
     let tools = Tools::find()?;
     let mut stage = Stage::new(folder)?;
     for line in std::io::stdin().lines() {

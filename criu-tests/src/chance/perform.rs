@@ -441,15 +441,20 @@ impl Performance<'_> {
         })
     }
 
-    fn kill_criu(&mut self, running: &Running, after: Duration) -> Result<()> {
-        let images = self.images(running)?;
-        let tree = running.tree()?;
-        let mut command = self.criu(None).command("dump", &images);
+    /// `criu dump --leave-running`, to be started.
+    fn leaving_running(&self, running: &Running, images: &Path) -> Command {
+        let mut command = self.criu(None).command("dump", images);
         command
             .current_dir(running.dir.path())
             .args(["--leave-running", "--tree"])
             .arg(running.root.to_string());
-        let mut child = running.begin(&mut command)?;
+        command
+    }
+
+    fn kill_criu(&mut self, running: &Running, after: Duration) -> Result<()> {
+        let images = self.images(running)?;
+        let tree = running.tree()?;
+        let mut child = running.begin(&mut self.leaving_running(running, &images))?;
         sleep(after);
         child.kill().context("killing criu")?;
         running.await_end(child)?;
@@ -480,12 +485,7 @@ impl Performance<'_> {
     fn kill_guardian(&mut self, running: &Running, after: Duration) -> Result<()> {
         let images = self.images(running)?;
         let tree = running.tree()?;
-        let mut command = self.criu(None).command("dump", &images);
-        command
-            .current_dir(running.dir.path())
-            .args(["--leave-running", "--tree"])
-            .arg(running.root.to_string());
-        let mut child = running.begin(&mut command)?;
+        let mut child = running.begin(&mut self.leaving_running(running, &images))?;
         let criu = Pid::try_from(child.id())?;
         let known = [&[criu], tree.as_slice()].concat();
         let start = Instant::now();

@@ -350,7 +350,7 @@ impl Queue {
     /// What of SIGTRAP is in the queue, and with it, of a thread's own, all that must keep its order with that.
     ///
     /// # Errors
-    /// If the thread is gone, or what is in the queue could not go back as it is: [`stays_beside_timer`], and a second
+    /// If the thread is gone, or what is in the queue could not go back as it is: `stays_beside_timer`, and a second
     /// SIGTRAP, which only a timer can queue beside another.
     pub fn trap<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<Pending> {
         let mut pending = Pending::default();

@@ -52,7 +52,7 @@ impl FromStr for Known {
 
 impl Known {
     /// The records that CI fails for: of a fault that came each time, of a seed that is not listed; and all that could not be
-    /// made, if they are more than [`NOT_MADE`].
+    /// made, if they are more than `NOT_MADE`.
     pub fn unknown<'a>(&self, records: &'a [Record]) -> Vec<&'a Record> {
         let not_made = records.iter().filter(|record| was_not_made(record)).count();
         records

@@ -188,20 +188,17 @@ fn lasts(pid: Pid, tid: Tid) -> bool {
 
 /// Is the thread on its way out of the kernel's get_signal or do_exit? SIGKILL is not pending any more by then.
 fn is_ending(pid: Pid, tid: Tid) -> bool {
-    const STATE: usize = 3;
     const FLAGS: usize = 9;
     const EXIT_CODE: usize = 52;
     let Some(stat) = stat(pid, tid) else {
         return true;
     };
     let flags: u32 = field(&stat, FLAGS).unwrap_or_default();
-    // That of a process that ends is shown from the beginning (Linux 5.18, do_task_stat). A stop has a code as well: job
-    // control the stop signal, which ends nobody, and a tracer anything but SIGKILL.
+    // That of a process that ends is shown from the beginning (Linux 5.18, do_task_stat). Only SIGKILL tells: any other number
+    // may be that of a stop, which a thread keeps until it runs again (ptrace_stop), also when its tracer has died, and it is
+    // traced and stopped no more. What ends in another way has one of the flags a moment later.
     let code: i32 = field(&stat, EXIT_CODE).unwrap_or_default();
-    let is_stop = SigNo::new(code).is_some_and(SigNo::is_stop);
-    let is_traced = field(&stat, STATE) == Some('t');
-    let ends = code == libc::SIGKILL || code != 0 && !is_stop && !is_traced;
-    flags & (PF_EXITING | PF_SIGNALED) != 0 || ends
+    flags & (PF_EXITING | PF_SIGNALED) != 0 || code == libc::SIGKILL
 }
 
 /// Is there a process `pid` that has not ended? Its leader may have.

@@ -19,7 +19,9 @@ mod zombies;
 
 use std::ffi::CStr;
 
-use criu_signals::criu::{self, HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin};
+use criu_signals::criu::{
+    self, AfterFailure, HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin,
+};
 use criu_signals::images::Pid;
 use criu_signals::plugin_file;
 use nix::errno::Errno;
@@ -96,9 +98,10 @@ impl Plugin for Signals {
         Ok(Reply::PassOn)
     }
 
-    fn resume_failed(&mut self, pid: criu::Pid) {
-        if let (Signals::Restore(restore), Some(pid)) = (self, Pid::new(pid.as_raw())) {
-            restore.refuse(pid);
+    fn resume_failed(&mut self, pid: criu::Pid) -> AfterFailure {
+        match (self, Pid::new(pid.as_raw())) {
+            (Signals::Restore(restore), Some(pid)) => restore.after_failure(pid),
+            _ => AfterFailure::FailRestore,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use criu_signals::criu::{HookError, Host};
+use criu_signals::criu::{AfterFailure, HookError, Host};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
 use criu_signals::images::criu_images::Ended;
@@ -224,7 +224,7 @@ impl Restore {
         ))
     }
 
-    /// Checks one process. An error makes the restore fail: by [`Restore::refuse`] up to CRIU 4.2, which ignores
+    /// Checks one process. An error makes the restore fail: by [`Restore::after_failure`] up to CRIU 4.2, which ignores
     /// what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
@@ -393,8 +393,9 @@ impl Restore {
             })
     }
 
-    /// Without this task CRIU cannot finish, and kills the others.
-    pub fn refuse(&mut self, pid: Pid) {
+    /// The check of this task has failed, perhaps by a panic. Under `policy=strict` the task is killed: without the
+    /// task CRIU cannot finish, and kills the others. Else the restore goes on, as it would without this plugin.
+    pub fn after_failure(&mut self, pid: Pid) -> AfterFailure {
         if !self.recorder.has(pid) {
             // Nobody was left to say so.
             log::error!("pid {pid}: verdict={}", Verdict::Failed);
@@ -409,7 +410,7 @@ impl Restore {
             self.recorder.process(process, Instant::now());
         }
         if self.policy != Policy::Strict {
-            return;
+            return AfterFailure::GoOn;
         }
         log::error!("pid {pid}: killed, so that the restore fails (policy=strict)");
         let killed = match self.held.get(&pid) {
@@ -422,6 +423,7 @@ impl Restore {
         {
             log::error!("{}", e.during(Phase::Verify, pid));
         }
+        AfterFailure::FailRestore
     }
 
     pub fn end(mut self, ret: i32) {

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 
 use super::copies;
 use super::descriptor::{Descriptor, HOOKS};
-use super::hook::{Hook, HookError, HookResult, IntoCode, Reply, code};
+use super::hook::{AfterFailure, Hook, HookError, HookResult, IntoCode, Reply, code};
 use super::host::{Host, LogLevel};
 use super::logger;
 use super::plugin::{Plugin, Stage};
@@ -494,12 +494,13 @@ pub extern "C" fn resume_devices_late<P: Exported>(pid: c_int) -> c_int {
     match call::<P, ()>(&what, |plugin| plugin.resume_devices_late(pid)) {
         Ok(reply) => code(Ok(reply)),
         Err(failed) => {
-            // The code is what CRIU gets, whatever becomes of this call.
-            let _ = call::<P, ()>(&what, |plugin| {
-                plugin.resume_failed(pid);
-                Ok(Reply::PassOn)
+            let after = call::<P, _>(&what, |plugin| {
+                Ok(Reply::Handled(plugin.resume_failed(pid)))
             });
-            failed
+            match after {
+                Ok(Reply::Handled(AfterFailure::GoOn)) => code::<()>(Ok(Reply::PassOn)),
+                _ => failed,
+            }
         }
     }
 }
@@ -637,9 +638,13 @@ pub(super) mod tests {
             self.checkpoint_devices(pid)
         }
 
-        fn resume_failed(&mut self, pid: Pid) {
+        fn resume_failed(&mut self, pid: Pid) -> AfterFailure {
             RESUME_FAILED.fetch_add(1, Ordering::Relaxed);
-            assert!(pid.as_raw() != PANICS, "in resume_failed");
+            match pid.as_raw() {
+                PANICS => panic!("in resume_failed"),
+                PANICS_WITH_A_BOMB => AfterFailure::GoOn,
+                _ => AfterFailure::FailRestore,
+            }
         }
 
         fn restore_ext_file(&mut self, id: u32) -> HookResult<OwnedFd> {
@@ -727,6 +732,10 @@ pub(super) mod tests {
         assert_eq!(resume_devices_late::<Probe>(FAILS), -libc::EAGAIN);
         assert_eq!(resume_devices_late::<Probe>(PANICS), FAILED);
         assert_eq!(RESUME_FAILED.load(Ordering::Relaxed), 2);
+        assert_eq!(
+            resume_devices_late::<Probe>(PANICS_WITH_A_BOMB),
+            -libc::ENOTSUP
+        );
 
         arguments();
 

@@ -78,6 +78,15 @@ pub enum Reply<T = ()> {
 /// CRIU makes of that differs from hook to hook.
 pub type HookResult<T = ()> = Result<Reply<T>, HookError>;
 
+/// What [`Plugin::resume_failed`](super::Plugin::resume_failed) makes of a `resume_devices_late` that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// CRIU gets the error: up to 4.2 CRIU ignores the error, from 4.3 on CRIU kills what it has restored.
+    FailRestore,
+    /// CRIU gets no error on any version, and the restored tasks run.
+    GoOn,
+}
+
 /// Why `init` or a hook failed: the errno that CRIU gets, and the text for its log.
 ///
 /// Every error type becomes one by `?`. The errno is then the first one found down the chain of sources, in an

@@ -70,7 +70,7 @@ mod plugin;
 pub use crate::export_plugin;
 pub use descriptor::{Descriptor, HOOKS, PLUGIN_VERSION};
 pub use entry::contain;
-pub use hook::{Hook, HookError, HookResult, Reply, VmaMap};
+pub use hook::{AfterFailure, Hook, HookError, HookResult, Reply, VmaMap};
 pub use host::{Host, HostError, Inventory, LogLevel};
 /// A process id, as the criu that calls the plugin sees the process.
 pub use nix::unistd::Pid;

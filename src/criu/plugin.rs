@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 
 use super::bindings;
-use super::hook::{HookError, HookResult, Reply, VmaMap};
+use super::hook::{AfterFailure, HookError, HookResult, Reply, VmaMap};
 use super::host::Host;
 
 /// What CRIU is about to do when it loads its plugins.
@@ -183,17 +183,21 @@ pub trait Plugin: Sized + Send + 'static {
     ///
     /// # Errors
     /// **Up to 4.2 CRIU ignores the return code**: a failure reaches its log and nothing else, unless
-    /// [`resume_failed`](Self::resume_failed) does something about it. 4.3 kills what it has restored.
+    /// [`resume_failed`](Self::resume_failed) does something about it. 4.3 kills what it has restored, unless
+    /// [`resume_failed`](Self::resume_failed) says [`AfterFailure::GoOn`].
     fn resume_devices_late(&mut self, _pid: Pid) -> HookResult {
         Ok(Reply::PassOn)
     }
 
     /// Called when [`resume_devices_late`](Self::resume_devices_late) returned an error or panicked, after that was
-    /// logged, because CRIU up to 4.2 would go on as if all was well.
+    /// logged: versions of CRIU treat that differently, see there.
     ///
-    /// The way to fail the restore on every version is to kill the task: CRIU then fails to detach from it and kills
-    /// the rest. By default nothing is done.
-    fn resume_failed(&mut self, _pid: Pid) {}
+    /// The way to fail the restore on every version is to kill the task and to return [`AfterFailure::FailRestore`]:
+    /// CRIU up to 4.2 then fails to detach from the task and kills the rest. By default no task is killed and CRIU gets
+    /// the error. A panic in this method counts as [`AfterFailure::FailRestore`].
+    fn resume_failed(&mut self, _pid: Pid) -> AfterFailure {
+        AfterFailure::FailRestore
+    }
 
     /// Hook 10, dump and pre-dump, before a task is seized, while it runs: once per task that CRIU comes across. With
     /// `--freeze-cgroup` the tasks other than the root may be frozen already. The time it takes counts towards `--timeout`.

@@ -12,10 +12,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use criu_signals::engine::capture;
+use criu_signals::engine::repair::Verdict;
+use criu_signals::engine::repair::{self, Arrived};
 use criu_signals::images::{Pid, image};
-use criu_signals::restore::{self, Arrived};
+use criu_signals::record;
 use criu_signals::tracee::{ByUs, StoppedProcess};
-use criu_signals::{capture, record, restore::Verdict};
 
 /// How long to wait for a thread in uninterruptible sleep.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,7 +60,7 @@ fn replay(pid: Pid, image: &Path) -> Result<(), Box<dyn Error>> {
     let image = image::open(image)?;
     let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
     let now = capture::process(&stopped)?;
-    let report = restore::apply(&stopped, now, &image.process, Arrived::Kept)?;
+    let report = repair::apply(&stopped, now, &image.process, Arrived::Kept)?;
     stopped.release()?;
 
     for line in record::lines(&report) {

@@ -17,7 +17,7 @@
 //! Each passage of any point is in the log then, at the level debug.
 //!
 //! `criu-tests/tests/faults.rs` drives every point. Another fault of such builds is an order of replay that is wrong: see
-//! [`order`](crate::order).
+//! [`replay`](crate::engine::replay).
 
 use std::fmt;
 
@@ -183,7 +183,7 @@ points! {
     LimitBack = 86,
     /// Restore: it is known what differs.
     Compared = 87,
-    /// Replay: [`Step::BlockAll`](crate::order::Step).
+    /// Replay: [`Step::BlockAll`](crate::engine::replay::Step).
     BlockAll = 90,
     /// Replay: dispositions.
     Dispositions = 91,

@@ -2,9 +2,9 @@
 
 use criu_signals_images::SigSet;
 
-use crate::live::Subject;
+use crate::live::Mapping;
 use crate::proc::{self, SignalStatus, parse_timers};
-use crate::snapshot::Mapping;
+use crate::proc_sig::Subject;
 use crate::state::asleep;
 
 /// `/proc/PID/status`.

@@ -14,12 +14,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::arch;
-use crate::capture;
+use crate::engine::capture;
+use crate::engine::repair::Report;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::machine;
 use crate::proc::SignalStatus;
-use crate::restore::Report;
 use crate::tracee::StoppedProcess;
 
 /// Captures a process, as an image to be written.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::config;
+use crate::ns;
 use crate::rundir::RunDir;
-use crate::{config, ns};
 
 const DEFAULT_ROUNDS: usize = 15;
 const LIMIT: Duration = Duration::from_secs(1800);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Pid as LibPid, Tid};
-use criu_signals::live::{self, Addresses, Subject};
+use criu_signals::proc_sig::{self, Addresses, Subject};
 
 use crate::config;
 use crate::procfs::{self, Pid};
@@ -60,7 +60,7 @@ impl Way {
     /// The text of a file.
     pub fn read(&self, pid: Pid, tid: Pid, file: SigFile) -> Result<String> {
         match self.path(pid, tid, file) {
-            None => Ok(live::read(subject(pid, tid), file, PATIENCE)?),
+            None => Ok(proc_sig::read(subject(pid, tid), file, PATIENCE)?),
             Some(path) => fs::read_to_string(&path).with_context(|| path.display().to_string()),
         }
     }
@@ -70,7 +70,7 @@ impl Way {
         match self.path(pid, tid, file) {
             None => {
                 let (subject, text) = (subject(pid, tid), text.as_bytes());
-                live::write(subject, file, text, None, Addresses::AsWritten, PATIENCE)?;
+                proc_sig::write(subject, file, text, None, Addresses::AsWritten, PATIENCE)?;
                 Ok(())
             }
             Some(path) => {

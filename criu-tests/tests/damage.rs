@@ -18,7 +18,7 @@ use criu_signals::images::{
     AltStack, Arch, CoreImage, Disposition, Image, NsIds, SigNo, Siginfo, StackNeeds, ThreadState,
     image,
 };
-use criu_signals::report::{Document, Level, Outcome};
+use criu_signals::run_report::{Document, Level, Outcome};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
     test, with_plugin,

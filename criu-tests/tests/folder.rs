@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::images::image;
-use criu_signals::report::{Document, Outcome};
+use criu_signals::run_report::{Document, Outcome};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_verdict, refused, restored, start, test,
     with_plugin,

@@ -12,11 +12,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_signals::capture;
+use criu_signals::engine::capture;
+use criu_signals::engine::repair;
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Disposition, Pid, ProcessState, SigNo, Tid};
-use criu_signals::live::{self, Addresses, Subject};
-use criu_signals::restore;
+use criu_signals::proc_sig::{self, Addresses, Subject};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
 use criu_tests::harness::in_folder;
@@ -118,7 +118,7 @@ fn dispose(pid: Pid) -> Result<()> {
     loop {
         for disposition in [ignored, deadly] {
             state.dispositions[SigNo::SYS] = disposition;
-            if let Some(e) = restore::dispositions(&stopped, &state).pop() {
+            if let Some(e) = repair::dispositions(&stopped, &state).pop() {
                 return Err(e.into());
             }
         }
@@ -160,7 +160,7 @@ fn write(pid: Pid, texts: &str) -> Result<()> {
     let texts = [1, 0].map(|n| std::fs::read(format!("{texts}{n}")));
     for text in texts.iter().cycle() {
         let text = text.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?;
-        live::write(
+        proc_sig::write(
             subject(pid),
             SigFile::SharedPending,
             text,
@@ -185,7 +185,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
     )?;
     let pid = Pid::new(victim.pid()).context("no pid")?;
     let dispositions = if marked { None } else { Some(handle_all(pid)?) };
-    let read = || live::read(subject(pid), SigFile::SharedPending, PATIENCE);
+    let read = || proc_sig::read(subject(pid), SigFile::SharedPending, PATIENCE);
     let about = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
     let before = (about("limits")?, about("maps")?);
     let first = read()?;
@@ -204,7 +204,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
     }
     let begun = Instant::now();
     for text in texts.iter().rev() {
-        live::write(
+        proc_sig::write(
             subject(pid),
             SigFile::SharedPending,
             text.as_bytes(),
@@ -248,7 +248,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
         "only one of them was ever there: {found:?}"
     );
     let first = texts[0].as_bytes();
-    live::write(
+    proc_sig::write(
         subject(pid),
         SigFile::SharedPending,
         first,
@@ -302,7 +302,7 @@ fn handle_all(pid: Pid) -> Result<ProcessState> {
 
 fn dispose_as(pid: Pid, state: &ProcessState) -> Result<()> {
     let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
-    if let Some(e) = restore::dispositions(&stopped, state).pop() {
+    if let Some(e) = repair::dispositions(&stopped, state).pop() {
         return Err(e.into());
     }
     Ok(stopped.release()?)
@@ -325,7 +325,7 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
     let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
     let mut state = capture::process(&stopped)?;
     state.dispositions[SigNo::SYS] = Disposition::DEFAULT;
-    if let Some(e) = restore::dispositions(&stopped, &state).pop() {
+    if let Some(e) = repair::dispositions(&stopped, &state).pop() {
         return Err(e.into());
     }
     stopped.release()?;

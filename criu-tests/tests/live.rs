@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_signals::capture;
+use criu_signals::engine::capture;
 use criu_signals::images::{AltStack, Fields, Image, Pid, SigNo, Siginfo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::{self, CHECK, Test, start, test};

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_signals::capture;
+use criu_signals::engine::capture;
 use criu_signals::fault::Point;
 use criu_signals::images::{ProcessState, SigNo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};

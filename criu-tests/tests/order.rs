@@ -1,4 +1,4 @@
-//! The order of replay (`ORDER` in `src/order.rs` of the library): for each row a program that breaks when the row is
+//! The order of replay (`ORDER` in `src/engine/replay.rs` of the library): for each row a program that breaks when the row is
 //! moved, or, where none can, that it breaks nowhere.
 //!
 //! A program is dumped, and CRIU's image loses something that the row puts back. It is restored in the right order, and
@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::engine::replay::{ORDER, Step};
 use criu_signals::images::{CoreImage, Disposition, SigNo};
-use criu_signals::order::{ORDER, Step};
 use criu_tests::config;
 use criu_tests::criu::Criu;
 use criu_tests::harness::isolated;

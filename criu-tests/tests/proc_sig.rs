@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Fields, Pid as LibPid, SigNo, Siginfo};
-use criu_signals::live::{self, Subject};
+use criu_signals::proc_sig::{self, Subject};
 use criu_tests::cases::{self, CHECK, Test, start, test};
 use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
@@ -465,8 +465,8 @@ fn on_the_stack(dir: &RunDir) -> Result<()> {
 
 fn gone(_: &RunDir) -> Result<()> {
     let (mut sleeper, pid) = Sleeper::start(&[])?;
-    let no_thread =
-        live::read(subject(pid, pid + 1), SigFile::Blocked, PATIENCE).expect_err("no such thread");
+    let no_thread = proc_sig::read(subject(pid, pid + 1), SigFile::Blocked, PATIENCE)
+        .expect_err("no such thread");
     ensure!(no_thread.is_died(), "{no_thread}");
     sleeper.0.kill()?;
     procfs::comes_to(pid, 'Z')?;
@@ -479,7 +479,7 @@ fn gone(_: &RunDir) -> Result<()> {
     }
     sleeper.0.wait()?;
     for file in SigFile::ALL {
-        let error = live::read(subject(pid, pid), file, PATIENCE).expect_err("gone");
+        let error = proc_sig::read(subject(pid, pid), file, PATIENCE).expect_err("gone");
         ensure!(error.is_died(), "{file}: {error}");
     }
     Ok(())
@@ -550,7 +550,7 @@ fn one_waiter(parent: &mut Child, how: &str, wanted: &str) -> Result<()> {
         .replace("{child}", &child.to_string());
     let mut found = String::new();
     let probe = || {
-        found = live::read(
+        found = proc_sig::read(
             Subject {
                 pid: LibPid::new(*child).context("no pid")?,
                 thread: None,

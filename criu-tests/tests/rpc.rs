@@ -12,7 +12,7 @@ use std::process::{Child, ExitCode};
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::image;
 use criu_signals::proc;
-use criu_signals::report::{Document, Outcome};
+use criu_signals::run_report::{Document, Outcome};
 use criu_tests::cases::{self, CHECK, Test, expect_verdicts, start, test, with_plugin};
 use criu_tests::config;
 use criu_tests::plugin::{self, Verdict};

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{CoreImage, SigNo, image};
-use criu_signals::report::{Action, Document, Level, Outcome, Process, Stage, VERSION};
+use criu_signals::run_report::{Action, Document, Level, Outcome, Process, Stage, VERSION};
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
     test, with_plugin,
@@ -433,7 +433,7 @@ fn reports() -> Vec<Test> {
                 report.outcome == Outcome::Differs && report.policy == "report",
                 "{report:?}"
             );
-            let left = |d: &criu_signals::report::Difference| d.done == Action::LeftAlone;
+            let left = |d: &criu_signals::run_report::Difference| d.done == Action::LeftAlone;
             ensure!(report.processes[0].differences.iter().all(left));
             Ok(())
         }),

@@ -1,7 +1,7 @@
 //! A report of the plugin's, as programs read it: whatever is understood is written and understood again.
 #![no_main]
 
-use criu_signals::report::Document;
+use criu_signals::run_report::Document;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

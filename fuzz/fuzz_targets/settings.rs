@@ -9,7 +9,7 @@ mod settings;
 
 use std::path::Path;
 
-use criu_signals::report::Stage;
+use criu_signals::run_report::Stage;
 use libfuzzer_sys::fuzz_target;
 use settings::Settings;
 

@@ -6,27 +6,29 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use criu_signals::capture;
+use criu_signals::checkpoint::custody::{self, Custody};
+use criu_signals::checkpoint::guardian::Guardian;
+use criu_signals::checkpoint::stray_stop::{self, LetGo};
 use criu_signals::criu::{HookError, Host, Inventory, contain};
-use criu_signals::custody::{self, Custody};
+use criu_signals::engine::capture;
+use criu_signals::engine::repair;
+use criu_signals::engine::repair::Done;
+use criu_signals::engine::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
-use criu_signals::guardian::Guardian;
 use criu_signals::images::criu_files::Owner;
 use criu_signals::images::{
     Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, Tid, image,
 };
-use criu_signals::let_go::{self, LetGo};
+use criu_signals::proc;
+use criu_signals::record;
 use criu_signals::record::Corrected;
-use criu_signals::report::{Outcome, Process, Stage};
-use criu_signals::restore::Done;
+use criu_signals::run_report::{Outcome, Process, Stage};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::dropped::{self, Dropped, Found};
 use criu_signals::state::interrupted::{self, HandedOver};
 use criu_signals::state::{cpu_clocks, overruns, owners};
-use criu_signals::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::tracee::{Budget, ByHost, ByUs, StoppedProcess};
-use criu_signals::{proc, record, restore};
 use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{SFlag, fstatat};
@@ -166,7 +168,7 @@ impl Dump {
     fn look(&mut self, pid: Pid) {
         let _budget = Budget::of_process();
         // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
-        let _ = let_go::wait_until_put_right(pid);
+        let _ = stray_stop::wait_until_put_right(pid);
         if let Err(e) = fault::point(Point::DumpLook) {
             return log::warn!("{e}");
         }
@@ -660,7 +662,7 @@ impl Dump {
                 Err(e) => log::warn!("{}", e.during(Phase::Release, pid)),
             }
         }
-        if let Err(e) = let_go::put_right_afterwards(&all) {
+        if let Err(e) = stray_stop::put_right_afterwards(&all) {
             log::warn!(
                 "{e}: where stopped processes are left running, the stop signal that criu sends them stays pending \
                  until SIGCONT"
@@ -745,7 +747,7 @@ impl Dump {
             let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
                 continue;
             };
-            match restore::untouched(&stopped, state, false) {
+            match repair::untouched(&stopped, state, false) {
                 Ok(differences) => {
                     for (difference, done) in differences {
                         let what = format!(
@@ -828,7 +830,7 @@ impl TrapIgnored {
     /// Returns what failed; then the guardian tries again when criu has ended.
     fn give_back(self) -> Vec<Error> {
         let errors = match StoppedProcess::<ByHost>::of_host(self.pid) {
-            Ok(stopped) => restore::dispositions(&stopped, &self.state),
+            Ok(stopped) => repair::dispositions(&stopped, &self.state),
             Err(e) => vec![e.during(Phase::Replay, self.pid)],
         };
         match self.guardian {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use criu_signals::report::{self, Level};
-use criu_signals::restore::Lost;
+use criu_signals::engine::repair::Lost;
+use criu_signals::run_report::{self, Level};
 
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ pub struct Notices {
     counts: BTreeMap<Notice, usize>,
     noted: BTreeMap<Notice, usize>,
     /// Not yet in the report.
-    said: Vec<report::Notice>,
+    said: Vec<run_report::Notice>,
 }
 
 impl Notices {
@@ -109,7 +109,7 @@ impl Notices {
     }
 
     fn keep(&mut self, notice: Notice, level: Level, what: &str) {
-        self.said.push(report::Notice {
+        self.said.push(run_report::Notice {
             kind: notice.to_string(),
             level,
             text: what.to_owned(),
@@ -117,7 +117,7 @@ impl Notices {
     }
 
     /// What was said since this was asked last, for the report.
-    pub fn take_said(&mut self) -> Vec<report::Notice> {
+    pub fn take_said(&mut self) -> Vec<run_report::Notice> {
         std::mem::take(&mut self.said)
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::Error;
 use criu_signals::images::{Pid, Shown as _};
-use criu_signals::report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
+use criu_signals::run_report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
@@ -94,7 +94,7 @@ impl Recorder {
     }
 
     /// What was said, and belongs to no process of the report.
-    pub fn notices(&mut self, notices: Vec<report::Notice>) {
+    pub fn notices(&mut self, notices: Vec<run_report::Notice>) {
         self.document.notices.extend(notices);
     }
 

@@ -4,18 +4,22 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use criu_signals::criu::{AfterFailure, HookError, Host};
+use criu_signals::engine::repair::Report;
+use criu_signals::engine::repair::{Mode, Verdict, check};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
 use criu_signals::images::criu_images::Ended;
 use criu_signals::images::image::Allowance;
 use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
+use criu_signals::losses::altstack_fit;
+use criu_signals::losses::zombies;
 use criu_signals::machine::{self, Machine};
 use criu_signals::memory;
 use criu_signals::pidfd::PidFd;
-use criu_signals::report::{Outcome, Process, Stage};
-use criu_signals::restore::{Mode, Verdict, check};
+use criu_signals::proc;
+use criu_signals::record;
+use criu_signals::run_report::{Outcome, Process, Stage};
 use criu_signals::tracee::{ByHost, StoppedProcess};
-use criu_signals::{proc, record, restore::Report, sigstack, zombies};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -160,7 +164,7 @@ impl Restore {
                 continue;
             }
             machines.push(machine);
-            for small in sigstack::too_small(&image.process) {
+            for small in altstack_fit::too_small(&image.process) {
                 let what = format!("pid {innermost} (in its own namespace): {small}");
                 if small.is_fatal() {
                     fatal += 1;
@@ -205,7 +209,7 @@ impl Restore {
         let what = format!(
             "{fatal} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
              smaller signal frames",
-            sigstack::here().minimum
+            altstack_fit::here().minimum
         );
         let refused = match (self.policy, settings.refuse.includes(Notice::SmallStack)) {
             (Policy::Strict, _) => "policy=strict",
@@ -362,7 +366,10 @@ impl Restore {
                 .note(Notice::WholeTimeout, &anew.at_restore(pid)),
             None => {}
         }
-        for small in sigstack::too_small(process).iter().filter(|s| s.is_fatal()) {
+        for small in altstack_fit::too_small(process)
+            .iter()
+            .filter(|s| s.is_fatal())
+        {
             log::warn!("pid {pid} ({}): restored, but {small}", process.comm);
         }
         Ok(())

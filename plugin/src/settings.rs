@@ -14,9 +14,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use criu_signals::custody::Limits;
+use criu_signals::checkpoint::custody::Limits;
 use criu_signals::images::Shown as _;
-use criu_signals::report::Stage;
+use criu_signals::run_report::Stage;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 

@@ -3,8 +3,9 @@
 use criu_signals::error::Result;
 use criu_signals::images::Pid;
 use criu_signals::images::criu_images::Ended;
-use criu_signals::zombies::Status;
-use criu_signals::{proc, record};
+use criu_signals::losses::zombies::Status;
+use criu_signals::proc;
+use criu_signals::record;
 
 use crate::notices::{Notice, Saying};
 

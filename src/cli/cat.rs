@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::text::SigFile;
-use criu_signals::live::{self, Subject};
+use criu_signals::proc_sig::{self, Subject};
 
 use super::{Context, Failure};
 
@@ -32,7 +32,7 @@ impl Cat {
         context.hand_over()?;
         let mut out = io::stdout().lock();
         for Place { subject, file } in self.files {
-            let text = live::read(subject, file, context.timeout)?;
+            let text = proc_sig::read(subject, file, context.timeout)?;
             out.write_all(text.as_bytes())?;
         }
         out.flush()?;
@@ -55,7 +55,7 @@ pub fn place(text: &str) -> Result<Place, String> {
     Ok(Place {
         subject: subject
             .parse()
-            .map_err(|e: live::ParseSubjectError| e.to_string())?,
+            .map_err(|e: proc_sig::ParseSubjectError| e.to_string())?,
         file: file
             .parse()
             .map_err(|e: criu_signals::images::text::ParseSigFileError| e.to_string())?,

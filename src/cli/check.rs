@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use criu_signals::criu::installed;
+use criu_signals::engine::capture;
 use criu_signals::images::{Pid, Shown as _};
-use criu_signals::{capture, plugin_file, proc};
+use criu_signals::plugin_file;
+use criu_signals::proc;
 use serde_json::{Value, json};
 
 use super::style::{BAD, BOLD, DIM, GOOD, WARN};

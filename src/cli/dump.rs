@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use criu_signals::images::{Pid, Shown as _, image};
+use criu_signals::live::{self, Cgroup, Target};
 use criu_signals::record;
-use criu_signals::snapshot::{self, Cgroup, Target};
 
 use super::progress::Console;
 use super::{Context, Failure};
@@ -63,9 +63,9 @@ impl Dump {
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
         context.hand_over()?;
         let mut console = Console::begin()?;
-        let snapshot = snapshot::take(&target, context.timeout, &mut console);
+        let snapshot = live::take(&target, context.timeout, &mut console);
         let written = snapshot.and_then(|snapshot| {
-            snapshot::write(dir.as_fd(), &snapshot.images, &mut console)?;
+            live::write(dir.as_fd(), &snapshot.images, &mut console)?;
             Ok(snapshot)
         });
         if written.is_err() && made {

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use criu_signals::images::{Image, Pid, Shown as _, image};
-use criu_signals::snapshot::{self, Mapping, Pair, Unmapped};
-use criu_signals::{machine, record};
+use criu_signals::live::{self, Mapping, Pair, Unmapped};
+use criu_signals::machine;
+use criu_signals::record;
 
 use super::{Failure, source};
 
@@ -44,12 +45,7 @@ impl Pairs {
             Unmapped::LeftOut
         };
         let images = self.images()?;
-        Ok(snapshot::pair(
-            images,
-            &self.mappings,
-            unmapped,
-            &self.only,
-        )?)
+        Ok(live::pair(images, &self.mappings, unmapped, &self.only)?)
     }
 
     fn images(&self) -> Result<Vec<Image>, Failure> {

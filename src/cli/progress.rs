@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use criu_signals::snapshot::{Progress, Stage};
+use criu_signals::live::{Progress, Stage};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};

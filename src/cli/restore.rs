@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use criu_signals::engine::repair::{Arrived, Verdict};
+use criu_signals::live::{self, Options};
 use criu_signals::machine::{self, Machine};
 use criu_signals::record;
-use criu_signals::restore::{Arrived, Verdict};
-use criu_signals::snapshot::{self, Options};
 
 use super::pairs::Pairs;
 use super::progress::Console;
@@ -66,7 +66,7 @@ impl Restore {
             force: self.force,
         };
         let mut console = Console::begin()?;
-        let reports = snapshot::restore(&pairs, options, context.timeout, &mut console);
+        let reports = live::restore(&pairs, options, context.timeout, &mut console);
         console.end()?;
         for what in others {
             writeln!(out, "{what}")?;

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use criu_signals::engine::send::{Sent, send};
 use criu_signals::images::siginfo::code_by_name;
 use criu_signals::images::{FaultDetail, Fields, Layout, Pid, SigNo, Siginfo, Tid};
 use criu_signals::proc::{self, SignalStatus};
-use criu_signals::send::{Sent, send};
 use criu_signals::state::Queue;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 

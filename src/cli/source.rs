@@ -5,11 +5,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use criu_signals::engine::capture;
 use criu_signals::images::{
     Image, ImageError, Pid, Recorded, Shown as _, criu_core, criu_images, image,
 };
+use criu_signals::record;
 use criu_signals::tracee::{ByUs, StoppedProcess};
-use criu_signals::{capture, record};
 
 use super::{Context, Failure};
 

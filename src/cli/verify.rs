@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use criu_signals::engine::repair::Verdict;
+use criu_signals::live;
 use criu_signals::machine::{self, Machine};
 use criu_signals::record;
-use criu_signals::restore::Verdict;
-use criu_signals::snapshot;
 
 use super::pairs::Pairs;
 use super::progress::Console;
@@ -40,7 +40,7 @@ impl Verify {
         context.hand_over()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let mut console = Console::begin()?;
-        let reports = snapshot::verify(&pairs, context.timeout, &mut console);
+        let reports = live::verify(&pairs, context.timeout, &mut console);
         console.end()?;
         let mut out = context.stdout();
         for what in others {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use criu_signals::images::Shown as _;
 use criu_signals::images::text::Dialect;
-use criu_signals::live::{self, Addresses};
+use criu_signals::proc_sig::{self, Addresses};
 
 use super::cat::{Place, place};
 use super::{Context, Failure};
@@ -62,10 +62,10 @@ impl Write {
         } else {
             Addresses::Checked
         };
-        let said = live::write(subject, file, &text, dialect, addresses, context.timeout);
+        let said = proc_sig::write(subject, file, &text, dialect, addresses, context.timeout);
         let said = said.map_err(|e| match e {
-            live::WriteError::Text(e) => Failure::from(format!("{name}: {e}")),
-            live::WriteError::Process(e) => e.into(),
+            proc_sig::WriteError::Text(e) => Failure::from(format!("{name}: {e}")),
+            proc_sig::WriteError::Process(e) => e.into(),
         })?;
         for what in said {
             super::say(&what);

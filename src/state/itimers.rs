@@ -11,9 +11,9 @@ use criu_signals_images::{
 };
 
 use super::timers::{PATIENCE, sigaction};
+use crate::engine::repair::Done;
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
-use crate::restore::Done;
 use crate::tracee::{Call, Injector, Outcome};
 
 /// `sizeof(struct itimerval)`: interval and value, each seconds and microseconds.

@@ -22,10 +22,10 @@ use criu_signals_images::{
 
 use super::Site;
 use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
+use crate::engine::repair::Lost;
 use crate::error::{Cause, Error, Result};
 use crate::machine;
 use crate::proc::{self, SignalStatus};
-use crate::restore::Lost;
 use crate::tracee::{Call, Injector, ptrace};
 
 /// `sizeof(struct itimerspec)`: interval and value, each seconds and nanoseconds.

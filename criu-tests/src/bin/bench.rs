@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
-use criu_signals::capture;
+use criu_signals::engine::capture;
 use criu_signals::images::Pid;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::baseline::Figures;

@@ -20,7 +20,8 @@ use crate::chance::plan::Plan;
 use crate::chance::stage::Stage;
 use crate::chance::verdict::{self, Shown, Verdict};
 use crate::chance::ways::{Kind, Way};
-use crate::{config, ns};
+use crate::config;
+use crate::ns;
 
 /// When criu alone is run in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

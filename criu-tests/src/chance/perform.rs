@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use criu_signals::fault::Point;
-use criu_signals::report::Document;
+use criu_signals::run_report::Document;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 

@@ -12,13 +12,14 @@ use criu_signals_images::criu_core::CoreImage;
 use criu_signals_images::{AltStack, image};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
+use crate::config;
 use crate::criu::{Criu, Step};
+use crate::gaps;
 use crate::gaps::matrix;
 use crate::gaps::table::{Between, Row};
 use crate::gaps::verdict::{End, Mode};
 use crate::rundir::RunDir;
 use crate::wait::{PATIENCE, until};
-use crate::{config, gaps};
 
 /// A program that has been told to go on, and says nothing for so long, never will.
 const SILENCE: Duration = Duration::from_secs(12);

@@ -5,7 +5,7 @@ use std::fs;
 
 use criu_signals::images::text::SigFile;
 use criu_signals::images::{Pid, Tid};
-use criu_signals::live::Subject;
+use criu_signals::proc_sig::Subject;
 use procfs::FromRead;
 use procfs::process::Status;
 

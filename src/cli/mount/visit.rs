@@ -11,8 +11,8 @@ use std::time::Duration;
 use criu_signals::error::{Cause, Error};
 use criu_signals::images::Pid;
 use criu_signals::images::text::{SigFile, parse};
-use criu_signals::live::{self, Addresses, Held, Subject};
 use criu_signals::proc;
+use criu_signals::proc_sig::{self, Addresses, Held, Subject};
 use nix::errno::Errno;
 use procfs::FromRead;
 use procfs::process::{Stat, Status};
@@ -313,7 +313,7 @@ impl Bound<'_> {
         match act {
             Act::Judge => Ok(Answer::Done.into()),
             Act::Read if self.file == SigFile::Waiters => {
-                let found = live::read(self.subject, self.file, timeout);
+                let found = proc_sig::read(self.subject, self.file, timeout);
                 let text = found.map_err(|e| of_error(&e))?;
                 self.check()?;
                 Ok(Done {

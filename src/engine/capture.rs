@@ -4,9 +4,9 @@ use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, T
 
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::losses::altstack_fit;
 use crate::memory;
 use crate::proc::{self, SignalStatus};
-use crate::sigstack;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler, itimers,
@@ -229,7 +229,7 @@ fn capture<Owner>(
         wait_status: WaitStatus::Unknown,
         shared,
         exit_signal: proc::parentage(pid)?.exit_signal,
-        stack_needs: Some(sigstack::here()),
+        stack_needs: Some(altstack_fit::here()),
         taken_out: Vec::new(),
         lent_limit: None,
         timers: Vec::new(),

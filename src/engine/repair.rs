@@ -7,15 +7,15 @@ use criu_signals_images::{
     ThreadState, Tid, TimerEntry, compare,
 };
 
-use crate::capture;
+use crate::engine::capture;
+use crate::engine::replay::{Extent, Replay, Step};
+use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::order::{Extent, Replay, Step};
 use crate::proc;
 use crate::state::queues::same_by_number;
 use crate::state::timers::with_timer_arrivals;
 use crate::state::{self, PendingLimit, Site, itimers, owners};
-use crate::stops;
 use crate::tracee::{Budget, Injector, StoppedProcess};
 
 /// What to do about a difference.

@@ -10,13 +10,13 @@ use criu_signals_images::{
     Notify, Pending, Pid, ProcessState, Rlimit, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid,
 };
 
-use crate::capture;
+use crate::engine::capture;
 
+use crate::checkpoint::guardian::{self, Guardian};
+use crate::engine::repair;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::guardian::{self, Guardian};
 use crate::proc::{self, SignalStatus};
-use crate::restore;
 use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
 use crate::state::{PendingLimit, Queue, Site};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
@@ -470,7 +470,7 @@ impl Custody {
             // Bits without siginfo are not taken out. Of a deep queue those of entries that have not been read are here too.
             pending.bits = pending.queued();
         }
-        restore::give_back(stopped, &seen)?;
+        repair::give_back(stopped, &seen)?;
         self.dismiss(stopped.pid());
         Ok(())
     }
@@ -482,7 +482,7 @@ impl Custody {
     /// If something could not be put back: then the guardian tries when this process has ended.
     pub fn give_back<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
         fault::point(Point::GivingBack)?;
-        let count = restore::give_back(stopped, &self.taken)?;
+        let count = repair::give_back(stopped, &self.taken)?;
         fault::point(Point::GivenBack)?;
         self.dismiss(stopped.pid());
         Ok(count)
@@ -510,7 +510,7 @@ fn changes_but_trap<Owner>(
             .retain(|info| number(info).is_some_and(|signo| !out.bits.contains(signo)));
     }
     let said = |(difference, done)| format!("by taking out SIGTRAP: {difference}: {done}");
-    match restore::untouched(stopped, &before, deep) {
+    match repair::untouched(stopped, &before, deep) {
         Ok(found) => found.into_iter().map(said).collect(),
         Err(e) if e.is_died() => Vec::new(),
         Err(e) => vec![format!(

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::restore::{Done, Report, Verdict};
+use crate::engine::repair::{Done, Report, Verdict};
 
 /// The version of the document. It changes when something is taken away, or means something else.
 pub const VERSION: u32 = 1;

@@ -16,11 +16,11 @@ use criu_signals_images::{Pending, Pid, ProcessState, SIGINFO_SIZE, SigNo, Sigin
 use nix::errno::Errno;
 
 use crate::companion;
+use crate::engine::repair;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::pidfd::PidFd;
 use crate::proc;
-use crate::restore;
 use crate::state::Queue;
 use crate::tracee::{Budget, ByUs, StoppedProcess};
 
@@ -255,7 +255,7 @@ fn holds_any(state: &ProcessState) -> bool {
 
 fn put_back(stopped: &StoppedProcess<ByUs>, state: &ProcessState) -> Result<usize> {
     // First: a signal that becomes ignored is taken out of all queues (do_sigaction).
-    if restore::ignore_trap_again(stopped, state)? {
+    if repair::ignore_trap_again(stopped, state)? {
         log::error!(
             "pid {}: criu is gone; SIGTRAP, which the process ignored before criu's trap, is ignored again",
             stopped.pid()
@@ -264,7 +264,7 @@ fn put_back(stopped: &StoppedProcess<ByUs>, state: &ProcessState) -> Result<usiz
     if !holds_any(state) {
         return Ok(0);
     }
-    restore::give_back(stopped, state)
+    repair::give_back(stopped, state)
 }
 
 /// `None`: it is traced still.

@@ -14,8 +14,8 @@ use procfs::FromRead;
 use procfs::process::Status;
 
 use crate::error::{Cause, Error, Phase, Result};
-use crate::live::Subject;
 use crate::proc;
+use crate::proc_sig::Subject;
 use crate::state::asleep::parse_call;
 
 /// linux/wait.h.

@@ -1,7 +1,7 @@
 //! The files of the 2007 patches, of live processes: read, and written, one at a time.
 //!
 //! The process is stopped for as long as that takes, and a write is made inside it, by the steps of
-//! [`crate::order`] that concern the file. What a write makes deliverable is delivered when the process goes on.
+//! [`crate::engine::replay`] that concern the file. What a write makes deliverable is delivered when the process goes on.
 //! docs/proc-sig.md says what each write means.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Region, SignalStatus};
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
-use crate::waiters;
+pub mod waiters;
 
 const SA_SIGINFO: u64 = 0x4;
 /// What the handler returns to is in the disposition (asm/signal.h).

@@ -7,10 +7,10 @@ use criu_signals_images::{Disposition, ProcessState, ThreadState};
 use super::names::{Pair, missing_threads, translated};
 use super::stop::Stopped;
 use super::{Progress, Stage, step};
-use crate::capture;
+use crate::engine::capture;
+use crate::engine::repair::{Arrived, Done, Report, apply};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Region};
-use crate::restore::{Arrived, Done, Report, apply};
 use crate::tracee::{ByUs, StoppedProcess};
 
 /// How it is put back.

@@ -6,9 +6,9 @@
 
 use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
+use crate::engine::repair::Lost;
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
-use crate::restore::Lost;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
@@ -416,8 +416,8 @@ mod tests {
             ORDER.map(|row| document.find(&format!("{before}{}{after}", title(row.step))))
         };
         for places in [
-            shown(include_str!("../docs/order.md"), "\n| ", " |"),
-            shown(include_str!("../docs/order.svg"), ">", "<"),
+            shown(include_str!("../../docs/order.md"), "\n| ", " |"),
+            shown(include_str!("../../docs/order.svg"), ">", "<"),
         ] {
             assert!(
                 places.iter().all(Option::is_some) && places.is_sorted(),

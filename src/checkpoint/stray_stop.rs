@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pid, SigNo, SigSet};
 
 use crate::companion;
+use crate::engine::stops;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
-use crate::stops;
 use crate::tracee::{ByHost, StoppedProcess};
 
 /// What the process that waits is called.

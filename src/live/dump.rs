@@ -8,10 +8,11 @@ use criu_signals_images::{Image, Pid, image};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{Progress, Stage, Stopped, Target, step};
+use crate::engine::capture;
+use crate::engine::stops::{WaitStatuses, count_arrived_stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
-use crate::stops::{WaitStatuses, count_arrived_stop};
-use crate::{capture, record};
+use crate::record;
 
 /// What was read.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use criu_signals_images::{
 use super::names::{Pair, matched_threads, missing_threads, translated};
 use super::{Progress, Stage, Stopped, step};
 use crate::arch::{self, Waiting};
+use crate::engine::capture;
+use crate::engine::repair;
+use crate::engine::repair::{Done, Report};
 use crate::error::Result;
-use crate::restore::{Done, Report};
-use crate::{capture, restore};
 
 /// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
 /// its call, and one that was just restored has to make it first.
@@ -102,7 +103,7 @@ fn look(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> (Report, Vec<Differe
     let mut differences = compare(&wanted, now);
     differences.extend(missing_threads(dumped, now));
     let waiting = not_waiting(dumped, now);
-    (restore::report(pair.pid, &wanted, differences), waiting)
+    (repair::report(pair.pid, &wanted, differences), waiting)
 }
 
 fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {

@@ -16,7 +16,7 @@ use criu_signals::engine::capture;
 use criu_signals::engine::repair::Verdict;
 use criu_signals::engine::repair::{self, Arrived};
 use criu_signals::images::{Pid, image};
-use criu_signals::record;
+use criu_signals::log_lines;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
 /// How long to wait for a thread in uninterruptible sleep.
@@ -40,7 +40,7 @@ fn capture(pid: Pid, folder: &Path) -> Result<(), Box<dyn Error>> {
     // Every thread is stopped from here on, without a signal.
     let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
     // On an error, `stopped` lets the process go as it is dropped.
-    let image = record::of(&stopped)?;
+    let image = capture::image(&stopped)?;
     stopped.release()?;
 
     // The process runs again; what follows may take its time.
@@ -63,7 +63,7 @@ fn replay(pid: Pid, image: &Path) -> Result<(), Box<dyn Error>> {
     let report = repair::apply(&stopped, now, &image.process, Arrived::Kept)?;
     stopped.release()?;
 
-    for line in record::lines(&report) {
+    for line in log_lines::lines(&report) {
         println!("{line}");
     }
     match report.verdict() {

@@ -8,8 +8,6 @@
 pub mod arch;
 #[cfg(feature = "engine")]
 pub mod checkpoint;
-#[cfg(feature = "engine")]
-pub mod companion;
 pub mod criu;
 #[cfg(feature = "engine")]
 pub mod engine;
@@ -20,7 +18,11 @@ pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "engine")]
+pub mod image_folder;
+#[cfg(feature = "engine")]
 pub mod live;
+#[cfg(feature = "engine")]
+pub mod log_lines;
 #[cfg(feature = "engine")]
 pub mod losses;
 #[cfg(feature = "engine")]
@@ -28,15 +30,13 @@ pub mod machine;
 #[cfg(feature = "engine")]
 pub mod memory;
 #[cfg(feature = "engine")]
-pub mod pidfd;
-#[cfg(feature = "engine")]
 pub mod plugin_file;
 #[cfg(feature = "engine")]
 pub mod proc;
 #[cfg(feature = "engine")]
 pub mod proc_sig;
 #[cfg(feature = "engine")]
-pub mod record;
+pub mod process;
 #[cfg(feature = "engine")]
 pub mod run_report;
 #[cfg(feature = "engine")]

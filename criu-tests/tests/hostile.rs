@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
+use criu_signals::image_folder::corrections;
 use criu_signals::images::{Fields, Image, ImageError, Rlimit, SigNo, Siginfo, image};
-use criu_signals::record;
 use criu_tests::cases::{
     self, CHECK, Test, dumped, expect_error, expect_verdict, refused, restored, start, test,
     with_plugin,
@@ -278,7 +278,7 @@ fn core_is_link_or_pipe(dir: &RunDir) -> Result<()> {
     let before = fs::read(&elsewhere)?;
     let limit = Rlimit { soft: 7, hard: 77 };
     let folder = File::open(dir.images())?;
-    let lend = || record::lend_room(std::os::fd::AsFd::as_fd(&folder), pid, limit);
+    let lend = || corrections::lend_room(std::os::fd::AsFd::as_fd(&folder), pid, limit);
     let refused = || -> Result<()> {
         let said = lend().err().context("it was replaced")?.to_string();
         ensure!(said.contains("is not a regular file"), "{said}");

@@ -16,13 +16,15 @@ use criu_signals::engine::repair::Done;
 use criu_signals::engine::stops::{Before, WaitStatuses, count_arrived_stop};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
+use criu_signals::image_folder;
+use criu_signals::image_folder::corrections;
+use criu_signals::image_folder::corrections::Corrected;
 use criu_signals::images::criu_files::Owner;
 use criu_signals::images::{
     Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, Tid, image,
 };
+use criu_signals::log_lines;
 use criu_signals::proc;
-use criu_signals::record;
-use criu_signals::record::Corrected;
 use criu_signals::run_report::{Outcome, Process, Stage};
 use criu_signals::state::asleep::{self, Asleep};
 use criu_signals::state::dropped::{self, Dropped, Found};
@@ -222,7 +224,7 @@ impl Dump {
                 // Said in the log by whoever gets the error.
                 self.recorder.refuse();
                 Process {
-                    pid_in_namespace: record::innermost(pid).ok(),
+                    pid_in_namespace: image_folder::innermost(pid).ok(),
                     errors: vec![e.to_string()],
                     ..Process::new(Outcome::Refused)
                 }
@@ -377,7 +379,7 @@ impl Dump {
                 .map_err(|errno| Error::os("getpgid", errno))?
                 .as_raw();
             // A group may have lost its leader.
-            let innermost = Pid::new(group).and_then(|leader| record::innermost(leader).ok());
+            let innermost = Pid::new(group).and_then(|leader| image_folder::innermost(leader).ok());
             groups.push(innermost.unwrap_or(group));
         }
         Ok(groups)
@@ -452,7 +454,7 @@ impl Dump {
         let mut ids = Vec::new();
         for pid in proc::tree(root) {
             if proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns) {
-                ids.push(record::innermost(pid)?);
+                ids.push(image_folder::innermost(pid)?);
             }
         }
         Ok(ids)
@@ -524,7 +526,7 @@ impl Dump {
     }
 
     fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
-        let image: Image = record::with_header(state)?;
+        let image: Image = capture::with_header(state)?;
         let inner = || {
             let dir = self.host.image_dir().map_err(|e| {
                 Error::new(
@@ -537,7 +539,7 @@ impl Dump {
                 .map_err(|e| Error::new("write", Cause::Image(e)))
         };
         let name = inner().map_err(|e| e.during(Phase::Image, pid))?;
-        log::info!("{}", record::summary(pid, &image, &name));
+        log::info!("{}", log_lines::summary(pid, &image, &name));
         self.written.push(name);
         Ok(())
     }
@@ -636,7 +638,7 @@ impl Dump {
             self.notices.level().unwrap_or(log::Level::Info),
             "{summary}"
         );
-        match record::dumped_processes(dir) {
+        match image_folder::dumped_processes(dir) {
             Ok(dumped) => {
                 for pid in dumped.iter().filter(|pid| !self.captured.contains(pid)) {
                     self.recorder.error(format!(
@@ -680,7 +682,7 @@ impl Dump {
     /// CRIU's images are written by now.
     fn lend_room(&mut self, dir: BorrowedFd<'_>) {
         for &(pid, limit) in &self.lent_room {
-            match record::lend_room(dir, pid, limit) {
+            match corrections::lend_room(dir, pid, limit) {
                 Ok(()) => log::info!(
                     "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which queue and \
                      timers can be restored; the right one is set at the restore"
@@ -696,7 +698,7 @@ impl Dump {
     /// CRIU makes all timers in the leader, for threads by the ids that it has written down.
     fn correct_timers(&mut self, dir: BorrowedFd<'_>) {
         for (pid, timers) in &self.timers {
-            match record::correct_timers(dir, *pid, timers) {
+            match corrections::correct_timers(dir, *pid, timers) {
                 Ok(false) => {}
                 Ok(true) => log::info!(
                     "pid {pid} (in its own namespace): criu's image names the threads that timers count or tell"
@@ -715,7 +717,7 @@ impl Dump {
             return;
         }
         let unwanted = |owner: Owner| self.unwanted.contains(&(owner.kind, owner.id));
-        match record::correct_files(dir, unwanted) {
+        match corrections::correct_files(dir, unwanted) {
             Ok(corrected) if corrected == Corrected::default() => {}
             Ok(Corrected { owners, timerfds }) => log::info!(
                 "criu's image of files: {owners} owners are left to the restore, and {timerfds} timerfds that have expired and \

@@ -8,16 +8,17 @@ use criu_signals::engine::repair::Report;
 use criu_signals::engine::repair::{Mode, Verdict, check};
 use criu_signals::error::{Cause, Error, Phase, Result};
 use criu_signals::fault::{self, Point};
+use criu_signals::image_folder;
 use criu_signals::images::criu_images::Ended;
 use criu_signals::images::image::Allowance;
 use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
+use criu_signals::log_lines;
 use criu_signals::losses::altstack_fit;
 use criu_signals::losses::zombies;
 use criu_signals::machine::{self, Machine};
 use criu_signals::memory;
-use criu_signals::pidfd::PidFd;
 use criu_signals::proc;
-use criu_signals::record;
+use criu_signals::process::pidfd::PidFd;
 use criu_signals::run_report::{Outcome, Process, Stage};
 use criu_signals::tracee::{ByHost, StoppedProcess};
 use nix::errno::Errno;
@@ -86,7 +87,7 @@ impl Restore {
         recorded: Option<bool>,
         settings: &Settings,
     ) -> std::result::Result<(), HookError> {
-        self.left = record::captured_processes(self.host.image_dir()?)?;
+        self.left = image_folder::captured_processes(self.host.image_dir()?)?;
         let policy = self.policy;
         if self.left.is_empty() {
             // Not a word about these images in the inventory either: they were made without this plugin.
@@ -188,7 +189,7 @@ impl Restore {
         }
         // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
         if self.policy == Policy::Strict && !self.left.is_empty() {
-            let dumped = record::dumped_processes(dir)?;
+            let dumped = image_folder::dumped_processes(dir)?;
             for pid in dumped.iter().filter(|pid| !self.left.contains(pid)) {
                 unusable += 1;
                 self.recorder.error(format!(
@@ -238,7 +239,7 @@ impl Restore {
         }
         let (verdict, mut record) = match self.compare(pid) {
             Ok((report, process)) => {
-                for line in record::lines(&report) {
+                for line in log_lines::lines(&report) {
                     match report.verdict() {
                         Verdict::Verified => log::info!("{line}"),
                         Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
@@ -269,7 +270,7 @@ impl Restore {
                 log::error!("{e}");
                 let record = Process {
                     pid: Some(pid.get()),
-                    pid_in_namespace: record::innermost(pid).ok(),
+                    pid_in_namespace: image_folder::innermost(pid).ok(),
                     errors: vec![e.to_string()],
                     ..Process::new(Outcome::Failed)
                 };
@@ -376,7 +377,7 @@ impl Restore {
     }
 
     fn image_of(&mut self, pid: Pid) -> Result<Image> {
-        let innermost = record::innermost(pid)?;
+        let innermost = image_folder::innermost(pid)?;
         self.left.retain(|&left| left != innermost);
         let name = image::file_name(innermost);
         let read = match self.read.remove(&innermost) {

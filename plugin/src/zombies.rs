@@ -1,11 +1,11 @@
 //! Children that have ended and were not waited for: what of that is lost.
 
 use criu_signals::error::Result;
+use criu_signals::image_folder;
 use criu_signals::images::Pid;
 use criu_signals::images::criu_images::Ended;
 use criu_signals::losses::zombies::Status;
 use criu_signals::proc;
-use criu_signals::record;
 
 use crate::notices::{Notice, Saying};
 
@@ -39,7 +39,7 @@ pub fn at_dump(pid: Pid, ended: &[(Pid, Status)]) -> Vec<Saying> {
 /// What there is to say after a restore, where they ended as `dumped` has it.
 pub fn at_restore(pid: Pid, ended: &[(Pid, Status)], dumped: &[Ended]) -> Vec<String> {
     let other = |(child, is): &(Pid, Status)| {
-        let innermost = record::innermost(*child).ok()?;
+        let innermost = image_folder::innermost(*child).ok()?;
         let was = Status(dumped.iter().find(|ended| ended.pid == innermost)?.status);
         (was != *is).then(|| {
             format!(

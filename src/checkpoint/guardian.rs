@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pending, Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
 use nix::errno::Errno;
 
-use crate::companion;
 use crate::engine::repair;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::pidfd::PidFd;
 use crate::proc;
+use crate::process::detached;
+use crate::process::pidfd::PidFd;
 use crate::state::Queue;
 use crate::tracee::{Budget, ByUs, StoppedProcess};
 
@@ -74,7 +74,7 @@ impl Guardian {
             links.clone()
         });
         let guardian = Guardian { link: ours };
-        companion::start(
+        detached::start(
             c"signals-guard",
             "start the guardian",
             &foreign,

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, SigNo, SigSet};
 
-use crate::companion;
 use crate::engine::stops;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
+use crate::process::detached;
+use crate::process::pidfd::PidFd;
 use crate::tracee::{ByHost, StoppedProcess};
 
 /// What the process that waits is called.
@@ -133,7 +133,7 @@ pub fn put_right_afterwards(all: &[LetGo]) -> Result<()> {
     }
     let host = std::process::id().cast_signed();
     let what = "start the process that looks after stopped ones";
-    companion::start(NAME, what, &[], || {
+    detached::start(NAME, what, &[], || {
         let mut code = 0;
         for one in all {
             match one.put_right(host) {

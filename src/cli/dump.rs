@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use criu_signals::images::{Pid, Shown as _, image};
 use criu_signals::live::{self, Cgroup, Target};
-use criu_signals::record;
+use criu_signals::log_lines;
 
 use super::progress::Console;
 use super::{Context, Failure};
@@ -78,7 +78,7 @@ impl Dump {
             for one in &snapshot.images {
                 let process = &one.process;
                 let name = image::file_name(process.ids.innermost());
-                writeln!(out, "{}", record::summary(process.pid(), one, &name))?;
+                writeln!(out, "{}", log_lines::summary(process.pid(), one, &name))?;
             }
         }
         let threads: usize = snapshot

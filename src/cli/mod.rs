@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use criu_signals::companion::{self, DEFERRED, Role};
 use criu_signals::images::{Pid, Shown as _};
+use criu_signals::process::worker::{self, DEFERRED, Role};
 use nix::sys::signal::raise;
 use nix::sys::wait::WaitStatus;
 
@@ -79,7 +79,7 @@ impl Context {
     /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
     /// middle because this one is killed. This one never returns; it ends as that one does.
     fn hand_over(&self) -> Result<(), Failure> {
-        let code = match companion::hand_over(c"signals-work")? {
+        let code = match worker::run_in_child(c"signals-work")? {
             Role::Worker => return Ok(()),
             Role::Waited(WaitStatus::Exited(_, code)) => code,
             Role::Waited(WaitStatus::Signaled(_, signal, _)) => {

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use criu_signals::image_folder;
 use criu_signals::images::{Image, Pid, Shown as _, image};
 use criu_signals::live::{self, Mapping, Pair, Unmapped};
 use criu_signals::machine;
-use criu_signals::record;
 
 use super::{Failure, source};
 
@@ -51,7 +51,7 @@ impl Pairs {
     fn images(&self) -> Result<Vec<Image>, Failure> {
         let folder = self.images_dir.shown();
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
-        let pids = record::captured_processes(dir.as_fd())?;
+        let pids = image_folder::captured_processes(dir.as_fd())?;
         if pids.is_empty() {
             return Err(format!("{folder}: holds no signals-PID.img").into());
         }

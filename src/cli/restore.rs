@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use criu_signals::engine::repair::{Arrived, Verdict};
 use criu_signals::live::{self, Options};
+use criu_signals::log_lines;
 use criu_signals::machine::{self, Machine};
-use criu_signals::record;
 
 use super::pairs::Pairs;
 use super::progress::Console;
@@ -76,7 +76,7 @@ impl Restore {
             match report {
                 Ok(report) => {
                     differs |= !matches!(report.verdict(), Verdict::Verified | Verdict::Repaired);
-                    for line in record::lines(&report) {
+                    for line in log_lines::lines(&report) {
                         writeln!(out, "{line}")?;
                     }
                 }

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use criu_signals::engine::capture;
+use criu_signals::image_folder;
 use criu_signals::images::{
     Image, ImageError, Pid, Recorded, Shown as _, criu_core, criu_images, image,
 };
-use criu_signals::record;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
 use super::{Context, Failure};
@@ -69,7 +69,7 @@ pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>,
         return Ok(vec![file(path)?]);
     }
     let dir = File::open(path).map_err(|e| format!("{what}: {e}"))?;
-    let pids = record::captured_processes(dir.as_fd())?;
+    let pids = image_folder::captured_processes(dir.as_fd())?;
     if pids.is_empty() {
         if path.join(criu_images::PSTREE).exists() {
             return of_criu(path);
@@ -84,7 +84,7 @@ pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>,
 /// A live process, which is stopped for as long as it takes.
 pub fn live(pid: Pid, context: &Context) -> Result<Image, Failure> {
     let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
-    let image = record::of(&stopped);
+    let image = capture::image(&stopped);
     stopped.release()?;
     Ok(image?)
 }
@@ -97,7 +97,7 @@ fn live_process(pid: Pid, context: &Context, extent: Extent) -> Result<Found, Fa
             let found = capture::at_most(&stopped, most);
             stopped.release()?;
             let (process, depths) = found?;
-            (record::with_header(process)?, Some(depths))
+            (capture::with_header(process)?, Some(depths))
         }
     };
     Ok(Found {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use criu_signals::engine::repair::Verdict;
 use criu_signals::live;
+use criu_signals::log_lines;
 use criu_signals::machine::{self, Machine};
-use criu_signals::record;
 
 use super::pairs::Pairs;
 use super::progress::Console;
@@ -50,7 +50,7 @@ impl Verify {
         for (pair, report) in pairs.iter().zip(reports?) {
             same &= report.verdict() == Verdict::Verified;
             writeln!(out, "{pair}")?;
-            for line in record::lines(&report) {
+            for line in log_lines::lines(&report) {
                 writeln!(out, "{line}")?;
             }
         }

@@ -1,10 +1,15 @@
 //! The whole signal state of one stopped process.
 
-use criu_signals_images::{InterruptedCall, Pending, ProcessState, ThreadState, Tid, WaitStatus};
+use criu_signals_images::{
+    FORMAT_VERSION, Header, Image, InterruptedCall, Pending, ProcessState, ThreadState, Tid,
+    WaitStatus,
+};
 
+use crate::arch;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::losses::altstack_fit;
+use crate::machine;
 use crate::memory;
 use crate::proc::{self, SignalStatus};
 use crate::state::{
@@ -288,4 +293,29 @@ fn from_outside<Owner>(
         pending,
         interrupted,
     })
+}
+
+/// Captures a process, as an image to be written.
+///
+/// # Errors
+/// Those of [`process`].
+pub fn image<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
+    with_header(process(stopped)?)
+}
+
+/// Makes an image of what was captured.
+///
+/// # Errors
+/// If uname(2) fails, which it does not.
+pub fn with_header(mut process: ProcessState) -> Result<Image> {
+    // What was queued before a change of uid is charged to another one.
+    process.queued = process.queued.max(process.siginfos());
+    let header = Header {
+        format_version: FORMAT_VERSION,
+        arch: arch::ARCH,
+        kernel_release: machine::kernel_release()?,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        criu_version: None,
+    };
+    Ok(Image { header, process })
 }

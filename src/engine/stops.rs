@@ -18,8 +18,8 @@ use nix::unistd::getsid;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
+use crate::process::pidfd::PidFd;
 use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
 

@@ -36,9 +36,9 @@ use criu_signals_images::{Pid, Shown as _, Tid};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::companion;
 use crate::error::{Cause, Error, Result};
 use crate::proc;
+use crate::process::detached;
 use crate::tracee::StoppingProcess;
 
 /// How often a freezer is asked whether it is through.
@@ -470,7 +470,7 @@ impl Hold {
             link: None,
             _locks: Vec::new(),
         };
-        companion::start(c"signals-thaw", WHAT, &[ours.as_raw_fd()], move || {
+        detached::start(c"signals-thaw", WHAT, &[ours.as_raw_fd()], move || {
             let mut message = [0];
             if theirs.read_exact(&mut message).is_ok() {
                 // Put back already.

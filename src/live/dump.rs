@@ -12,7 +12,6 @@ use crate::engine::capture;
 use crate::engine::stops::{WaitStatuses, count_arrived_stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, SignalStatus};
-use crate::record;
 
 /// What was read.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ pub fn take(target: &Target, timeout: Duration, progress: &mut dyn Progress) -> 
     let took = stopped.release();
     let images = states?
         .into_iter()
-        .map(record::with_header)
+        .map(capture::with_header)
         .collect::<Result<_>>()?;
     Ok(Snapshot {
         images,

@@ -27,8 +27,8 @@ use criu_signals_images::{
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::machine::Machine;
-use crate::pidfd::PidFd;
 use crate::proc::{self, SignalStatus};
+use crate::process::pidfd::PidFd;
 
 /// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
 const SI_PID: std::ops::Range<usize> = 16..20;

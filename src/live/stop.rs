@@ -8,9 +8,9 @@ use nix::errno::Errno;
 
 use super::cgroup::{Cgroup, Hold};
 use super::{Progress, Stage, step};
-use crate::companion;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
+use crate::process::worker;
 use crate::tracee::{ByUs, StoppedProcess, StoppingProcess};
 
 /// How long what has been seized in a frozen cgroup usually takes to stop. Only a parent in vfork(2) takes longer: it
@@ -154,7 +154,7 @@ impl Stopped {
                 let what = "stop (processes are made faster than they are stopped)";
                 return Err(Error::os(what, Errno::ETIMEDOUT).during(Phase::Seize, pid));
             }
-            if pid == Pid::own() || Some(pid) == companion::waiter() {
+            if pid == Pid::own() || Some(pid) == worker::waiter() {
                 log::warn!("pid {pid}: this program itself, left out");
                 continue;
             }

@@ -16,7 +16,7 @@ use criu_signals_images::SigNo;
 use criu_signals_images::criu_images::{self, Ended};
 
 use crate::error::{Cause, Error, Result};
-use crate::record;
+use crate::image_folder;
 
 /// Of a status of wait(2): the signal, that there is a core file, and how far up the exit status is.
 const SIGNAL: u32 = 0x7f;
@@ -72,7 +72,7 @@ impl fmt::Display for Status {
 /// # Errors
 /// If CRIU's images can't be read.
 pub fn dumped(dir: BorrowedFd<'_>) -> Result<Vec<Ended>> {
-    let alive = record::dumped_processes(dir)?;
+    let alive = image_folder::dumped_processes(dir)?;
     criu_images::ended_in(dir, &alive)
         .map_err(|e| Error::new("read how processes ended", Cause::Image(e)))
 }

@@ -20,6 +20,7 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Region, SignalStatus};
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
+
 pub mod waiters;
 
 const SA_SIGINFO: u64 = 0x4;

@@ -24,8 +24,8 @@ use super::bound::Bound;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::error::{Cause, Error, Result};
-use crate::pidfd::PidFd;
 use crate::proc::SignalStatus;
+use crate::process::pidfd::PidFd;
 
 /// What takes microseconds unless somebody interferes: a SIGCONT from outside takes away the stop signal that a
 /// thread was let go for.

@@ -16,8 +16,8 @@ use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::pidfd::PidFd;
 use crate::proc;
+use crate::process::pidfd::PidFd;
 use crate::state::interrupted;
 
 /// Stopped and seized by the program that this library runs in: CRIU, around a plugin's hook. It must be found

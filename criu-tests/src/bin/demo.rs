@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{ContentArrangement, Table, presets};
+use criu_signals::engine::capture;
 use criu_signals::images::{Pid, ProcessState, SigNo, image};
-use criu_signals::record;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::criu::Criu;
 use criu_tests::ns;
@@ -78,7 +78,7 @@ fn inside() -> Result<()> {
 /// The state of a live process: it is stopped for that, for less than a millisecond.
 fn look_at(pid: i32) -> Result<ProcessState> {
     let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
-    let image = record::of(&stopped);
+    let image = capture::image(&stopped);
     stopped.release()?;
     Ok(image?.process)
 }

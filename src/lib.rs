@@ -40,6 +40,8 @@ pub mod process;
 #[cfg(feature = "engine")]
 pub mod run_report;
 #[cfg(feature = "engine")]
+pub mod setting_names;
+#[cfg(feature = "engine")]
 pub mod state;
 #[cfg(feature = "engine")]
 pub mod tracee;

@@ -2,8 +2,6 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../plugin/src/notices.rs"]
-mod notices;
 #[path = "../../plugin/src/settings.rs"]
 mod settings;
 

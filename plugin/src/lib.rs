@@ -1,44 +1,66 @@
-//! The CRIU plugin: WHEN signal state is captured, checked and put back. How is the library's business.
+//! The CRIU plugin: CRIU's hooks, the settings and the file of the report. The work is done by the library, in
+//! [`criu_signals::checkpoint`].
 //!
 //! Hooks here only check, call and map the result. They always pass on, so that the plugins behind this one
 //! (cuda's, amdgpu's) are called as well.
 #![deny(unsafe_code)]
 
 mod beneath;
-mod dump;
-mod notices;
-mod parents;
 mod report;
-mod rest;
-mod restore;
-mod run_on;
 mod settings;
-mod timeouts;
-mod timers;
-mod zombies;
 
 use std::ffi::CStr;
 
+use criu_signals::checkpoint::INVENTORY_NAME;
+use criu_signals::checkpoint::dump::Dump;
+use criu_signals::checkpoint::recorder::Recorder;
+use criu_signals::checkpoint::restore::Restore;
 use criu_signals::criu::{
     self, AfterFailure, HookError, HookResult, Host, Plugin, Reply, Stage, export_plugin,
 };
 use criu_signals::images::Pid;
 use criu_signals::plugin_file;
+use criu_signals::run_report;
 use nix::errno::Errno;
 
-use dump::Dump;
-use restore::Restore;
+use report::Report;
 use settings::Settings;
-
-/// The name in the inventory of an image folder. What is written there once has to stay.
-const NAME: &CStr = c"signals_plugin";
 
 /// One run of criu.
 enum Signals {
-    Dump(Box<Dump>),
+    Dump(Box<Dump>, Report),
     /// Only memory is dumped: nothing to do.
     PreDump,
-    Restore(Box<Restore>),
+    Restore(Box<Restore>, Report),
+}
+
+fn begin_dump(host: Host) -> Result<Signals, HookError> {
+    let Settings {
+        options, report, ..
+    } = settings()?;
+    let stage = run_report::Stage::Dump;
+    let report = Report::create(stage, host, options.policy, report.as_ref())?;
+    let recorder = Recorder::begin(stage, host, options.policy);
+    let dump = Dump::begin(host, options, recorder)?;
+    Ok(Signals::Dump(Box::new(dump), report))
+}
+
+fn begin_restore(host: Host) -> Result<Signals, HookError> {
+    let Settings {
+        options, report, ..
+    } = settings()?;
+    let stage = run_report::Stage::Restore;
+    let report = Report::create(stage, host, options.policy, report.as_ref())?;
+    let recorder = Recorder::begin(stage, host, options.policy);
+    let mut restore = Restore::begin(host, options, recorder)?;
+    match restore.examine() {
+        Ok(()) => Ok(Signals::Restore(Box::new(restore), report)),
+        Err(e) => {
+            // CRIU calls no other hook of this run.
+            report.write(&restore.refused(e.to_string()));
+            Err(e)
+        }
+    }
 }
 
 /// Reads the settings, and says which.
@@ -58,17 +80,14 @@ fn task(pid: criu::Pid) -> Result<Pid, HookError> {
 }
 
 impl Plugin for Signals {
-    const NAME: &'static CStr = NAME;
+    const NAME: &'static CStr = INVENTORY_NAME;
     const LOG_PREFIX: &'static str = "signals: ";
 
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
-            Stage::Dump => Ok(Signals::Dump(Box::new(Dump::begin(host, settings()?)?))),
+            Stage::Dump => begin_dump(host),
             Stage::PreDump => Ok(Signals::PreDump),
-            Stage::Restore => Ok(Signals::Restore(Box::new(Restore::begin(
-                host,
-                settings()?,
-            )?))),
+            Stage::Restore => begin_restore(host),
             other => Err(HookError::new(
                 Errno::EINVAL,
                 format!("this plugin does not know what to do at the stage {other}"),
@@ -78,21 +97,21 @@ impl Plugin for Signals {
 
     /// A pre-dump has no `exit` to take anything back in, and needs nothing.
     fn pause_devices(&mut self, pid: criu::Pid) -> HookResult {
-        if let Signals::Dump(dump) = self {
+        if let Signals::Dump(dump, _) = self {
             dump.before_seize(task(pid)?);
         }
         Ok(Reply::PassOn)
     }
 
     fn checkpoint_devices(&mut self, pid: criu::Pid) -> HookResult {
-        if let Signals::Dump(dump) = self {
+        if let Signals::Dump(dump, _) = self {
             dump.capture(task(pid)?)?;
         }
         Ok(Reply::PassOn)
     }
 
     fn resume_devices_late(&mut self, pid: criu::Pid) -> HookResult {
-        if let Signals::Restore(restore) = self {
+        if let Signals::Restore(restore, _) = self {
             restore.check(task(pid)?)?;
         }
         Ok(Reply::PassOn)
@@ -100,16 +119,16 @@ impl Plugin for Signals {
 
     fn resume_failed(&mut self, pid: criu::Pid) -> AfterFailure {
         match (self, Pid::new(pid.as_raw())) {
-            (Signals::Restore(restore), Some(pid)) => restore.after_failure(pid),
+            (Signals::Restore(restore, _), Some(pid)) => restore.after_failure(pid),
             _ => AfterFailure::FailRestore,
         }
     }
 
     fn exit(self, _stage: Stage, ret: i32) {
         match self {
-            Signals::Dump(dump) => dump.end(ret),
+            Signals::Dump(dump, report) => report.write(&dump.end(ret)),
             Signals::PreDump => {}
-            Signals::Restore(restore) => restore.end(ret),
+            Signals::Restore(restore, report) => report.write(&restore.end(ret)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The report of a run: gathered while it goes on, and written at its end, whatever becomes of it.
+//! The file of a run's report: made when the run begins, and written at its end, whatever becomes of the run.
 //!
 //! A pipeline that finds a report has to know that it is this run's and whole. So an older one of that name is removed
 //! when the run begins, and the new one appears under its name when all of it is on the disk. Its file is made at the
@@ -6,128 +6,66 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use criu_signals::checkpoint::options::Policy;
 use criu_signals::criu::{HookError, Host};
 use criu_signals::error::Error;
-use criu_signals::images::{Pid, Shown as _};
-use criu_signals::run_report::{self, Criu, Document, Outcome, Process, Stage, VERSION};
+use criu_signals::images::Shown as _;
+use criu_signals::run_report::{Document, Stage};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::beneath;
-use crate::settings::{Policy, REPORT, Settings};
+use crate::settings::{REPORT, ReportPath};
 
 /// A report names addresses and values of the program: like an image it is for its owner alone.
 const MODE: u32 = 0o600;
 
-/// What is known so far.
-pub struct Recorder {
-    document: Document,
-    started: Instant,
-    /// The plugin itself has made the run fail.
-    refused: bool,
-    target: Option<Target>,
-}
+/// The report of this run, if one is wanted.
+pub struct Report(Option<Target>);
 
-impl Recorder {
-    /// Begins the report of a run.
+impl Report {
+    /// Makes the file.
     ///
     /// # Errors
-    /// If one is wanted and its file can't be made, and the policy is `strict`. With another policy that is an error in
-    /// the log, and the run goes on without a report.
-    pub fn begin(stage: Stage, host: Host, settings: &Settings) -> Result<Recorder, HookError> {
-        let pid = std::process::id();
-        let images = host.image_dir().ok().and_then(|dir| {
-            let link = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-            Some(link.ok()?.to_string_lossy().into_owned())
-        });
-        let mut recorder = Recorder {
-            document: Document {
-                report_version: VERSION,
-                plugin_version: env!("CARGO_PKG_VERSION").to_owned(),
-                stage,
-                outcome: Outcome::Failed,
-                criu: Criu {
-                    pid,
-                    versions: host.versions().map(str::to_owned),
-                    result: None,
-                },
-                images,
-                policy: settings.policy.to_string(),
-                duration_us: 0,
-                processes: Vec::new(),
-                notices: Vec::new(),
-                errors: Vec::new(),
-            },
-            started: Instant::now(),
-            refused: false,
-            target: None,
+    /// If a report is wanted and its file can't be made, and the policy is `strict`. With another policy that is an error
+    /// in the log, and the run goes on without a report.
+    pub fn create(
+        stage: Stage,
+        host: Host,
+        policy: Policy,
+        path: Option<&ReportPath>,
+    ) -> Result<Report, HookError> {
+        let Some(path) = path else {
+            return Ok(Report(None));
         };
-        if let Some(report) = &settings.report {
-            let path = report.path(stage, pid);
-            match Target::create(host, path.clone()) {
-                Ok(target) => recorder.target = Some(target),
-                Err(e) => {
-                    let what = Error::io(format!("make report {} ({REPORT})", path.shown()), &e);
-                    if settings.policy == Policy::Strict {
-                        let what = format!("{what}. Nothing is done (policy=strict)");
-                        return Err(HookError::new(Errno::EIO, what));
-                    }
-                    log::error!("{what}: there will be no report");
+        let path = path.path(stage, std::process::id());
+        match Target::create(host, path.clone()) {
+            Ok(target) => Ok(Report(Some(target))),
+            Err(e) => {
+                let what = Error::io(format!("make report {} ({REPORT})", path.shown()), &e);
+                if policy == Policy::Strict {
+                    let what = format!("{what}. Nothing is done (policy=strict)");
+                    return Err(HookError::new(Errno::EIO, what));
                 }
+                log::error!("{what}: there will be no report");
+                Ok(Report(None))
             }
         }
-        Ok(recorder)
     }
 
-    /// Logs what failed, and keeps it.
-    pub fn error(&mut self, what: impl Into<String>) {
-        let what = what.into();
-        log::error!("{what}");
-        self.document.errors.push(what);
-    }
-
-    /// What was said, and belongs to no process of the report.
-    pub fn notices(&mut self, notices: Vec<run_report::Notice>) {
-        self.document.notices.extend(notices);
-    }
-
-    /// One process is done with, since `started`.
-    pub fn process(&mut self, process: Process, started: Instant) {
-        self.document.processes.push(Process {
-            duration_us: micros(started.elapsed()),
-            ..process
-        });
-    }
-
-    /// Is there a word of this process?
-    pub fn has(&self, pid: Pid) -> bool {
-        let mut known = self.document.processes.iter();
-        known.any(|process| process.pid == Some(pid.get()))
-    }
-
-    /// The plugin makes the run fail.
-    pub fn refuse(&mut self) {
-        self.refused = true;
-    }
-
-    /// Writes it. `result` is criu's, `None` if the plugin lets it do nothing because of `why`.
-    pub fn finish(mut self, result: Option<i32>, why: Option<String>) {
-        self.document.errors.extend(why);
-        self.document.criu.result = result;
-        self.document.duration_us = micros(self.started.elapsed());
-        self.document.outcome = self.document.overall(self.refused || result.is_none());
-        let Some(target) = self.target else {
+    /// Writes it.
+    pub fn write(self, document: &Document) {
+        let Some(target) = self.0 else {
             return;
         };
         let path = target.path.clone();
-        match target.write(&self.document) {
+        match target.write(document) {
             Ok(()) => log::info!("report {} written", path.shown()),
             Err(e) => {
                 let what = Error::io(format!("write report {} ({REPORT})", path.shown()), &e);
@@ -135,10 +73,6 @@ impl Recorder {
             }
         }
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where the report goes.

@@ -14,13 +14,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use criu_signals::checkpoint::custody::Limits;
+use criu_signals::checkpoint::options::{Options, Overruns, Policy, Refuse, TakeOut};
 use criu_signals::images::Shown as _;
+use criu_signals::losses::notices::Notice;
 use criu_signals::run_report::Stage;
+use criu_signals::setting_names;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
-
-use crate::notices::Notice;
 
 /// The file that is read where [`CONFIG`] names no other. It need not be there.
 pub const CONFIG_FILE: &str = "/etc/criu/signals.conf";
@@ -55,14 +55,14 @@ const POLICY: Name = Name {
 /// make a dump fail,
 /// and the tasks run on;
 /// `altstack` makes a restore fail before anything is restored, as the policy `strict` does.
-pub const REFUSE: Name = Name {
+const REFUSE: Name = Name {
     in_file: "refuse",
-    variable: "CRIU_SIGNALS_REFUSE",
+    variable: setting_names::REFUSE,
 };
 /// Whether signals may be taken out of a process for the time of a dump.
 const TAKE_OUT: Name = Name {
     in_file: "take_out",
-    variable: "CRIU_SIGNALS_TAKE_OUT",
+    variable: setting_names::TAKE_OUT,
 };
 /// From how many entries on a queue is deep.
 const DEEP_QUEUE: Name = Name {
@@ -70,16 +70,16 @@ const DEEP_QUEUE: Name = Name {
     variable: "CRIU_SIGNALS_DEEP_QUEUE",
 };
 /// Whether the overruns of pending timers are counted at a dump.
-pub const OVERRUNS: Name = Name {
+const OVERRUNS: Name = Name {
     in_file: "timer_overruns",
-    variable: "CRIU_SIGNALS_TIMER_OVERRUNS",
+    variable: setting_names::OVERRUNS,
 };
 
 /// A timeout that begins anew and is longer than so many milliseconds is a warning, and is refused where [`REFUSE`] says so. A
 /// shorter one is a note: in the log at the level of information, in the report all the same.
-pub const LONG_TIMEOUT: Name = Name {
+const LONG_TIMEOUT: Name = Name {
     in_file: "long_timeout",
-    variable: "CRIU_SIGNALS_LONG_TIMEOUT",
+    variable: setting_names::LONG_TIMEOUT,
 };
 /// Where the report of a run goes.
 pub const REPORT: Name = Name {
@@ -88,9 +88,9 @@ pub const REPORT: Name = Name {
 };
 
 /// How much a restore takes in of its images.
-pub const MAX_SIGINFOS: Name = Name {
+const MAX_SIGINFOS: Name = Name {
     in_file: "max_siginfos",
-    variable: "CRIU_SIGNALS_MAX_SIGINFOS",
+    variable: setting_names::MAX_SIGINFOS,
 };
 
 /// All of them, in the order in which they are described.
@@ -108,81 +108,6 @@ const NAMES: [Name; 8] = [
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.variable)
-    }
-}
-
-/// What happens to a difference that a restore shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// It is put back. What can't be put back is an error in the log, and the restore goes on.
-    #[default]
-    Repair,
-    /// It is put back. What can't be put back, or an image that is missing or unreadable, makes the restore fail.
-    Strict,
-    /// It is said, and nothing is changed.
-    Report,
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Policy::Repair => "repair",
-            Policy::Strict => "strict",
-            Policy::Report => "report",
-        })
-    }
-}
-
-/// What is refused rather than said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refuse(Vec<Notice>);
-
-impl Refuse {
-    /// Is it?
-    pub fn includes(&self, notice: Notice) -> bool {
-        self.0.contains(&notice)
-    }
-}
-
-/// Whether signals may be taken out of a process for the time of a dump, where CRIU cannot cope with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TakeOut {
-    /// If CRIU makes sure that the restore is done with this plugin: from 4.1 on.
-    #[default]
-    Auto,
-    /// Even if a restore without this plugin would lose them.
-    Always,
-    /// Never: what CRIU cannot cope with is left to it.
-    Never,
-}
-
-impl fmt::Display for TakeOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TakeOut::Auto => "auto",
-            TakeOut::Always => "always",
-            TakeOut::Never => "never",
-        })
-    }
-}
-
-/// Whether a dump counts how many overruns a pending timer stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overruns {
-    /// It does, for which the timer's entry has to be taken out of its queue and brought back; see
-    /// `criu_signals::state::overruns`.
-    #[default]
-    Count,
-    /// They begin at 0 after a restore.
-    Leave,
-}
-
-impl fmt::Display for Overruns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Overruns::Count => "count",
-            Overruns::Leave => "leave",
-        })
     }
 }
 
@@ -232,38 +157,13 @@ impl ReportPath {
     }
 }
 
-/// A timeout that begins anew and is longer than this is long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LongTimeout(pub Duration);
-
-impl Default for LongTimeout {
-    /// tini, node and many more wait for just a second, again and again, others for five or ten. Nobody acts on what is late
-    /// by so little.
-    fn default() -> LongTimeout {
-        LongTimeout(Duration::from_secs(10))
-    }
-}
-
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// See [`Policy`].
-    pub policy: Policy,
+    /// What the library is told.
+    pub options: Options,
     /// See [`ReportPath`].
     pub report: Option<ReportPath>,
-    /// See [`REFUSE`].
-    pub refuse: Refuse,
-    /// See [`LongTimeout`].
-    pub long_timeout: LongTimeout,
-    /// See [`TakeOut`].
-    pub take_out: TakeOut,
-    /// From where on they are.
-    pub limits: Limits,
-    /// See [`Overruns`].
-    pub overruns: Overruns,
-    /// How many siginfos and POSIX timers all images of a restore may hold; `None`: as many as this machine's processes
-    /// can have.
-    pub max_siginfos: Option<u64>,
     /// Those that are not the default, and where they are set.
     in_force: Vec<String>,
 }
@@ -428,39 +328,39 @@ impl Settings {
             };
         set(POLICY, &mut |value| {
             let all = [Policy::Repair, Policy::Strict, Policy::Report];
-            put(&mut settings.policy, one_of(value, &all)?)
+            put(&mut settings.options.policy, one_of(value, &all)?)
         })?;
         set(REPORT, &mut |value| {
             put(&mut settings.report, Some(ReportPath::parse(value)?))
         })?;
         set(REFUSE, &mut |value| {
-            put(&mut settings.refuse, refuse(value)?)
+            put(&mut settings.options.refuse, refuse(value)?)
         })?;
         set(LONG_TIMEOUT, &mut |value| {
             let long = value.parse().map(Duration::from_millis);
             let long = long.map_err(|_| "a number of milliseconds".to_owned())?;
-            put(&mut settings.long_timeout, LongTimeout(long))
+            put(&mut settings.options.long_timeout, long)
         })?;
         set(TAKE_OUT, &mut |value| {
             let all = [TakeOut::Auto, TakeOut::Always, TakeOut::Never];
-            put(&mut settings.take_out, one_of(value, &all)?)
+            put(&mut settings.options.take_out, one_of(value, &all)?)
         })?;
         set(DEEP_QUEUE, &mut |value| {
             let deep = value
                 .parse()
                 .map_err(|_| "a number of signals".to_owned())?;
-            put(&mut settings.limits.deep, deep)
+            put(&mut settings.options.limits.deep, deep)
         })?;
         set(OVERRUNS, &mut |value| {
             let all = [Overruns::Count, Overruns::Leave];
-            put(&mut settings.overruns, one_of(value, &all)?)
+            put(&mut settings.options.overruns, one_of(value, &all)?)
         })?;
         set(MAX_SIGINFOS, &mut |value| {
             let most = match value {
                 AUTO => None,
                 number => Some(number.parse().map_err(|_| "auto or a number".to_owned())?),
             };
-            put(&mut settings.max_siginfos, most)
+            put(&mut settings.options.max_siginfos, most)
         })?;
         settings.in_force = in_force;
         Ok(settings)
@@ -504,7 +404,7 @@ fn refuse(value: &str) -> std::result::Result<Refuse, String> {
         .filter(|word| !word.is_empty())
         .map(notice)
         .collect::<std::result::Result<_, _>>()
-        .map(Refuse)
+        .map(Refuse::new)
 }
 
 /// What it means that the file is not there.
@@ -666,25 +566,37 @@ mod tests {
     #[test]
     fn a_typo_is_not_the_default() {
         for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
-            assert_eq!(with(POLICY, &policy.to_string()).unwrap().policy, policy);
+            assert_eq!(
+                with(POLICY, &policy.to_string()).unwrap().options.policy,
+                policy
+            );
         }
         assert_eq!(
             said(with(POLICY, "strikt")),
             "CRIU_SIGNALS_POLICY=\"strikt\": must be repair or strict or report"
         );
-        assert_eq!(with(TAKE_OUT, "never").unwrap().take_out, TakeOut::Never);
+        assert_eq!(
+            with(TAKE_OUT, "never").unwrap().options.take_out,
+            TakeOut::Never
+        );
         with(TAKE_OUT, "no").unwrap_err();
-        assert_eq!(with(DEEP_QUEUE, "17").unwrap().limits.deep, 17);
+        assert_eq!(with(DEEP_QUEUE, "17").unwrap().options.limits.deep, 17);
         with(DEEP_QUEUE, "-1").unwrap_err();
-        let long = with(LONG_TIMEOUT, "0").unwrap().long_timeout;
-        assert_eq!(long, LongTimeout(Duration::ZERO));
+        let long = with(LONG_TIMEOUT, "0").unwrap().options.long_timeout;
+        assert_eq!(long, Duration::ZERO);
         for bad in ["-1", "1s", "0.5"] {
             with(LONG_TIMEOUT, bad).unwrap_err();
         }
-        assert_eq!(with(OVERRUNS, "leave").unwrap().overruns, Overruns::Leave);
+        assert_eq!(
+            with(OVERRUNS, "leave").unwrap().options.overruns,
+            Overruns::Leave
+        );
         with(OVERRUNS, "yes").unwrap_err();
         for (value, most) in [("auto", None), ("0", Some(0)), ("7000000", Some(7_000_000))] {
-            assert_eq!(with(MAX_SIGINFOS, value).unwrap().max_siginfos, most);
+            assert_eq!(
+                with(MAX_SIGINFOS, value).unwrap().options.max_siginfos,
+                most
+            );
         }
         with(MAX_SIGINFOS, "-1").unwrap_err();
     }
@@ -772,7 +684,7 @@ mod tests {
         });
         let settings = settings.unwrap();
         assert_eq!(
-            (settings.policy, settings.limits.deep),
+            (settings.options.policy, settings.options.limits.deep),
             (Policy::Strict, 17)
         );
         assert_eq!(

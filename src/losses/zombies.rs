@@ -12,11 +12,13 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
-use criu_signals_images::SigNo;
 use criu_signals_images::criu_images::{self, Ended};
+use criu_signals_images::{Pid, SigNo};
 
 use crate::error::{Cause, Error, Result};
 use crate::image_folder;
+use crate::losses::notices::{Notice, Saying};
+use crate::proc;
 
 /// Of a status of wait(2): the signal, that there is a core file, and how far up the exit status is.
 const SIGNAL: u32 = 0x7f;
@@ -151,6 +153,48 @@ extern "C" fn at_exit() {
     }
 }
 
+/// How the children of `pid` have ended that nobody has waited for. Their ids are those that criu sees.
+///
+/// # Errors
+/// If its children can't be listed.
+pub fn of(pid: Pid) -> Result<Vec<(Pid, Status)>> {
+    let children = proc::children(pid)?.into_iter();
+    let ended = |child| proc::exit_status(child).map(|status| (child, Status(status)));
+    Ok(children.filter_map(ended).collect())
+}
+
+/// What there is to say of them at the dump.
+pub fn at_dump(pid: Pid, ended: &[(Pid, Status)]) -> Vec<Saying> {
+    let changed = ended
+        .iter()
+        .filter(|(_, status)| status.restored() != *status);
+    let say = |(child, status): &(Pid, Status)| Saying {
+        notice: Notice::ExitStatus,
+        what: format!(
+            "pid {child}, which has ended and was not waited for: its parent, pid {pid}, would find {status}, and finds {} after \
+             a restore: criu can't make it end so",
+            status.restored()
+        ),
+        advice: "checkpoint it when the parent has waited for it, or if the parent can live with that",
+    };
+    changed.map(say).collect()
+}
+
+/// What there is to say after a restore, where they ended as `dumped` has it.
+pub fn at_restore(pid: Pid, ended: &[(Pid, Status)], dumped: &[Ended]) -> Vec<String> {
+    let other = |(child, is): &(Pid, Status)| {
+        let innermost = image_folder::innermost(*child).ok()?;
+        let was = Status(dumped.iter().find(|ended| ended.pid == innermost)?.status);
+        (was != *is).then(|| {
+            format!(
+                "pid {child}, which has ended and was not waited for: its parent, pid {pid}, finds {is} now, not {was} as \
+                 before the dump"
+            )
+        })
+    };
+    ended.iter().filter_map(other).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +221,23 @@ mod tests {
         assert_eq!(Status(163 << 8).to_string(), "exit status 163");
         assert_eq!(Status(9).to_string(), "SIGKILL");
         assert_eq!(Status(11 | 0x80).to_string(), "SIGSEGV with a core file");
+    }
+
+    #[test]
+    fn what_is_lost_is_said() {
+        let pid = |n| Pid::new(n).unwrap();
+        let ended = [
+            (pid(8), Status(163 << 8)),
+            (pid(9), Status(11 | 0x80)),
+            (pid(10), Status(64)),
+            (pid(11), Status(9)),
+        ];
+        let said = at_dump(pid(7), &ended);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].what.starts_with("pid 9, which"), "{said:?}");
+        assert!(
+            said[1].what.contains("SIGRTMIN+30, and finds SIGABRT"),
+            "{said:?}"
+        );
     }
 }

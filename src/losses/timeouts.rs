@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use criu_signals::images::{InterruptedCall, Name, Pid, ProcessState};
+use criu_signals_images::{InterruptedCall, Name, Pid, ProcessState};
 
-use crate::notices::{Notice, Saying};
-use crate::settings::LONG_TIMEOUT;
+use crate::losses::notices::{Notice, Saying};
+use crate::setting_names::LONG_TIMEOUT;
 
 /// Those of one process.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn timeout(call: &InterruptedCall) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals::images::{NsIds, RestartCode};
+    use criu_signals_images::{NsIds, RestartCode};
 
     const LONG: Duration = Duration::from_secs(1);
 

@@ -1,20 +1,20 @@
 //! POSIX timers of which something can't be kept: said at the dump, in words that say what can be done.
 
-use criu_signals::error::Result;
-use criu_signals::images::{Notify, Pid, ProcessState};
-use criu_signals::state::cpu_clocks::{self, Unclear};
-use criu_signals::state::dropped::Dropped;
-use criu_signals::state::overruns::{self, Uncounted};
-use criu_signals::state::timers;
+use crate::error::Result;
+use crate::state::cpu_clocks::{self, Unclear};
+use crate::state::dropped::Dropped;
+use crate::state::overruns::{self, Uncounted};
+use crate::state::timers;
+use criu_signals_images::{Notify, Pid, ProcessState};
 
-use crate::notices::{Notice, Saying};
-use crate::settings::OVERRUNS;
+use crate::losses::notices::{Notice, Saying};
+use crate::setting_names::OVERRUNS;
 
 const LIVE_WITH_IT: &str = "checkpoint it if the program can live with that";
 const LET_IT_COME: &str =
     "checkpoint it when the signal has been delivered, or if the program can live with that";
 
-/// What [`cpu_clocks::resolve`](criu_signals::state::cpu_clocks::resolve) could not find out, or what can't be made again.
+/// What [`cpu_clocks::resolve`] could not find out, or what can't be made again.
 pub fn clocks(pid: Pid, process: &ProcessState, unclear: &[(i32, Unclear)]) -> Vec<Saying> {
     let say = |(id, unclear): &(i32, Unclear)| {
         let what = match unclear {
@@ -161,7 +161,7 @@ fn saying(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals::images::{NsIds, PosixTimer, TimerEntry};
+    use criu_signals_images::{NsIds, PosixTimer, TimerEntry};
 
     fn process(timers: &[(Notify, TimerEntry)]) -> ProcessState {
         let mut process = ProcessState::bare(NsIds::new(vec![7]).unwrap());

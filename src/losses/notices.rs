@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use criu_signals::engine::repair::Lost;
-use criu_signals::run_report::{self, Level};
+use crate::engine::repair::Lost;
+use crate::run_report::{self, Level};
 
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ pub enum Notice {
 }
 
 impl fmt::Display for Notice {
-    /// As [`CRIU_SIGNALS_REFUSE`](crate::settings::REFUSE) names it.
+    /// As [`CRIU_SIGNALS_REFUSE`](crate::setting_names::REFUSE) names it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Notice::ParentDeathSignal => "pdeathsig",

@@ -6,46 +6,45 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use criu_signals::checkpoint::custody::{self, Custody};
-use criu_signals::checkpoint::guardian::Guardian;
-use criu_signals::checkpoint::stray_stop::{self, LetGo};
-use criu_signals::criu::{HookError, Host, Inventory, contain};
-use criu_signals::engine::capture;
-use criu_signals::engine::repair;
-use criu_signals::engine::repair::Done;
-use criu_signals::engine::stops::{Before, WaitStatuses, count_arrived_stop};
-use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::fault::{self, Point};
-use criu_signals::image_folder;
-use criu_signals::image_folder::corrections;
-use criu_signals::image_folder::corrections::Corrected;
-use criu_signals::images::criu_files::Owner;
-use criu_signals::images::{
+use crate::checkpoint::custody::{self, Custody};
+use crate::checkpoint::guardian::Guardian;
+use crate::checkpoint::stray_stop::{self, LetGo};
+use crate::criu::{HookError, Host, Inventory, contain};
+use crate::engine::capture;
+use crate::engine::repair;
+use crate::engine::repair::Done;
+use crate::engine::stops::{Before, WaitStatuses, count_arrived_stop};
+use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
+use crate::image_folder;
+use crate::image_folder::corrections;
+use crate::image_folder::corrections::Corrected;
+use crate::log_lines;
+use crate::proc;
+use crate::run_report::{Document, Outcome, Process};
+use crate::state::asleep::{self, Asleep};
+use crate::state::dropped::{self, Dropped, Found};
+use crate::state::interrupted::{self, HandedOver};
+use crate::state::{cpu_clocks, overruns, owners};
+use crate::tracee::{Budget, ByHost, ByUs, StoppedProcess};
+use criu_signals_images::criu_files::Owner;
+use criu_signals_images::{
     Image, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo, TakenOut, Tid, image,
 };
-use criu_signals::log_lines;
-use criu_signals::proc;
-use criu_signals::run_report::{Outcome, Process, Stage};
-use criu_signals::state::asleep::{self, Asleep};
-use criu_signals::state::dropped::{self, Dropped, Found};
-use criu_signals::state::interrupted::{self, HandedOver};
-use criu_signals::state::{cpu_clocks, overruns, owners};
-use criu_signals::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, getpgid, unlinkat};
 
-use crate::NAME;
-use crate::notices::{Notice, Notices, Saying};
-use crate::parents::{self, Ties};
-use crate::report::Recorder;
-use crate::rest;
-use crate::run_on;
-use crate::settings::{Overruns, REFUSE, Settings, TakeOut};
-use crate::timeouts::Anew;
-use crate::timers;
-use crate::zombies;
+use crate::checkpoint::INVENTORY_NAME;
+use crate::checkpoint::options::{Options, Overruns, TakeOut};
+use crate::checkpoint::recorder::Recorder;
+use crate::checkpoint::run_on;
+use crate::losses::notices::{Notice, Notices, Saying};
+use crate::losses::parents::{self, Ties};
+use crate::losses::timeouts::Anew;
+use crate::losses::{cpu_limit, files, timers, zombies};
+use crate::setting_names::{REFUSE, TAKE_OUT};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a dump has done so far.
 pub struct Dump {
     host: Host,
-    settings: Settings,
+    options: Options,
     /// Will a restore be refused without this plugin?
     recorded: bool,
     /// File names in the image folder.
@@ -119,11 +118,18 @@ fn refuse_stream(host: &Host) -> std::result::Result<(), HookError> {
 }
 
 impl Dump {
-    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Dump, HookError> {
+    /// Begins a dump.
+    ///
+    /// # Errors
+    /// If images are streamed, or CRIU can't note that the restore needs this plugin.
+    pub fn begin(
+        host: Host,
+        options: Options,
+        recorder: Recorder,
+    ) -> std::result::Result<Dump, HookError> {
         refuse_stream(&host)?;
         fault::point(Point::DumpBegin)?;
-        let recorder = Recorder::begin(Stage::Dump, host, &settings)?;
-        let recorded = host.add_inventory_plugin(NAME)? == Inventory::Recorded;
+        let recorded = host.add_inventory_plugin(INVENTORY_NAME)? == Inventory::Recorded;
         if !recorded {
             log::info!(
                 "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
@@ -131,7 +137,7 @@ impl Dump {
         }
         Ok(Dump {
             host,
-            settings,
+            options,
             recorded,
             written: Vec::new(),
             captured: Vec::new(),
@@ -211,7 +217,10 @@ impl Dump {
         }
     }
 
-    /// Captures one process and writes its image. An error aborts the dump, and the tasks run on.
+    /// Captures one process and writes its image.
+    ///
+    /// # Errors
+    /// Those of the capture. An error aborts the dump, and the tasks run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         let _budget = Budget::of_process();
@@ -253,7 +262,7 @@ impl Dump {
                 what,
                 advice,
             } = saying;
-            if self.settings.refuse.includes(notice) {
+            if self.options.refuse.includes(notice) {
                 let refused = format!("refused, as {REFUSE} lists {notice}. Else: {advice}");
                 return Err(Error::new(what, Cause::Unsupported(refused.into())));
             }
@@ -272,8 +281,8 @@ impl Dump {
         let anew = interrupted::shield(&stopped)?;
         let seen = self.asleep.remove(&pid).unwrap_or_default();
         let waited = asleep::confirm(&stopped, &seen);
-        let limits = self.settings.limits;
-        let (mut state, deep) = match self.settings.take_out {
+        let limits = self.options.limits;
+        let (mut state, deep) = match self.options.take_out {
             TakeOut::Never => (capture::process(&stopped)?, false),
             TakeOut::Auto | TakeOut::Always => capture::unless_deeper(&stopped, limits.deep)?,
         };
@@ -295,7 +304,7 @@ impl Dump {
             self.stopped.push(pid);
         }
         interrupted::complete(&stopped, &mut state, &waited, &anew)?;
-        match Anew::of(&state, self.settings.long_timeout.0) {
+        match Anew::of(&state, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self.say_or_refuse([anew.at_dump(pid)])?,
             Some(anew) => self
                 .notices
@@ -303,7 +312,7 @@ impl Dump {
             None => {}
         }
         fault::point(Point::DumpCaptured)?;
-        if self.settings.take_out != TakeOut::Never {
+        if self.options.take_out != TakeOut::Never {
             let plan = custody::plan(&state, deep, &limits, proc::may_raise_limits()?)?;
             if plan.lend_room {
                 self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
@@ -342,22 +351,22 @@ impl Dump {
     /// Whom the SIGIO of its files goes to, and what else goes by time.
     fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
         if let Some(seconds) = proc::cpu_limit(pid)? {
-            self.say_or_refuse([rest::cpu_limit(pid, state, seconds)])?;
+            self.say_or_refuse([cpu_limit::at_dump(pid, state, seconds)])?;
         }
         let looked = match owners::look(pid) {
             Ok(looked) => looked,
             Err(e) if e.is_died() => return Err(e),
-            Err(e) => return self.say_or_refuse([rest::unseen_files(pid, state, &e.to_string())]),
+            Err(e) => return self.say_or_refuse([files::unseen_files(pid, state, &e.to_string())]),
         };
         self.timerfds |= !looked.timerfds.is_empty();
         if looked.owners.is_empty() {
             return Ok(());
         }
-        let dumped = rest::Dumped {
+        let dumped = files::Dumped {
             processes: self.dumped_in(state)?,
             groups: self.groups_in(state)?,
         };
-        self.say_or_refuse(rest::files(pid, state, &looked, &dumped))?;
+        self.say_or_refuse(files::files(pid, state, &looked, &dumped))?;
         let unwanted = looked.owners.iter().filter(|owner| !dumped.is_there(owner));
         self.unwanted
             .extend(unwanted.map(|owner| (owner.kind, owner.id)));
@@ -392,7 +401,7 @@ impl Dump {
         state: &mut ProcessState,
         deep: bool,
     ) -> Result<()> {
-        if !deep && self.settings.take_out != TakeOut::Never {
+        if !deep && self.options.take_out != TakeOut::Never {
             self.look_for_dropped(stopped, state)?;
         }
         if state.timers.is_empty() {
@@ -409,7 +418,7 @@ impl Dump {
         // A deep queue's entries are not known here, and timers' are told by them.
         let sayings = if deep {
             timers::not_counted(pid, state, "the queue is too deep to be read")
-        } else if self.settings.overruns == Overruns::Leave {
+        } else if self.options.overruns == Overruns::Leave {
             timers::not_counted(pid, state, &timers::nobody_asked())
         } else {
             let left = overruns::count(stopped, state, run_on::may_run_on())?;
@@ -493,7 +502,7 @@ impl Dump {
     /// Takes out what CRIU does not even seize a process with. It still runs. Where this fails, CRIU refuses the
     /// process in its own words.
     fn take_trap(&mut self, pid: Pid) {
-        if self.settings.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
+        if self.options.take_out == TakeOut::Never || self.custody.contains_key(&pid) {
             return;
         }
         let why = TakenOut::Trap.to_string();
@@ -522,7 +531,7 @@ impl Dump {
 
     /// May signals be taken out, given that a restore without this plugin would lose them?
     fn may_take_out(&self, why: &str) -> Result<()> {
-        may_take_out(self.recorded, self.settings.take_out, why)
+        may_take_out(self.recorded, self.options.take_out, why)
     }
 
     fn write(&mut self, pid: Pid, state: ProcessState) -> Result<()> {
@@ -544,8 +553,9 @@ impl Dump {
         Ok(())
     }
 
-    /// The tasks are still seized, and are killed or let go next.
-    pub fn end(mut self, ret: i32) {
+    /// The tasks are still seized, and are killed or let go next. Returns the report.
+    #[must_use]
+    pub fn end(mut self, ret: i32) -> Document {
         let touched = self.touched();
         self.step("give back dispositions", Dump::give_back_dispositions);
         self.step("give back signals", |dump| {
@@ -568,7 +578,7 @@ impl Dump {
                 Err(e) => dump.recorder.error(e.to_string()),
             }
         });
-        self.recorder.finish(Some(ret), None);
+        self.recorder.finish(Some(ret), None)
     }
 
     /// A panic in one of the steps keeps nobody from the others: each gives something back.
@@ -884,7 +894,7 @@ fn may_take_out(recorded: bool, setting: TakeOut, why: &str) -> Result<()> {
         Cause::Unsupported(
             format!(
                 "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
-                 without this plugin lose what is taken out. CRIU_SIGNALS_TAKE_OUT=always does it all \
+                 without this plugin lose what is taken out. {TAKE_OUT}=always does it all \
                  the same, =never leaves it to criu"
             )
             .into(),

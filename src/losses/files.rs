@@ -1,11 +1,10 @@
-//! What of a process hangs together with signals, and is only in part this plugin's to keep: the owners of files, limits of
-//! CPU time; and what no verdict covers.
+//! The owners of files (`F_SETOWN`), whom SIGIO goes to: CRIU can set those only that are dumped with the process.
 
-use criu_signals::images::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
-use criu_signals::images::{FileOwner, Pid, ProcessState};
-use criu_signals::state::{cpu_clocks, overruns, owners};
+use crate::state::owners;
+use criu_signals_images::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
+use criu_signals_images::{FileOwner, Pid, ProcessState};
 
-use crate::notices::{Notice, Saying};
+use crate::losses::notices::{Notice, Saying};
 
 /// Who is dumped, by ids in the namespace of one of the processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,77 +89,10 @@ pub fn unseen_files(pid: Pid, process: &ProcessState, why: &str) -> Saying {
     }
 }
 
-/// RLIMIT_CPU of so many seconds.
-pub fn cpu_limit(pid: Pid, process: &ProcessState, seconds: u64) -> Saying {
-    Saying {
-        notice: Notice::CpuLimit,
-        what: format!(
-            "pid {pid} ({}): RLIMIT_CPU is {seconds} s, and the CPU time that has been used is 0 after a restore: SIGXCPU \
-             comes later by as much",
-            process.comm
-        ),
-        advice: "checkpoint it if that may be",
-    }
-}
-
-/// What there is in this process that the verdict does not cover: docs/report.md has the list.
-pub fn not_compared(process: &ProcessState) -> Vec<String> {
-    let mut parts = Vec::new();
-    let mut part = |count: usize, what: &str| {
-        if count != 0 {
-            parts.push(format!("{what} ({count})"));
-        }
-    };
-    let timers = || process.timers.iter();
-    part(
-        timers().filter(|timer| timer.remaining != 0).count(),
-        "how much remains of POSIX timers",
-    );
-    part(
-        timers()
-            .filter(|timer| overruns::is_countable(timer) && timer.interval != 0)
-            .count(),
-        "overruns of POSIX timers whose signal is pending",
-    );
-    let nameless = timers()
-        .filter(|timer| cpu_clocks::is_nameless(timer))
-        .count();
-    part(
-        if process.threads.len() == 1 {
-            0
-        } else {
-            nameless
-        },
-        "which thread's CPU time POSIX timers count",
-    );
-    part(
-        process
-            .interval_timers
-            .iter()
-            .filter(|timer| timer.remaining != 0)
-            .count(),
-        "how much remains of interval timers",
-    );
-    let threads = || process.threads.iter();
-    part(
-        threads()
-            .filter(|thread| thread.interrupted.is_some())
-            .count(),
-        "interrupted system calls",
-    );
-    part(
-        threads()
-            .filter(|thread| thread.saved_mask.is_some())
-            .count(),
-        "masks that a call has set for its time",
-    );
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals::images::{IntervalTimer, NsIds};
+    use criu_signals_images::NsIds;
 
     fn process() -> ProcessState {
         ProcessState::bare(NsIds::new(vec![7]).unwrap())
@@ -184,7 +116,7 @@ mod tests {
         };
         let mut process = process();
         let thread = process.threads[0].clone();
-        process.threads.push(criu_signals::images::ThreadState {
+        process.threads.push(criu_signals_images::ThreadState {
             ids: NsIds::new(vec![8]).unwrap(),
             ..thread
         });
@@ -215,20 +147,5 @@ mod tests {
         let said = files(Pid::new(7).unwrap(), &process, &looked, &dumped);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].what.contains("process group 9") && said[1].what.contains("dnotify"));
-    }
-
-    #[test]
-    fn what_no_verdict_covers() {
-        let mut process = process();
-        assert_eq!(not_compared(&process), [""; 0]);
-        process.interval_timers.push(IntervalTimer {
-            which: 0,
-            interval: 0,
-            remaining: 5,
-        });
-        assert_eq!(
-            not_compared(&process),
-            ["how much remains of interval timers (1)"]
-        );
     }
 }

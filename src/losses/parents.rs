@@ -1,9 +1,9 @@
 //! What ties a process to its parent by signals, and does not survive a checkpoint: said at the dump, in words that
 //! say what can be done.
 
-use criu_signals::images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
+use criu_signals_images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
 
-use crate::notices::{Notice, Saying};
+use crate::losses::notices::{Notice, Saying};
 
 /// What ties a process to its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,43 +1,44 @@
 //! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use criu_signals::criu::{AfterFailure, HookError, Host};
-use criu_signals::engine::repair::Report;
-use criu_signals::engine::repair::{Mode, Verdict, check};
-use criu_signals::error::{Cause, Error, Phase, Result};
-use criu_signals::fault::{self, Point};
-use criu_signals::image_folder;
-use criu_signals::images::criu_images::Ended;
-use criu_signals::images::image::Allowance;
-use criu_signals::images::{Image, ImageError, Pid, ProcessState, image};
-use criu_signals::log_lines;
-use criu_signals::losses::altstack_fit;
-use criu_signals::losses::zombies;
-use criu_signals::machine::{self, Machine};
-use criu_signals::memory;
-use criu_signals::proc;
-use criu_signals::process::pidfd::PidFd;
-use criu_signals::run_report::{Outcome, Process, Stage};
-use criu_signals::tracee::{ByHost, StoppedProcess};
+use crate::criu::{AfterFailure, HookError, Host};
+use crate::engine::repair::Report;
+use crate::engine::repair::{Mode, Verdict, check};
+use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
+use crate::image_folder;
+use crate::log_lines;
+use crate::losses::altstack_fit;
+use crate::losses::zombies;
+use crate::machine::{self, Machine};
+use crate::memory;
+use crate::proc;
+use crate::process::pidfd::PidFd;
+use crate::run_report::{Document, Outcome, Process};
+use crate::tracee::{ByHost, StoppedProcess};
+use criu_signals_images::criu_images::Ended;
+use criu_signals_images::image::Allowance;
+use criu_signals_images::{Image, ImageError, Pid, ProcessState, image};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::NAME;
-use crate::notices::{Notice, Notices};
-use crate::parents::Ties;
-use crate::report::Recorder;
-use crate::rest;
-use crate::settings::{MAX_SIGINFOS, Policy, Settings};
-use crate::timeouts::Anew;
+use crate::checkpoint::INVENTORY_NAME;
+use crate::checkpoint::options::{Options, Policy};
+use crate::checkpoint::recorder::Recorder;
+use crate::losses::not_compared;
+use crate::losses::notices::{Notice, Notices};
+use crate::losses::parents::Ties;
+use crate::losses::timeouts::Anew;
+use crate::setting_names::MAX_SIGINFOS;
 
 /// What a restore has looked at so far.
 pub struct Restore {
     host: Host,
-    policy: Policy,
-    /// See [`Settings::long_timeout`].
-    long_timeout: Duration,
+    /// Does CRIU's inventory say that these images need this plugin? `None`: CRIU keeps none.
+    recorded: Option<bool>,
+    options: Options,
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
@@ -55,47 +56,46 @@ pub struct Restore {
 }
 
 impl Restore {
-    pub fn begin(host: Host, settings: Settings) -> std::result::Result<Restore, HookError> {
+    /// Begins a restore. Next is [`examine`](Self::examine).
+    ///
+    /// # Errors
+    /// None but those of tests.
+    pub fn begin(
+        host: Host,
+        options: Options,
+        recorder: Recorder,
+    ) -> std::result::Result<Restore, HookError> {
         fault::point(Point::RestoreBegin)?;
-        let recorded = host.check_and_remove_inventory_plugin(NAME);
-        let mut restore = Restore {
+        let recorded = host.check_and_remove_inventory_plugin(INVENTORY_NAME);
+        Ok(Restore {
             host,
-            policy: settings.policy,
-            long_timeout: settings.long_timeout.0,
+            recorded,
             notices: Notices::default(),
             left: Vec::new(),
             read: HashMap::new(),
-            allowance: machine::allowance(settings.max_siginfos),
-            recorder: Recorder::begin(Stage::Restore, host, &settings)?,
+            allowance: machine::allowance(options.max_siginfos),
+            options,
+            recorder,
             bound: false,
             ended: Vec::new(),
             held: HashMap::new(),
-        };
-        match restore.examine(recorded, &settings) {
-            Ok(()) => Ok(restore),
-            Err(e) => {
-                // There is no other end to this run.
-                restore.recorder.finish(None, Some(e.to_string()));
-                Err(e)
-            }
-        }
+        })
     }
 
     /// Looks at the images before anything is restored.
-    fn examine(
-        &mut self,
-        recorded: Option<bool>,
-        settings: &Settings,
-    ) -> std::result::Result<(), HookError> {
+    ///
+    /// # Errors
+    /// If nothing is to be restored from them, by the options or because it can mean nothing here.
+    pub fn examine(&mut self) -> std::result::Result<(), HookError> {
         self.left = image_folder::captured_processes(self.host.image_dir()?)?;
-        let policy = self.policy;
+        let policy = self.options.policy;
         if self.left.is_empty() {
             // Not a word about these images in the inventory either: they were made without this plugin.
             let what = "these images hold no signal state: they were made without this plugin, or its files are gone";
             if policy == Policy::Strict {
                 return Err(HookError::new(Errno::ENOENT, what));
             }
-            if recorded == Some(true) {
+            if self.recorded == Some(true) {
                 self.recorder.error(what);
             } else {
                 log::warn!("{what}");
@@ -103,9 +103,15 @@ impl Restore {
         }
         log::info!("policy={policy}, {} processes to check", self.left.len());
         self.prepare_ended();
-        let checked = self.check_images(settings);
+        let checked = self.check_images();
         self.recorder.notices(self.notices.take_said());
         checked
+    }
+
+    /// The end of a restore that [`examine`](Self::examine) has refused because of `why`. Returns the report.
+    #[must_use]
+    pub fn refused(self, why: String) -> Document {
+        self.recorder.finish(None, Some(why))
     }
 
     /// CRIU forks those that had ended from this very process, and lets them end in its own way.
@@ -129,7 +135,7 @@ impl Restore {
 
     /// Before anything is restored: are all images there, do they mean anything on this machine, and does a signal fit on
     /// the alternate stacks, here?
-    fn check_images(&mut self, settings: &Settings) -> std::result::Result<(), HookError> {
+    fn check_images(&mut self) -> std::result::Result<(), HookError> {
         let dir = self.host.image_dir()?;
         memory::ensure_for_reading()?;
         let (mut fatal, mut unusable, mut foreign) = (0, 0, 0);
@@ -142,7 +148,7 @@ impl Restore {
                 Err(e @ (ImageError::TooMany { .. } | ImageError::NoMemory { .. })) => {
                     return Err(too_much(innermost, &e));
                 }
-                Err(e) if self.policy == Policy::Strict => {
+                Err(e) if self.options.policy == Policy::Strict => {
                     unusable += 1;
                     self.recorder
                         .error(format!("{}: {e}", image::file_name(innermost)));
@@ -188,7 +194,7 @@ impl Restore {
             self.notices.note(Notice::Machine, &what);
         }
         // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
-        if self.policy == Policy::Strict && !self.left.is_empty() {
+        if self.options.policy == Policy::Strict && !self.left.is_empty() {
             let dumped = image_folder::dumped_processes(dir)?;
             for pid in dumped.iter().filter(|pid| !self.left.contains(pid)) {
                 unusable += 1;
@@ -212,13 +218,16 @@ impl Restore {
              smaller signal frames",
             altstack_fit::here().minimum
         );
-        let refused = match (self.policy, settings.refuse.includes(Notice::SmallStack)) {
+        let refused = match (
+            self.options.policy,
+            self.options.refuse.includes(Notice::SmallStack),
+        ) {
             (Policy::Strict, _) => "policy=strict",
             (_, true) => "CRIU_SIGNALS_REFUSE lists altstack",
             _ => {
                 log::warn!(
                     "{what}, or change the program; going on (policy={})",
-                    self.policy
+                    self.options.policy
                 );
                 return Ok(());
             }
@@ -229,8 +238,11 @@ impl Restore {
         ))
     }
 
-    /// Checks one process. An error makes the restore fail: by [`Restore::after_failure`] up to CRIU 4.2, which ignores
-    /// what the hook returns, and by itself from 4.3 on.
+    /// Checks one process.
+    ///
+    /// # Errors
+    /// If the policy is `strict` and the process is not as it was captured. The error makes the restore fail: by
+    /// [`Restore::after_failure`] up to CRIU 4.2, which ignores what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         // Without one it is held by its number, when it has to be killed.
@@ -250,7 +262,7 @@ impl Restore {
                     let what = format!("pid {pid} ({}): {lost}", process.comm);
                     self.notices.say(Notice::from(*notice), &what);
                 }
-                let not_compared = rest::not_compared(&process);
+                let not_compared = not_compared::of(&process);
                 if !not_compared.is_empty() {
                     log::info!("pid {pid}: not compared: {}", not_compared.join("; "));
                 }
@@ -277,7 +289,7 @@ impl Restore {
                 (Verdict::Failed, record)
             }
         };
-        let refused = self.policy == Policy::Strict && verdict == Verdict::Failed;
+        let refused = self.options.policy == Policy::Strict && verdict == Verdict::Failed;
         if refused {
             record.outcome = Outcome::Refused;
             self.recorder.refuse();
@@ -302,7 +314,7 @@ impl Restore {
             .image_of(pid)
             .and_then(|image| fault::point(Point::ImageRead).map(|()| image))
             .map_err(|e| e.during(Phase::Image, pid))?;
-        let mode = if self.policy == Policy::Report {
+        let mode = if self.options.policy == Policy::Report {
             Mode::Report
         } else {
             Mode::Repair
@@ -355,10 +367,10 @@ impl Restore {
             );
             self.notices.say(Notice::ExitSignal, &what);
         }
-        for what in crate::zombies::at_restore(pid, &crate::zombies::of(pid)?, &self.ended) {
+        for what in zombies::at_restore(pid, &zombies::of(pid)?, &self.ended) {
             self.notices.say(Notice::ExitStatus, &what);
         }
-        match Anew::of(process, self.long_timeout) {
+        match Anew::of(process, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self
                 .notices
                 .say(Notice::WholeTimeout, &anew.at_restore(pid)),
@@ -417,7 +429,7 @@ impl Restore {
             };
             self.recorder.process(process, Instant::now());
         }
-        if self.policy != Policy::Strict {
+        if self.options.policy != Policy::Strict {
             return AfterFailure::GoOn;
         }
         log::error!("pid {pid}: killed, so that the restore fails (policy=strict)");
@@ -434,11 +446,13 @@ impl Restore {
         AfterFailure::FailRestore
     }
 
-    pub fn end(mut self, ret: i32) {
+    /// CRIU has ended its work with `ret`. Returns the report.
+    #[must_use]
+    pub fn end(mut self, ret: i32) -> Document {
         if ret == 0 {
             self.look_back();
         }
-        self.recorder.finish(Some(ret), None);
+        self.recorder.finish(Some(ret), None)
     }
 
     /// All tasks run again.

@@ -167,6 +167,9 @@ points! {
     /// Dump: it has been let go, and CRIU's stop signal is pending.
     LetGoSeen = 75,
 
+    /// Dump: a process that nobody has seized has been looked at, and let go if it was stopped for that.
+    DumpLooked = 76,
+
     /// Restore: `init`.
     RestoreBegin = 80,
     /// Restore: a process is handed over, and not looked at.

@@ -502,6 +502,14 @@ pub(crate) fn parse_start(text: &str) -> Option<u64> {
     field(behind_name(text)?, 22)
 }
 
+/// The time by which [`start_time`] goes.
+pub fn ticks() -> u64 {
+    let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_or(Duration::ZERO, Duration::from);
+    let ticks = since_boot.as_nanos() * u128::from(procfs::ticks_per_second()) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
 /// How long ago `pid` was started. `None` if it is gone.
 pub fn age(pid: Pid) -> Option<Duration> {
     let ticks = start_time(pid).ok()?;

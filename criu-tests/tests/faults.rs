@@ -207,6 +207,7 @@ fn drive(point: Point) -> &'static [(During, u32)] {
 
         Point::DumpBegin => &[(Dump, 1)],
         Point::DumpLook
+        | Point::DumpLooked
         | Point::DumpCaptured
         | Point::ImageCreated
         | Point::ImageWritten

@@ -8,13 +8,13 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::engine::capture;
 use criu_signals::fault::Point;
-use criu_signals::images::{ProcessState, SigNo, image};
+use criu_signals::images::{Pending, ProcessState, RunState, SigNo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::expect_line;
 use criu_tests::config;
@@ -39,6 +39,7 @@ const TESTS: &[Test] = &[
     ("folder-full-deep", folder_full_deep),
     ("folder-gone", folder_gone),
     ("task-killed-in-custody", task_killed_in_custody),
+    ("number-reused", number_reused),
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
     ("strangers-for-a-bit", strangers_for_a_bit),
@@ -191,17 +192,23 @@ fn interrupted<T: Send>(
     criu: impl FnOnce() -> Result<T> + Send,
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<T> {
+    let is_stopped = |pid| procfs::state(pid) == Some('T') && parent(pid) == Some(1);
+    let victims: Vec<Pid> = processes()?
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .filter(|&pid| is_stopped(pid))
+        .collect();
     thread::scope(|scope| {
         let running = scope.spawn(criu);
         let stopped = wait::until("criu to stop itself", PATIENCE, || {
             if running.is_finished() {
                 bail!("criu has ended instead of stopping");
             }
-            // Of this process's children, no other is stopped. Its name is that of whatever loads it.
+            // Of this process's children, no other has been stopped since. Its name is that of whatever loads it.
             let stopped = processes()?
                 .into_iter()
                 .map(|(pid, _)| pid)
-                .find(|&pid| procfs::state(pid) == Some('T') && parent(pid) == Some(1));
+                .find(|&pid| is_stopped(pid) && !victims.contains(&pid));
             Ok(stopped)
         });
         let done = match &stopped {
@@ -365,6 +372,87 @@ fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
     )?;
     victim.end();
     companions_gone(&[])
+}
+
+/// A session with a child in a process group of its own, which blocks SIGTRAP. When the child has ended there is another one
+/// of its number.
+const PARENT: &str = r#"
+    use POSIX;
+    setsid();
+    POSIX::close($_) for 0 .. 255;
+    for (my $child;;) {
+        if ($child) {
+            open my $last, '>', '/proc/sys/kernel/ns_last_pid' or die $!;
+            syswrite $last, $child - 1;
+        }
+        if (!($child = fork)) {
+            setpgid(0, 0);
+            sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTRAP));
+            sleep 1000 while 1;
+        }
+        waitpid $child, 0;
+    }
+"#;
+
+/// A process has been put into another stop, and a SIGTRAP has been taken out of it; then it ends, and its number is another
+/// one's when CRIU seizes it.
+fn number_reused(dir: &RunDir) -> Result<()> {
+    let mut parent = Command::new("perl")
+        .args(["-e", PARENT])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let root = Pid::try_from(parent.id())?;
+    let blocks_trap = || -> Result<Option<Pid>> {
+        let child = procfs::tree(root)?.get(1).copied();
+        let status = child.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let ready = status.is_some_and(|status| status.contains("SigBlk:\t0000000000000010\n"));
+        Ok(child.filter(|_| ready))
+    };
+    let child = wait::until("a child", PATIENCE, blocks_trap)?;
+    send(child, Signal::SIGTRAP)?;
+    send(child, Signal::SIGTTIN)?;
+    procfs::comes_to(child, 'T')?;
+    let number = criu_signals::images::Pid::new(child).context("a pid")?;
+    let started = || criu_signals::proc::start_time(number).ok();
+    let former = started();
+    // The root's turn is the first.
+    let stop = format!("{}:stop:2", Point::DumpLooked.number());
+    let criu = criu()?.env("CRIU_SIGNALS_FAULT", stop);
+    let images = dir.images();
+    let replaced = || {
+        send(child, Signal::SIGKILL)?;
+        wait::until("another child", PATIENCE, || {
+            Ok(blocks_trap()?.filter(|_| started() != former))
+        })?;
+        send(child, Signal::SIGSTOP)?;
+        procfs::comes_to(child, 'T')
+    };
+    let dump = interrupted(|| criu.dump(root, &images, true), replaced)?;
+    // What there was to change: else nothing is shown.
+    expect_line(&dump, &["stopped by SIGTTIN: put into a plain stop"])?;
+    expect_line(&dump, &["SIGTRAP taken out"])?;
+    ensure!(dump.ok, "criu dump failed");
+    companions_gone(&[root, child])?;
+    let image = image::open(&images.join(image::file_name(child)))?.process;
+    for state in [image, queues(child)?] {
+        ensure!(
+            state.run_state == RunState::Stopped(SigNo::STOP),
+            "{:?}",
+            state.run_state
+        );
+        ensure!(
+            state.queues().all(|pending| *pending == Pending::default()),
+            "the former one's: {:?}",
+            state.shared
+        );
+    }
+    parent.kill()?;
+    send(child, Signal::SIGKILL)?;
+    parent.wait()?;
+    Ok(())
 }
 
 /// Somebody sends the leader itself what is just being taken out of its process's queue: that comes out first.

@@ -17,6 +17,7 @@ use crate::engine::repair;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
+use crate::process::pidfd::PidFd;
 use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
 use crate::state::{PendingLimit, Queue, Site};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
@@ -304,6 +305,11 @@ impl Custody {
                 Err(worse) => worse,
             }),
         }
+    }
+
+    /// The process that they are of.
+    pub fn held(&self) -> &PidFd {
+        self.guardian.held()
     }
 
     /// What else the taking out has changed in the process, in words. Each is an error.

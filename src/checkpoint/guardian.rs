@@ -48,6 +48,8 @@ fn with_links<T>(work: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
 #[derive(Debug)]
 pub struct Guardian {
     link: UnixStream,
+    /// The process. The guardian's copy of the descriptor is what it goes by.
+    held: PidFd,
 }
 
 impl Drop for Guardian {
@@ -65,7 +67,7 @@ impl Guardian {
     /// If there can be no further process, or `pid` is gone.
     pub fn start(pid: Pid, state: &ProcessState) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
-        // Its copy of the descriptor is what it goes by: the number may be another's when criu is gone.
+        // The number may be another's when criu is gone.
         let held = PidFd::open(pid)?;
         fault::point(Point::GuardianForking)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -73,14 +75,16 @@ impl Guardian {
             links.push(ours.as_raw_fd());
             links.clone()
         });
-        let guardian = Guardian { link: ours };
-        detached::start(
-            c"signals-guard",
-            "start the guardian",
-            &foreign,
-            move || watch(theirs, &held, state.clone()),
-        )?;
+        let guardian = Guardian { link: ours, held };
+        detached::start(c"signals-guard", "start the guardian", &foreign, || {
+            watch(theirs, &guardian.held, state.clone())
+        })?;
         Ok(guardian)
+    }
+
+    /// The process that it watches.
+    pub fn held(&self) -> &PidFd {
+        &self.held
     }
 
     /// As [`start`](Self::start), for a process of which nothing is taken out, and which ignores SIGTRAP.

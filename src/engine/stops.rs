@@ -37,7 +37,8 @@ const SIGSET_SIZE: u64 = 8;
 /// process of either kind is put into a plain stop by SIGSTOP, without stop signals pending, before CRIU looks.
 #[derive(Debug)]
 pub struct Before {
-    pid: Pid,
+    /// Its number may be another's before CRIU seizes it, and when the dump has failed.
+    held: PidFd,
     signal: SigNo,
     changed_over: bool,
     /// Every stop signal that was pending, for whichever thread. SIGSTOP is among them after a dump that left the
@@ -76,12 +77,14 @@ impl Before {
             ));
         }
         let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+        // It is seized, so that its number is its own.
+        let held = PidFd::open(pid)?;
         let Some(signal) = stopped.trapped_for(stopped.leader())? else {
             // Continued meanwhile.
             stopped.release()?;
             return Ok(None);
         };
-        let before = Before::read(&stopped, signal)?;
+        let before = Before::read(&stopped, held, signal)?;
         fault::point(Point::StopRead)?;
         if before.changed_over {
             let changed = stop_plainly(&stopped).and_then(|()| fault::point(Point::StopChanged));
@@ -103,7 +106,7 @@ impl Before {
         Ok(Some(before))
     }
 
-    fn read(stopped: &StoppedProcess<ByUs>, signal: SigNo) -> Result<Before> {
+    fn read(stopped: &StoppedProcess<ByUs>, held: PidFd, signal: SigNo) -> Result<Before> {
         let pid = stopped.pid();
         let mut shared = Vec::new();
         let mut private = Vec::new();
@@ -122,7 +125,7 @@ impl Before {
             }
         }
         Ok(Before {
-            pid,
+            held,
             signal,
             changed_over: open || !matches!(signal, SigNo::STOP | SigNo::TSTP),
             pending: of(pending),
@@ -134,7 +137,7 @@ impl Before {
     /// Adds what has been found at a later look: between the two, the process may have been sent more stop signals, or
     /// been continued and stopped again.
     pub fn looked_again(&mut self, later: Before) {
-        if later.signal != self.signal_now() {
+        if later.signal != self.signal_now() || self.check().is_err() {
             *self = later;
             return;
         }
@@ -142,6 +145,12 @@ impl Before {
         self.pending = self.pending.union(later.pending);
         self.shared.extend(later.shared);
         self.private.extend(later.private);
+    }
+
+    /// # Errors
+    /// [`Cause::Died`] if the process that was looked at is gone: its number may be another's.
+    pub fn check(&self) -> Result<()> {
+        self.held.check()
     }
 
     /// What to tell people: the signal that it was stopped by, where it had to be put into another stop.
@@ -186,16 +195,18 @@ impl Before {
         if !self.changed_over {
             return Ok(());
         }
+        let pid = self.held.pid();
         let inner = || {
-            if let Ok(stopped) = StoppedProcess::<ByHost>::of_host(self.pid) {
+            self.check()?;
+            if let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) {
                 return self.change_back(&stopped);
             }
-            let stopped = StoppedProcess::<ByUs>::seize(self.pid, PATIENCE)?;
+            let stopped = StoppedProcess::<ByUs>::seize_held(&self.held, PATIENCE)?;
             let done = self.change_back(&stopped);
             stopped.release()?;
             done
         };
-        inner().map_err(|e| e.during(Phase::Release, self.pid))
+        inner().map_err(|e| e.during(Phase::Release, pid))
     }
 
     fn change_back<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<()> {
@@ -208,7 +219,7 @@ impl Before {
             // Nothing that the process or its parent could see.
             log::debug!(
                 "pid {}: stays stopped by SIGSTOP instead of {}",
-                self.pid,
+                stopped.pid(),
                 self.signal
             );
         }

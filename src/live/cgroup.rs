@@ -30,15 +30,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Shown as _, Tid};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::{Cause, Error, Result};
 use crate::proc;
 use crate::process::detached;
+use crate::process::pidfd::PidFd;
 use crate::tracee::StoppingProcess;
 
 /// How often a freezer is asked whether it is through.
@@ -184,6 +187,17 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// As [`processes`](Self::processes), each held: a number that was listed may be another's when it is used. Those that
+    /// can't be held are left out.
+    fn held_processes(&self) -> Result<Vec<PidFd>> {
+        let listed = self.processes()?.into_iter();
+        let mut held: Vec<PidFd> = listed.filter_map(|pid| PidFd::open(pid).ok()).collect();
+        // Of the cgroup are those that are in the list still, now that nobody else can have their numbers.
+        let still = self.processes()?;
+        held.retain(|one| still.binary_search(&one.pid()).is_ok() && one.check().is_ok());
+        Ok(held)
+    }
+
     /// The cgroup's own folder, and those in it, outer ones first.
     fn folders(&self) -> Result<Vec<PathBuf>> {
         let mut folders = vec![self.dir.clone()];
@@ -229,9 +243,9 @@ impl Cgroup {
             .collect();
         let stopped_before = match freezer {
             Freezer::V1 => self
-                .processes()?
+                .held_processes()?
                 .into_iter()
-                .filter(|&pid| proc::is_stopped_or_held(pid))
+                .filter(|held| proc::is_stopped_or_held(held.pid()))
                 .collect(),
             Freezer::V2 => Vec::new(),
         };
@@ -239,7 +253,7 @@ impl Cgroup {
             cgroup: self.clone(),
             freezer,
             frozen_before,
-            stopped_before,
+            stopped_before: Arc::new(stopped_before),
             link: None,
             _locks: locks,
         };
@@ -327,7 +341,7 @@ pub struct Hold {
     /// The folders that were told to freeze by somebody else.
     frozen_before: Vec<PathBuf>,
     /// The processes that were stopped by job control before it was frozen, which does not show any more.
-    stopped_before: Vec<Pid>,
+    stopped_before: Arc<Vec<PidFd>>,
     /// To the companion.
     link: Option<UnixStream>,
     /// Held by the companion as well, which has inherited them: they are free when both have ended.
@@ -342,8 +356,12 @@ impl Hold {
 
     /// Can the process be seized while it is frozen? Else that would take until it is thawed.
     pub fn can_be_seized(&self, pid: Pid) -> bool {
-        self.freezer == Freezer::V2
-            || !self.stopped_before.contains(&pid) && !proc::is_stopped_or_held(pid)
+        self.freezer == Freezer::V2 || !self.was_stopped(pid) && !proc::is_stopped_or_held(pid)
+    }
+
+    fn was_stopped(&self, pid: Pid) -> bool {
+        let mut same = self.stopped_before.iter().filter(|held| held.pid() == pid);
+        same.any(|held| held.check().is_ok())
     }
 
     /// Do seized processes stop only when it is thawed?
@@ -466,7 +484,7 @@ impl Hold {
             cgroup: self.cgroup.clone(),
             freezer: self.freezer,
             frozen_before: self.frozen_before.clone(),
-            stopped_before: self.stopped_before.clone(),
+            stopped_before: Arc::clone(&self.stopped_before),
             link: None,
             _locks: Vec::new(),
         };
@@ -490,10 +508,13 @@ impl Hold {
         // Who is not seized any more, or was not yet, has calls that were interrupted by the freezing alone.
         let deadline = Instant::now() + LETTING_GO;
         let mut stopping = Vec::new();
-        for pid in self.cgroup.processes().unwrap_or_default() {
+        // A descriptor for each of them.
+        let _ = getrlimit(Resource::RLIMIT_NOFILE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+        for held in self.cgroup.held_processes().unwrap_or_default() {
             // Of one that is stopped, the stop is what has interrupted its calls.
-            while self.can_be_seized(pid) {
-                match StoppingProcess::begin(pid, deadline) {
+            while self.can_be_seized(held.pid()) {
+                match StoppingProcess::begin_held(&held, deadline) {
                     Ok(process) => stopping.push(process),
                     Err(e)
                         if matches!(e.cause(), Cause::Os(Errno::EPERM))

@@ -60,12 +60,18 @@ impl Stopped {
             Target::Process(pid) => stopped.add(&[*pid], timeout, progress)?,
             Target::Tree(root) => {
                 let mut known = BTreeSet::new();
+                let mut listed = proc::ticks();
                 let mut next = proc::tree(*root);
                 while stopped.add_new(next, Some(*root), &mut known, timeout, progress)? {
+                    stopped.keep_descendants(*root, &known, listed);
+                    listed = proc::ticks();
                     next = stopped.children()?;
                 }
             }
-            Target::Cgroup(cgroup) => stopped.stop_cgroup(cgroup, timeout, progress)?,
+            Target::Cgroup(cgroup) => {
+                stopped.stop_cgroup(cgroup, timeout, progress)?;
+                stopped.keep_members(cgroup)?;
+            }
         }
         if stopped.processes.is_empty() {
             return Err(Error::new(
@@ -176,6 +182,26 @@ impl Stopped {
             self.processes.len(),
             self.processes.len(),
         )
+    }
+
+    /// Lets those go that were seized by a number that was another's when it was listed. What is seized keeps its number.
+    fn keep_members(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let members = cgroup.processes()?;
+        self.processes
+            .retain(|process| members.binary_search(&process.pid()).is_ok());
+        Ok(())
+    }
+
+    /// The same in a tree: the parent of each is one of those that are `known`, or was when it was `listed`, before which
+    /// the process has been started then.
+    fn keep_descendants(&mut self, root: Pid, known: &BTreeSet<Pid>, listed: u64) {
+        self.processes.retain(|process| {
+            let pid = process.pid();
+            let parent = proc::parentage(pid).ok().and_then(|p| p.parent);
+            pid == root
+                || parent.is_some_and(|parent| known.contains(&parent))
+                || proc::start_time(pid).is_ok_and(|started| started < listed)
+        });
     }
 
     /// Complete, as their parents stand still.

@@ -274,6 +274,23 @@ impl StoppingProcess {
         Ok(stopping)
     }
 
+    /// As [`begin`](Self::begin), but this process and no other: see [`StoppedProcess::seize_held`].
+    ///
+    /// # Errors
+    /// Those of [`begin`](Self::begin); [`Cause::Died`] if the process is gone.
+    pub fn begin_held(held: &PidFd, deadline: Instant) -> Result<Self> {
+        held.check()?;
+        let stopping = Self::begin(held.pid(), deadline)?;
+        match held.check() {
+            Ok(()) => Ok(stopping),
+            Err(e) => {
+                // Only who has stopped can be let go.
+                drop(stopping.wait(deadline));
+                Err(e)
+            }
+        }
+    }
+
     /// The process.
     pub fn pid(&self) -> Pid {
         self.process.pid

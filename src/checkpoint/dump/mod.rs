@@ -177,6 +177,7 @@ impl Dump {
         let _budget = Budget::of_process();
         // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
         let _ = stray_stop::wait_until_put_right(pid);
+        self.forget_former(pid);
         if let Err(e) = fault::point(Point::DumpLook) {
             return log::warn!("{e}");
         }
@@ -186,6 +187,26 @@ impl Dump {
         let waiting = asleep::look(pid);
         if !waiting.is_empty() {
             self.asleep.insert(pid, waiting);
+        }
+        if let Err(e) = fault::point(Point::DumpLooked) {
+            log::warn!("{e}");
+        }
+    }
+
+    /// What is known of a process that had this number before, and has ended.
+    fn forget_former(&mut self, pid: Pid) {
+        if self
+            .before
+            .get(&pid)
+            .is_some_and(|one| one.check().is_err())
+        {
+            self.before.remove(&pid);
+        }
+        if let Some(held) = self.custody.get_mut(&pid) {
+            held.retain(|custody| custody.held().check().is_ok());
+            if held.is_empty() {
+                self.custody.remove(&pid);
+            }
         }
     }
 
@@ -276,6 +297,7 @@ impl Dump {
 
     fn try_capture(&mut self, pid: Pid) -> Result<ProcessState> {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
+        self.forget_former(pid);
         refuse_dispatch(&stopped)?;
         // Before anything runs in it, after which nobody could tell how it was stopped.
         let anew = interrupted::shield(&stopped)?;
@@ -801,6 +823,11 @@ impl Dump {
             .drain()
             .flat_map(|(pid, all)| all.into_iter().map(move |one| (pid, one)))
         {
+            // Its number may be another's.
+            if let Err(e) = custody.held().check() {
+                log::warn!("{}", e.during(Phase::Replay, pid));
+                continue;
+            }
             match give_back(pid, custody) {
                 Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
                 Err(e) if e.is_died() && proc::is_gone(pid) => {
@@ -916,7 +943,7 @@ fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
     match StoppedProcess::<ByHost>::of_host(pid) {
         Ok(stopped) => custody.give_back(&stopped),
         Err(_) => {
-            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let stopped = StoppedProcess::<ByUs>::seize_held(custody.held(), STOP_TIMEOUT)?;
             let count = custody.give_back(&stopped);
             stopped.release()?;
             count

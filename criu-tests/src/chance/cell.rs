@@ -83,8 +83,10 @@ const CONTROL_WAITS: Duration = Duration::from_millis(60);
 const CONTROLS: u32 = 2;
 /// criu alone may differ in one run and not in another.
 const ALONE_TRIES: u32 = 2;
-/// Killed at other instants around the same, it meets what it is in the middle of.
+/// Killed at other instants around the same, it meets what it is in the middle of: at so many in any case, and at most at so
+/// many, until it has differed in the same respects. A dump with the plugin takes longer.
 const ALONE_KILLS: u32 = 12;
+const ALONE_KILLS_AT_MOST: u32 = 48;
 /// What a job may take for each of its ways, repeats included.
 const PER_WAY: Duration = Duration::from_secs(400);
 
@@ -153,7 +155,7 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
         keep(stage, job, "plugin")?;
     }
     if job.alone == Alone::Always || !shown.is_same() {
-        outcome.alone = alone(stage, tools, plan, way, &control)?;
+        outcome.alone = alone(stage, tools, plan, way, &control, &shown)?;
     }
     outcome.verdict = verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu);
     outcome.shown = shown;
@@ -204,18 +206,27 @@ fn alone(
     plan: &Plan,
     way: Way,
     control: &Report,
+    with: &Shown,
 ) -> Result<Option<Shown>> {
     if !way.kind().has_criu() {
         return Ok(None);
     }
     let mut all = Shown::default();
     let ways = match way {
-        Way::Kill(kind, after) => (0..ALONE_KILLS)
-            .map(|nth| Way::Kill(kind, after * (nth + 4) / 10))
+        Way::Kill(kind, after) => (0..ALONE_KILLS_AT_MOST)
+            .map(|nth| {
+                Way::Kill(
+                    kind,
+                    after * (nth * 5 % ALONE_KILLS * 4 + nth / ALONE_KILLS + 16) / 40,
+                )
+            })
             .collect(),
         way => vec![way; ALONE_TRIES as usize],
     };
-    for way in ways {
+    for (nth, way) in ways.into_iter().enumerate() {
+        if nth >= ALONE_KILLS as usize && with.is_all_in(&all) {
+            break;
+        }
         if let Ok(shown) = perform::run(stage, tools, plan, way, With::Alone, control)? {
             all.differences.extend(shown.differences);
             all.refused = all.refused.or(shown.refused);

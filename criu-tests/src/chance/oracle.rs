@@ -327,7 +327,8 @@ fn difference(control: &str, found: &str) -> Difference {
 }
 
 /// The same lines, but not in the same order. Entries of different numbers may stand in a queue's list in any order: no
-/// call tells a process of it, but for the signals that the kernel takes first wherever they stand, by their place.
+/// call tells a process of it, but for the signals in a thread's own queue that the kernel takes first wherever they stand,
+/// by their place.
 fn order(control: &Report, run: &Report) -> Vec<Difference> {
     let (right, found) = (control.by_place(), run.by_place());
     let mut all = right.iter().flat_map(|(place, right)| {
@@ -347,10 +348,12 @@ fn order(control: &Report, run: &Report) -> Vec<Difference> {
         .collect()
 }
 
-/// `dequeue_synchronous_signal` takes the first of these in the list that has a code above 0.
+/// `dequeue_synchronous_signal` takes the first of these in a thread's own list that has a code above 0. It does not look at
+/// the shared list, of which `next_signal` takes the lowest of these numbers first (kernel/signal.c).
 const SYNCHRONOUS: [u32; 6] = [4, 5, 7, 8, 11, 31];
 
-/// Where the place of an entry in a list matters: among those of its queue and number, and among the synchronous.
+/// Where the place of an entry in a list matters: among those of its queue and number, and in a thread's own among the
+/// synchronous.
 fn places(line: &str) -> Vec<(&str, u32)> {
     let mut words = line.split(' ');
     if words.next() != Some("list") {
@@ -369,7 +372,7 @@ fn places(line: &str) -> Vec<(&str, u32)> {
     };
     let (signal, code) = (word(0), word(16).cast_signed());
     let mut places = vec![(queue, signal)];
-    if SYNCHRONOUS.contains(&signal) && code > 0 {
+    if queue != "shared" && SYNCHRONOUS.contains(&signal) && code > 0 {
         places.push((queue, 0));
     }
     places
@@ -557,6 +560,8 @@ done";
         let (fault, kernel) = ("0b0000000000000001", "070000000000000080");
         let faults = [list("0", fault), list("0", kernel), "done".into()];
         assert_eq!(moved(faults.each_ref().map(String::as_str)), 1);
+        let of_process = [list("shared", fault), list("shared", kernel), "done".into()];
+        assert_eq!(moved(of_process.each_ref().map(String::as_str)), 0);
         let sent = [
             list("0", "0b00000000000000ffffffff"),
             list("0", kernel),

@@ -70,6 +70,8 @@ enum Left {
 pub fn plan_for(plan: &Plan, way: Way) -> Plan {
     let mut plan = plan.clone();
     if let Way::Refused(what) = way {
+        // One from a kept folder has it already.
+        plan.lines.retain(|line| !matches!(line, Line::Refuse(_)));
         plan.lines.insert(0, Line::Refuse(what));
     }
     if way.kind().restores() {
@@ -161,6 +163,7 @@ pub fn run(
         with,
         shown: Shown::default(),
         number: 0,
+        killed: false,
     };
     let left = run.perform(running, way)?;
     let mut shown = run.shown;
@@ -201,6 +204,8 @@ struct Performance<'t> {
     shown: Shown,
     /// Of image folders.
     number: u32,
+    /// Was criu killed at a random instant?
+    killed: bool,
 }
 
 /// The six files.
@@ -291,6 +296,14 @@ impl Performance<'_> {
         self.shown.hang.get_or_insert_with(|| who.to_owned());
     }
 
+    /// Whoever criu or the command has started ends by itself.
+    fn end_of_companions(&mut self, running: &Running, tree: &[Pid], who: &str) -> Result<()> {
+        if let Some(left) = running.stragglers(tree, self.killed)? {
+            self.hang(&format!("{who}: {left}"));
+        }
+        Ok(())
+    }
+
     /// `criu dump`, and the folder of its images. What it says is noted; a failure is a refusal.
     fn dump(
         &mut self,
@@ -316,8 +329,8 @@ impl Performance<'_> {
         }
         // Whoever puts things right after criu.
         let leaves = !called.ok() || args.iter().any(|arg| arg.starts_with("--leave"));
-        if leaves && !running.alone(&tree)? {
-            self.hang("a companion of criu dump");
+        if leaves {
+            self.end_of_companions(running, &tree, "a companion of criu dump")?;
         }
         // After them all: they write to the log too.
         self.listen(&images, "dump");
@@ -421,11 +434,12 @@ impl Performance<'_> {
             self.hang("the dumped processes, or a companion");
             return Ok(Left::Program(running));
         }
-        let said = self.shown.said.len();
+        let said = self.shown.said.clone();
         if self.restore(&mut running, &images, armed)?.is_ok() {
             return Ok(Left::Program(running));
         }
-        self.shown.said.truncate(said);
+        // That restore's words are about a program that is gone.
+        self.shown.said = said;
         self.once_more(running, &images)
     }
 
@@ -457,12 +471,10 @@ impl Performance<'_> {
         let mut child = running.begin(&mut self.leaving_running(running, &images))?;
         sleep(after);
         child.kill().context("killing criu")?;
+        self.killed = true;
         running.await_end(child)?;
         self.listen(&images, "dump");
-        if !running.alone(&tree)? {
-            self.hang("a companion of criu dump");
-        }
-        Ok(())
+        self.end_of_companions(running, &tree, "a companion of criu dump")
     }
 
     fn kill_restore(&mut self, mut running: Running, after: Duration) -> Result<Left> {
@@ -505,10 +517,7 @@ impl Performance<'_> {
             self.hang("criu dump");
         }
         self.listen(&images, "dump");
-        if !running.alone(&tree)? {
-            self.hang("a companion of criu dump");
-        }
-        Ok(())
+        self.end_of_companions(running, &tree, "a companion of criu dump")
     }
 
     /// Which command, the instant decides.
@@ -535,9 +544,7 @@ impl Performance<'_> {
             let _ = child.kill();
         }
         running.await_end(child)?;
-        if !running.alone(&tree)? {
-            self.hang("what the command has left");
-        }
+        self.end_of_companions(running, &tree, "what the command has left")?;
         self.shown.differences.retain(|d| d.about != About::Command);
         Ok(())
     }
@@ -591,9 +598,11 @@ impl Performance<'_> {
             }
             Some(_) => {}
         }
-        if !running.alone(&tree)? {
-            self.hang(&format!("what criu-signals {what} has left"));
-        }
+        self.end_of_companions(
+            running,
+            &tree,
+            &format!("what criu-signals {what} has left"),
+        )?;
         Ok(called)
     }
 

@@ -364,8 +364,10 @@ impl Running {
         })
     }
 
-    /// Nobody is left but the program's processes. `false`: somebody does not end.
-    pub fn alone(&self, tree: &[Pid]) -> Result<bool> {
+    /// Waits until nobody is left but the program's processes. Returns who does not end.
+    ///
+    /// With `killed` criu has been killed, and what it tried out the kernel's ptrace with is ended here.
+    pub fn stragglers(&self, tree: &[Pid], killed: bool) -> Result<Option<String>> {
         let start = Instant::now();
         loop {
             // A companion is nobody's child but this one's.
@@ -378,15 +380,47 @@ impl Running {
                     Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL),
                 );
             }
-            if others(tree)?.is_empty() {
-                return Ok(true);
+            let left = others(tree)?;
+            if killed {
+                let probes: Vec<Pid> = left.iter().copied().filter(|&pid| is_probe(pid)).collect();
+                send(&probes, Signal::SIGKILL)?;
+            }
+            if left.is_empty() {
+                return Ok(None);
             }
             if start.elapsed() > COMPANIONS {
-                return Ok(false);
+                return Ok(Some(described(&left)));
             }
             sleep(TICK);
         }
     }
+}
+
+/// At its start criu makes a child and PTRACE_ATTACHes to it, to learn what the kernel's ptrace can (criu/util.c,
+/// `fork_and_ptrace_attach`). If criu is killed, the child stays in the stop by the SIGSTOP of that, which nobody else is in.
+fn is_probe(pid: Pid) -> bool {
+    let ours = |name: String| name.starts_with("signals");
+    procfs::state(pid) == Some('T') && !procfs::name(pid).is_some_and(ours)
+}
+
+/// `310 criu (S, child of 1, in do_poll)`, for each.
+fn described(pids: &[Pid]) -> String {
+    let one = |&pid: &Pid| {
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let (status, sleeps) = (read("status"), read("wchan"));
+        let field = |name| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name));
+            value.unwrap_or("?").trim().to_owned()
+        };
+        format!(
+            "{pid} {} ({}, child of {}, in {sleeps})",
+            field("Name:"),
+            field("State:"),
+            field("PPid:")
+        )
+    };
+    pids.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Waits until each of these processes shows that it is stopped.

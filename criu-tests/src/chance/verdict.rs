@@ -94,6 +94,12 @@ impl Shown {
             .any(|said| about.iter().any(|word| said.contains(word)))
     }
 
+    /// Whether the other differs wherever this does.
+    pub fn is_all_in(&self, other: &Shown) -> bool {
+        let mut abouts = self.differences.iter().map(|found| found.about);
+        (self.hang.is_none() || other.hang.is_some()) && abouts.all(|about| other.differs_in(about))
+    }
+
     fn differs_in(&self, about: About) -> bool {
         // Of a program that is gone nothing else can be told.
         self.hang.is_some()

@@ -19,7 +19,7 @@ use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 use crate::process::pidfd::PidFd;
 use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
-use crate::state::{PendingLimit, Queue, Site};
+use crate::state::{PendingLimit, Queue, Site, itimers};
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
@@ -159,7 +159,7 @@ pub struct Custody {
 }
 
 impl Custody {
-    /// Takes everything that is pending out of `stopped`, but for the entries of POSIX timers.
+    /// Takes everything that is pending out of `stopped`, but for the entries of timers.
     ///
     /// `state` is what was captured; with `deep` it has no queue entries, and they are found on the way. In the
     /// latter case they are in the guardian's hands before they are taken out, else they have to be on disk. `earlier` is
@@ -184,9 +184,11 @@ impl Custody {
                     // Found on the way.
                     *pending = Pending::default();
                 } else {
-                    without_timers(pending);
+                    let stay = timers_numbers(pending);
+                    without(pending, stay);
                 }
             }
+            without(&mut taken.shared, itimers::armed_by_taking(&state));
             if deep {
                 // So that all goes back in one order, whoever puts it back first.
                 earlier
@@ -438,7 +440,10 @@ impl Custody {
         let mut stay = match queue {
             Queue::Private => SigSet::EMPTY,
             // rt_sigtimedwait looks at the private queue first.
-            Queue::Shared => SignalStatus::read(pid, tid)?.pending,
+            Queue::Shared => {
+                let private = SignalStatus::read(pid, tid)?.pending;
+                private.union(itimers::armed_by_taking(&self.state))
+            }
         };
         if deep {
             // Where in the queue an entry of a timer is can't be told without reading the whole of it.
@@ -526,8 +531,7 @@ fn changes_but_trap<Owner>(
 }
 
 /// A number of which anything stays in stays in as a whole.
-fn without_timers(pending: &mut Pending) {
-    let stay = timers_numbers(pending);
+fn without(pending: &mut Pending, stay: SigSet) {
     pending
         .queue
         .retain(|info| number(info).is_some_and(|signo| !stay.contains(signo)));

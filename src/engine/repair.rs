@@ -13,9 +13,8 @@ use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
-use crate::state::queues::same_by_number;
 use crate::state::timers::with_timer_arrivals;
-use crate::state::{self, PendingLimit, Site, itimers, owners};
+use crate::state::{self, PendingLimit, Queue, Site, itimers, owners};
 use crate::tracee::{Budget, Injector, StoppedProcess};
 
 /// What to do about a difference.
@@ -451,15 +450,15 @@ fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
     wanted.run_state = found.run_state;
     wanted.timers.clone_from(&found.timers);
     // Around the entry of a timer the order of other numbers is nobody's affair.
-    let settle = |wanted: &mut Pending, found: &Pending| {
-        if same_by_number(&wanted.queue, &found.queue) {
+    let settle = |queue: Queue, wanted: &mut Pending, found: &Pending| {
+        if queue.same_by_number(&wanted.queue, &found.queue) {
             wanted.queue.clone_from(&found.queue);
         }
     };
-    settle(&mut wanted.shared, &found.shared);
+    settle(Queue::Shared, &mut wanted.shared, &found.shared);
     for thread in &mut wanted.threads {
         if let Some(found) = same_thread(&found.threads, thread) {
-            settle(&mut thread.pending, &found.pending);
+            settle(Queue::Private, &mut thread.pending, &found.pending);
         }
     }
     wanted

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
-    PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, put_back,
+    PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,
+    put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -266,7 +267,7 @@ impl<Owner> Replay<'_, '_, Owner> {
             Step::SharedQueue if PosixTimers::builds(process, None) => Vec::new(),
             Step::SharedQueue => self
                 .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
-            Step::Timers => PosixTimers::replay(self.injector, process, self.threads, self.lost),
+            Step::Timers => self.timers(),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
             }),
@@ -289,6 +290,19 @@ impl<Owner> Replay<'_, '_, Owner> {
                 }
             }),
         }
+    }
+
+    fn timers(&mut self) -> Vec<Error> {
+        let mut site = Site {
+            tid: self.injector.process().leader(),
+            injector: &mut *self.injector,
+        };
+        let (wanted, threads) = (self.wanted, self.threads);
+        let lost = &mut *self.lost;
+        itimers::keeping_expired(&mut site, |site| {
+            Ok(PosixTimers::replay(site.injector, wanted, threads, lost))
+        })
+        .unwrap_or_else(|e| vec![e])
     }
 
     fn leader(

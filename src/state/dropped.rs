@@ -11,19 +11,31 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Fields, Notify, Pending, PosixTimer, ProcessState, SigNo, Siginfo, Tid, TimerEntry,
+    Fields, Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid, TimerEntry,
 };
+use nix::errno::Errno;
 
-use super::Site;
 use super::queues::Queue;
-use super::timers::{PATIENCE, TIMER_ABSTIME, number, set};
+use super::timers::{PATIENCE, TIMER_ABSTIME, number, set, timespec};
+use super::{Kind, PendingLimit, Site, put_back};
 use crate::error::{Cause, Error, Phase, Result};
+use crate::proc::{self, TimerLine};
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
 
 /// `sizeof(struct sigevent)`, and what `sigev_notify` can be.
 const SIGEVENT_SIZE: usize = 64;
 const SIGEV_SIGNAL: i32 = 0;
 const SIGEV_THREAD_ID: i32 = 4;
+/// include/uapi/linux/prctl.h
+const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+const RESTORE_IDS_OFF: u64 = 0;
+const RESTORE_IDS_ON: u64 = 1;
+const RESTORE_IDS_GET: u64 = 2;
+
+/// Nanoseconds that a timer which has expired already is given to queue its entry: it does so from the interrupt that comes at
+/// once (hrtimer_reprogram). How often that is tried.
+const EXPIRES_IN: u64 = 100_000;
+const ATTEMPTS: usize = 8;
 
 /// An entry that was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +94,7 @@ pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) ->
     Ok(found)
 }
 
-/// Puts such an entry into the queue again.
+/// Puts such an entry into the queue again: that of a timer with the same id, where the kernel can make one (Linux 6.15).
 ///
 /// # Errors
 /// If there can be no timer, or it does not expire. It is deleted in any case.
@@ -93,46 +105,141 @@ pub fn make_again<Owner>(
 ) -> Result<()> {
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let leader = stopped.leader();
-        let create = Call::new(libc::SYS_timer_create, "timer_create")
-            .value(number(libc::CLOCK_MONOTONIC))
-            .input(sigevent(dropped))
-            .output(size_of::<i32>());
-        let outcomes = injector.run(leader, &[create])?;
-        outcomes[0].check()?;
-        let id = outcomes[0].output.as_slice().try_into();
-        let id = i32::from_ne_bytes(id.map_err(|_| {
-            Error::new(
-                "timer_create",
-                Cause::Unexpected("it gives no timer".into()),
-            )
-        })?);
-        let timer = timer(dropped, id);
-        let expired = injector
-            .run(leader, &[set(&timer, TIMER_ABSTIME, 1)])
-            .and_then(|outcomes| outcomes[0].check().map(drop))
-            .and_then(|()| wait_for(&timer, thread.unwrap_or(leader)));
-        let delete = Call::new(libc::SYS_timer_delete, format!("timer_delete({id})"));
-        let deleted = injector.run(leader, &[delete.value(number(id))])?;
-        deleted[0].check()?;
-        expired?;
+        let mut site = Site {
+            injector: &mut injector,
+            tid: stopped.leader(),
+        };
+        let limit = PendingLimit::capture(&mut site)?;
+        let queue_of = thread.unwrap_or(stopped.leader());
+        let made = match with_its_id(&mut site, dropped, &limit, queue_of) {
+            Ok(false) => PendingLimit::raise(&mut site, 1)
+                .and_then(|()| with_any_id(site.injector, dropped, queue_of)),
+            made => made.map(drop),
+        };
+        // Every timer is charged to the limit that it was made under.
+        made.and(put_back::<PendingLimit, _>(&mut site, &limit).map(drop))?;
         injector.finish()
     };
     inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
 }
 
+/// In one batch, which a thread that has begun it ends: there is no instant at which the death of the tracer would leave the
+/// timer or another limit behind. False: this kernel, this limit or another timer does not allow it, and nothing is changed.
+fn with_its_id<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    dropped: &Dropped,
+    limit: &Rlimit,
+    queue_of: Tid,
+) -> Result<bool> {
+    let id = dropped.timer;
+    // A batch does not look at what its calls return: the timer that it sets must be its own.
+    let is_taken = |timers: Vec<TimerLine>| timers.iter().any(|timer| timer.id == id);
+    let asked = [restore_ids(RESTORE_IDS_GET)];
+    let answers = site.injector.run(site.tid, &asked)?;
+    if id < 0 || answers[0].errno().is_some() || is_taken(proc::timers(site.pid())?) {
+        return Ok(false);
+    }
+    let was = if answers[0].check()? == RESTORE_IDS_ON {
+        RESTORE_IDS_ON
+    } else {
+        RESTORE_IDS_OFF
+    };
+    let timer = timer(dropped, id);
+    let calls = [
+        PendingLimit::call(Rlimit {
+            soft: limit.hard,
+            ..*limit
+        }),
+        restore_ids(RESTORE_IDS_ON),
+        create(dropped).input(id.to_ne_bytes()),
+        restore_ids(was),
+        set(&timer, TIMER_ABSTIME, 1).sending(Some(dropped.signo)),
+        Call::new(libc::SYS_nanosleep, "nanosleep")
+            .input(timespec(EXPIRES_IN))
+            .value(0),
+        delete(id),
+        PendingLimit::call(*limit),
+    ];
+    for _ in 0..ATTEMPTS {
+        let outcomes = site.injector.run_whole(site.tid, &calls)?;
+        if outcomes[2].errno() == Some(Errno::EAGAIN) {
+            return Ok(false);
+        }
+        for outcome in &outcomes {
+            outcome.check()?;
+        }
+        if is_in_queue(&timer, queue_of)? {
+            return Ok(true);
+        }
+    }
+    Err(does_not_come(queue_of))
+}
+
+fn with_any_id<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    dropped: &Dropped,
+    queue_of: Tid,
+) -> Result<()> {
+    let leader = injector.process().leader();
+    let create = create(dropped).output(size_of::<i32>());
+    let outcomes = injector.run(leader, &[create])?;
+    outcomes[0].check()?;
+    let id = outcomes[0].output.as_slice().try_into();
+    let id = i32::from_ne_bytes(id.map_err(|_| {
+        Error::new(
+            "timer_create",
+            Cause::Unexpected("it gives no timer".into()),
+        )
+    })?);
+    let timer = timer(dropped, id);
+    let expired = injector
+        .run(leader, &[set(&timer, TIMER_ABSTIME, 1)])
+        .and_then(|outcomes| outcomes[0].check().map(drop))
+        .and_then(|()| wait_for(&timer, queue_of));
+    let deleted = injector.run(leader, &[delete(id)])?;
+    deleted[0].check()?;
+    expired
+}
+
+fn create(dropped: &Dropped) -> Call {
+    Call::new(libc::SYS_timer_create, "timer_create")
+        .value(number(libc::CLOCK_MONOTONIC))
+        .input(sigevent(dropped))
+}
+
+fn delete(id: i32) -> Call {
+    Call::new(libc::SYS_timer_delete, format!("timer_delete({id})")).value(number(id))
+}
+
+/// prctl(PR_TIMER_CREATE_RESTORE_IDS, what, 0, 0, 0), since Linux 6.15: timer_create(2) takes the id from where it stores it
+/// otherwise.
+fn restore_ids(what: u64) -> Call {
+    let call = Call::new(libc::SYS_prctl, "prctl(PR_TIMER_CREATE_RESTORE_IDS)");
+    call.value(PR_TIMER_CREATE_RESTORE_IDS)
+        .value(what)
+        .value(0)
+        .value(0)
+        .value(0)
+}
+
+fn is_in_queue(timer: &PosixTimer, tid: Tid) -> Result<bool> {
+    let queue = ptrace::peek(tid, timer.thread().is_none(), 0, usize::MAX)?;
+    Ok(queue.iter().any(|info| timer.made(info)))
+}
+
+fn does_not_come(tid: Tid) -> Error {
+    let what = "its entry does not come into the queue";
+    Error::new("let a timer expire", Cause::NotKept(what.into())).in_thread(tid)
+}
+
 fn wait_for(timer: &PosixTimer, tid: Tid) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let queue = ptrace::peek(tid, timer.thread().is_none(), 0, usize::MAX)?;
-        if queue.iter().any(|info| timer.made(info)) {
+        if is_in_queue(timer, tid)? {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let what = "its entry does not come into the queue";
-            return Err(
-                Error::new("let a timer expire", Cause::NotKept(what.into())).in_thread(tid),
-            );
+            return Err(does_not_come(tid));
         }
         std::thread::sleep(Duration::from_micros(50));
     }
@@ -187,7 +294,7 @@ fn candidates(state: &ProcessState) -> Vec<(Dropped, Siginfo)> {
 
 /// The kernel tells overruns only when it delivers, and shows nothing else than number and value (from Linux 6.13 on; before,
 /// no entry is dropped).
-fn made_by_a_timer(info: &Siginfo) -> Option<Dropped> {
+pub(super) fn made_by_a_timer(info: &Siginfo) -> Option<Dropped> {
     let Fields::Timer {
         id,
         overrun: 0,

@@ -7,9 +7,10 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo,
+    Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo, SigSet,
 };
 
+use super::Site;
 use super::timers::{PATIENCE, sigaction};
 use crate::engine::repair::Done;
 use crate::error::{Cause, Error, Result};
@@ -132,6 +133,48 @@ fn is_right(wanted: &IntervalTimer, found: &IntervalTimer) -> bool {
 /// Of the slowest kernel (CONFIG_HZ=100), twice.
 const TICK: u64 = 20_000_000;
 
+/// The number that is not to be taken out of the shared queue, because that arms an ITIMER_REAL that has expired.
+pub(crate) fn armed_by_taking(state: &ProcessState) -> SigSet {
+    let timers = &state.interval_timers;
+    if timers.iter().any(is_periodic_real) {
+        SigSet::EMPTY.with(SigNo::ALRM)
+    } else {
+        SigSet::EMPTY
+    }
+}
+
+fn is_periodic_real(timer: &IntervalTimer) -> bool {
+    timer.which == ITIMER_REAL && timer.interval != 0
+}
+
+/// Does `work` in the shared queue, by which a SIGALRM may come out and be queued again. Afterwards an ITIMER_REAL that had
+/// expired is not armed.
+///
+/// # Errors
+/// That of `work`, or if the timer can't be read or set.
+pub(crate) fn keeping_expired<Owner, T>(
+    site: &mut Site<'_, '_, Owner>,
+    work: impl FnOnce(&mut Site<'_, '_, Owner>) -> Result<T>,
+) -> Result<T> {
+    let is_pending = |site: &Site<'_, '_, Owner>| -> Result<bool> {
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        Ok(status.shared_pending.contains(SigNo::ALRM))
+    };
+    if !is_pending(site)? {
+        return work(site);
+    }
+    let before = of_kind(&capture(site.injector)?, ITIMER_REAL);
+    let done = work(site)?;
+    let has_expired = is_periodic_real(&before) && before.remaining == 0;
+    if has_expired
+        && is_pending(site)?
+        && of_kind(&capture(site.injector)?, ITIMER_REAL).remaining != 0
+    {
+        let_expire(site.injector, &before)?;
+    }
+    Ok(done)
+}
+
 /// An ITIMER_REAL that has expired is made by letting one expire. Its SIGALRM is pending already, and of a legacy signal
 /// there is one; or it was ignored when it expired, and goes by being ignored once more, which delivers nothing.
 fn put_back<Owner>(
@@ -146,21 +189,7 @@ fn put_back<Owner>(
     let pid = injector.process().pid();
     let before = SignalStatus::read(pid, leader)?;
     let was_pending = before.shared_pending.contains(SigNo::ALRM);
-    let about_to = IntervalTimer {
-        remaining: 1_000,
-        ..*wanted
-    };
-    done(&injector.run(leader, &[set(&about_to)])?)?;
-    let deadline = Instant::now() + PATIENCE;
-    while of_kind(&capture(injector)?, ITIMER_REAL).remaining != 0 {
-        if Instant::now() >= deadline {
-            return Err(Error::new(
-                "let ITIMER_REAL expire",
-                Cause::NotKept("it does not".into()),
-            ));
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
+    let_expire(injector, wanted)?;
     if was_pending {
         return Ok(());
     }
@@ -174,6 +203,26 @@ fn put_back<Owner>(
         sigaction(SigNo::ALRM, &kept),
     ];
     done(&injector.run_whole(leader, &calls)?)
+}
+
+fn let_expire<Owner>(injector: &mut Injector<'_, Owner>, wanted: &IntervalTimer) -> Result<()> {
+    let about_to = IntervalTimer {
+        remaining: 1_000,
+        ..*wanted
+    };
+    let leader = injector.process().leader();
+    done(&injector.run(leader, &[set(&about_to)])?)?;
+    let deadline = Instant::now() + PATIENCE;
+    while of_kind(&capture(injector)?, ITIMER_REAL).remaining != 0 {
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                "let ITIMER_REAL expire",
+                Cause::NotKept("it does not".into()),
+            ));
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(())
 }
 
 fn done(outcomes: &[Outcome]) -> Result<()> {
@@ -239,6 +288,20 @@ mod tests {
         let cpu = |was: u64, is: u64| is_right(&timer(1, S, was), &timer(1, S, is));
         assert!(!cpu(S, 0), "one of CPU time is armed by its expiry");
         assert!(cpu(0, 0));
+    }
+
+    #[test]
+    fn sigalrm_stays_where_it_would_arm_a_timer() {
+        let stays = |timers: &[IntervalTimer]| {
+            let ids = criu_signals_images::NsIds::new(vec![7]).unwrap();
+            let state = ProcessState {
+                interval_timers: timers.to_vec(),
+                ..ProcessState::bare(ids)
+            };
+            armed_by_taking(&state).contains(SigNo::ALRM)
+        };
+        assert!(stays(&[timer(ITIMER_REAL, 5, 0)]));
+        assert!(!stays(&[timer(ITIMER_REAL, 0, 5), timer(1, 5, 0)]));
     }
 
     #[test]

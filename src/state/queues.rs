@@ -11,7 +11,7 @@ use std::sync::Arc;
 use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
 use nix::errno::Errno;
 
-use super::{Kind, PendingLimit, Site, exactly, put_back};
+use super::{Kind, PendingLimit, Site, dropped, exactly, itimers, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Outcome, ptrace};
@@ -87,23 +87,28 @@ impl Kind for SharedQueue {
         if Queue::Shared.is_head_of(site, wanted)? {
             return Queue::Shared.make(site, wanted);
         }
-        let found = Queue::Shared.read(site, usize::MAX)?;
-        if Queue::Shared.set_whole(site, &found, wanted)? {
-            return Ok(());
-        }
-        // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever
-        // has failed.
-        let private = Queue::Private.read(site, usize::MAX)?;
-        let shared = Queue::Private
-            .make(site, &Pending::default())
-            .and_then(|()| Queue::Shared.make(site, wanted));
-        let back = Queue::Private.make(site, &private);
-        shared.and(back)
+        itimers::keeping_expired(site, |site| make_shared(site, wanted))
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         Queue::Shared.holds(site, wanted)
     }
+}
+
+/// Where something has to be taken out first.
+fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
+    let found = Queue::Shared.read(site, usize::MAX)?;
+    if Queue::Shared.set_whole(site, &found, wanted)? {
+        return Ok(());
+    }
+    // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever has
+    // failed.
+    let private = Queue::Private.read(site, usize::MAX)?;
+    let shared = Queue::Private
+        .make(site, &Pending::default())
+        .and_then(|()| Queue::Shared.make(site, wanted));
+    let back = Queue::Private.make(site, &private);
+    shared.and(back)
 }
 
 impl Queue {
@@ -170,7 +175,7 @@ impl Queue {
         let queue = &wanted.queue;
         if queue.iter().any(is_timers) {
             let found = self.peek(site.tid, 0, usize::MAX)?;
-            return Ok(by_number(&found) == by_number(queue));
+            return Ok(self.same_by_number(&found, queue));
         }
         if queue.len() <= READ_WHOLE {
             return Ok(self.peek(site.tid, 0, queue.len() + 1)? == *queue);
@@ -199,7 +204,7 @@ impl Queue {
             if self.set_whole(site, &found, wanted)? {
                 return Ok(());
             }
-            let (wrong, missing) = plan(&found.queue, &wanted.queue);
+            let (wrong, missing) = self.plan(&found.queue, &wanted.queue);
             self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
             Cow::Owned(missing)
@@ -233,9 +238,23 @@ impl Queue {
         found: &Pending,
         wanted: &Pending,
     ) -> Result<()> {
+        match self {
+            Queue::Private => self.set_inner(site, found, wanted),
+            Queue::Shared => {
+                itimers::keeping_expired(site, |site| self.set_inner(site, found, wanted))
+            }
+        }
+    }
+
+    fn set_inner<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        found: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
         let (wrong, missing) = match wanted.queue.strip_prefix(found.queue.as_slice()) {
             Some(missing) => (Vec::new(), missing.to_vec()),
-            None => plan(&found.queue, &wanted.queue),
+            None => self.plan(&found.queue, &wanted.queue),
         };
         let bare_in = wanted
             .bits_without_info()
@@ -350,8 +369,8 @@ impl Queue {
     /// What of SIGTRAP is in the queue, and with it, of a thread's own, all that must keep its order with that.
     ///
     /// # Errors
-    /// If the thread is gone, or what is in the queue could not go back as it is: `stays_beside_timer`, and a second
-    /// SIGTRAP, which only a timer can queue beside another.
+    /// If the thread is gone, or what is in the queue could not go back as it is: `stays_beside_timer`, a second SIGTRAP, which
+    /// only a timer can queue beside another, and a SIGTRAP that is a timer's.
     pub fn trap<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<Pending> {
         let mut pending = Pending::default();
         if !self.bits(site)?.contains(SigNo::TRAP) {
@@ -367,6 +386,14 @@ impl Queue {
         let second = pending.queue.iter().filter(|info| is_trap(info)).nth(1);
         if let Some(info) = stays.or(second) {
             return Err(only_by_timer(info));
+        }
+        let timers = proc::timers(site.pid())?;
+        let is_own = |info: &&Siginfo| {
+            let is_there = timers.iter().any(|timer| timer.made(info));
+            is_trap(info) && (is_there || dropped::made_by_a_timer(info).is_some())
+        };
+        if let Some(info) = pending.queue.iter().find(is_own) {
+            return Err(timers_own(info));
         }
         let goes_along = |info: &Siginfo| {
             let signo = SigNo::new(info.signo());
@@ -675,6 +702,60 @@ impl Queue {
                 .cast_unsigned(),
         ))
     }
+
+    /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
+    /// unless `found` has an entry of a timer. That is not to be touched, and only numbers that are not right are.
+    fn plan(self, found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
+        if !found.iter().any(is_timers) {
+            return (found.to_vec(), wanted.to_vec());
+        }
+        let (have, want) = (self.by_number(found), self.by_number(wanted));
+        let none = Vec::new();
+        let is_right = |signo: &i32| want.get(signo).unwrap_or(&none).starts_with(&have[signo]);
+        let faults_are_right = !have.contains_key(&FAULTS) || is_right(&FAULTS);
+        let is_fault_in = |signo: &i32| {
+            let faults = have.get(&FAULTS).unwrap_or(&none);
+            faults.iter().any(|info| info.signo() == *signo)
+        };
+        let (right, wrong): (Vec<i32>, Vec<i32>) = have
+            .keys()
+            .copied()
+            .filter(|&signo| signo != FAULTS)
+            .partition(|signo| is_right(signo) && (faults_are_right || !is_fault_in(signo)));
+        let out = found.iter().filter(|info| wrong.contains(&info.signo()));
+        let mut skip: HashMap<i32, usize> = right
+            .iter()
+            .map(|signo| (*signo, have[signo].len()))
+            .collect();
+        let missing = wanted
+            .iter()
+            .filter(|info| match skip.get_mut(&info.signo()) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    false
+                }
+                _ => true,
+            });
+        (out.copied().collect(), missing.copied().collect())
+    }
+
+    /// Are these the same entries, but for the order of different numbers?
+    pub(crate) fn same_by_number(self, a: &[Siginfo], b: &[Siginfo]) -> bool {
+        a.len() == b.len() && (a == b || self.by_number(a) == self.by_number(b))
+    }
+
+    /// The entries of each number, in their order; and of a thread's own queue those for faults. Of the shared one nobody can tell
+    /// how these stand to each other: `dequeue_synchronous_signal` does not look at it, and `next_signal` takes the lowest.
+    fn by_number(self, infos: &[Siginfo]) -> HashMap<i32, Vec<Siginfo>> {
+        let mut numbers: HashMap<i32, Vec<Siginfo>> = HashMap::new();
+        for info in infos {
+            numbers.entry(info.signo()).or_default().push(*info);
+            if self == Queue::Private && is_fault(info) {
+                numbers.entry(FAULTS).or_default().push(*info);
+            }
+        }
+        numbers
+    }
 }
 
 /// What the calls that were to take out some entries have brought out.
@@ -876,61 +957,8 @@ fn take_one_named(signo: SigNo, name: Arc<str>) -> Call {
         .value(SIGSET_SIZE)
 }
 
-/// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
-/// unless `found` has an entry of a timer. That is not to be touched, and only numbers that are not right are.
-fn plan(found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
-    if !found.iter().any(is_timers) {
-        return (found.to_vec(), wanted.to_vec());
-    }
-    let (have, want) = (by_number(found), by_number(wanted));
-    let none = Vec::new();
-    let is_right = |signo: &i32| want.get(signo).unwrap_or(&none).starts_with(&have[signo]);
-    let faults_are_right = !have.contains_key(&FAULTS) || is_right(&FAULTS);
-    let is_fault_in = |signo: &i32| {
-        let faults = have.get(&FAULTS).unwrap_or(&none);
-        faults.iter().any(|info| info.signo() == *signo)
-    };
-    let (right, wrong): (Vec<i32>, Vec<i32>) = have
-        .keys()
-        .copied()
-        .filter(|&signo| signo != FAULTS)
-        .partition(|signo| is_right(signo) && (faults_are_right || !is_fault_in(signo)));
-    let out = found.iter().filter(|info| wrong.contains(&info.signo()));
-    let mut skip: HashMap<i32, usize> = right
-        .iter()
-        .map(|signo| (*signo, have[signo].len()))
-        .collect();
-    let missing = wanted
-        .iter()
-        .filter(|info| match skip.get_mut(&info.signo()) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                false
-            }
-            _ => true,
-        });
-    (out.copied().collect(), missing.copied().collect())
-}
-
-/// Are these the same entries, but for the order of different numbers?
-pub(crate) fn same_by_number(a: &[Siginfo], b: &[Siginfo]) -> bool {
-    a.len() == b.len() && (a == b || by_number(a) == by_number(b))
-}
-
 /// Under which those of all numbers are that [`is_fault`] is true of.
 const FAULTS: i32 = 0;
-
-/// The entries of each number, in their order.
-fn by_number(infos: &[Siginfo]) -> HashMap<i32, Vec<Siginfo>> {
-    let mut numbers: HashMap<i32, Vec<Siginfo>> = HashMap::new();
-    for info in infos {
-        numbers.entry(info.signo()).or_default().push(*info);
-        if is_fault(info) {
-            numbers.entry(FAULTS).or_default().push(*info);
-        }
-    }
-    numbers
-}
 
 /// A signal of the kernel's for a fault of the thread. Of those in a thread's own queue the first in the list is delivered
 /// first, whatever its number is (`dequeue_synchronous_signal`, kernel/signal.c).
@@ -960,6 +988,17 @@ pub(crate) fn only_by_timer(info: &Siginfo) -> Error {
             .into(),
         ),
     )
+}
+
+/// What there is to say of a SIGTRAP that is, or may be, the kernel's own entry of a POSIX timer. Who takes it out has the
+/// kernel drop it, if the timer has been set or deleted since, or count its overruns and arm the timer again
+/// (`__posixtimer_deliver_signal`, kernel/time/posix-timers.c).
+fn timers_own(info: &Siginfo) -> Error {
+    let why = format!(
+        "{info} can't be taken out: it is, or may be, the own entry of a POSIX timer, which only the timer can queue; criu does not \
+         seize a process with a pending SIGTRAP: checkpoint the process when the signal has been delivered"
+    );
+    Error::new("take out pending signals", Cause::Unsupported(why.into()))
 }
 
 /// Is it, or does it look like, the entry of a POSIX timer?
@@ -1111,10 +1150,13 @@ mod tests {
             },
         );
         let (a, b, c) = (info(rt(0), 1), info(rt(0), 2), info(SigNo::USR1, 3));
-        assert_eq!(plan(&[b], &[a, b]), (vec![b], vec![a, b]));
-        assert_eq!(plan(&[timers, a], &[c, a, timers, b]), (vec![], vec![c, b]));
+        assert_eq!(Queue::Private.plan(&[b], &[a, b]), (vec![b], vec![a, b]));
         assert_eq!(
-            plan(&[timers, b], &[c, a, timers, b]),
+            Queue::Private.plan(&[timers, a], &[c, a, timers, b]),
+            (vec![], vec![c, b])
+        );
+        assert_eq!(
+            Queue::Private.plan(&[timers, b], &[c, a, timers, b]),
             (vec![b], vec![c, a, b])
         );
     }
@@ -1143,15 +1185,17 @@ mod tests {
         let (trap, fpe) = (fault(SigNo::TRAP), fault(SigNo::FPE));
         let sent = info(SigNo::SEGV, 1);
         assert_eq!(
-            plan(&[timers, sent, fpe], &[trap, timers, sent, fpe]),
+            Queue::Private.plan(&[timers, sent, fpe], &[trap, timers, sent, fpe]),
             (vec![fpe], vec![trap, fpe])
         );
         assert_eq!(
-            plan(&[timers, trap], &[trap, timers, sent, fpe]),
+            Queue::Private.plan(&[timers, trap], &[trap, timers, sent, fpe]),
             (vec![], vec![sent, fpe])
         );
-        assert_ne!(by_number(&[trap, fpe]), by_number(&[fpe, trap]));
-        assert_eq!(by_number(&[sent, fpe]), by_number(&[fpe, sent]));
+        let private = |a: &[Siginfo], b: &[Siginfo]| Queue::Private.same_by_number(a, b);
+        assert!(!private(&[trap, fpe], &[fpe, trap]));
+        assert!(private(&[sent, fpe], &[fpe, sent]));
+        assert!(Queue::Shared.same_by_number(&[trap, fpe], &[fpe, trap]));
     }
 
     #[test]

@@ -118,9 +118,11 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 fuzz: ## fuzzes whatever reads what others have written, each target for TIME seconds (60; TARGETS="proc names" for some)
 	@scripts/fuzz "$(target_path)" "$(or $(TIME),60)" $(TARGETS)
 
-kills: root faults build ## kills criu, tracers, companions and the mount's server at random instants, N (1000) times in each way
+kills: root faults build ## kills criu, tracers, companions and the mount's server at random instants, N (1000) times in each way, N/5 where a dump is made for each
+	@rm -f -- "$(target_path)/criu-tests/kills.txt"
 	KILLS="$(or $(N),1000)" $(with_criu) test -p criu-tests$(locked)$(profile_flag) --test kills --test live --test mount_attacks \
 	  -- killed
+	@cat "$(target_path)/criu-tests/kills.txt"
 
 versions: root host faults build ## runs tests and gap cases with every version of criu, with the one plugin, and writes docs/versions.md
 	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)

@@ -74,6 +74,11 @@ pub fn tasks(pid: Pid) -> Result<Vec<Pid>> {
 
 /// Whether any process whose program has this name has this file open.
 pub fn is_open_in(program: &str, file: &Path) -> Result<bool> {
+    Ok(!having_open(program, file)?.is_empty())
+}
+
+/// The processes whose program has this name that have this file open.
+pub fn having_open(program: &str, file: &Path) -> Result<Vec<Pid>> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     // Whoever is gone in the meantime has nothing open.
     let has_it = |pid: &Path| {
@@ -82,7 +87,10 @@ pub fn is_open_in(program: &str, file: &Path) -> Result<bool> {
                 .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
     };
     fs::read_dir("/proc").context("/proc")?;
-    Ok(entries(Path::new("/proc")).any(|pid| has_it(&pid.path())))
+    let pids = entries(Path::new("/proc")).filter(|pid| has_it(&pid.path()));
+    Ok(pids
+        .filter_map(|pid| pid.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
 /// The lines of `/proc/PID/task/TID/status` that are signal state, by (pid, tid), for each of these processes.

@@ -1,14 +1,17 @@
 //! The command `criu-signals` and the process that does its work, killed.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::process::Child;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid as Raw, getsid};
 
 use crate::procfs;
+use crate::rundir::RunDir;
+use crate::victim::Victim;
 use crate::wait::{self, PATIENCE};
 
 /// Those that do the work of commands which have been killed.
@@ -60,4 +63,25 @@ pub fn kill_front(command: &mut Child) -> Result<bool> {
         })?;
     }
     Ok(worked)
+}
+
+/// The file, beside the runs' folders, that [`finish_killed`] adds a line to, and `make kills` shows.
+const SUMMARY: &str = "kills.txt";
+
+/// Lets a victim that has a clock check itself, and notes that it has passed: after so many kills of `whom`, and how long it
+/// stood still at most.
+///
+/// # Errors
+/// If it has not.
+pub fn finish_killed(victim: Victim, whom: &str, kills: u32, dir: &RunDir) -> Result<()> {
+    victim.finish(PATIENCE)?;
+    let longest: f64 = dir.read("standstill").parse().context("standstill")?;
+    let line = format!(
+        "{kills:6} kills of {whom}: the process stood still {:.1} ms at most",
+        longest / 1000.0
+    );
+    println!("{line}");
+    let summary = dir.path().with_file_name(SUMMARY);
+    let mut summary = OpenOptions::new().create(true).append(true).open(summary)?;
+    Ok(writeln!(summary, "{line}")?)
 }

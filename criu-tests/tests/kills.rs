@@ -24,6 +24,7 @@ use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
+use criu_tests::work::finish_killed;
 use criu_tests::{config, procfs};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -46,11 +47,16 @@ const DISPOSER_START: Duration = Duration::from_millis(12);
 const DEFAULT_KILLS: u32 = 1000;
 /// A tracer's captures take about 2 ms, starting one about as long.
 const TRACER_SPAN: Duration = Duration::from_micros(6000);
+/// So many kills of others take as long as one that a dump is made for.
+const DUMPS: u32 = 5;
 const CRIU_KILLS: u32 = 40;
+const GUARDIAN_KILLS: u32 = 60;
 const TASK_KILLS: u32 = 50;
 /// By then the tracer is at work.
 const TASK_START: Duration = Duration::from_millis(5);
 const TASK_SPAN: Duration = Duration::from_millis(8);
+/// From when a guardian is there until it has been sent home, about.
+const GUARDIAN_SPAN: Duration = Duration::from_millis(60);
 const DEPTH: &str = "3000";
 /// Held by a test that has thousands of signals queued.
 static DEEP: Mutex<()> = Mutex::new(());
@@ -61,6 +67,11 @@ fn kills(otherwise: u32) -> Result<u32> {
         Ok(text) => text.parse().context("KILLS"),
         Err(_) => Ok(otherwise),
     }
+}
+
+/// The same where each takes a dump.
+fn dumps_killed(otherwise: u32) -> Result<u32> {
+    Ok(kills(otherwise * DUMPS)? / DUMPS)
 }
 
 fn main() -> ExitCode {
@@ -82,6 +93,7 @@ fn main() -> ExitCode {
         trial("tracer-killed", tracer_killed),
         trial("tracer-killed-changing-dispositions", disposer_killed),
         trial("criu-killed-with-signals-in-custody", criu_killed),
+        trial("guardian-killed", guardian_killed),
         trial("writer-killed", |dir| writer_killed(dir, true)),
         trial("writer-killed-unmarked", |dir| writer_killed(dir, false)),
         trial("task-killed", task_killed),
@@ -329,7 +341,8 @@ fn disposer_killed(dir: &RunDir) -> Result<()> {
         return Err(e.into());
     }
     stopped.release()?;
-    victim.finish(PATIENCE)
+    let whom = "who changes its dispositions";
+    finish_killed(victim, whom, kills(DISPOSER_KILLS)?, dir)
 }
 
 fn tracer_killed(dir: &RunDir) -> Result<()> {
@@ -351,7 +364,7 @@ fn tracer_killed(dir: &RunDir) -> Result<()> {
     let same = wait::until("the mappings to be as before", PATIENCE, || {
         Ok((maps()? == before).then_some(()))
     });
-    victim.finish(PATIENCE)?;
+    finish_killed(victim, "its tracer", kills, dir)?;
     same
 }
 
@@ -449,7 +462,7 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
         victim.finish(PATIENCE)?;
         dump.took
     };
-    for round in 0..kills(CRIU_KILLS)? {
+    for round in 0..dumps_killed(CRIU_KILLS)? {
         let run = RunDir::create(&dir.file("round"))?;
         let victim = Victim::start(&program, Some(DEPTH), &run, false)?;
         let mut dump = criu.start_dump(victim.pid(), &run.images(), true)?;
@@ -491,6 +504,54 @@ fn criu_killed(dir: &RunDir) -> Result<()> {
         "criu was never killed with signals in custody: nothing was shown"
     );
     Ok(())
+}
+
+/// The guardian of one dump after the other is killed, at any instant: criu puts all back itself, or has taken nothing out
+/// and fails.
+fn guardian_killed(dir: &RunDir) -> Result<()> {
+    let wanted = dumps_killed(GUARDIAN_KILLS)?;
+    let victim = Victim::start(&config::victim("busy", false), None, dir, false)?;
+    let pid = victim.pid();
+    let before = procfs::signal_lines(&[pid])?;
+    // All that is queued is taken out.
+    let criu =
+        Criu::new(&config::criu()?, &config::plugin_dir()?).env("CRIU_SIGNALS_DEEP_QUEUE", "1");
+    let mut random = Random(u64::from(std::process::id()));
+    let (mut killed, mut refused, mut late) = (0, 0, 0);
+    while killed < wanted {
+        let run = RunDir::create(&dir.file("round"))?;
+        let log = run.images().join("dump.log");
+        let mut dump = criu.start_dump(pid, &run.images(), true)?;
+        let guardian = wait::until("a guardian", PATIENCE, || {
+            let found = procfs::having_open("signals-guard", &log)?.pop();
+            Ok(found.map(Some).or(dump.try_wait()?.map(|_| None)))
+        })?;
+        std::thread::sleep(random.below(GUARDIAN_SPAN));
+        // Its parent is whoever adopts orphans: until criu has ended, or the queue is back, it is there.
+        match guardian {
+            Some(guardian) if procfs::having_open("signals-guard", &log)?.contains(&guardian) => {
+                kill(nix::unistd::Pid::from_raw(guardian), Signal::SIGKILL).ok();
+                killed += 1;
+            }
+            _ => late += 1,
+        }
+        ensure!(late <= wanted + 20, "there is no guardian to be killed");
+        let ended = dump.wait()?;
+        let log = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+        if !ended.success() {
+            ensure!(
+                log.contains("tell the guardian: EPIPE"),
+                "{}",
+                tail(&log, 12)
+            );
+            refused += 1;
+        }
+        let after = procfs::signal_lines(&[pid])?;
+        let difference = procfs::describe_difference(&before, &after);
+        ensure!(difference.is_empty(), "after {killed} kills: {difference}");
+    }
+    println!("{refused} dumps were refused because of it");
+    finish_killed(victim, "its guardian, criu dumping it", wanted, dir)
 }
 
 /// CRIU stops its own code inside the task by a trap instruction: killed there, the trap kills the task

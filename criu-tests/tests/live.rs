@@ -20,7 +20,7 @@ use criu_tests::rundir::RunDir;
 use criu_tests::skip::{self, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
-use criu_tests::work::{kill_all, kill_front};
+use criu_tests::work::{finish_killed, kill_all, kill_front};
 use criu_tests::{config, procfs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -1062,7 +1062,7 @@ fn killed_show(dir: &RunDir) -> Result<()> {
             dir.read("out")
         );
     }
-    few_interrupted(victim, kills, dir)
+    few_interrupted(victim, "show and its worker", kills, dir)
 }
 
 // ---- cgroups --------------------------------------------------------------------------------------------------------
@@ -1397,13 +1397,14 @@ fn killed_dump(version: Version, dir: &RunDir) -> Result<()> {
         cgroup.settle()?;
         cgroup.freeze(&cgroup.dir, false)?;
     }
-    few_interrupted(victim, kills, dir)
+    let whom = format!("dump --cgroup ({version:?}) and its worker");
+    few_interrupted(victim, &whom, kills + kills / 10, dir)
 }
 
 /// Of calls that Linux ends with EINTR after any stop a few may do so: those of a thread that had stopped a moment ago
 /// when the command was killed.
-fn few_interrupted(victim: Victim, kills: u32, dir: &RunDir) -> Result<()> {
-    victim.finish(CHECK)?;
+fn few_interrupted(victim: Victim, whom: &str, kills: u32, dir: &RunDir) -> Result<()> {
+    finish_killed(victim, whom, kills, dir)?;
     let interrupted: u32 = dir.read("interrupted").parse().context("interrupted")?;
     println!("of {kills} kills {interrupted} had a call end with EINTR");
     ensure!(

@@ -59,6 +59,7 @@ int main(int argc, char **argv)
 	siginfo_t info;
 
 	victim_begin(argc, argv);
+	victim_clock();
 	k_setmask(MASK);
 	for (int i = 0; i < SPINNERS; i++)
 		victim_thread(spin, i);

@@ -480,6 +480,53 @@ pid_t victim_thread(void (*fn)(int), int index)
 	return t->tid;
 }
 
+/* ---- how long it stands still ------------------------------------------------------------------------------ */
+
+static unsigned long longest_us;
+static int has_clock;
+
+static void *clock_main(void *arg)
+{
+	struct sched_param first = { .sched_priority = 1 };
+	struct timespec now, last, nap = { .tv_nsec = 200 * 1000 };
+
+	(void)arg;
+	/* Not everybody may. */
+	sched_setscheduler(0, SCHED_FIFO, &first);
+	clock_gettime(CLOCK_MONOTONIC, &last);
+	for (;;) {
+		long long us;
+
+		nanosleep(&nap, NULL);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		us = (now.tv_sec - last.tv_sec) * 1000000ll + (now.tv_nsec - last.tv_nsec) / 1000;
+		if ((unsigned long)us > __atomic_load_n(&longest_us, __ATOMIC_SEQ_CST))
+			__atomic_store_n(&longest_us, (unsigned long)us, __ATOMIC_SEQ_CST);
+		last = now;
+	}
+	return NULL;
+}
+
+void victim_clock(void)
+{
+	/* Inherited: what is sent to the process is for others. */
+	uint64_t mask = k_setmask(ALL_SIGNALS);
+	pthread_t thread;
+
+	if ((errno = pthread_create(&thread, NULL, clock_main, NULL)))
+		victim_die("pthread_create: %m");
+	k_setmask(mask);
+	has_clock = 1;
+}
+
+static void note_standstill(void)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%lu", __atomic_load_n(&longest_us, __ATOMIC_SEQ_CST));
+	victim_write_file("standstill", text);
+}
+
 /* ---- the state, taken and compared ------------------------------------------------------------------------- */
 
 struct queue {
@@ -918,6 +965,8 @@ int victim_end(void)
 			}
 		expect_int(0, status, "child %d, exit status", i);
 	}
+	if (has_clock && !child_number)
+		note_standstill();
 	if (failures)
 		return 1;
 	if (!child_number)

@@ -109,6 +109,13 @@ void victim_drain(void);
 /* A child process that runs fn(index), in which it calls victim_checkpoint() and then checks itself. */
 pid_t victim_child(void (*fn)(int index), int index);
 
+/*
+ * From here on the longest time for which the process stood still is noted: by a thread that reads the clock some thousand
+ * times a second, before all others where it may (SCHED_FIFO), so that a busy machine adds little. In microseconds, in
+ * the file `standstill`, when the victim ends.
+ */
+void victim_clock(void);
+
 /* Pending bits as /proc shows them. */
 uint64_t victim_shared_pending(void);
 /* The state letter of a process, of /proc/PID/stat; 0 if there is none. */

@@ -266,6 +266,7 @@ int main(int argc, char **argv)
 	snprintf(text, sizeof(text), "%d %d", stopped, alive);
 	victim_write_file("children", text);
 
+	victim_clock();
 	for (int i = 0; i < THREADS; i++)
 		if (pthread_create(&threads[i], NULL, fns[i], NULL))
 			victim_die("pthread_create: %m");

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use criu_signals::images::text::SigFile;
+use criu_tests::cases::start;
 use criu_tests::mounted::Mounted;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::random::Random;
-use criu_tests::six::{EMPTY, Sleeper, Way, entry, mask, run};
+use criu_tests::rundir::RunDir;
+use criu_tests::six::{EMPTY, Way, entry, mask, run};
 use criu_tests::victim::reap_all;
 use criu_tests::wait::{self, PATIENCE};
+use criu_tests::work::finish_killed;
 use nix::sys::signal::{Signal, kill};
 
 use super::tracer;
@@ -104,12 +107,13 @@ fn while_used(
     })
 }
 
-pub fn killed() -> Result<()> {
+pub fn killed(dir: &RunDir) -> Result<()> {
     let wanted = match std::env::var("KILLS") {
         Ok(text) => text.parse()?,
         Err(_) => KILLS,
     };
-    let (_sleeper, pid) = Sleeper::start(&[10, 34])?;
+    let victim = start("standstill", None, dir)?;
+    let pid = victim.pid();
     let mut random = Random(1);
     let mount = Mounted::new()?;
     while_used(&mount, pid, |done| {
@@ -131,7 +135,8 @@ pub fn killed() -> Result<()> {
             == Way::Library.read(pid, pid, SigFile::Action)?
     );
     drop(mount);
-    for round in 0..MOUNTS {
+    let mounts = MOUNTS.max(wanted / 5);
+    for round in 0..mounts {
         let mount = Mounted::new()?;
         let name = ["criu-signals", "signals-mount"][round % 2];
         while_used(&mount, pid, |done| {
@@ -157,6 +162,10 @@ pub fn killed() -> Result<()> {
             Ok(left.is_empty().then_some(()))
         })?;
     }
-    drop(_sleeper);
+    let [_, (file, [nothing, _])] = texts();
+    Way::Library.write(pid, pid, file, &nothing)?;
+    let kills = u32::try_from(wanted + mounts)?;
+    let whom = "the mount's server and its processes";
+    finish_killed(victim, whom, kills, dir)?;
     reap_all()
 }

@@ -52,7 +52,7 @@ fn tests() -> Vec<Test> {
         test("flipping", flipping).needs(&[Need::Fuse]),
         test("vfork", vfork).needs(&[Need::Fuse]),
         test("others-wait", others_wait).needs(&[Need::Fuse]),
-        test("killed", |_| killed::killed())
+        test("killed", killed::killed)
             .needs(&[Need::Fuse])
             .may_take(LONG),
         test("model", |_| {

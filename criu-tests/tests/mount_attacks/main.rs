@@ -24,7 +24,7 @@ use criu_tests::wait::{self, PATIENCE};
 use nix::errno::Errno;
 
 /// For those that do something very often.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(1800);
 
 fn main() -> ExitCode {
     cases::main("mount_attacks", tests)

@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     ("task-killed-in-replay", task_killed_in_replay),
     ("bound-met", bound_met),
     ("bound-met-unmarked", bound_met_unmarked),
+    ("killed-over-a-stopped-one", killed_over_a_stopped_one),
     ("marker-from-elsewhere", marker_from_elsewhere),
 ];
 
@@ -127,6 +128,70 @@ fn dump_within(words: &str, stops: &[u32], dir: &RunDir) -> Result<()> {
         expect_line(&dump, &["given up, and undone"])?;
     }
     victim.finish(PATIENCE)
+}
+
+/// A thread that stays where a killed criu has left it, in the injected code, as its process is stopped: the next dump
+/// brings it back into the program, wherever it stands.
+fn killed_over_a_stopped_one(dir: &RunDir) -> Result<()> {
+    let points = [
+        Point::RegistersSet,
+        Point::ScratchMapped,
+        Point::BatchReady,
+        Point::BatchDone,
+        Point::MaskBack,
+    ];
+    let programs = [("masks", false), ("altstacks", false), ("masks", true)];
+    for (program, ia32) in programs {
+        // Built where programs of 32 bits run.
+        let file = config::victim(program, ia32);
+        if ia32 && !config::has_ia32() {
+            continue;
+        }
+        let images = dir.file(&format!("{program}-{ia32}"));
+        fs::create_dir(&images)?;
+        let dir = RunDir::open(&images);
+        let victim = Victim::start(&file, None, &dir, false)?;
+        for point in points {
+            killed_and_dumped(victim.pid(), point, &dir)
+                .with_context(|| format!("{program}, {point:?}"))?;
+        }
+        victim.finish(PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn killed_and_dumped(pid: Pid, point: Point, dir: &RunDir) -> Result<()> {
+    let stopped = || {
+        wait::until("the stop", PATIENCE, || {
+            Ok((procfs::state(pid) == Some('T')).then_some(()))
+        })
+    };
+    send(pid, Signal::SIGSTOP)?;
+    stopped()?;
+    let images = dir.file(&format!("images-{point:?}"));
+    fs::create_dir(&images)?;
+    let killed = criu()?.env("CRIU_SIGNALS_FAULT", format!("{}:kill", point.number()));
+    let dump = killed.dump(pid, &images, true)?;
+    ensure!(!dump.ok, "criu was not killed");
+    untraced()?;
+    // One that criu seizes on its way into the stop traps once, and criu waits for the second time.
+    stopped()?;
+    let dump = criu()?.dump(pid, &images, true)?;
+    let said: Vec<&str> = dump.log.lines().rev().take(25).collect();
+    ensure!(dump.ok, "the next criu dump fails: {}", said.join("\n"));
+    // The program traces itself at its end.
+    untraced()?;
+    send(pid, Signal::SIGCONT)
+}
+
+/// Waits for the helpers that look after a process that was let go: they trace it.
+fn untraced() -> Result<()> {
+    wait::until("the end of the helpers", PATIENCE, || {
+        let helpers = processes()?
+            .into_iter()
+            .any(|(_, name)| name.starts_with("signals-"));
+        Ok((!helpers).then_some(()))
+    })
 }
 
 /// The signal that injected code ends with is one that the program ignores and blocks. Sent by somebody else while that

@@ -721,6 +721,32 @@ struct StubData {
     far: u64,
 }
 
+impl StubData {
+    /// Out of bytes that another process holds; `None` if they are too few.
+    fn read(bytes: &[u8]) -> Option<StubData> {
+        let bytes = bytes.get(..core::mem::size_of::<StubData>())?;
+        let mut data = StubData::default();
+        // SAFETY: StubData is repr(C) of integers, for which every byte is a value; both have this length.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                (&raw mut data).cast::<u8>(),
+                bytes.len(),
+            );
+        }
+        Some(data)
+    }
+}
+
+/// What is left to do for a thread that leaves a stub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayBack {
+    /// The registers with which the thread goes on in the program.
+    pub registers: Registers,
+    /// The byte that tells Syscall User Dispatch to block calls again; 0: there is none.
+    pub selector: u64,
+}
+
 /// Stubs stand at multiples of this many bytes.
 pub const STUB_ALIGN: usize = 16;
 
@@ -905,6 +931,38 @@ impl Stub {
             .map(|made| u64::from_le_bytes(*made))
     }
 
+    /// Where the thread that stands with `now` goes on in the program, if it is in the stub in `bytes`, which is at `base`,
+    /// and has no system call to make there any more: what the rest of the stub would do.
+    pub fn way_back(bytes: &[u8], base: u64, now: &Registers) -> Option<WayBack> {
+        let data = StubData::read(bytes.strip_prefix(Stub::code())?)?;
+        let from = offset_of(&raw const criu_signals_stub_leave) as u64;
+        let to = offset_of(&raw const criu_signals_stub_data) as u64;
+        let at = now.0.rip.wrapping_sub(base);
+        // At the entry of the last system call, which has no result yet (syscall_enter_from_user_mode), the thread stands
+        // behind it already.
+        let begins = at == from && now.0.rax.cast_signed() == -i64::from(libc::ENOSYS);
+        if begins || !(from..to).contains(&at) {
+            return None;
+        }
+        let mut r = now.0;
+        r.orig_rax = u64::MAX;
+        [r.rax, r.rbx, r.rcx, r.rdx] = [data.rax, data.rbx, data.rcx, data.rdx];
+        [r.rdi, r.rsi, r.rbp] = [data.rdi, data.rsi, data.rbp];
+        [r.r8, r.r9, r.r10, r.r11] = [data.r8, data.r9, data.r10, data.r11];
+        [r.r12, r.r13, r.r15] = [data.r12, data.r13, data.r15];
+        r.eflags = data.flags;
+        if data.far == 0 {
+            r.rip = data.exit;
+        } else {
+            r.rip = u64::from(low_half(data.far));
+            r.cs = data.far >> 32;
+        }
+        Some(WayBack {
+            registers: Registers(r),
+            selector: data.selector,
+        })
+    }
+
     /// Code and data.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = template().to_vec();
@@ -980,6 +1038,37 @@ mod tests {
             timeout(117, [1, 0, 1, 0, 0, 0xff00], true),
             Timeout::Without
         );
+    }
+
+    #[test]
+    fn the_way_out_of_a_stub_is_known() {
+        const BASE: u64 = 0x1000;
+        let mut found = registers();
+        [found.0.rbx, found.0.r13, found.0.rsp] = [3, 13, 0x7fff_0000];
+        let stub = Stub::new(BASE, &found, None, SigSet::FULL, None);
+        let bytes = stub.to_bytes();
+        let mut now = found.at(stub.leave_entry());
+        now.0.rbx = 99;
+        let way = Stub::way_back(&bytes, BASE, &now).unwrap();
+        assert_eq!((way.registers, way.selector), (found, 0));
+        now.0.rax = (-i64::from(libc::ENOSYS)).cast_unsigned();
+        assert_eq!(
+            Stub::way_back(&bytes, BASE, &now),
+            None,
+            "its mask is to be set"
+        );
+        now.0.rax = 0;
+        // Calls are still to be made; somewhere else; cut off.
+        for at in [stub.batch_end(), BASE - 1, 0x40_1002] {
+            assert_eq!(Stub::way_back(&bytes, BASE, &now.at(at)), None, "{at:#x}");
+        }
+        assert_eq!(Stub::way_back(&bytes[..bytes.len() - 1], BASE, &now), None);
+        // Back into 32-bit code.
+        found.0.cs = USER32_CS;
+        found.0.rip = 0x8049_0000;
+        let bytes = Stub::new(BASE, &found, None, SigSet::FULL, None).to_bytes();
+        let way = Stub::way_back(&bytes, BASE, &now).unwrap();
+        assert_eq!(way.registers, found);
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Cave {
     /// however long it takes. For the same reason what was there is put back.
     ///
     /// # Errors
-    /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself.
+    /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself
+    /// ([`left_behind`](super::left_behind) takes it there).
     pub fn find(memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
         let mappings = memory.mappings()?;
         if !mappings.iter().any(|m| m.code) {
@@ -178,6 +179,18 @@ pub(super) fn is_in_stub(memory: &Memory, mut ips: Vec<u64>) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The stub in which a thread that stands at `ip` is, and where it begins.
+pub(super) fn stub_around(memory: &Memory, ip: u64) -> Result<Option<(u64, Vec<u8>)>> {
+    let start = ip / PAGE * PAGE;
+    let Some((_, page)) = page_at(memory, start, start + PAGE)? else {
+        return Ok(None);
+    };
+    let around = stubs_in(&page)
+        .map(|at| (start + at as u64, page[at..at + Stub::len()].to_vec()))
+        .find(|(base, stub)| (*base..*base + stub.len() as u64).contains(&ip));
+    Ok(around)
 }
 
 /// Where a run of zeros begins that goes on to the end of the page and takes the stub.

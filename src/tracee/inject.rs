@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use super::batch::{Call, Glance, Layout, Outcome, room_for};
 use super::bound::{Bound, Budget, within_budget};
 use super::cave::Cave;
+use super::left_behind;
 use super::memory::{Memory, RemoteAddr};
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
@@ -60,11 +61,12 @@ pub struct Injector<'p, Owner> {
 }
 
 impl<'p, Owner> Injector<'p, Owner> {
-    /// Prepares; changes nothing in the process.
+    /// Prepares; changes nothing in the process. A thread that a tracer has left in its injected code, as it died or gave
+    /// up a moment ago, is brought back into the program first.
     ///
     /// # Errors
-    /// If the process's memory can't be opened or has no room for the stub; EAGAIN if a tracer died a moment ago and
-    /// a thread is still on its way back into the program.
+    /// If the process's memory can't be opened or has no room for the stub; EAGAIN if a thread does not get out of a dead
+    /// tracer's code.
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
         // A timer may go off at any time. While its signal is the marker it would not be blocked, so that its
         // entry would leave the queue.
@@ -83,7 +85,14 @@ impl<'p, Owner> Injector<'p, Owner> {
             .iter()
             .map(|&tid| ip(tid))
             .collect::<Result<Vec<_>>>()?;
-        let cave = Cave::find(&memory, &at)?;
+        let cave = match Cave::find(&memory, &at) {
+            Err(e) if matches!(e.cause(), Cause::Os(Errno::EAGAIN)) => {
+                left_behind::bring_back(&memory, &at)?;
+                let at = process.threads().iter().map(|&tid| ip(tid));
+                Cave::find(&memory, &at.collect::<Result<Vec<_>>>()?)?
+            }
+            found => found?,
+        };
         Ok(Injector {
             process,
             memory,
@@ -932,7 +941,7 @@ fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
 }
 
 /// Waits for the trap that a thread was let go for.
-fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
+pub(super) fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
     let mut bound = Bound::new(tid, "leave the stub", patience, 0);
     loop {
         bound.one_more()?;

@@ -10,6 +10,7 @@ mod cave;
 pub(crate) mod files;
 mod group_stop;
 mod inject;
+mod left_behind;
 mod memory;
 mod obstacles;
 pub(crate) mod ptrace;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::alarm::Alarm;
 use super::bound::Bound;
 use super::cave;
+use super::left_behind;
 use super::memory::Memory;
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
@@ -169,11 +170,20 @@ impl StoppedProcess<ByUs> {
         }
     }
 
-    fn is_being_put_back(&self) -> Result<bool> {
+    /// Threads that a dead tracer has left in its code are not themselves. False: they are on their way back into the
+    /// program, if they are let go. Those of a stopped process are taken there, as they would not get there by themselves.
+    fn is_itself(&self) -> Result<bool> {
         let memory = Memory::open(self.pid)?;
         let threads = self.threads.iter();
-        let ips = threads.map(|&tid| Ok(ptrace::registers(tid)?.ip()));
-        cave::is_in_stub(&memory, ips.collect::<Result<_>>()?)
+        let at = threads.map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())));
+        let at: Vec<_> = at.collect::<Result<_>>()?;
+        if !cave::is_in_stub(&memory, at.iter().map(|(_, ip)| *ip).collect())? {
+            return Ok(true);
+        }
+        if self.trapped_for(self.leader())?.is_none() {
+            return Ok(false);
+        }
+        left_behind::bring_back(&memory, &at).map(|()| true)
     }
 
     /// Lets all threads go on as they were found.
@@ -345,7 +355,7 @@ impl StoppingProcess {
             refuse_seccomp(&self.process)?;
         }
         self.wait_until_thawed(deadline)?;
-        if self.process.is_being_put_back()? {
+        if !self.process.is_itself()? {
             return Ok(false);
         }
         fault::point(Point::Seized)?;

@@ -1,0 +1,75 @@
+//! Threads that a tracer has left in its injected code: it died or gave up, and they are on their way back into the program
+//! by themselves. Where another tracer stops them on that way, it takes them to the end of it.
+
+use std::time::Duration;
+
+use criu_signals_images::Tid;
+
+use super::bound::Bound;
+use super::cave;
+use super::inject::await_trap;
+use super::memory::{Memory, RemoteAddr};
+use super::ptrace::{self, Resume, Stop};
+use crate::arch::{SYSCALL_DISPATCH_FILTER_BLOCK, Stub};
+use crate::error::Result;
+
+/// A batch of calls that has been begun is ended: a deep queue is many. None of them waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Two for each call, and some for signals that come between.
+const STOPS: usize = 4_000_000;
+
+/// Brings those of `threads`, each with where it stands, back into the program that are in the code of another tracer. They
+/// execute nothing of the program, and stand in an event stop again.
+///
+/// # Errors
+/// If a thread is gone or does not come to the end of its way: the program itself may hold such code.
+pub(super) fn bring_back(memory: &Memory, threads: &[(Tid, u64)]) -> Result<()> {
+    for &(tid, ip) in threads {
+        if let Some((base, stub)) = cave::stub_around(memory, ip)? {
+            log::debug!(
+                "tid {tid}: in the code of a tracer that has died or given up: brought back"
+            );
+            leave(memory, tid, base, &stub).map_err(|e| e.in_thread(tid))?;
+        }
+    }
+    Ok(())
+}
+
+fn leave(memory: &Memory, tid: Tid, base: u64, stub: &[u8]) -> Result<()> {
+    let what = "leave the code of a tracer that has died";
+    let mut bound = Bound::within(tid, what, PATIENCE, STOPS);
+    let mut owed = 0;
+    let left = loop {
+        match next(memory, tid, base, stub) {
+            Ok(true) => {}
+            done => break done.map(drop),
+        }
+        let stopped = bound
+            .one_more()
+            .and_then(|()| ptrace::resume(tid, Resume::ToSyscall, std::mem::take(&mut owed)))
+            .and_then(|()| ptrace::wait_stop(tid, bound.deadline()));
+        match stopped {
+            Ok(Stop::Signal(signal)) => owed = signal,
+            Ok(_) => {}
+            Err(e) => break Err(e),
+        }
+    };
+    // Whatever has failed: as its tracer left it, with no signal in this one's hands.
+    let trapped = ptrace::interrupt(tid)
+        .and_then(|()| ptrace::resume(tid, Resume::Run, owed))
+        .and_then(|()| await_trap(tid, PATIENCE));
+    left.and(trapped)
+}
+
+/// Takes a stopped thread out of the code, if there is no system call to be made there any more. False: it is out of it.
+fn next(memory: &Memory, tid: Tid, base: u64, stub: &[u8]) -> Result<bool> {
+    let now = ptrace::registers(tid)?;
+    let Some(way) = Stub::way_back(stub, base, &now) else {
+        return Ok((base..base + stub.len() as u64).contains(&now.ip()));
+    };
+    if way.selector != 0 {
+        let selector = RemoteAddr(way.selector);
+        memory.write_program(selector, &[SYSCALL_DISPATCH_FILTER_BLOCK])?;
+    }
+    ptrace::put_back_registers(tid, &way.registers).map(|()| false)
+}

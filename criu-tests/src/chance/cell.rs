@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use criu_signals::fault::Point;
 use serde::{Deserialize, Serialize};
 
 use crate::chance::oracle::Report;
@@ -19,7 +20,7 @@ use crate::chance::perform::{self, Tools, With};
 use crate::chance::plan::Plan;
 use crate::chance::stage::Stage;
 use crate::chance::verdict::{self, Shown, Verdict};
-use crate::chance::ways::{Kind, Way};
+use crate::chance::ways::{AtPoint, Kind, Way};
 use crate::config;
 use crate::ns;
 
@@ -157,7 +158,7 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
     if job.alone == Alone::Always || !shown.is_same() {
         outcome.alone = alone(stage, tools, plan, way, &control, &shown)?;
     }
-    outcome.verdict = verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu);
+    outcome.verdict = verdict::of(&shown, outcome.alone.as_ref(), is_mute(way));
     outcome.shown = shown;
     if outcome.verdict.is_fault() {
         // What differs in time alone is looked at again in any case.
@@ -165,17 +166,24 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
         for _ in 0..job.again.max(u32::from(of_time)) {
             outcome.times.1 += 1;
             let again = perform::run(stage, tools, plan, way, With::Plugin, &control)?;
-            let again = again.map(|shown| {
-                verdict::of(&shown, outcome.alone.as_ref(), way.kind() == Kind::KillCriu)
-            });
+            let again =
+                again.map(|shown| verdict::of(&shown, outcome.alone.as_ref(), is_mute(way)));
             outcome.times.0 += u32::from(again.is_ok_and(Verdict::is_fault));
         }
         if of_time && outcome.times.0 == 1 {
-            outcome.verdict = Verdict::Same;
-            outcome.shown = Shown::default();
+            outcome.shown.differences.clear();
+            outcome.verdict = verdict::of(&outcome.shown, outcome.alone.as_ref(), is_mute(way));
         }
     }
     Ok(outcome)
+}
+
+/// criu has been killed in its dump: nobody is left to say anything.
+fn is_mute(way: Way) -> bool {
+    match way {
+        Way::Fault(point, AtPoint::Kill, _) => point.number() < Point::RestoreBegin.number(),
+        way => way.kind() == Kind::KillCriu,
+    }
 }
 
 /// What two controls agree in. `Err` within: they do not, or cannot be made. On a very busy machine they may differ in the
@@ -186,7 +194,7 @@ fn control(stage: &mut Stage, plan: &Plan, way: Way) -> Result<Result<Report, St
         let mut reports = Vec::new();
         for after in [Duration::ZERO, CONTROL_WAITS] {
             match perform::control(stage, plan, way, after)? {
-                Ok(text) => reports.push(Report::read(&text)),
+                Ok(text) => reports.push(Report::read(&text).of_plan(plan)),
                 Err(why) => return Ok(Err(why)),
             }
         }

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chance::plan::{Line as PlanLine, Plan};
+
 /// What a difference is about: what has to be said of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,6 +139,8 @@ pub struct Report {
     waited: i128,
     /// The smallest interval of the timers that tick, if any does.
     tick: Option<i128>,
+    /// Of calls with a relative timeout, by the thread.
+    timeouts: BTreeMap<String, i128>,
 }
 
 impl Report {
@@ -161,8 +165,22 @@ impl Report {
         Report {
             waited: at("go") - at("ready"),
             tick,
+            timeouts: BTreeMap::new(),
             lines,
         }
+    }
+
+    /// The same, of this plan: no call ends before its timeout, however late that was in the controls.
+    pub fn of_plan(mut self, plan: &Plan) -> Report {
+        for line in &plan.lines {
+            if let PlanLine::Wait(wait) = line
+                && let Some(ms) = wait.timeout
+            {
+                let ns = i128::from(ms) * 1_000_000;
+                self.timeouts.insert(wait.thread.to_string(), ns);
+            }
+        }
+        self
     }
 
     /// Whether it has come to its end.
@@ -247,7 +265,8 @@ impl Report {
     fn judge(&self, run: &Report, right: &Line, found: &Line) -> Option<Difference> {
         let more = (run.waited - self.waited).max(0);
         let tick = interval(right).filter(|&i| i > 0 && i < TICKS);
-        let word = right.text.split(' ').next().unwrap_or_default();
+        let right_text = right.text.as_str();
+        let word = right_text.split(' ').next().unwrap_or_default();
         // An entry does not say how often its timer ticks.
         let others_tick = self.tick.filter(|_| !word.starts_with("timer"));
         let bounds = |name: &str, right: Span| -> Option<(i128, i128)> {
@@ -263,7 +282,11 @@ impl Report {
                 ("wait", "took") if !by_timeout(&found.text) => None,
                 // What is absolute is shorter where it was begun later.
                 ("wait", "took") if is_absolute(&found.text) => Some((0, most + more + SLACK)),
-                ("wait", "took") => Some((least - EARLY, most + more + SLACK)),
+                ("wait", "took") => {
+                    let thread = right_text.split(' ').nth(1).unwrap_or_default();
+                    let timeout = self.timeouts.get(thread).copied().unwrap_or(least);
+                    Some((least.min(timeout) - EARLY, most + more + SLACK))
+                }
                 ("ticks", "end") => Some((least / 2 - 3, i128::MAX)),
                 (_, "overrun" | "ticks") => Some(match tick.or(others_tick) {
                     Some(tick) => (
@@ -505,6 +528,19 @@ done";
             assert_eq!(differences.len(), 1, "{wrong}: {differences:?}");
             assert_eq!(differences[0].about, about);
         }
+    }
+
+    #[test]
+    fn a_call_that_takes_its_timeout_is_not_early() {
+        let plan = "plan 1\nwait 1 poll 250\n".parse().expect("a plan");
+        let control = Report::read(CONTROL).of_plan(&plan);
+        let took = |ns: u64| {
+            let text = CONTROL.replace("~returned=1200000000", &format!("~returned={ns}"));
+            Report::read(&text).differences(&control).len()
+        };
+        // The control was 50 ms late.
+        assert_eq!(took(1_150_000_000), 0);
+        assert_eq!(took(1_100_000_000), 1);
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub fn plan_for(plan: &Plan, way: Way) -> Plan {
             plan.lines.retain(|line| !out(line));
         }
     }
-    if way.kind() == Kind::LeaveStopped {
+    // Whoever has stopped a process and is killed puts nothing right.
+    if matches!(way.kind(), Kind::LeaveStopped | Kind::KillCommand) {
         plan.lines.retain(|line| !shows_stops(line));
     }
     plan

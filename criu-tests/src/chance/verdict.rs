@@ -67,6 +67,9 @@ pub struct Shown {
     pub said: Vec<String>,
 }
 
+/// The plugin's last word on a process that it could not check, or put right: of such a process everything is said.
+const NOT_AS_IT_WAS: &str = "verdict=failed";
+
 impl Shown {
     /// As in the control, and nobody has refused or hung.
     pub fn is_same(&self) -> bool {
@@ -75,8 +78,8 @@ impl Shown {
 
     /// Only the time is not as in the control.
     pub fn is_of_time(&self) -> bool {
-        self.refused.is_none()
-            && self.hang.is_none()
+        self.hang.is_none()
+            && !self.differences.is_empty()
             && self.differences.iter().all(Difference::is_of_time)
     }
 
@@ -89,9 +92,9 @@ impl Shown {
     /// Whether anything that was said is about this.
     fn says(&self, about: About) -> bool {
         let about = about.words();
-        self.said
-            .iter()
-            .any(|said| about.iter().any(|word| said.contains(word)))
+        self.said.iter().any(|said| {
+            said.contains(NOT_AS_IT_WAS) || about.iter().any(|word| said.contains(word))
+        })
     }
 
     /// Whether the other differs wherever this does.
@@ -186,6 +189,8 @@ mod tests {
         assert_eq!(of(&timer, Some(&timer), false), Verdict::Silent);
         assert_eq!(of(&beside, Some(&timer), false), Verdict::Silent);
         assert_eq!(of(&said, Some(&timer), false), Verdict::Said);
+        let failed = saying(timer.clone(), "pid 300: verdict=failed threads=3");
+        assert_eq!(of(&failed, Some(&timer), false), Verdict::Said);
         assert_eq!(
             of(&timer, Some(&differs(About::Call)), false),
             Verdict::Worse

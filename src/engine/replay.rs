@@ -238,8 +238,16 @@ pub(crate) struct Replay<'r, 'p, Owner> {
 impl<Owner> Replay<'_, '_, Owner> {
     /// Takes the steps of `extent`. Returns what failed.
     pub fn walk(&mut self, extent: Extent) -> Vec<Error> {
-        let steps = steps().into_iter().filter(|&step| extent.includes(step));
-        steps.flat_map(|step| self.take(step)).collect()
+        let mut errors = Vec::new();
+        for step in steps().into_iter().filter(|&step| extent.includes(step)) {
+            let failed = self.take(step);
+            // Everything has been blocked since the first step, and must not remain so.
+            if step == Step::Masks && !failed.is_empty() {
+                errors.extend(self.take(step));
+            }
+            errors.extend(failed);
+        }
+        errors
     }
 
     fn take(&mut self, step: Step) -> Vec<Error> {

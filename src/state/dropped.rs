@@ -55,7 +55,8 @@ pub struct Dropped {
 pub struct Found {
     /// They are in no queue any more.
     pub dropped: Vec<Dropped>,
-    /// Of these nobody can tell, because other entries of their numbers are pending: they are delivered after a restore.
+    /// Of these nobody can tell, because other entries of their numbers are pending, or there is no room to queue them again: they
+    /// are delivered after a restore.
     pub unclear: Vec<Dropped>,
 }
 
@@ -72,6 +73,7 @@ pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) ->
     }
     let inner = || {
         let mut injector = Injector::new(stopped)?;
+        let mut continued = false;
         for (dropped, info) in candidates {
             let Some((tid, which)) = alone(state, &dropped) else {
                 found.unclear.push(dropped);
@@ -81,12 +83,21 @@ pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) ->
                 injector: &mut injector,
                 tid,
             };
-            if !which.delivers(&mut site, &info)? {
-                found.dropped.push(dropped);
+            match which.delivers(&mut site, &info)? {
+                Some(true) => {}
+                Some(false) => found.dropped.push(dropped),
+                None => {
+                    found.unclear.push(dropped);
+                    continue;
+                }
             }
+            continued |= dropped.signo == SigNo::CONT;
             // What was queued again is the last now.
             let queue = which.read(&site, usize::MAX)?;
             *queue_mut(state, dropped.thread) = queue;
+        }
+        if continued {
+            injector.trap_after_sigcont()?;
         }
         injector.finish()
     };
@@ -336,7 +347,8 @@ fn alone(state: &ProcessState, dropped: &Dropped) -> Option<(Tid, Queue)> {
     match dropped.thread {
         Some(id) => {
             let thread = state.threads.iter().find(|t| t.ids.innermost() == id)?;
-            only(&thread.pending).then(|| (thread.tid(), Queue::Private))
+            // Where the kernel drops it, the first of the shared queue comes instead.
+            (only(&thread.pending) && none(&state.shared)).then(|| (thread.tid(), Queue::Private))
         }
         None => {
             (only(&state.shared) && none(&leader.pending)).then(|| (leader.tid(), Queue::Shared))
@@ -414,5 +426,9 @@ mod tests {
         assert_eq!(at(&once), Tid::new(7).map(|tid| (tid, Queue::Shared)));
         assert_eq!(at(&process(&[entry(1, 0, 0), entry(2, 0, 0)], &[])), None);
         assert_eq!(at(&process(&[entry(1, 0, 0)], &[entry(1, 3, 0)])), None);
+        let private = process(&[], &[entry(1, 0, 0)]);
+        assert_eq!(at(&private), Tid::new(7).map(|tid| (tid, Queue::Private)));
+        let shared_too = process(&[entry(1, 3, 0)], &[entry(1, 0, 0)]);
+        assert_eq!(at(&shared_too), None, "that would come in its place");
     }
 }

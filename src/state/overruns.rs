@@ -65,6 +65,7 @@ pub fn count<Owner>(
     let mut inner = || {
         let mut injector = Injector::new(stopped)?;
         let mut left = Vec::new();
+        let mut continued = false;
         for at in 0..state.timers.len() {
             let timer = state.timers[at];
             // One that expires once stands for itself only; if it counts a thread's time, and the thread has ended,
@@ -85,6 +86,7 @@ pub fn count<Owner>(
             let (counted, forgotten) = count_one(&mut injector, state, &timer, tid, which)
                 .map_err(|e| e.in_thread(tid))?;
             state.timers[at] = counted;
+            continued |= timer.signo == SigNo::CONT.get();
             left.extend(forgotten.map(|overrun| (timer.id, Uncounted::Forgotten(overrun))));
         }
         let leader = stopped.leader();
@@ -98,6 +100,9 @@ pub fn count<Owner>(
         state.shared = site(leader, Queue::Shared)?;
         for thread in &mut state.threads {
             thread.pending = site(thread.tid(), Queue::Private)?;
+        }
+        if continued {
+            injector.trap_after_sigcont()?;
         }
         injector.finish()?;
         Ok(left)

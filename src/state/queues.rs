@@ -608,7 +608,8 @@ impl Queue {
     }
 
     /// Does the kernel deliver this entry, which is the only one of its number? It is asked for; what was delivered is queued
-    /// again, as the last, in the same batch, which a thread that has begun it ends. What the kernel drops is gone.
+    /// again, as the last, in the same batch, which a thread that has begun it ends. What the kernel drops is gone. `None`: it is
+    /// not asked for, as RLIMIT_SIGPENDING has no room to queue it again.
     ///
     /// # Errors
     /// If the entry was taken out and could not be queued again.
@@ -616,19 +617,24 @@ impl Queue {
         self,
         site: &mut Site<'_, '_, Owner>,
         info: &Siginfo,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let Some(signo) = SigNo::new(info.signo()) else {
-            return Ok(true);
+            return Ok(Some(true));
         };
-        let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
+        let status = SignalStatus::read(site.pid(), site.tid)?;
         let limit = PendingLimit::capture(site)?;
+        let entry = vec![*info];
+        match needs_room(&status, &limit, &[&entry], &[&entry]) {
+            Err(e) if matches!(e.cause(), Cause::Refused(_)) => return Ok(None),
+            room => room?,
+        };
         let leader = self.leader_in_namespace(site)?;
         let name = self.names().with(info.signo());
         let soft = limit.hard;
         let calls = [
             PendingLimit::call(Rlimit { soft, ..limit }),
             take_one(signo),
-            self.queue_one(leader, ids.innermost(), info, name),
+            self.queue_one(leader, status.ids.innermost(), info, name),
             PendingLimit::call(limit),
         ];
         let outcomes = site.injector.run_whole(site.tid, &calls);
@@ -639,11 +645,11 @@ impl Queue {
             if queued.check().is_ok() {
                 site.injector.run(site.tid, &[take_one(signo)])?;
             }
-            return Ok(false);
+            return Ok(Some(false));
         }
         taken.check()?;
         queued.check()?;
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Pending bits without siginfo: queued again where there is no room for one. The limit that leaves none is there for

@@ -269,6 +269,22 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(result)
     }
 
+    /// A SIGCONT that comes while the process is traced, if only by a timer of its own, has each of its threads trap once more as
+    /// soon as it is let go, whether it is blocked or not (kernel/signal.c, `prepare_signal`; kernel/ptrace.c,
+    /// `ptrace_trap_notify`). CRIU takes that for an interruption of what it runs there. This has each of them trap now.
+    ///
+    /// # Errors
+    /// If a thread can't be visited.
+    pub(crate) fn trap_after_sigcont(&mut self) -> Result<()> {
+        for &tid in self.process.threads() {
+            let nothing = Call::new(libc::SYS_getpid, "getpid");
+            for outcome in self.run(tid, &[nothing])? {
+                outcome.check()?;
+            }
+        }
+        Ok(())
+    }
+
     /// The process's memory.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory

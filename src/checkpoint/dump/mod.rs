@@ -85,6 +85,8 @@ pub struct Dump {
     dropped: Vec<(Pid, Dropped, Option<Tid>)>,
     /// Threads that waited when they had not been stopped yet.
     asleep: HashMap<Pid, Vec<Asleep>>,
+    /// Processes that criu was about to seize.
+    looked_at: Vec<Pid>,
     /// The processes, as criu sees them.
     handed: Vec<Pid>,
     notices: Notices,
@@ -154,6 +156,7 @@ impl Dump {
             handed_over: Vec::new(),
             dropped: Vec::new(),
             asleep: HashMap::new(),
+            looked_at: Vec::new(),
             handed: Vec::new(),
             notices: Notices::default(),
             recorder,
@@ -175,6 +178,9 @@ impl Dump {
 
     fn look(&mut self, pid: Pid) {
         let _budget = Budget::of_process();
+        if !self.looked_at.contains(&pid) {
+            self.looked_at.push(pid);
+        }
         // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
         let _ = stray_stop::wait_until_put_right(pid);
         self.forget_former(pid);
@@ -590,6 +596,9 @@ impl Dump {
         self.step("give back entries of timers", Dump::make_dropped_again);
         self.step("give back system calls", Dump::give_back_calls);
         self.step("give back stops", Dump::give_back_stops);
+        if ret != 0 {
+            self.step("say what was interrupted", |dump| dump.say_interrupted());
+        }
         self.step("look after stopped processes", |dump| {
             dump.look_after_stopped()
         });
@@ -632,6 +641,20 @@ impl Dump {
             self.recorder.error(error.to_string());
         }
         self.passing(Point::CallsBack);
+    }
+
+    /// Of a process that criu refuses to seize nothing is known here, and criu has let it go by now.
+    fn say_interrupted(&self) {
+        let never_handed = self
+            .looked_at
+            .iter()
+            .filter(|pid| !self.handed.contains(pid) && !proc::is_gone(**pid));
+        for pid in never_handed {
+            log::warn!(
+                "pid {pid}: criu has failed before it handed the process over: a system call that waits in it may have ended with \
+                 EINTR, as without this plugin (docs/eintr.md)"
+            );
+        }
     }
 
     fn give_back_stops(&mut self) {

@@ -114,6 +114,9 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         return Ok(false);
     };
     if result != -EINTR {
+        if ends_with_a_handler(result) && restarts_before_handler(pid, tid)? {
+            set(tid, &registers, &call, RestartCode::Always)?;
+        }
         return Ok(false);
     }
     let args = registers.call_args();
@@ -136,6 +139,28 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
             .read_u64(RemoteAddr(at))
             .is_ok_and(|pointer| pointer != 0),
     })
+}
+
+/// ERESTARTSYS or ERESTARTNOHAND.
+fn ends_with_a_handler(result: i64) -> bool {
+    matches!(
+        RestartCode::from_result(result),
+        Some(RestartCode::UnlessHandlerForbids | RestartCode::UnlessHandled)
+    )
+}
+
+/// Is the thread in a call with a mask of its own (pselect, ppoll, sigsuspend), by which no signal with a handler is due, and
+/// will one be by the mask that it gets back? The kernel decides by the first of the masks that the call is restarted, and lets
+/// the handler run then (arch/x86/kernel/signal.c, `arch_do_signal_or_restart`, `restore_saved_sigmask`). Whoever sets the
+/// thread's mask drops the first of the two, and the handler would end the call with EINTR.
+fn restarts_before_handler(pid: Pid, tid: Tid) -> Result<bool> {
+    let status = SignalStatus::read(pid, tid)?;
+    let handled = status
+        .pending
+        .union(status.shared_pending)
+        .intersection(status.caught);
+    let due = |blocked| !handled.difference(blocked).is_empty();
+    Ok(!due(status.blocked) && due(ptrace::signal_mask(tid)?))
 }
 
 /// The timeout of a call that [`shield`] has named, in nanoseconds. `None` where it is a socket's, or where its memory does

@@ -88,6 +88,10 @@ pub fn plan_for(plan: &Plan, way: Way) -> Plan {
     if matches!(way.kind(), Kind::LeaveStopped | Kind::KillCommand) {
         plan.lines.retain(|line| !shows_stops(line));
     }
+    if way.kind() == Kind::LeaveStopped {
+        // No signal but SIGKILL reaches it before its child, which is stopped too (kernel/fork.c, wait_for_vfork_done).
+        plan.lines.retain(|line| !matches!(line, Line::Vfork(_)));
+    }
     plan
 }
 

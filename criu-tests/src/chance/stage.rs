@@ -425,8 +425,8 @@ fn described(pids: &[Pid]) -> String {
 
 /// Waits until each of these processes shows that it is stopped.
 pub fn stopped(pids: &[Pid]) -> Result<()> {
-    // Of a process whose leader has ended that one does not show it.
-    let lives = |pid: &&Pid| procfs::state(**pid) != Some('Z');
+    // A leader that has ended does not show it, nor does a parent in vfork(2) before its child lets it go.
+    let lives = |pid: &&Pid| !matches!(procfs::state(**pid), Some('Z' | 'D'));
     for &pid in pids.iter().filter(lives) {
         procfs::comes_to(pid, 'T')?;
     }

@@ -14,9 +14,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use criu_signals::checkpoint::options::{Options, Overruns, Policy, Refuse, TakeOut};
+use criu_signals::checkpoint::options::{Options, Overruns, Policy, TakeOut};
 use criu_signals::images::Shown as _;
-use criu_signals::losses::notices::Notice;
+use criu_signals::losses::notices::{Notice, Refuse};
 use criu_signals::run_report::Stage;
 use criu_signals::setting_names;
 use nix::fcntl::OFlag;

@@ -10,12 +10,12 @@ use criu_signals_images::{
     Notify, Pending, Pid, ProcessState, Rlimit, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid,
 };
 
-use crate::engine::capture;
-
 use crate::checkpoint::guardian::{self, Guardian};
+use crate::engine::capture::{self, Entries};
 use crate::engine::repair;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::image_folder::OnDisk;
 use crate::proc::{self, SignalStatus};
 use crate::process::pidfd::PidFd;
 use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
@@ -62,13 +62,19 @@ pub struct Plan {
 /// Siginfos that may arrive while others are taken out, and that must not keep those from going back.
 const ARRIVALS: u64 = 64;
 
-/// What CRIU cannot cope with in this process. `deep` says that a queue is longer than `state` knows, `may_raise` that
-/// hard limits can be raised (CAP_SYS_RESOURCE).
+/// What CRIU cannot cope with in this process. `entries` is what `state` knows of them, `may_raise` that hard limits can be
+/// raised (CAP_SYS_RESOURCE).
 ///
 /// # Errors
 /// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
 /// entry for a fault is beside a timer's of the same number.
-pub fn plan(state: &ProcessState, deep: bool, limits: &Limits, may_raise: bool) -> Result<Plan> {
+pub fn plan(
+    state: &ProcessState,
+    entries: Entries,
+    limits: &Limits,
+    may_raise: bool,
+) -> Result<Plan> {
+    let deep = entries == Entries::Unread;
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
     // Such a one is taken for the fault of what CRIU runs inside the thread, which stops by a trap.
     let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
@@ -143,6 +149,25 @@ pub fn trap_is_pending(pid: Pid) -> Result<bool> {
     Ok(false)
 }
 
+/// Where pending signals are kept before they are taken out, so that nothing is lost if criu dies: nothing is taken out
+/// that is in neither place.
+#[derive(Clone, Copy, Debug)]
+pub enum Safe<'d> {
+    /// In the image of their process.
+    OnDisk(&'d OnDisk),
+    /// In the guardian's hands, piece by piece: the queue is too deep to be read before.
+    WithGuardian,
+}
+
+impl Safe<'_> {
+    fn entries(self) -> Entries {
+        match self {
+            Safe::OnDisk(_) => Entries::Known,
+            Safe::WithGuardian => Entries::Unread,
+        }
+    }
+}
+
 /// Signals in custody: those of one process.
 #[derive(Debug)]
 pub struct Custody {
@@ -161,9 +186,7 @@ pub struct Custody {
 impl Custody {
     /// Takes everything that is pending out of `stopped`, but for the entries of timers.
     ///
-    /// `state` is what was captured; with `deep` it has no queue entries, and they are found on the way. In the
-    /// latter case they are in the guardian's hands before they are taken out, else they have to be on disk. `earlier` is
-    /// what is in custody of this process already.
+    /// `state` is what was captured, and `safe` where that is kept. `earlier` is what is in custody of this process already.
     ///
     /// # Errors
     /// If anything could not be taken out. What has been is back then, or the error says that it is not and the
@@ -171,25 +194,27 @@ impl Custody {
     pub fn take<Owner>(
         stopped: &StoppedProcess<Owner>,
         state: ProcessState,
-        deep: bool,
+        safe: Safe<'_>,
         earlier: &[Custody],
     ) -> Result<Custody> {
+        let entries = safe.entries();
         let inner = || {
             let mut taken = ProcessState {
                 timers: Vec::new(),
                 ..state.clone()
             };
             for pending in taken.queues_mut() {
-                if deep {
+                match entries {
                     // Found on the way.
-                    *pending = Pending::default();
-                } else {
-                    let stay = timers_numbers(pending);
-                    without(pending, stay);
+                    Entries::Unread => *pending = Pending::default(),
+                    Entries::Known => {
+                        let stay = timers_numbers(pending);
+                        without(pending, stay);
+                    }
                 }
             }
             without(&mut taken.shared, itimers::armed_by_taking(&state));
-            if deep {
+            if entries == Entries::Unread {
                 // So that all goes back in one order, whoever puts it back first.
                 earlier
                     .iter()
@@ -204,7 +229,7 @@ impl Custody {
                 changes: Vec::new(),
             };
             let started = fault::point(Point::GuardianStarted);
-            match started.and_then(|()| custody.take_all(stopped, deep)) {
+            match started.and_then(|()| custody.take_all(stopped, entries)) {
                 Ok(()) => Ok(custody),
                 Err(e) => Err(match custody.undo(stopped) {
                     Ok(()) => e,
@@ -246,7 +271,7 @@ impl Custody {
     }
 
     fn take_trap_of(stopped: &StoppedProcess<ByUs>) -> Result<Custody> {
-        let (before, deep) = capture::unless_deeper(stopped, CHUNK)?;
+        let (before, entries) = capture::unless_deeper(stopped, CHUNK)?;
         let mut taken = before.clone();
         taken.timers.clear();
         let mut injector = Injector::new(stopped)?;
@@ -299,7 +324,7 @@ impl Custody {
         let whole = || fault::point(Point::CustodyWhole);
         match taken.and(cleared).and_then(|()| whole()) {
             Ok(()) => {
-                custody.changes = changes_but_trap(stopped, before, &custody.taken, deep);
+                custody.changes = changes_but_trap(stopped, before, &custody.taken, entries);
                 Ok(custody)
             }
             Err(e) => Err(match custody.give_back(stopped) {
@@ -357,21 +382,21 @@ impl Custody {
         &self.state
     }
 
-    fn take_all<Owner>(&mut self, stopped: &StoppedProcess<Owner>, deep: bool) -> Result<()> {
+    fn take_all<Owner>(&mut self, stopped: &StoppedProcess<Owner>, entries: Entries) -> Result<()> {
         let mut injector = Injector::new(stopped)?;
         for &tid in stopped.threads() {
             let mut site = Site {
                 injector: &mut injector,
                 tid,
             };
-            self.empty(&mut site, Queue::Private, deep)
+            self.empty(&mut site, Queue::Private, entries)
                 .map_err(|e| e.in_thread(tid))?;
         }
         let mut site = Site {
             injector: &mut injector,
             tid: stopped.leader(),
         };
-        self.empty(&mut site, Queue::Shared, deep)?;
+        self.empty(&mut site, Queue::Shared, entries)?;
         injector.finish()?;
         fault::point(Point::CustodyWhole)
     }
@@ -381,9 +406,9 @@ impl Custody {
         &mut self,
         site: &mut Site<'_, '_, Owner>,
         queue: Queue,
-        deep: bool,
+        entries: Entries,
     ) -> Result<()> {
-        let stay = self.numbers_that_stay(site, queue, deep)?;
+        let stay = self.numbers_that_stay(site, queue, entries)?;
         let tid = site.tid;
         let mut left_in = 0;
         // What arrives meanwhile, at the end, is left to CRIU: else somebody who goes on sending would never let this end.
@@ -413,7 +438,7 @@ impl Custody {
                 if let (Queue::Private, Some(info)) = (queue, chunk.iter().find(stays)) {
                     return Err(only_by_timer(info));
                 }
-                if deep {
+                if entries == Entries::Unread {
                     self.guardian.hold(queue, tid, &go)?;
                     guardian::hold(&mut self.taken, queue, tid, &go);
                     guardian::hold(&mut self.state, queue, tid, &chunk);
@@ -434,7 +459,7 @@ impl Custody {
         &self,
         site: &Site<'_, '_, Owner>,
         queue: Queue,
-        deep: bool,
+        entries: Entries,
     ) -> Result<SigSet> {
         let (pid, tid) = (site.pid(), site.tid);
         let mut stay = match queue {
@@ -445,7 +470,7 @@ impl Custody {
                 private.union(itimers::armed_by_taking(&self.state))
             }
         };
-        if deep {
+        if entries == Entries::Unread {
             // Where in the queue an entry of a timer is can't be told without reading the whole of it.
             let timers = proc::timers(pid)?.into_iter();
             let of_queue = timers.filter(|timer| match timer.notify {
@@ -511,7 +536,7 @@ fn changes_but_trap<Owner>(
     stopped: &StoppedProcess<Owner>,
     mut before: ProcessState,
     taken: &ProcessState,
-    deep: bool,
+    entries: Entries,
 ) -> Vec<String> {
     // Each number was taken out as a whole.
     for (pending, out) in before.queues_mut().zip(taken.queues()) {
@@ -521,7 +546,7 @@ fn changes_but_trap<Owner>(
             .retain(|info| number(info).is_some_and(|signo| !out.bits.contains(signo)));
     }
     let said = |(difference, done)| format!("by taking out SIGTRAP: {difference}: {done}");
-    match repair::untouched(stopped, &before, deep) {
+    match repair::untouched(stopped, &before, entries) {
         Ok(found) => found.into_iter().map(said).collect(),
         Err(e) if e.is_died() => Vec::new(),
         Err(e) => vec![format!(
@@ -575,7 +600,11 @@ mod tests {
     }
 
     fn planned(state: &ProcessState, deep: bool, may_raise: bool) -> Option<Plan> {
-        plan(state, deep, &Limits::default(), may_raise).ok()
+        let entries = match deep {
+            true => Entries::Unread,
+            false => Entries::Known,
+        };
+        plan(state, entries, &Limits::default(), may_raise).ok()
     }
 
     #[test]

@@ -9,7 +9,6 @@ pub mod guardian;
 pub mod options;
 pub mod recorder;
 pub mod restore;
-pub mod run_on;
 pub mod stray_stop;
 
 /// The plugin's name in the inventory of an image folder. What is written there once has to stay.

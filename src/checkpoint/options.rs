@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::checkpoint::custody::Limits;
-use crate::losses::notices::Notice;
+use crate::losses::notices::Refuse;
 
 /// All options of a dump or a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,23 +61,6 @@ impl fmt::Display for Policy {
             Policy::Strict => "strict",
             Policy::Report => "report",
         })
-    }
-}
-
-/// The kinds of notice that make a run fail: `altstack` a restore, before anything is restored, as the policy `strict` does;
-/// the others a dump, after which the tasks run on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refuse(Vec<Notice>);
-
-impl Refuse {
-    /// Those of this kind fail.
-    pub fn new(notices: Vec<Notice>) -> Refuse {
-        Refuse(notices)
-    }
-
-    /// Does a notice of this kind make the run fail?
-    pub fn includes(&self, notice: Notice) -> bool {
-        self.0.contains(&notice)
     }
 }
 

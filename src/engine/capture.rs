@@ -26,23 +26,31 @@ pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
     run(stopped, Phase::Capture, &Reading::Whole)
 }
 
-/// As [`process`], but a queue of more than `most` entries is not read whole. True in the second place: there is
-/// one, and no queue's entries are in the state, only their bits.
+/// What a captured state knows of the entries of queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// All are in the state.
+    Known,
+    /// None is, because one of the queues is deep. The numbers of the signals are.
+    Unread,
+}
+
+/// As [`process`], but a queue of more than `most` entries is not read whole.
 ///
 /// # Errors
 /// Those of [`process`].
 pub fn unless_deeper<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: usize,
-) -> Result<(ProcessState, bool)> {
+) -> Result<(ProcessState, Entries)> {
     let mut state = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
-    let deep = state.queues().any(|pending| pending.queue.len() > most);
-    if deep {
-        for pending in state.queues_mut() {
-            pending.queue.clear();
-        }
+    if state.queues().all(|pending| pending.queue.len() <= most) {
+        return Ok((state, Entries::Known));
     }
-    Ok((state, deep))
+    for pending in state.queues_mut() {
+        pending.queue.clear();
+    }
+    Ok((state, Entries::Unread))
 }
 
 /// As [`process`], but of each queue at most `most` entries are read, so that a deep one does not hold the process up.

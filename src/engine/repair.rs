@@ -7,7 +7,7 @@ use criu_signals_images::{
     ThreadState, Tid, TimerEntry, compare,
 };
 
-use crate::engine::capture;
+use crate::engine::capture::{self, Entries};
 use crate::engine::replay::{Extent, Replay, Step};
 use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
@@ -385,8 +385,8 @@ pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState
 }
 
 /// Compares a process that has been stopped ever since `state` was captured from it with that: whatever this library and its
-/// host have done in it meanwhile has to be undone by now. What differs is put back, and returned. `deep`: `state` has no
-/// queue entries, only their bits.
+/// host have done in it meanwhile has to be undone by now. What differs is put back, and returned. `entries`: what
+/// `state` knows of them.
 ///
 /// No difference is what others do: signals that have arrived, timers, and what a SIGCONT or a stop signal takes away.
 /// Nor are the stop and what threads wait in, which are put back by others.
@@ -396,12 +396,12 @@ pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState
 pub fn untouched<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &ProcessState,
-    deep: bool,
+    entries: Entries,
 ) -> Result<Vec<(Difference, Done)>> {
     let _budget = Budget::of_process();
-    let look = || match deep {
-        true => capture::unless_deeper(stopped, 0).map(|(found, _)| found),
-        false => capture::expecting(stopped, Phase::Verify, state),
+    let look = || match entries {
+        Entries::Unread => capture::unless_deeper(stopped, 0).map(|(found, _)| found),
+        Entries::Known => capture::expecting(stopped, Phase::Verify, state),
     };
     let found = look()?;
     let wanted = undisturbed(state, &found);
@@ -409,10 +409,9 @@ pub fn untouched<Owner>(
     if differences.is_empty() {
         return Ok(Vec::new());
     }
-    let extent = if deep {
-        Extent::State
-    } else {
-        Extent::StateAndQueues
+    let extent = match entries {
+        Entries::Unread => Extent::State,
+        Entries::Known => Extent::StateAndQueues,
     };
     for error in put_back(stopped, &wanted, &found, extent) {
         log::warn!("{error}");

@@ -423,7 +423,7 @@ fn put_in(pending: &mut Pending, taken: &[Taken]) {
 
 /// A SIGSTOP that was pending when the process was captured has taken effect in the course of that, since nothing can
 /// block it. So the process is stopped; its parent has not heard of it, and is told when the stop is entered again.
-pub fn count_arrived_stop(state: &mut ProcessState) -> bool {
+fn count_arrived_stop(state: &mut ProcessState) -> bool {
     let mut arrived = false;
     for pending in state.queues_mut() {
         if pending.bits.contains(SigNo::STOP) {
@@ -450,11 +450,22 @@ pub struct WaitStatuses {
 }
 
 impl WaitStatuses {
-    /// The status of process `child`; not known if its parent is not stopped by the calling thread.
+    /// Completes the capture of a process by what its parent can still learn of it, and counts a SIGSTOP that has come
+    /// since some event, which the log names.
     ///
     /// # Errors
     /// If the parent could not be asked.
-    pub fn of(&mut self, child: Pid) -> Result<WaitStatus> {
+    pub fn complete(&mut self, state: &mut ProcessState, since: &str) -> Result<()> {
+        let pid = state.pid();
+        state.wait_status = self.status(pid)?;
+        if count_arrived_stop(state) {
+            log::info!("pid {pid}: a SIGSTOP has arrived since {since}, and is in effect");
+        }
+        Ok(())
+    }
+
+    /// The status of process `child`; not known if its parent is not stopped by the calling thread.
+    fn status(&mut self, child: Pid) -> Result<WaitStatus> {
         if let Some(status) = self.known.get(&child) {
             return Ok(*status);
         }

@@ -1,13 +1,16 @@
 //! Image folders: which processes a folder knows, and under which name.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
-use criu_signals_images::{Pid, Tid};
+use criu_signals_images::{Image, Pid, Tid, image};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
 
 pub mod corrections;
@@ -54,4 +57,69 @@ fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Proof that the image of a process is on the disk, under its name.
+#[derive(Debug)]
+pub struct OnDisk {
+    name: String,
+}
+
+impl OnDisk {
+    /// The image's file name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The images that a dump has written: all of them are good for a restore, or none is left.
+#[derive(Debug, Default)]
+pub struct Written {
+    names: Vec<String>,
+}
+
+impl Written {
+    /// Writes one.
+    ///
+    /// # Errors
+    /// If there is one of that name, or it could not be written or synced.
+    pub fn write(&mut self, dir: BorrowedFd<'_>, image: &Image) -> Result<OnDisk> {
+        let passing = |step| fault::point(at(step)).map_err(io::Error::other);
+        let name = image::create_in_passing(dir, image, passing)
+            .map_err(|e| Error::new("write", Cause::Image(e)))?;
+        self.names.push(name.clone());
+        Ok(OnDisk { name })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Their file names.
+    pub fn into_names(self) -> Vec<String> {
+        self.names
+    }
+
+    /// Removes all, after a dump that has failed: they would be in the way of the next.
+    pub fn remove(&self, dir: BorrowedFd<'_>) {
+        for name in &self.names {
+            if let Err(errno) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+                log::warn!("the dump failed; removing {name}: {errno}");
+            }
+        }
+    }
+}
+
+fn at(step: image::Step) -> Point {
+    match step {
+        image::Step::Created => Point::ImageCreated,
+        image::Step::Written => Point::ImageWritten,
+        image::Step::Synced => Point::ImageSynced,
+    }
 }

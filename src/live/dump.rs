@@ -5,12 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use criu_signals_images::{Image, Pid, image};
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{Progress, Stage, Stopped, Target, step};
 use crate::engine::capture;
-use crate::engine::stops::{WaitStatuses, count_arrived_stop};
+use crate::engine::stops::WaitStatuses;
 use crate::error::{Cause, Error, Phase, Result};
+use crate::image_folder::Written;
 use crate::proc::{self, SignalStatus};
 
 /// What was read.
@@ -51,12 +51,9 @@ fn read(
     for process in processes {
         let pid = process.pid();
         let mut state = capture::process(process)?;
-        state.wait_status = wait_statuses
-            .of(pid)
+        wait_statuses
+            .complete(&mut state, "it was stopped")
             .map_err(|e| e.during(Phase::Capture, pid))?;
-        if count_arrived_stop(&mut state) {
-            log::info!("pid {pid}: a SIGSTOP has arrived since it was stopped, and is in effect");
-        }
         states.push(state);
         step(progress, Stage::Read, states.len(), processes.len())?;
     }
@@ -96,21 +93,18 @@ pub fn write(
     images: &[Image],
     progress: &mut dyn Progress,
 ) -> Result<Vec<String>> {
-    let mut names = Vec::with_capacity(images.len());
+    let mut written = Written::default();
     let done = images.iter().try_for_each(|one| {
-        let pid = one.process.pid();
-        let name = image::create_in(dir, one)
-            .map_err(|e| Error::new("write", Cause::Image(e)).during(Phase::Image, pid))?;
-        names.push(name);
-        step(progress, Stage::Write, names.len(), images.len())
+        written
+            .write(dir, one)
+            .map_err(|e| e.during(Phase::Image, one.process.pid()))?;
+        step(progress, Stage::Write, written.len(), images.len())
     });
-    if let Err(e) = done {
-        for name in &names {
-            if let Err(errno) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                log::warn!("the dump failed; removing {name}: {errno}");
-            }
+    match done {
+        Ok(()) => Ok(written.into_names()),
+        Err(e) => {
+            written.remove(dir);
+            Err(e)
         }
-        return Err(e);
     }
-    Ok(names)
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::engine::repair::Lost;
+use crate::error::{Cause, Error, Result};
 use crate::run_report::{self, Level};
+use crate::setting_names::REFUSE;
 
 /// A kind of thing that is said because it can't be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +34,7 @@ pub enum Notice {
 }
 
 impl fmt::Display for Notice {
-    /// As [`CRIU_SIGNALS_REFUSE`](crate::setting_names::REFUSE) names it.
+    /// As [`REFUSE`] names it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Notice::ParentDeathSignal => "pdeathsig",
@@ -84,6 +86,37 @@ pub struct Saying {
     pub advice: &'static str,
 }
 
+/// The kinds of notice that make a run fail: `altstack` a restore, before anything is restored, as the policy `strict` does;
+/// the others a dump, after which the tasks run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refuse(Vec<Notice>);
+
+impl Refuse {
+    /// Those of this kind fail.
+    pub fn new(notices: Vec<Notice>) -> Refuse {
+        Refuse(notices)
+    }
+
+    /// Does a notice of this kind make the run fail?
+    pub fn includes(&self, notice: Notice) -> bool {
+        self.0.contains(&notice)
+    }
+
+    /// Lets `saying` pass unless its kind makes the run fail.
+    fn check(&self, saying: &Saying) -> Result<()> {
+        let Saying {
+            notice,
+            what,
+            advice,
+        } = saying;
+        if !self.includes(*notice) {
+            return Ok(());
+        }
+        let refused = format!("refused, as {REFUSE} lists {notice}. Else: {advice}");
+        Err(Error::new(what.clone(), Cause::Unsupported(refused.into())))
+    }
+}
+
 /// What has been said so far.
 #[derive(Debug, Default)]
 pub struct Notices {
@@ -99,6 +132,30 @@ impl Notices {
         *self.counts.entry(notice).or_default() += 1;
         log::warn!("{what}");
         self.keep(notice, Level::Warning, what);
+    }
+
+    /// Says at a dump what can't be kept, or fails if that is to be refused.
+    ///
+    /// # Errors
+    /// The first that is to be refused.
+    pub fn say_or_refuse(
+        &mut self,
+        refuse: &Refuse,
+        sayings: impl IntoIterator<Item = Saying>,
+    ) -> Result<()> {
+        for saying in sayings {
+            refuse.check(&saying)?;
+            let Saying {
+                notice,
+                what,
+                advice,
+            } = saying;
+            let what = format!(
+                "{what}. What to do: {advice}; or {REFUSE}={notice}, and such a dump fails"
+            );
+            self.say(notice, &what);
+        }
+        Ok(())
     }
 
     /// Says what nobody has to act on. It does not count as something that was not kept.

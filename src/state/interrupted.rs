@@ -21,7 +21,7 @@ use criu_signals_images::{
     InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, ThreadState, Tid,
 };
 
-use super::asleep::Waited;
+use super::asleep::{self, Asleep, Waited};
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
@@ -94,7 +94,7 @@ impl Kind for InterruptedSystemCall {
 ///
 /// # Errors
 /// If a thread could not be looked at or changed.
-pub fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Vec<Tid>> {
+fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Vec<Tid>> {
     let mut anew = Vec::new();
     for &tid in stopped.threads() {
         match shield_thread(stopped.pid(), tid) {
@@ -195,101 +195,153 @@ fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
         .is_empty())
 }
 
-/// Enters into a capture what is known of the calls from before the stop: how much time each has left, where the
-/// kernel has written that nowhere, and which call it was that restart_syscall(2) went on with. `anew` are the threads
-/// that [`shield`] has named.
-///
-/// # Errors
-/// If a thread is gone.
-pub fn complete<Owner>(
-    stopped: &StoppedProcess<Owner>,
-    state: &mut ProcessState,
-    waited: &[Waited],
-    anew: &[Tid],
-) -> Result<()> {
-    let registers_of = |tid: Tid| {
-        ptrace::registers(tid).map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))
-    };
-    for thread in &mut state.threads {
-        let tid = thread.tid();
-        let Some(call) = &mut thread.interrupted else {
-            continue;
-        };
-        if call.code != RestartCode::ByBlock {
-            call.whole_timeout = anew.contains(&tid);
-            if call.whole_timeout {
-                call.timeout = whole(stopped.pid(), &registers_of(tid)?, call);
-            }
-            continue;
-        }
-        let registers = registers_of(tid)?;
-        if let Some(waited) = waited.iter().find(|waited| waited.tid == tid) {
-            if let Some(number) = waited.restarted {
-                call.number = number;
-                call.remaining = written_back(stopped.pid(), &registers, call);
-            }
-            if call.remaining.is_none()
-                && let Some(time) = waited.time
-                && let Some(whole) = asked_for(stopped.pid(), &registers, call)
-            {
-                call.remaining = Some(whole.saturating_sub(time));
-            }
-        }
-        call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
-        if call.whole_timeout {
-            call.timeout = asked_for(stopped.pid(), &registers, call);
-        }
+/// What threads were seen waiting in before the host seized their process. Calls go through a dump as an order of types,
+/// each made of the one before: `Seen`, [`Confirmed`], [`Completed`], [`HandedOver`].
+#[derive(Debug, Default)]
+pub struct Seen(Vec<Asleep>);
+
+impl Seen {
+    /// Looks at the threads of `pid`, which run. To be done last before the process is seized: how long a thread has been
+    /// waiting can't be seen any more when it has been stopped once more.
+    pub fn look(pid: Pid) -> Seen {
+        Seen(asleep::look(pid))
     }
-    Ok(())
+
+    /// Was no thread seen waiting?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What of it is true now that the process is seized, and before anything has run in it, after which nobody could tell
+    /// how it was stopped. From here on the stop itself ends no call.
+    ///
+    /// # Errors
+    /// If a thread could not be looked at or changed.
+    pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
+        let anew = shield(stopped)?;
+        let waited = asleep::confirm(stopped, &self.0);
+        Ok(Confirmed { waited, anew })
+    }
 }
 
-/// What [`hand_over`] has done to a process, for [`HandedOver::take_back`].
+/// What is known of the calls from before the stop.
+#[derive(Debug)]
+pub struct Confirmed {
+    waited: Vec<Waited>,
+    /// Threads whose calls begin anew with their whole timeout.
+    anew: Vec<Tid>,
+}
+
+impl Confirmed {
+    /// Enters into the capture `state` what is known: how much time each call has left, where the kernel has written that
+    /// nowhere, and which call it was that restart_syscall(2) went on with.
+    ///
+    /// # Errors
+    /// If a thread is gone.
+    pub fn complete<Owner>(
+        self,
+        stopped: &StoppedProcess<Owner>,
+        state: &mut ProcessState,
+    ) -> Result<Completed> {
+        let registers_of = |tid: Tid| {
+            ptrace::registers(tid)
+                .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))
+        };
+        for thread in &mut state.threads {
+            let tid = thread.tid();
+            let Some(call) = &mut thread.interrupted else {
+                continue;
+            };
+            if call.code != RestartCode::ByBlock {
+                call.whole_timeout = self.anew.contains(&tid);
+                if call.whole_timeout {
+                    call.timeout = whole(stopped.pid(), &registers_of(tid)?, call);
+                }
+                continue;
+            }
+            let registers = registers_of(tid)?;
+            if let Some(waited) = self.waited.iter().find(|waited| waited.tid == tid) {
+                if let Some(number) = waited.restarted {
+                    call.number = number;
+                    call.remaining = written_back(stopped.pid(), &registers, call);
+                }
+                if call.remaining.is_none()
+                    && let Some(time) = waited.time
+                    && let Some(whole) = asked_for(stopped.pid(), &registers, call)
+                {
+                    call.remaining = Some(whole.saturating_sub(time));
+                }
+            }
+            call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
+            if call.whole_timeout {
+                call.timeout = asked_for(stopped.pid(), &registers, call);
+            }
+        }
+        let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
+        Ok(Completed {
+            calls: state.threads.iter().filter_map(of).collect(),
+        })
+    }
+}
+
+/// The calls that the threads of a captured process are in, with all that is known of them.
+#[derive(Debug)]
+pub struct Completed {
+    calls: Vec<(Tid, InterruptedCall)>,
+}
+
+impl Completed {
+    /// Prepares the threads for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are to be restarted. Should
+    /// criu be killed before [`HandedOver::take_back`], they start again with their whole time, and there is no EINTR.
+    ///
+    /// # Errors
+    /// If a thread could not be changed. Those before it are as they were found.
+    pub fn hand_over(self, stopped: &StoppedProcess<ByHost>) -> Result<HandedOver> {
+        let handed = HandedOver {
+            pid: stopped.pid(),
+            calls: self.calls,
+        };
+        match handed.prepare() {
+            Ok(()) => Ok(handed),
+            Err(e) => {
+                for error in handed.take_back() {
+                    log::warn!("{error}");
+                }
+                Err(e)
+            }
+        }
+    }
+}
+
+/// System calls that CRIU has to find in another state than the one that they were captured in.
 #[derive(Debug)]
 pub struct HandedOver {
     pid: Pid,
     calls: Vec<(Tid, InterruptedCall)>,
 }
 
-/// Prepares the threads of a captured process for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are
-/// to be restarted. Should criu be killed before [`HandedOver::take_back`], they start again with their whole time,
-/// and there is no EINTR.
-///
-/// # Errors
-/// If a thread could not be changed.
-pub fn hand_over(
-    stopped: &StoppedProcess<ByHost>,
-    calls: Vec<(Tid, InterruptedCall)>,
-) -> Result<HandedOver> {
-    for (tid, call) in &calls {
-        let registers = ptrace::registers(*tid).map_err(|e| e.in_thread(*tid))?;
-        if call.code != RestartCode::ByBlock {
-            continue;
-        }
-        if is_restart(call, &registers) {
-            says_eintr(*tid, call);
-        } else {
-            set(*tid, &registers, call, RestartCode::UnlessHandled)
-                .map_err(|e| e.in_thread(*tid))?;
-        }
-    }
-    Ok(HandedOver {
-        pid: stopped.pid(),
-        calls,
-    })
-}
-
-/// The calls that the threads of a captured process are in.
-pub fn calls(state: &ProcessState) -> Vec<(Tid, InterruptedCall)> {
-    let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
-    state.threads.iter().filter_map(of).collect()
-}
-
 impl HandedOver {
+    fn prepare(&self) -> Result<()> {
+        for (tid, call) in &self.calls {
+            let registers = ptrace::registers(*tid).map_err(|e| e.in_thread(*tid))?;
+            if call.code != RestartCode::ByBlock {
+                continue;
+            }
+            if is_restart(call, &registers) {
+                says_eintr(*tid, call);
+            } else {
+                set(*tid, &registers, call, RestartCode::UnlessHandled)
+                    .map_err(|e| e.in_thread(*tid))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts back what was found, in a process that is about to run on: CRIU leaves it stepped back, to make the call
     /// once more even where a handler without SA_RESTART runs first.
     ///
     /// Returns what failed. Threads that are gone, or not stopped any more, are nobody's loss.
-    pub fn take_back(&self) -> Vec<Error> {
+    pub fn take_back(self) -> Vec<Error> {
         let mut injected = Vec::new();
         let mut errors = Vec::new();
         for (tid, call) in &self.calls {

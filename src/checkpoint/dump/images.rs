@@ -1,0 +1,148 @@
+//! The image folder of a dump: the images of this project, and what is corrected in CRIU's own.
+
+use std::os::fd::BorrowedFd;
+
+use criu_signals_images::criu_files::Owner;
+use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit};
+
+use super::Dump;
+use crate::engine::capture;
+use crate::error::{Cause, Error, Phase, Result};
+use crate::image_folder::corrections::{self, Corrected};
+use crate::image_folder::{self, OnDisk};
+use crate::log_lines;
+
+impl Dump {
+    pub(super) fn write(&mut self, pid: Pid, state: ProcessState) -> Result<OnDisk> {
+        let image = capture::with_header(state)?;
+        let dir = self.host.image_dir().map_err(|e| {
+            let why = Cause::Unsupported(e.to_string().into());
+            Error::new("find the image folder", why).during(Phase::Image, pid)
+        })?;
+        let on_disk = self
+            .written
+            .write(dir, &image)
+            .map_err(|e| e.during(Phase::Image, pid))?;
+        log::info!("{}", log_lines::summary(pid, &image, on_disk.name()));
+        Ok(on_disk)
+    }
+
+    /// The last look at the images.
+    pub(super) fn close(&mut self, dir: BorrowedFd<'_>, ret: i32) {
+        if ret != 0 {
+            self.written.remove(dir);
+            return;
+        }
+        // CRIU's images are written by now.
+        self.correct_processes(dir);
+        self.correct_files(dir);
+        let summary = format!(
+            "dump: {} processes captured; not kept: {}",
+            self.written.len(),
+            self.notices
+        );
+        log::log!(
+            self.notices.level().unwrap_or(log::Level::Info),
+            "{summary}"
+        );
+        self.look_for_unseen(dir);
+    }
+
+    /// Has CRIU dumped a process that it has not handed over?
+    fn look_for_unseen(&mut self, dir: BorrowedFd<'_>) {
+        let dumped = match image_folder::dumped_processes(dir) {
+            Ok(dumped) => dumped,
+            Err(e) => {
+                return self
+                    .recorder
+                    .error(format!("cannot tell whether every task was captured: {e}"));
+            }
+        };
+        let captured: Vec<i32> = self.processes.values().filter_map(|p| p.captured).collect();
+        for pid in dumped.iter().filter(|pid| !captured.contains(pid)) {
+            self.recorder.error(format!(
+                "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
+                 its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
+                 ended the round before this one's turn"
+            ));
+        }
+    }
+
+    fn correct_processes(&mut self, dir: BorrowedFd<'_>) {
+        let Dump {
+            processes,
+            recorder,
+            ..
+        } = self;
+        for process in processes.values() {
+            let Some(pid) = process.captured else {
+                continue;
+            };
+            if let Some(limit) = process.corrections.lent_room
+                && let Err(failed) = lend_room(dir, pid, limit)
+            {
+                recorder.error(failed);
+            }
+            if !process.corrections.timers.is_empty()
+                && let Err(failed) = correct_timers(dir, pid, &process.corrections.timers)
+            {
+                recorder.error(failed);
+            }
+        }
+    }
+
+    /// CRIU sets owners before there are threads, and does not arm a timerfd that has stopped because nobody reads it.
+    fn correct_files(&mut self, dir: BorrowedFd<'_>) {
+        let all = || self.processes.values().map(|process| &process.corrections);
+        let unwanted: Vec<(u32, i32)> = all().flat_map(|one| one.unwanted.clone()).collect();
+        if unwanted.is_empty() && !all().any(|one| one.timerfds) {
+            return;
+        }
+        let is_unwanted = |owner: Owner| unwanted.contains(&(owner.kind, owner.id));
+        match corrections::correct_files(dir, is_unwanted) {
+            Ok(corrected) if corrected == Corrected::default() => {}
+            Ok(Corrected { owners, timerfds }) => log::info!(
+                "criu's image of files: {owners} owners are left to the restore, and {timerfds} timerfds that have expired and \
+                 were not read go on"
+            ),
+            Err(e) => self.recorder.error(format!(
+                "criu will fail to restore files whose SIGIO goes to a thread, or timerfds will not go on: {e}"
+            )),
+        }
+    }
+}
+
+/// CRIU queues signals and makes timers under the limit that its image has.
+fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> std::result::Result<(), String> {
+    corrections::lend_room(dir, pid, limit).map_err(|e| {
+        format!(
+            "pid {pid} (in its own namespace): criu will fail to restore queue or timers, as RLIMIT_SIGPENDING leaves \
+             too little room: {e}"
+        )
+    })?;
+    log::info!(
+        "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which queue and \
+         timers can be restored; the right one is set at the restore"
+    );
+    Ok(())
+}
+
+/// CRIU makes all timers in the leader, for threads by the ids that it has written down.
+fn correct_timers(
+    dir: BorrowedFd<'_>,
+    pid: i32,
+    timers: &[PosixTimer],
+) -> std::result::Result<(), String> {
+    let corrected = corrections::correct_timers(dir, pid, timers).map_err(|e| {
+        format!(
+            "pid {pid} (in its own namespace): criu will fail to restore timers that count or tell threads, or \
+             make them for others: {e}"
+        )
+    })?;
+    if corrected {
+        log::info!(
+            "pid {pid} (in its own namespace): criu's image names the threads that timers count or tell"
+        );
+    }
+    Ok(())
+}

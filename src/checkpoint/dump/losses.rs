@@ -1,0 +1,174 @@
+//! What a dump can't keep of a process: said, or refused, as the options have it.
+
+use criu_signals_images::{Pid, PosixTimer, ProcessState};
+use nix::unistd::getpgid;
+
+use super::process::Captured;
+use super::{Dump, run_on};
+use crate::checkpoint::options::{Overruns, TakeOut};
+use crate::engine::capture::Entries;
+use crate::error::{Error, Result};
+use crate::image_folder;
+use crate::losses::notices::{Notice, Saying};
+use crate::losses::parents::{self, Ties};
+use crate::losses::timeouts::Anew;
+use crate::losses::{cpu_limit, files, timers, zombies};
+use crate::proc;
+use crate::state::dropped::{self, Found};
+use crate::state::{cpu_clocks, overruns, owners};
+
+impl Dump {
+    fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {
+        self.notices.say_or_refuse(&self.options.refuse, sayings)
+    }
+
+    /// What ties the process to its parent, and its children that have ended.
+    pub(super) fn say_what_parents_lose(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
+        // CRIU hands over parents before their children.
+        let parent = proc::parentage(pid)?.parent;
+        let handed = |parent| self.processes.get(parent).is_some_and(|one| one.handed);
+        let parent_is_dumped = parent.as_ref().is_some_and(handed);
+        self.process(pid).handed = true;
+        self.root.get_or_insert(pid);
+        self.say_or_refuse(parents::at_dump(pid, &Ties::of(state), parent_is_dumped))?;
+        self.say_or_refuse(zombies::at_dump(pid, &zombies::of(pid)?))
+    }
+
+    /// System calls that begin anew with their whole timeout.
+    pub(super) fn say_what_begins_anew(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
+        match Anew::of(state, self.options.long_timeout) {
+            Some(anew) if anew.is_long() => self.say_or_refuse([anew.at_dump(pid)])?,
+            Some(anew) => self
+                .notices
+                .note(Notice::WholeTimeout, &anew.at_dump(pid).what),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whom the SIGIO of its files goes to, and what else goes by time.
+    pub(super) fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
+        if let Some(seconds) = proc::cpu_limit(pid)? {
+            self.say_or_refuse([cpu_limit::at_dump(pid, state, seconds)])?;
+        }
+        let looked = match owners::look(pid) {
+            Ok(looked) => looked,
+            Err(e) if e.is_died() => return Err(e),
+            Err(e) => return self.say_or_refuse([files::unseen_files(pid, state, &e.to_string())]),
+        };
+        self.process(pid).corrections.timerfds = !looked.timerfds.is_empty();
+        if looked.owners.is_empty() {
+            return Ok(());
+        }
+        let dumped = files::Dumped {
+            processes: self.dumped_in(state)?,
+            groups: self.groups_in(state)?,
+        };
+        self.say_or_refuse(files::files(pid, state, &looked, &dumped))?;
+        let unwanted = looked.owners.iter().filter(|owner| !dumped.is_there(owner));
+        self.process(pid).corrections.unwanted =
+            unwanted.map(|owner| (owner.kind, owner.id)).collect();
+        state.file_owners = looked.owners;
+        Ok(())
+    }
+
+    /// The dumped processes that are in the same pid namespace as `process`.
+    fn in_namespace_of(&self, process: &ProcessState) -> Vec<Pid> {
+        let mut all = self.root.map(proc::tree).unwrap_or_default();
+        all.retain(|&pid| proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns));
+        all
+    }
+
+    /// Their ids in that namespace.
+    fn dumped_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
+        let pids = self.in_namespace_of(process).into_iter();
+        pids.map(image_folder::innermost).collect()
+    }
+
+    /// Their process groups.
+    fn groups_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
+        let group = |pid: Pid| {
+            let group = getpgid(Some(nix::unistd::Pid::from_raw(pid.get())))
+                .map_err(|errno| Error::os("getpgid", errno))?
+                .as_raw();
+            // A group may have lost its leader.
+            let innermost = Pid::new(group).and_then(|leader| image_folder::innermost(leader).ok());
+            Ok(innermost.unwrap_or(group))
+        };
+        self.in_namespace_of(process)
+            .into_iter()
+            .map(group)
+            .collect()
+    }
+
+    /// Completes the timers, and says what of them can't be kept.
+    pub(super) fn look_at_timers(&mut self, captured: &mut Captured<'_>) -> Result<()> {
+        if captured.entries == Entries::Known && self.options.take_out != TakeOut::Never {
+            self.look_for_dropped(captured)?;
+        }
+        let Captured { stopped, state, .. } = captured;
+        if state.timers.is_empty() {
+            return Ok(());
+        }
+        let pid = stopped.pid();
+        let dumped = self.dumped_in(state)?;
+        let unclear = cpu_clocks::resolve(stopped, state, |other| dumped.contains(&other))?;
+        self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
+        for what in timers::tell_nobody(pid, state) {
+            self.notices.note(Notice::Timer, &what);
+        }
+        self.say_or_refuse(timers::unseen(pid, state)?)?;
+        self.count_overruns(captured)?;
+        let state = &mut captured.state;
+        self.say_or_refuse(timers::of_new_clocks(pid, state))?;
+        let of_threads = |timer: &PosixTimer| timer.clock < 0 || timer.thread().is_some();
+        if state.timers.iter().any(of_threads) {
+            self.process(pid)
+                .corrections
+                .timers
+                .clone_from(&state.timers);
+        }
+        Ok(())
+    }
+
+    fn count_overruns(&mut self, captured: &mut Captured<'_>) -> Result<()> {
+        let Captured {
+            stopped,
+            state,
+            entries,
+            ..
+        } = captured;
+        let pid = stopped.pid();
+        let sayings = match (entries, self.options.overruns) {
+            // Timers are told by their entries.
+            (Entries::Unread, _) => {
+                timers::not_counted(pid, state, "the queue is too deep to be read")
+            }
+            (_, Overruns::Leave) => timers::not_counted(pid, state, &timers::nobody_asked()),
+            (Entries::Known, Overruns::Count) => {
+                let left = overruns::count(stopped, state, run_on::may_run_on())?;
+                timers::uncounted(pid, state, &left)
+            }
+        };
+        self.say_or_refuse(sayings)
+    }
+
+    /// Entries of timers that are gone. What the kernel drops is not to be in CRIU's images.
+    fn look_for_dropped(&mut self, captured: &mut Captured<'_>) -> Result<()> {
+        let Captured { stopped, state, .. } = captured;
+        let pid = stopped.pid();
+        let Found { dropped, unclear } = dropped::find(stopped, state)?;
+        for one in dropped {
+            self.notices
+                .note(Notice::Timer, &timers::dropped(pid, state, &one));
+            let thread = one.thread.and_then(|id| {
+                let mut threads = state.threads.iter();
+                threads.find(|thread| thread.ids.innermost() == id)
+            });
+            let tid = thread.map(|thread| thread.tid());
+            self.process(pid).dropped.push((one, tid));
+        }
+        let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
+        self.say_or_refuse(unclear.collect::<Vec<_>>())
+    }
+}

@@ -1,0 +1,234 @@
+//! One process on its way through a dump: an order of types, of which each step consumes the one before.
+//!
+//! | Type | What holds |
+//! |---|---|
+//! | [`Seen`](interrupted::Seen) | CRIU has not seized the process; what its threads wait in was looked at |
+//! | [`Confirmed`] | CRIU has stopped it, and nothing has run in it since; the stop itself ends no system call |
+//! | [`Captured`] | its state was read |
+//! | [`Completed`] | so was what only the time before the stop tells |
+//! | [`Secured`] | its image is on the disk, and what CRIU can't cope with is taken out |
+//! | [`HandedOver`] | CRIU goes by what it finds |
+//!
+//! What has to be undone is in [`DumpedProcess`] as soon as it is done: a step that fails, and a panic, lose nothing.
+
+use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo, Tid};
+
+use crate::checkpoint::custody::Custody;
+use crate::checkpoint::guardian::Guardian;
+use crate::checkpoint::options::{Options, TakeOut};
+use crate::engine::capture::{self, Entries};
+use crate::engine::repair;
+use crate::engine::stops::Before;
+use crate::error::{Cause, Error, Phase, Result};
+use crate::fault::{self, Point};
+use crate::image_folder::OnDisk;
+use crate::state::dropped::Dropped;
+use crate::state::interrupted::{self, HandedOver};
+use crate::tracee::{ByHost, StoppedProcess};
+
+/// What a dump knows of a process, and what it owes to that: everything here is taken back at the end.
+#[derive(Default)]
+pub(super) struct DumpedProcess {
+    /// What its threads were seen waiting in, until CRIU hands the process over.
+    pub waiting: interrupted::Seen,
+    /// How it was stopped before CRIU seized it.
+    pub before: Option<Before>,
+    /// It has been stopped since it was looked at.
+    pub stopped_since: bool,
+    /// Signals that are with us for the time of the dump.
+    pub custody: Vec<Custody>,
+    /// CRIU was about to seize it.
+    pub looked_at: bool,
+    /// CRIU has handed it over.
+    pub handed: bool,
+    /// Its id in its own namespace, if it was captured.
+    pub captured: Option<i32>,
+    /// Entries of timers that are gone, and the threads whose queues they were in.
+    pub dropped: Vec<(Dropped, Option<Tid>)>,
+    /// It ignores SIGTRAP.
+    pub trap_ignored: Option<TrapIgnored>,
+    /// System calls that CRIU has to find in another state than the one that they were captured in.
+    pub calls: Option<HandedOver>,
+    /// How it was, if anything was done in it while it has been stopped.
+    pub touched: Option<ProcessState>,
+    pub corrections: Corrections,
+}
+
+impl DumpedProcess {
+    /// Forgets what is known of a process that had this number before, and has ended.
+    pub fn forget_former(&mut self) {
+        self.before = self.before.take().filter(|one| one.check().is_ok());
+        self.custody.retain(|one| one.held().check().is_ok());
+    }
+}
+
+/// What is to be corrected in CRIU's own images.
+#[derive(Default)]
+pub(super) struct Corrections {
+    /// A larger RLIMIT_SIGPENDING, without which CRIU can't restore queues and timers.
+    pub lent_room: Option<Rlimit>,
+    /// Timers, if CRIU may give some of them another clock or another thread.
+    pub timers: Vec<PosixTimer>,
+    /// Owners of files, as F_SETOWN_EX has them, that CRIU can't set.
+    pub unwanted: Vec<(u32, i32)>,
+    /// Has the process a timerfd?
+    pub timerfds: bool,
+}
+
+/// A process that CRIU has stopped, and in which nothing has run since.
+pub(super) struct Confirmed<'p> {
+    stopped: &'p StoppedProcess<ByHost>,
+    calls: interrupted::Confirmed,
+}
+
+impl<'p> Confirmed<'p> {
+    pub fn new(
+        stopped: &'p StoppedProcess<ByHost>,
+        waiting: interrupted::Seen,
+    ) -> Result<Confirmed<'p>> {
+        refuse_dispatch(stopped)?;
+        let calls = waiting.confirm(stopped)?;
+        Ok(Confirmed { stopped, calls })
+    }
+
+    pub fn capture(self, options: &Options) -> Result<Captured<'p>> {
+        let Confirmed { stopped, calls } = self;
+        let (state, entries) = match options.take_out {
+            TakeOut::Never => (capture::process(stopped)?, Entries::Known),
+            TakeOut::Auto | TakeOut::Always => {
+                capture::unless_deeper(stopped, options.limits.deep)?
+            }
+        };
+        Ok(Captured {
+            stopped,
+            calls,
+            state,
+            entries,
+        })
+    }
+}
+
+/// A process whose state was read.
+pub(super) struct Captured<'p> {
+    pub stopped: &'p StoppedProcess<ByHost>,
+    calls: interrupted::Confirmed,
+    pub state: ProcessState,
+    pub entries: Entries,
+}
+
+impl<'p> Captured<'p> {
+    pub fn complete(mut self) -> Result<Completed<'p>> {
+        let calls = self.calls.complete(self.stopped, &mut self.state)?;
+        Ok(Completed {
+            stopped: self.stopped,
+            calls,
+            state: self.state,
+            entries: self.entries,
+        })
+    }
+}
+
+/// A process of which all is known.
+pub(super) struct Completed<'p> {
+    pub stopped: &'p StoppedProcess<ByHost>,
+    pub calls: interrupted::Completed,
+    pub state: ProcessState,
+    pub entries: Entries,
+}
+
+/// A process whose image is on the disk.
+pub(super) struct Secured<'p> {
+    stopped: &'p StoppedProcess<ByHost>,
+    calls: interrupted::Completed,
+    state: ProcessState,
+}
+
+impl<'p> Secured<'p> {
+    /// `state`: the whole of it, as the image has it.
+    pub fn new(
+        stopped: &'p StoppedProcess<ByHost>,
+        calls: interrupted::Completed,
+        state: ProcessState,
+        _image: &OnDisk,
+    ) -> Secured<'p> {
+        Secured {
+            stopped,
+            calls,
+            state,
+        }
+    }
+
+    /// From here on CRIU goes by what it finds. Returns the whole state.
+    pub fn hand_over(self, process: &mut DumpedProcess) -> Result<ProcessState> {
+        let pid = self.stopped.pid();
+        if self.state.dispositions[SigNo::TRAP].is_ignored() {
+            process.trap_ignored = Some(TrapIgnored::watched(pid, &self.state));
+        }
+        fault::point(Point::HandingOver)?;
+        process.calls = Some(self.calls.hand_over(self.stopped)?);
+        fault::point(Point::HandedOver)?;
+        Ok(self.state)
+    }
+}
+
+/// CRIU runs code of its own in each task, next, and does not know of Syscall User Dispatch: its calls become SIGSYS, which
+/// ends the task.
+fn refuse_dispatch(stopped: &StoppedProcess<ByHost>) -> Result<()> {
+    let Some(tid) = stopped.dispatched()? else {
+        return Ok(());
+    };
+    let why = "the thread is under Syscall User Dispatch, and the system calls that criu makes in it would end it: refused";
+    Err(Error::new("dump", Cause::Unsupported(why.into())).in_thread(tid))
+}
+
+/// A process that ignores SIGTRAP. The trap that ends CRIU's own code in it makes that SIG_DFL (force_sig), and CRIU looks at
+/// dispositions only after the first of them.
+pub(super) struct TrapIgnored {
+    pid: Pid,
+    state: ProcessState,
+    /// Who sees to it if criu ends before.
+    guardian: Option<Guardian>,
+}
+
+impl TrapIgnored {
+    /// How the process was.
+    pub fn state(&self) -> &ProcessState {
+        &self.state
+    }
+
+    /// CRIU's own code runs in the process next.
+    fn watched(pid: Pid, state: &ProcessState) -> TrapIgnored {
+        let guardian = Guardian::of_trap(pid, state).map_err(|e| {
+            let e = e.during(Phase::Capture, pid);
+            log::warn!(
+                "{e}: if criu is killed, SIGTRAP, which the process ignores, may be SIG_DFL in it"
+            );
+        });
+        TrapIgnored {
+            pid,
+            state: state.clone(),
+            guardian: guardian.ok(),
+        }
+    }
+
+    /// Returns what failed; then the guardian tries again when criu has ended.
+    pub fn give_back(self) -> Vec<Error> {
+        let errors = match StoppedProcess::<ByHost>::of_host(self.pid) {
+            Ok(stopped) => repair::dispositions(&stopped, &self.state),
+            Err(e) => vec![e.during(Phase::Replay, self.pid)],
+        };
+        match self.guardian {
+            Some(guardian) if errors.is_empty() => {
+                if let Err(e) = guardian.dismiss() {
+                    log::warn!(
+                        "pid {}: dispositions are back, but the guardian was gone: {e}",
+                        self.pid
+                    );
+                }
+            }
+            // Until this process ends.
+            guardian => std::mem::forget(guardian),
+        }
+        errors
+    }
+}

@@ -1,0 +1,288 @@
+//! The end of a dump: everything that was done to the processes is undone, whatever became of the dump. Even after a good one
+//! a script of the user's may decide that the tasks run on.
+
+use std::time::Duration;
+
+use criu_signals_images::Pid;
+
+use super::Dump;
+use super::process::DumpedProcess;
+use crate::checkpoint::custody::Custody;
+use crate::checkpoint::stray_stop::{self, LetGo};
+use crate::criu::contain;
+use crate::engine::capture::Entries;
+use crate::engine::repair::{self, Done};
+use crate::error::{Phase, Result};
+use crate::fault::{self, Point};
+use crate::proc;
+use crate::state::dropped;
+use crate::tracee::{Budget, ByHost, ByUs, StoppedProcess};
+
+/// How long a thread may take to stop where CRIU has not stopped it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+struct Step {
+    what: &'static str,
+    run: fn(&mut Dump, i32),
+}
+
+/// In this order, each for all processes.
+const TAKE_BACK: [Step; 9] = [
+    // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
+    Step {
+        what: "give back dispositions",
+        run: |dump, _| dump.give_back_dispositions(),
+    },
+    Step {
+        what: "give back signals",
+        run: |dump, _| dump.give_back_signals(),
+    },
+    // When all that is compared is back, and nothing else is made yet.
+    Step {
+        what: "compare what was touched",
+        run: |dump, _| dump.expect_untouched(),
+    },
+    Step {
+        what: "give back entries of timers",
+        run: |dump, _| dump.make_dropped_again(),
+    },
+    // After the last of the steps that run code in threads that are not stopped by a signal: any call that is made in a
+    // thread clears the kernel's notes of the one that was interrupted.
+    Step {
+        what: "give back system calls",
+        run: |dump, _| dump.give_back_calls(),
+    },
+    Step {
+        what: "give back stops",
+        run: |dump, _| dump.give_back_stops(),
+    },
+    Step {
+        what: "say what was interrupted",
+        run: |dump, ret| dump.say_interrupted(ret),
+    },
+    // Goes by the stops as they remain.
+    Step {
+        what: "look after stopped processes",
+        run: |dump, _| dump.look_after_stopped(),
+    },
+    // Processes come first.
+    Step {
+        what: "close the images",
+        run: |dump, ret| dump.close_images(ret),
+    },
+];
+
+impl Dump {
+    /// A panic in one of the steps keeps nobody from the others: each gives something back.
+    pub(super) fn take_back(&mut self, ret: i32) {
+        for process in self.processes.values_mut() {
+            process.touched = how_it_was(process);
+        }
+        for Step { what, run } in TAKE_BACK {
+            if contain(&what, || run(self, ret)).is_none() {
+                let what =
+                    format!("{what}: ended by an error in this plugin; the log has the place");
+                self.recorder.error(what);
+            }
+        }
+    }
+
+    /// At the end, where a failure must not keep the rest from being done.
+    fn passing(&mut self, point: Point) {
+        if let Err(e) = fault::point(point) {
+            self.recorder.error(e.to_string());
+        }
+    }
+
+    fn give_back_dispositions(&mut self) {
+        self.passing(Point::DumpEnd);
+        let Dump {
+            processes,
+            recorder,
+            ..
+        } = self;
+        for one in processes.values_mut().filter_map(|p| p.trap_ignored.take()) {
+            let _budget = Budget::of_process();
+            for error in one.give_back().iter().filter(|e| !e.is_died()) {
+                recorder.error(error.to_string());
+            }
+        }
+        self.passing(Point::DispositionsBack);
+    }
+
+    fn give_back_signals(&mut self) {
+        let Dump {
+            processes,
+            recorder,
+            ..
+        } = self;
+        for (&pid, process) in processes {
+            for custody in process.custody.drain(..) {
+                // Its number may be another's.
+                if let Err(e) = custody.held().check() {
+                    log::warn!("{}", e.during(Phase::Replay, pid));
+                    continue;
+                }
+                match give_back(pid, custody) {
+                    Ok(count) => log::info!("pid {pid}: {count} pending signals put back"),
+                    Err(e) if e.is_died() && proc::is_gone(pid) => {
+                        log::warn!("{}", e.during(Phase::Replay, pid));
+                    }
+                    Err(e) => recorder.error(format!(
+                        "{}; the guardian tries again when criu has ended",
+                        e.during(Phase::Replay, pid)
+                    )),
+                }
+            }
+        }
+        self.passing(Point::CustodyBack);
+    }
+
+    /// What has been done in them is undone: compared once more, and what is not is put back or said.
+    fn expect_untouched(&mut self) {
+        let Dump {
+            processes,
+            recorder,
+            ..
+        } = self;
+        for (&pid, process) in processes {
+            let Some(state) = process.touched.take() else {
+                continue;
+            };
+            // CRIU may have let it go: then it lives its own life.
+            let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
+                continue;
+            };
+            match repair::untouched(&stopped, &state, Entries::Known) {
+                Ok(differences) => {
+                    for (difference, done) in differences {
+                        let what = format!(
+                            "pid {pid}: not as it was before the dump: {difference}: {done}"
+                        );
+                        match done {
+                            Done::PutBack => log::warn!("{what}"),
+                            _ => recorder.error(what),
+                        }
+                    }
+                }
+                Err(e) if e.is_died() && proc::is_gone(pid) => {}
+                Err(e) => recorder.error(format!(
+                    "{}: whether it is as it was before the dump is not known",
+                    e.during(Phase::Verify, pid)
+                )),
+            }
+        }
+    }
+
+    /// A process that runs on finds pending what it would have found.
+    fn make_dropped_again(&mut self) {
+        for (&pid, process) in &mut self.processes {
+            for (one, thread) in process.dropped.drain(..) {
+                let _budget = Budget::of_process();
+                let made = StoppedProcess::<ByHost>::of_host(pid)
+                    .and_then(|stopped| dropped::make_again(&stopped, &one, thread));
+                if let Err(e) = made
+                    && !e.is_died()
+                {
+                    log::warn!("{e}: {} is not shown as pending any more", one.signo);
+                }
+            }
+        }
+    }
+
+    fn give_back_calls(&mut self) {
+        let Dump {
+            processes,
+            recorder,
+            ..
+        } = self;
+        for calls in processes.values_mut().filter_map(|p| p.calls.take()) {
+            let _budget = Budget::of_process();
+            for error in calls.take_back() {
+                recorder.error(error.to_string());
+            }
+        }
+        self.passing(Point::CallsBack);
+    }
+
+    fn give_back_stops(&mut self) {
+        // Whatever becomes of the processes: whether they run on is not known here.
+        for before in self.processes.values().filter_map(|p| p.before.as_ref()) {
+            let _budget = Budget::of_process();
+            if let Err(e) = before.turn_back()
+                && !e.is_died()
+            {
+                log::warn!("{e}");
+            }
+        }
+        self.passing(Point::StopsBack);
+    }
+
+    /// Of a process that criu refuses to seize nothing is known here, and criu has let it go by now.
+    fn say_interrupted(&mut self, ret: i32) {
+        if ret == 0 {
+            return;
+        }
+        let never_handed = self
+            .processes
+            .iter()
+            .filter(|(pid, process)| process.looked_at && !process.handed && !proc::is_gone(**pid));
+        for (pid, _) in never_handed {
+            log::warn!(
+                "pid {pid}: criu has failed before it handed the process over: a system call that waits in it may have ended with \
+                 EINTR, as without this plugin (docs/eintr.md)"
+            );
+        }
+    }
+
+    /// CRIU sends them a stop signal as it lets them go.
+    fn look_after_stopped(&mut self) {
+        let stopped = self.processes.iter();
+        let stopped = stopped.filter(|(_, p)| p.before.is_some() || p.stopped_since);
+        let mut all = Vec::new();
+        for (&pid, _) in stopped {
+            match LetGo::of(pid) {
+                Ok(one) => all.extend(one),
+                Err(e) if e.is_died() => {}
+                Err(e) => log::warn!("{}", e.during(Phase::Release, pid)),
+            }
+        }
+        if let Err(e) = stray_stop::put_right_afterwards(&all) {
+            log::warn!(
+                "{e}: where stopped processes are left running, the stop signal that criu sends them stays pending \
+                 until SIGCONT"
+            );
+        }
+    }
+
+    fn close_images(&mut self, ret: i32) {
+        let host = self.host;
+        match host.image_dir() {
+            Ok(dir) => self.close(dir, ret),
+            Err(e) => self.recorder.error(e.to_string()),
+        }
+    }
+}
+
+/// The state of a process that has been stopped ever since it was captured, and in which signals are in custody or
+/// dispositions have been put back.
+fn how_it_was(process: &DumpedProcess) -> Option<criu_signals_images::ProcessState> {
+    let custody = process.custody.iter();
+    let custody = custody.filter_map(Custody::state_while_stopped).next_back();
+    let trap = process.trap_ignored.as_ref().map(|one| one.state());
+    custody.or(trap).cloned()
+}
+
+/// A dump that failed early may not have seized the process.
+fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
+    let _budget = Budget::of_process();
+    match StoppedProcess::<ByHost>::of_host(pid) {
+        Ok(stopped) => custody.give_back(&stopped),
+        Err(_) => {
+            let stopped = StoppedProcess::<ByUs>::seize_held(custody.held(), STOP_TIMEOUT)?;
+            let count = custody.give_back(&stopped);
+            stopped.release()?;
+            count
+        }
+    }
+}

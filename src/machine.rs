@@ -1,7 +1,7 @@
 //! On which machine an image was made, and what it means that this is another one.
 //!
 //! Signal numbers, siginfo_t, sigaction and the masks are the kernel's promise to programs: no kernel and no processor of
-//! one architecture changes them. What does change is how large a signal frame is, and [`crate::losses::altstack_fit`] looks at every
+//! one architecture changes them. What does change is how large a signal frame is, and `losses::altstack_fit` looks at every
 //! alternate stack for that. So another kernel or processor is said, and not refused.
 //!
 //! Another architecture is refused: an image names system calls by number, addresses by what a program of that
@@ -15,7 +15,6 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::arch;
 use crate::error::{Cause, Error, Result};
-use crate::losses::altstack_fit;
 
 /// What any machine is trusted to have: siginfos, which take 8 MB in an image reader, and tasks.
 const FEW: u64 = 65_536;
@@ -49,7 +48,7 @@ impl Machine {
         Ok(Machine {
             arch: arch::ARCH,
             kernel_release: kernel_release()?,
-            needs: Some(altstack_fit::here()),
+            needs: Some(arch::stack_needs()),
         })
     }
 

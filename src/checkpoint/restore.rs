@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use crate::arch;
 use crate::criu::{AfterFailure, HookError, Host};
 use crate::engine::repair::Report;
 use crate::engine::repair::{Mode, Verdict, check};
@@ -216,7 +217,7 @@ impl Restore {
         let what = format!(
             "{fatal} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
              smaller signal frames",
-            altstack_fit::here().minimum
+            arch::stack_needs().minimum
         );
         let refused = match (
             self.options.policy,

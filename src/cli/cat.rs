@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use criu_signals::images::text::SigFile;
 use criu_signals::proc_sig::{self, Subject};
 
-use super::{Context, Failure};
+use super::context::{Context, Failure};
 
 /// Prints files of live processes, in the text of the /proc/PID/sig/ patches of 2007.
 ///
@@ -29,7 +29,7 @@ pub struct Cat {
 
 impl Cat {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        context.hand_over()?;
+        context.work_in_child()?;
         let mut out = io::stdout().lock();
         for Place { subject, file } in self.files {
             let text = proc_sig::read(subject, file, context.timeout)?;

@@ -12,8 +12,8 @@ use criu_signals::plugin_file;
 use criu_signals::proc;
 use serde_json::{Value, json};
 
+use super::context::{Context, DIFFERS, Failure};
 use super::style::{BAD, BOLD, DIM, GOOD, WARN};
-use super::{Context, DIFFERS, Failure};
 
 /// Says what can be done on this machine, and what is missing.
 ///
@@ -114,7 +114,7 @@ impl Check {
         }
         let any = |state| findings.iter().any(|finding| finding.state == state);
         Ok(if any(State::Unknown) {
-            ExitCode::from(super::FAILED)
+            ExitCode::from(super::context::FAILED)
         } else if any(State::Missing) || any(State::Limited) {
             ExitCode::from(DIFFERS)
         } else {

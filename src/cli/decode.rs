@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use criu_signals::images::{ImageError, core_json, criu_core, criu_images, image, json};
 
+use super::context::{Context, Failure};
 use super::source::named;
-use super::{Context, Failure};
 
 /// Writes an image as JSON: one of this project's, or what concerns signals in one of CRIU's own core-*.img.
 #[derive(clap::Args)]

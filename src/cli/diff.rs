@@ -8,10 +8,10 @@ use criu_signals::images::{
 };
 use serde_json::{Value, json};
 
+use super::context::{Context, DIFFERS, Failure};
 use super::show::pids;
 use super::source::{self, Extent, Found};
 use super::style::{BOLD, DIM, NAME, WARN};
-use super::{Context, DIFFERS, Failure};
 
 /// Compares the signal state of two processes: live ones, images, or one of each.
 ///
@@ -54,7 +54,7 @@ enum Pair<'f> {
 
 impl Diff {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        context.hand_over()?;
+        context.work_in_child()?;
         let a = source::load(&self.a, context, Extent::Whole)?;
         let b = source::load(&self.b, context, Extent::Whole)?;
         let pairs = pairs(&a, &b);

@@ -10,8 +10,8 @@ use criu_signals::images::{Pid, Shown as _, image};
 use criu_signals::live::{self, Cgroup, Target};
 use criu_signals::log_lines;
 
+use super::context::{Context, Failure};
 use super::progress::Console;
-use super::{Context, Failure};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +32,7 @@ Exit codes:
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Dump {
     /// The process.
-    #[arg(short = 't', long, value_name = "PID", value_parser = super::pid, required_unless_present = "cgroup")]
+    #[arg(short = 't', long, value_name = "PID", value_parser = super::context::pid, required_unless_present = "cgroup")]
     pid: Option<Pid>,
     /// Its descendants as well.
     #[arg(long, requires = "pid")]
@@ -61,7 +61,7 @@ impl Dump {
         let made = !self.images_dir.exists();
         std::fs::create_dir_all(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
-        context.hand_over()?;
+        context.work_in_child()?;
         let mut console = Console::begin()?;
         let snapshot = live::take(&target, context.timeout, &mut console);
         let written = snapshot.and_then(|snapshot| {
@@ -89,8 +89,8 @@ impl Dump {
         writeln!(
             out,
             "{} of {} dumped into {folder}; they stood still for {:.1} ms",
-            super::count(snapshot.images.len(), "process", "processes"),
-            super::count(threads, "thread", "threads"),
+            super::context::count(snapshot.images.len(), "process", "processes"),
+            super::context::count(threads, "thread", "threads"),
             snapshot.stopped.as_secs_f64() * 1e3
         )?;
         Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use criu_signals::images::{Image, Shown as _, core_json, criu_images, image, json};
 
-use super::Failure;
+use super::context::Failure;
 use super::source::named;
 
 /// Writes JSON, as `decode` gives it, as an image.

@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod context;
 mod decode;
 mod diff;
 mod dump;
@@ -19,25 +20,12 @@ mod style;
 mod verify;
 mod write;
 
-use std::fmt;
-use std::io::{self, StdoutLock};
+use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anstream::AutoStream;
-use clap::{Args, ColorChoice, Parser, Subcommand};
-use criu_signals::images::{Pid, Shown as _};
-use criu_signals::process::worker::{self, DEFERRED, Role};
-use nix::sys::signal::raise;
-use nix::sys::wait::WaitStatus;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// What a command that failed says.
-type Failure = Box<dyn std::error::Error>;
-
-/// The exit code of a command that could not do what it was asked for.
-const FAILED: u8 = 2;
-/// That of one which could, and whose answer is no: there is a difference, or something is missing.
-const DIFFERS: u8 = 1;
+use context::{Context, FAILED, say};
 
 /// Shows the signal state of Linux processes: live ones, and those in CRIU's image folders.
 #[derive(Parser)]
@@ -62,47 +50,6 @@ struct Arguments {
     context: Context,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What all commands accept.
-#[derive(Args)]
-struct Context {
-    /// How long to wait for a process to stop, in seconds. Only one in uninterruptible sleep takes any time at all.
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    timeout: Duration,
-    /// Whether to print in colours. `auto`: on a terminal, unless NO_COLOR is set.
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    color: ColorChoice,
-}
-
-impl Context {
-    /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
-    /// middle because this one is killed. This one never returns; it ends as that one does.
-    fn hand_over(&self) -> Result<(), Failure> {
-        let code = match worker::run_in_child(c"signals-work")? {
-            Role::Worker => return Ok(()),
-            Role::Waited(WaitStatus::Exited(_, code)) => code,
-            Role::Waited(WaitStatus::Signaled(_, signal, _)) => {
-                if DEFERRED.contains(&signal) {
-                    raise(signal)?;
-                }
-                eprintln!("criu-signals: the process that did the work was ended by {signal}");
-                FAILED.into()
-            }
-            Role::Waited(_) => FAILED.into(),
-        };
-        std::process::exit(code)
-    }
-
-    /// Standard output, without colours where they are not wanted.
-    fn stdout(&self) -> AutoStream<StdoutLock<'static>> {
-        let choice = match self.color {
-            ColorChoice::Auto => AutoStream::choice(&io::stdout()),
-            ColorChoice::Always => anstream::ColorChoice::Always,
-            ColorChoice::Never => anstream::ColorChoice::Never,
-        };
-        AutoStream::new(io::stdout().lock(), choice)
-    }
 }
 
 #[derive(Subcommand)]
@@ -146,7 +93,7 @@ pub fn run() -> ExitCode {
         Command::Decode(decode) => decode.run(&context),
         Command::Encode(encode) => encode.run(),
         Command::Check(check) => check.run(&context),
-        Command::Generate(generate) => generate.run(&context),
+        Command::Generate(generate) => generate.run(&context, Arguments::command()),
         Command::Idle => check::idle(),
         Command::PluginDir(plugin_dir) => plugin_dir.run(),
     };
@@ -162,33 +109,8 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// Says what has failed, on standard error: whatever it quotes, it does nothing there but to be read.
-fn say(what: &dyn fmt::Display) {
-    let what = what.to_string();
-    for line in what.lines() {
-        eprintln!("criu-signals: {}", line.shown());
-    }
-}
-
-fn pid(text: &str) -> Result<Pid, String> {
-    let pid = text.parse().ok().and_then(Pid::new);
-    pid.ok_or_else(|| "not a pid".to_owned())
-}
-
-/// `1 process`, `2 processes`.
-fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -197,10 +119,16 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_a_time() {
-        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
-        for wrong in ["", "x", "-1", "NaN", "inf"] {
-            seconds(wrong).unwrap_err();
+    fn every_command_has_examples_and_exit_codes() {
+        let command = Arguments::command();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let notes = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for heading in ["Examples:\n", "Exit codes:\n"] {
+                assert!(notes.contains(heading), "{}: {heading:?}", sub.get_name());
+            }
         }
     }
 }

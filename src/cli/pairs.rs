@@ -9,7 +9,8 @@ use criu_signals::images::{Image, Pid, Shown as _, image};
 use criu_signals::live::{self, Mapping, Pair, Unmapped};
 use criu_signals::machine;
 
-use super::{Failure, source};
+use super::context::Failure;
+use super::source;
 
 /// A folder of images, and how their processes are found.
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ pub struct Pairs {
     images_dir: PathBuf,
     /// Only this process. A folder's single image is taken for it whatever the pid in its name. Can be given several
     /// times.
-    #[arg(short = 't', long = "pid", value_name = "PID", value_parser = super::pid)]
+    #[arg(short = 't', long = "pid", value_name = "PID", value_parser = super::context::pid)]
     only: Vec<Pid>,
     /// The image signals-OLD.img is meant for process NEW, as it is seen here. Senders in siginfos that are mapped are
     /// translated. Without this, an image is meant for the process that has its pid in its pid namespace. Can be given

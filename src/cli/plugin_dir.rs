@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use criu_signals::criu::installed;
 use criu_signals::images::Shown as _;
 
-use super::Failure;
+use super::context::Failure;
 
 /// Prints the folder in which criu looks for plugins; how that was found goes to standard error.
 #[derive(clap::Args)]

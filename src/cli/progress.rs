@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::Failure;
+use super::context::Failure;
 
 /// Work on fewer processes than this is over before a bar could be read.
 const FEW: usize = 16;

@@ -8,9 +8,9 @@ use criu_signals::live::{self, Options};
 use criu_signals::log_lines;
 use criu_signals::machine::{self, Machine};
 
+use super::context::{Context, DIFFERS, Failure};
 use super::pairs::Pairs;
 use super::progress::Console;
-use super::{Context, DIFFERS, Failure};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +49,7 @@ pub struct Restore {
 impl Restore {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
-        context.hand_over()?;
+        context.work_in_child()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let mut out = context.stdout();
         // Before anything is done to them, and whatever becomes of it.
@@ -88,7 +88,7 @@ impl Restore {
             }
         }
         Ok(match (failed, differs) {
-            (true, _) => super::FAILED.into(),
+            (true, _) => super::context::FAILED.into(),
             (_, true) => DIFFERS.into(),
             _ => ExitCode::SUCCESS,
         })

@@ -9,7 +9,7 @@ use criu_signals::proc::{self, SignalStatus};
 use criu_signals::state::Queue;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
-use super::{Context, DIFFERS, Failure};
+use super::context::{Context, DIFFERS, Failure};
 
 /// Queues one signal with a siginfo of one's choice, as if the kernel or another process had sent it.
 ///
@@ -93,7 +93,7 @@ impl Send {
         let tid = tid.unwrap_or(Tid::from(pid));
         // Before the process is stopped: a slip of the pen is no reason to.
         let info = self.siginfo(sender(pid))?;
-        context.hand_over()?;
+        context.work_in_child()?;
         let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
         if !stopped.threads().contains(&tid) {
             return Err(format!("process {pid} has no thread {tid}").into());

@@ -9,9 +9,9 @@ use criu_signals::images::{
 };
 use criu_signals::machine::Machine;
 
+use super::context::{Context, Failure};
 use super::source::{self, Extent, Found, Origin};
 use super::style::{BOLD, DIM, NAME, WARN};
-use super::{Context, Failure};
 
 /// How many entries of a queue are printed unless all are asked for.
 const SUMMARY: usize = 10;
@@ -51,7 +51,7 @@ Exit codes:
 
 impl Show {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        context.hand_over()?;
+        context.work_in_child()?;
         let mut out = context.stdout();
         let extent = if self.all || self.json {
             Extent::Whole
@@ -65,8 +65,8 @@ impl Show {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
-                    super::say(&*e);
-                    code = ExitCode::from(super::FAILED);
+                    super::context::say(&*e);
+                    code = ExitCode::from(super::context::FAILED);
                     continue;
                 }
             };

@@ -12,7 +12,7 @@ use criu_signals::images::{
 };
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
-use super::{Context, Failure};
+use super::context::{Context, Failure};
 
 /// What commands say of their sources.
 pub const SOURCES: &str = "\

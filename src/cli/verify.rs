@@ -8,9 +8,9 @@ use criu_signals::live;
 use criu_signals::log_lines;
 use criu_signals::machine::{self, Machine};
 
+use super::context::{Context, DIFFERS, Failure};
 use super::pairs::Pairs;
 use super::progress::Console;
-use super::{Context, DIFFERS, Failure};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +37,7 @@ pub struct Verify {
 impl Verify {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
-        context.hand_over()?;
+        context.work_in_child()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
         let mut console = Console::begin()?;
         let reports = live::verify(&pairs, context.timeout, &mut console);

@@ -10,7 +10,7 @@ use criu_signals::images::text::Dialect;
 use criu_signals::proc_sig::{self, Addresses};
 
 use super::cat::{Place, place};
-use super::{Context, Failure};
+use super::context::{Context, Failure};
 
 /// Writes one file of a live process, in the text that `cat` prints: all of it, or nothing.
 ///
@@ -54,7 +54,7 @@ impl Write {
                 "standard input".to_owned()
             }
         };
-        context.hand_over()?;
+        context.work_in_child()?;
         let Place { subject, file } = self.place;
         let dialect = self.of_2007.then_some(Dialect::Patches);
         let addresses = if self.force {
@@ -68,7 +68,7 @@ impl Write {
             proc_sig::WriteError::Process(e) => e.into(),
         })?;
         for what in said {
-            super::say(&what);
+            super::context::say(&what);
         }
         Ok(ExitCode::SUCCESS)
     }

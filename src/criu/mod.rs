@@ -66,6 +66,7 @@ mod host;
 pub mod installed;
 mod logger;
 mod plugin;
+mod table;
 
 pub use crate::export_plugin;
 pub use descriptor::{Descriptor, HOOKS, PLUGIN_VERSION};

@@ -8,7 +8,6 @@ use criu_signals_images::{
 use crate::arch;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::losses::altstack_fit;
 use crate::machine;
 use crate::memory;
 use crate::proc::{self, SignalStatus};
@@ -242,7 +241,7 @@ fn capture<Owner>(
         wait_status: WaitStatus::Unknown,
         shared,
         exit_signal: proc::parentage(pid)?.exit_signal,
-        stack_needs: Some(altstack_fit::here()),
+        stack_needs: Some(arch::stack_needs()),
         taken_out: Vec::new(),
         lent_limit: None,
         timers: Vec::new(),

@@ -15,6 +15,7 @@ use crate::fault::{self, Point};
 use crate::proc;
 use crate::state::timers::with_timer_arrivals;
 use crate::state::{self, PendingLimit, Queue, Site, itimers, owners};
+pub use crate::state::{Done, Lost};
 use crate::tracee::{Budget, Injector, StoppedProcess};
 
 /// What to do about a difference.
@@ -24,36 +25,6 @@ pub enum Mode {
     Repair,
     /// Say so and leave it.
     Report,
-}
-
-/// What was done about a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// It was put back, and reads back as captured.
-    PutBack,
-    /// Nothing, as was asked for.
-    LeftAlone,
-    /// It could not be put back.
-    NotPutBack,
-}
-
-impl fmt::Display for Done {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Done::PutBack => "put back",
-            Done::LeftAlone => "left alone",
-            Done::NotPutBack => "NOT put back",
-        })
-    }
-}
-
-/// What was given up: it can't be had together with something else, or not here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// The overruns of a delivery, for an entry that is pending.
-    Overruns,
-    /// Whom the SIGIO of a file goes to.
-    Owner,
 }
 
 /// The outcome for one process, in one word.

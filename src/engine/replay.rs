@@ -6,9 +6,9 @@
 
 use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 
-use crate::engine::repair::Lost;
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
+use crate::state::Lost;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,

@@ -20,7 +20,7 @@
 //! is let go.
 //!
 //! Freezing interrupts system calls as a stop does, and some end with EINTR because of it. That is put right as soon as
-//! a thread has stopped, as after every stop (`state::interrupted::shield`): with v2 while it is still frozen.
+//! a thread has stopped, as after every stop (`tracee::shield`): with v2 while it is still frozen.
 //!
 //! **If this program dies**, whatever kills it, a companion process notices and puts the freezer back as it was; of
 //! processes that nobody has seized yet it puts right what the freezing did to their system calls.

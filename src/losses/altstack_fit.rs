@@ -13,14 +13,6 @@ use crate::arch;
 /// What sigaltstack(2) takes at least, whatever the frame: MINSIGSTKSZ of asm/signal.h.
 const MINSIGSTKSZ: u64 = 2048;
 
-/// What a signal takes of an alternate stack on this machine.
-pub fn here() -> StackNeeds {
-    StackNeeds {
-        minimum: arch::min_sigstack(),
-        frame: arch::largest_signal_frame(),
-    }
-}
-
 /// What is wrong with an alternate stack on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -172,7 +164,7 @@ mod tests {
             "thread 7: alternate stack of 3000 bytes is too small for this machine: a signal frame has 3336 \
              bytes here, and the first signal on that stack would be a SIGSEGV (where it was dumped, 1100 were enough)"
         );
-        small.there = Some(here());
+        small.there = Some(arch::stack_needs());
         small.stack.size = 2048;
         assert!(small.to_string().contains("too small where it was dumped"));
     }

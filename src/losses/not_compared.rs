@@ -2,7 +2,7 @@
 
 use criu_signals_images::ProcessState;
 
-use crate::state::{cpu_clocks, overruns};
+use crate::state::{cpu_clocks, timers};
 
 /// What there is in this process that the verdict does not cover: docs/report.md has the list.
 pub fn of(process: &ProcessState) -> Vec<String> {
@@ -12,20 +12,18 @@ pub fn of(process: &ProcessState) -> Vec<String> {
             parts.push(format!("{what} ({count})"));
         }
     };
-    let timers = || process.timers.iter();
+    let all = || process.timers.iter();
     part(
-        timers().filter(|timer| timer.remaining != 0).count(),
+        all().filter(|timer| timer.remaining != 0).count(),
         "how much remains of POSIX timers",
     );
     part(
-        timers()
-            .filter(|timer| overruns::is_countable(timer) && timer.interval != 0)
+        all()
+            .filter(|timer| timers::is_countable(timer) && timer.interval != 0)
             .count(),
         "overruns of POSIX timers whose signal is pending",
     );
-    let nameless = timers()
-        .filter(|timer| cpu_clocks::is_nameless(timer))
-        .count();
+    let nameless = all().filter(|timer| cpu_clocks::is_nameless(timer)).count();
     part(
         if process.threads.len() == 1 {
             0

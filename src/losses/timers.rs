@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::state::cpu_clocks::{self, Unclear};
 use crate::state::dropped::Dropped;
-use crate::state::overruns::{self, Uncounted};
+use crate::state::overruns::Uncounted;
 use crate::state::timers;
 use criu_signals_images::{Notify, Pid, ProcessState};
 
@@ -92,7 +92,7 @@ pub fn of_new_clocks(pid: Pid, process: &mut ProcessState) -> Vec<Saying> {
 /// What nobody has counted, because nobody asked for it or the queue is too deep to be read (`why`).
 pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
     let timers = process.timers.iter();
-    let periodic = timers.filter(|timer| timer.interval != 0 && overruns::is_countable(timer));
+    let periodic = timers.filter(|timer| timer.interval != 0 && timers::is_countable(timer));
     let say = |id| {
         let what = format!(
             "how often it has expired while its signal is pending is not counted ({why}), and begins at 0 after a restore"

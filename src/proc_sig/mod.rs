@@ -4,15 +4,13 @@
 //! [`crate::engine::replay`] that concern the file. What a write makes deliverable is delivered when the process goes on.
 //! docs/proc-sig.md says what each write means.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use criu_signals_images::text::{
     self, Actions, Dialect, SigFile, TextError, Written, WrittenQueue,
 };
 use criu_signals_images::{
-    AltStack, DefaultAction, Disposition, Dispositions, Pending, Pid, SigNo, SigSet, Siginfo, Tid,
+    AltStack, DefaultAction, Disposition, Dispositions, Pending, SigNo, SigSet, Siginfo, Tid,
 };
 use nix::errno::Errno;
 
@@ -21,60 +19,14 @@ use crate::proc::{self, Region, SignalStatus};
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 
+mod subject;
 pub mod waiters;
+
+pub use subject::{ParseSubjectError, Subject};
 
 const SA_SIGINFO: u64 = 0x4;
 /// What the handler returns to is in the disposition (asm/signal.h).
 const SA_RESTORER: u64 = 0x0400_0000;
-
-/// A process, or one of its threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Subject {
-    /// The process.
-    pub pid: Pid,
-    /// The thread; the leader, where none is named.
-    pub thread: Option<Tid>,
-}
-
-impl Subject {
-    /// The thread that is meant.
-    pub fn tid(&self) -> Tid {
-        self.thread.unwrap_or(Tid::from(self.pid))
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.thread {
-            None => write!(f, "{}", self.pid),
-            Some(tid) => write!(f, "{}/{tid}", self.pid),
-        }
-    }
-}
-
-/// The text is no `PID` or `PID/TID`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the number of a process, or PID/TID for one of its threads")]
-pub struct ParseSubjectError(String);
-
-impl FromStr for Subject {
-    type Err = ParseSubjectError;
-
-    fn from_str(text: &str) -> std::result::Result<Subject, ParseSubjectError> {
-        let number = |text: &str| text.parse().ok().and_then(Pid::new);
-        let subject = || match text.split_once('/') {
-            None => Some(Subject {
-                pid: number(text)?,
-                thread: None,
-            }),
-            Some((pid, tid)) => Some(Subject {
-                pid: number(pid)?,
-                thread: Some(Tid::from(number(tid)?)),
-            }),
-        };
-        subject().ok_or_else(|| ParseSubjectError(text.to_owned()))
-    }
-}
 
 /// Why a text could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -550,6 +502,7 @@ fn may_be_preallocated(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use criu_signals_images::Pid;
 
     #[test]
     fn subjects() {

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use procfs::FromRead;
 use procfs::process::Status;
 
+use super::Subject;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
-use crate::proc_sig::Subject;
 use crate::state::asleep::parse_call;
 
 /// linux/wait.h.

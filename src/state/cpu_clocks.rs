@@ -12,8 +12,9 @@
 use criu_signals_images::{PosixTimer, ProcessState};
 use nix::errno::Errno;
 
-use super::overruns::{self, get};
-use super::timers::{TIMER_ABSTIME, from_itimerspec, from_timespec, read_clock, set};
+use super::timers::{
+    TIMER_ABSTIME, from_itimerspec, from_timespec, get, is_countable, read_clock, set,
+};
 use crate::error::{Phase, Result};
 use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
 
@@ -70,7 +71,7 @@ pub enum Unclear {
 
 /// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
 /// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
-/// [`overruns::count`]. `is_dumped`: is the process with this id dumped as well?
+/// [`overruns::count`](super::overruns::count). `is_dumped`: is the process with this id dumped as well?
 ///
 /// # Errors
 /// If a timer could not be set back to what it was.
@@ -147,7 +148,7 @@ fn find_out<Owner>(
     if state.threads.len() == 1 && runs {
         return Ok(Found::Clock(timer.clock));
     }
-    if overruns::is_countable(timer) {
+    if is_countable(timer) {
         return Ok(if timer.interval == 0 {
             Found::Unclear(Unclear::Unknown("its signal is pending"))
         } else {

@@ -17,18 +17,15 @@
 //!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
 //!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
 
-use criu_signals_images::{
-    InterruptedCall, Pid, ProcessState, RestartCode, SigNo, SigSet, ThreadState, Tid,
-};
+use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid};
 
 use super::asleep::{self, Asleep, Waited};
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc::{self, SignalStatus};
+use crate::tracee::shield::{in_call, set, shield};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
-const EINTR: i64 = libc::EINTR as i64;
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
 /// `FUTEX_CMD_MASK` and the one operation whose timeout is relative.
 const FUTEX_CMD_MASK: u64 = 0x7f;
@@ -84,85 +81,6 @@ impl Kind for InterruptedSystemCall {
     }
 }
 
-/// Keeps the stop itself from ending a call with EINTR in any thread of `stopped`. From here on the thread may be let
-/// go at any time, also by the death of its tracer.
-///
-/// A result that is due stays: that of a process which is stopped, or is about to be.
-///
-/// Returns the threads whose calls had a timeout under way. Such a call begins anew with the whole of it: the kernel
-/// has kept nothing of it, and docs/eintr.md says why the rest is not put in its place.
-///
-/// # Errors
-/// If a thread could not be looked at or changed.
-fn shield<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Vec<Tid>> {
-    let mut anew = Vec::new();
-    for &tid in stopped.threads() {
-        match shield_thread(stopped.pid(), tid) {
-            Ok(true) => anew.push(tid),
-            Ok(false) => {}
-            Err(e) if e.is_died() && tid != stopped.leader() => {}
-            Err(e) => return Err(e.in_thread(tid)),
-        }
-    }
-    Ok(anew)
-}
-
-/// As [`shield`], for one thread. Says whether its call begins anew.
-pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
-    let registers = ptrace::registers(tid)?;
-    let Some((call, result)) = in_call(&registers) else {
-        return Ok(false);
-    };
-    if result != -EINTR {
-        if ends_with_a_handler(result) && restarts_before_handler(pid, tid)? {
-            set(tid, &registers, &call, RestartCode::Always)?;
-        }
-        return Ok(false);
-    }
-    let args = registers.call_args();
-    let once_more = match waiting(call.number, args, registers.is_compat()) {
-        Some(Waiting::Once) => true,
-        Some(Waiting::OnceOnSocket) => {
-            i32::try_from(args[0]).is_ok_and(|fd| proc::is_socket(pid, tid, fd))
-        }
-        _ => false,
-    };
-    if !once_more || stop_is_due(pid, tid)? {
-        return Ok(false);
-    }
-    log::debug!("pid {pid} tid {tid}: {call}: EINTR is only this stop's");
-    set(tid, &registers, &call, RestartCode::UnlessHandled)?;
-    Ok(match timeout(call.number, args, registers.is_compat()) {
-        Timeout::Without => false,
-        Timeout::Given | Timeout::Millis(_) | Timeout::At(_) => true,
-        Timeout::IfAt(at) => Memory::open(pid)?
-            .read_u64(RemoteAddr(at))
-            .is_ok_and(|pointer| pointer != 0),
-    })
-}
-
-/// ERESTARTSYS or ERESTARTNOHAND.
-fn ends_with_a_handler(result: i64) -> bool {
-    matches!(
-        RestartCode::from_result(result),
-        Some(RestartCode::UnlessHandlerForbids | RestartCode::UnlessHandled)
-    )
-}
-
-/// Is the thread in a call with a mask of its own (pselect, ppoll, sigsuspend), by which no signal with a handler is due, and
-/// will one be by the mask that it gets back? The kernel decides by the first of the masks that the call is restarted, and lets
-/// the handler run then (arch/x86/kernel/signal.c, `arch_do_signal_or_restart`, `restore_saved_sigmask`). Whoever sets the
-/// thread's mask drops the first of the two, and the handler would end the call with EINTR.
-fn restarts_before_handler(pid: Pid, tid: Tid) -> Result<bool> {
-    let status = SignalStatus::read(pid, tid)?;
-    let handled = status
-        .pending
-        .union(status.shared_pending)
-        .intersection(status.caught);
-    let due = |blocked| !handled.difference(blocked).is_empty();
-    Ok(!due(status.blocked) && due(ptrace::signal_mask(tid)?))
-}
-
 /// The timeout of a call that [`shield`] has named, in nanoseconds. `None` where it is a socket's, or where its memory does
 /// not tell it any more.
 fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
@@ -174,25 +92,6 @@ fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64>
         Timeout::IfAt(at) => time_at(Memory::open(pid).ok()?.read_u64(RemoteAddr(at)).ok()?),
         Timeout::Without | Timeout::Given => None,
     }
-}
-
-/// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).
-fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
-    let is_stop = |signo| SigNo::new(signo).is_some_and(SigNo::is_stop);
-    if ptrace::stop_reason(tid)?.is_some_and(|reason| is_stop(reason.signo)) {
-        return Ok(true);
-    }
-    let status = SignalStatus::read(pid, tid)?;
-    let stops: SigSet = SigNo::all().filter(|s| s.is_stop()).collect();
-    let deliverable = status
-        .pending
-        .union(status.shared_pending)
-        .difference(status.blocked);
-    Ok(!deliverable
-        .intersection(stops)
-        .difference(status.caught)
-        .difference(status.ignored)
-        .is_empty())
 }
 
 /// What threads were seen waiting in before the host seized their process. Calls go through a dump as an order of types,
@@ -218,7 +117,7 @@ impl Seen {
     /// # Errors
     /// If a thread could not be looked at or changed.
     pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
-        let anew = shield(stopped)?;
+        let anew = shield(stopped.pid(), stopped.threads())?;
         let waited = asleep::confirm(stopped, &self.0);
         Ok(Confirmed { waited, anew })
     }
@@ -406,30 +305,12 @@ impl HandedOver {
     }
 }
 
-/// The call that the thread is in, and its result as it stands now.
-fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
-    let (number, result) = registers.call()?;
-    let call = InterruptedCall {
-        number,
-        code: RestartCode::UnlessHandled,
-        ip: registers.ip(),
-        remaining: None,
-        whole_timeout: false,
-        timeout: None,
-    };
-    Some((call, result))
-}
-
 /// A thread without the kernel's notes: the call is restarted as it was made.
 fn without_block(code: RestartCode) -> RestartCode {
     match code {
         RestartCode::ByBlock => RestartCode::UnlessHandled,
         other => other,
     }
-}
-
-fn set(tid: Tid, registers: &Registers, call: &InterruptedCall, code: RestartCode) -> Result<()> {
-    ptrace::set_registers(tid, &registers.interrupted_in(call, code))
 }
 
 fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
@@ -583,7 +464,7 @@ fn begin_anew<Owner>(
             again,
             |registers, result| match RestartCode::from_result(result) {
                 Some(RestartCode::ByBlock) => registers.interrupted_in(call, RestartCode::ByBlock),
-                None if result != -EINTR => registers.returned_from(call, result),
+                None if result != -i64::from(libc::EINTR) => registers.returned_from(call, result),
                 _ => registers.interrupted_in(call, RestartCode::UnlessHandled),
             },
         )

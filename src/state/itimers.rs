@@ -10,9 +10,8 @@ use criu_signals_images::{
     Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo, SigSet,
 };
 
-use super::Site;
 use super::timers::{PATIENCE, sigaction};
-use crate::engine::repair::Done;
+use super::{Done, Site};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, Outcome};

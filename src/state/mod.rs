@@ -27,6 +27,8 @@ pub use queues::{PrivateQueue, Queue, SharedQueue};
 pub use run_state::GroupStop;
 pub use timers::PosixTimers;
 
+use std::fmt;
+
 use criu_signals_images::{Pid, Tid};
 
 use crate::error::{Cause, Error, Result};
@@ -75,6 +77,36 @@ pub trait Kind {
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
         Ok(Self::capture(site)? == *wanted)
     }
+}
+
+/// What was done about a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was put back, and reads back as captured.
+    PutBack,
+    /// Nothing, as was asked for.
+    LeftAlone,
+    /// It could not be put back.
+    NotPutBack,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Done::PutBack => "put back",
+            Done::LeftAlone => "left alone",
+            Done::NotPutBack => "NOT put back",
+        })
+    }
+}
+
+/// What was given up: it can't be had together with something else, or not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The overruns of a delivery, for an entry that is pending.
+    Overruns,
+    /// Whom the SIGIO of a file goes to.
+    Owner,
 }
 
 /// As many outcomes as there were calls.

@@ -23,8 +23,8 @@ use criu_signals_images::{
 
 use super::queues::{Queue, SIGSET_SIZE};
 use super::timers::{
-    ITIMERSPEC_SIZE, PATIENCE, TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec,
-    from_timespec, number, read_clock, set, sigaction, timespec,
+    PATIENCE, TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec, from_timespec, get,
+    is_countable, read_clock, set, sigaction, timespec,
 };
 use super::{Site, cpu_clocks};
 use nix::errno::Errno;
@@ -108,11 +108,6 @@ pub fn count<Owner>(
         Ok(left)
     };
     inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
-}
-
-/// Does an entry of its own stand for expiries that nobody has counted?
-pub fn is_countable(timer: &PosixTimer) -> bool {
-    matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
 }
 
 /// Where the timer's entry can be taken out without any other: rt_sigtimedwait(2) takes the first of a number,
@@ -282,15 +277,6 @@ fn count_one<Owner>(
     }
     passed?;
     Ok((timer, (timer.overrun != 0).then_some(timer.overrun)))
-}
-
-pub(super) fn get(timer: &PosixTimer) -> Call {
-    Call::new(
-        libc::SYS_timer_gettime,
-        format!("timer_gettime({})", timer.id),
-    )
-    .value(number(timer.id))
-    .output(ITIMERSPEC_SIZE)
 }
 
 /// What the two calls of `read_clock` and `get` gave: now, and what remains.

@@ -12,7 +12,7 @@ use criu_signals_images::owner::{OWNER_GROUP, OWNERS_LIMIT};
 use criu_signals_images::{Difference, Field, FileOwner, Pid, Place, ProcessState};
 use nix::errno::Errno;
 
-use crate::engine::repair::{Done, Lost};
+use super::{Done, Lost};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::files::{self, Files};

@@ -20,9 +20,9 @@ use criu_signals_images::{
     ThreadState, Tid, TimerEntry,
 };
 
+use super::Lost;
 use super::Site;
 use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
-use crate::engine::repair::Lost;
 use crate::error::{Cause, Error, Result};
 use crate::machine;
 use crate::proc::{self, SignalStatus};
@@ -908,6 +908,21 @@ fn word(bytes: &[u8], at: usize) -> u64 {
         *to = *from;
     }
     u64::from_le_bytes(word)
+}
+
+/// Does an entry of its own stand for expiries that nobody has counted?
+pub fn is_countable(timer: &PosixTimer) -> bool {
+    matches!(timer.entry, TimerEntry::Pending | TimerEntry::Ignored)
+}
+
+/// timer_gettime(id, {interval, remaining}).
+pub(super) fn get(timer: &PosixTimer) -> Call {
+    Call::new(
+        libc::SYS_timer_gettime,
+        format!("timer_gettime({})", timer.id),
+    )
+    .value(number(timer.id))
+    .output(ITIMERSPEC_SIZE)
 }
 
 #[cfg(test)]

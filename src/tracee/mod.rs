@@ -15,6 +15,7 @@ mod memory;
 mod obstacles;
 pub(crate) mod ptrace;
 pub(crate) mod rlimit;
+pub(crate) mod shield;
 mod stopped;
 
 pub use batch::{Call, Outcome};

@@ -15,11 +15,11 @@ use super::left_behind;
 use super::memory::Memory;
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
+use super::shield::shield_thread;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
 use crate::process::pidfd::PidFd;
-use crate::state::interrupted;
 
 /// Stopped and seized by the program that this library runs in: CRIU, around a plugin's hook. It must be found
 /// again as it was left, and cannot be detached.
@@ -407,7 +407,7 @@ impl StoppingProcess {
                 let slice = deadline.min(Instant::now() + SLICE);
                 let stopped = stop_thread(tid, slice)
                     // At once: until then the death of this tracer would end some calls with EINTR.
-                    .and_then(|()| interrupted::shield_thread(pid, tid));
+                    .and_then(|()| shield_thread(pid, tid));
                 match stopped {
                     Ok(_) => {
                         self.due.pop();
@@ -452,8 +452,8 @@ impl StoppingProcess {
         let pid = self.process.pid;
         let deadline = Instant::now() + SHIELD_TIME;
         for tid in std::mem::take(&mut self.due) {
-            let shielded = stop_thread(tid, deadline)
-                .and_then(|()| interrupted::shield_thread(pid, tid).map(drop));
+            let shielded =
+                stop_thread(tid, deadline).and_then(|()| shield_thread(pid, tid).map(drop));
             if let Err(e) = shielded
                 && !e.is_died()
             {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::dialect::{Dialect, TextError};
 use super::line::Line;
-use super::{Dialect, TextError, mask};
+use super::mask;
 use crate::disposition::{Disposition, Dispositions};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;

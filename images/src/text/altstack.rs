@@ -1,7 +1,7 @@
 //! `altstack`: lowest address, size, flags.
 
+use super::dialect::{Dialect, TextError};
 use super::line::Line;
-use super::{Dialect, TextError};
 use crate::altstack::AltStack;
 
 /// The patches print address and size, and do not end the line.

@@ -1,6 +1,6 @@
 //! One line of text, taken apart word by word, with the place of whatever is wrong.
 
-use super::TextError;
+use super::dialect::TextError;
 
 /// No line is longer: the bytes of a siginfo in hexadecimal digits are 256.
 pub(super) const LONGEST: usize = 1024;

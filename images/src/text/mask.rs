@@ -1,7 +1,7 @@
 //! A mask: 64 columns of 0 and 1.
 
+use super::dialect::{Dialect, TextError};
 use super::line::Line;
-use super::{Dialect, TextError};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
 

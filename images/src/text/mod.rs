@@ -5,6 +5,7 @@
 
 mod action;
 mod altstack;
+mod dialect;
 mod line;
 mod mask;
 mod queue;
@@ -18,6 +19,7 @@ use crate::disposition::Dispositions;
 use crate::sigset::SigSet;
 
 pub use action::{Action, Actions};
+pub use dialect::{Dialect, TextError};
 pub use queue::{Preallocated, WrittenQueue};
 pub use waiters::{WaitCall, WaitFor, Waiter};
 
@@ -96,29 +98,6 @@ impl FromStr for SigFile {
             .find(|file| file.name() == name)
             .ok_or_else(|| ParseSigFileError(name.to_owned()))
     }
-}
-
-/// Whose text it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Dialect {
-    /// This crate's: signal k stands in column k, counted from 1, and in `action` behind the number k.
-    Ours,
-    /// That of the 2007 patches: signal k stands in column k counted from 0, where column 0 means nothing and signal 64
-    /// has none, and in `action` behind the number k-1.
-    Patches,
-}
-
-/// What is wrong with a text, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {reason}")]
-pub struct TextError {
-    /// Counted from 1.
-    pub line: usize,
-    /// Counted from 1, in characters.
-    pub column: usize,
-    /// What was expected, and what was found.
-    pub reason: String,
 }
 
 /// What a text says that is to be written.

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::dialect::{Dialect, TextError};
 use super::line::Line;
 use super::mask::{self, Columns};
-use super::{Dialect, TextError};
 use crate::pending::Pending;
 use crate::siginfo::{FaultDetail, Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;

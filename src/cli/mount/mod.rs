@@ -18,7 +18,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use nix::unistd::geteuid;
 use procfs::process::Process;
 
-use super::{Context, Failure};
+use super::context::{Context, Failure};
 use workers::Workers;
 
 /// What the mount is called in /proc/mounts.

@@ -1,0 +1,97 @@
+//! What all commands have in common: options, exit codes, output.
+
+use std::fmt;
+use std::io::{self, StdoutLock};
+use std::time::Duration;
+
+use anstream::AutoStream;
+use clap::{Args, ColorChoice};
+use criu_signals::images::{Pid, Shown as _};
+use criu_signals::process::worker::{self, DEFERRED, Role};
+use nix::sys::signal::raise;
+use nix::sys::wait::WaitStatus;
+
+/// What a command that failed says.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// The exit code of a command that could not do what it was asked for.
+pub const FAILED: u8 = 2;
+/// That of one which could, and whose answer is no: there is a difference, or something is missing.
+pub const DIFFERS: u8 = 1;
+
+/// What all commands accept.
+#[derive(Args)]
+pub struct Context {
+    /// How long to wait for a process to stop, in seconds. Only one in uninterruptible sleep takes any time at all.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Whether to print in colours. `auto`: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+impl Context {
+    /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
+    /// middle because this one is killed. This one never returns; it ends as that one does.
+    pub fn work_in_child(&self) -> Result<(), Failure> {
+        let code = match worker::run_in_child(c"signals-work")? {
+            Role::Worker => return Ok(()),
+            Role::Waited(WaitStatus::Exited(_, code)) => code,
+            Role::Waited(WaitStatus::Signaled(_, signal, _)) => {
+                if DEFERRED.contains(&signal) {
+                    raise(signal)?;
+                }
+                eprintln!("criu-signals: the process that did the work was ended by {signal}");
+                FAILED.into()
+            }
+            Role::Waited(_) => FAILED.into(),
+        };
+        std::process::exit(code)
+    }
+
+    /// Standard output, without colours where they are not wanted.
+    pub fn stdout(&self) -> AutoStream<StdoutLock<'static>> {
+        let choice = match self.color {
+            ColorChoice::Auto => AutoStream::choice(&io::stdout()),
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        };
+        AutoStream::new(io::stdout().lock(), choice)
+    }
+}
+
+/// Says what has failed, on standard error: whatever it quotes, it does nothing there but to be read.
+pub fn say(what: &dyn fmt::Display) {
+    let what = what.to_string();
+    for line in what.lines() {
+        eprintln!("criu-signals: {}", line.shown());
+    }
+}
+
+pub fn pid(text: &str) -> Result<Pid, String> {
+    let pid = text.parse().ok().and_then(Pid::new);
+    pid.ok_or_else(|| "not a pid".to_owned())
+}
+
+/// `1 process`, `2 processes`.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_time() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "x", "-1", "NaN", "inf"] {
+            seconds(wrong).unwrap_err();
+        }
+    }
+}

@@ -40,7 +40,7 @@ pub fn stat_and_cgroup(text: &str) {
 
 /// `/proc/PID/syscall`.
 pub fn syscall(text: &str) {
-    let _ = asleep::parse_call(text);
+    let _ = proc::parse_call(text);
 }
 
 /// `/proc/PID/sched` and `stack`.

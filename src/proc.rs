@@ -1,5 +1,6 @@
 //! What `/proc` says about a task, read once per thread.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
@@ -207,27 +208,67 @@ pub fn is_alive(pid: Pid) -> bool {
         .is_ok_and(|status| !status.dead || threads(pid).is_ok_and(|threads| threads.len() > 1))
 }
 
-/// Why a thread does not stop: in words, where it is in uninterruptible sleep (`D` in proc_pid_stat(5)).
-pub fn sleeping(pid: Pid, tid: Tid) -> Option<String> {
+/// Why a thread in uninterruptible sleep (`D` in proc_pid_stat(5)) does not stop. `Display` says it for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uninterruptible {
+    /// A freezer of cgroup v1 holds it.
+    Frozen,
+    /// It waits for its child, in this function of the kernel.
+    InVfork(String),
+    /// In this function of the kernel, if that is shown.
+    Elsewhere(Option<String>),
+}
+
+impl Uninterruptible {
+    /// In the function that `/proc/PID/task/TID/wchan` names: as `ps -o wchan` shows it, what it waits for is in the name.
+    fn in_function(wchan: Option<String>) -> Uninterruptible {
+        match wchan.filter(|function| function != "0") {
+            // Which of its functions are inlined is the compiler's choice.
+            Some(function) if function.contains("vfork") || function == "kernel_clone" => {
+                Uninterruptible::InVfork(function)
+            }
+            other => Uninterruptible::Elsewhere(other),
+        }
+    }
+}
+
+impl fmt::Display for Uninterruptible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SLEEPS: &str = "it is in uninterruptible sleep";
+        match self {
+            Uninterruptible::Frozen => f.write_str("a freezer of cgroup v1 holds it"),
+            Uninterruptible::InVfork(function) => write!(
+                f,
+                "{SLEEPS}, in {function} (vfork: until its child has called exec or has ended)"
+            ),
+            Uninterruptible::Elsewhere(Some(function)) => write!(f, "{SLEEPS}, in {function}"),
+            Uninterruptible::Elsewhere(None) => f.write_str(SLEEPS),
+        }
+    }
+}
+
+/// What a thread waits for that does not stop; `None` if it is not in uninterruptible sleep.
+pub fn uninterruptible(pid: Pid, tid: Tid) -> Option<Uninterruptible> {
     let status = status(pid, tid).ok()?;
     if !status.state.starts_with('D') {
         return None;
     }
     if is_frozen(pid).unwrap_or(false) {
-        return Some("a freezer of cgroup v1 holds it".to_owned());
+        return Some(Uninterruptible::Frozen);
     }
-    let mut how = "it is in uninterruptible sleep".to_owned();
-    if let Ok(function) = std::fs::read_to_string(task_file(pid, tid, "wchan"))
-        && function != "0"
-    {
-        // As `ps -o wchan` shows it: what it waits for is in the name.
-        how.push_str(&format!(", in {function}"));
-        // Which of its functions are inlined is the compiler's choice.
-        if function.contains("vfork") || function == "kernel_clone" {
-            how.push_str(" (vfork: until its child has called exec or has ended)");
-        }
+    let wchan = std::fs::read_to_string(task_file(pid, tid, "wchan"));
+    Some(Uninterruptible::in_function(wchan.ok()))
+}
+
+/// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
+pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
+    let mut words = line.split_ascii_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let mut numbers = [0; 8];
+    for slot in &mut numbers {
+        *slot = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
     }
-    Some(how)
+    Some((number, numbers))
 }
 
 /// The threads of `pid`, the leader first, without those that the kernel runs in its name.
@@ -871,6 +912,34 @@ fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_waiting_thread_shows_its_call() {
+        let line = "230 0x0 0x0 0x7ffc5c685820 0x0 0x0 0x0 0x7ffc5c685808 0x7fa13996b503\n";
+        let (number, numbers) = parse_call(line).unwrap();
+        assert_eq!(number, 230);
+        assert_eq!(numbers[7], 0x7fa1_3996_b503);
+        assert_eq!(parse_call("running\n"), None);
+        assert_eq!(parse_call("-1 0x7ffc 0x7fa1\n"), None);
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_its_child_is_told_by_the_function() {
+        let told = |function: &str| Uninterruptible::in_function(Some(function.to_owned()));
+        assert_eq!(
+            told("kernel_clone"),
+            Uninterruptible::InVfork("kernel_clone".to_owned())
+        );
+        assert_eq!(
+            told("wait_for_vfork_done").to_string(),
+            "it is in uninterruptible sleep, in wait_for_vfork_done (vfork: until its child has called exec or has ended)"
+        );
+        assert_eq!(told("0"), Uninterruptible::Elsewhere(None));
+        assert_eq!(
+            told("io_schedule").to_string(),
+            "it is in uninterruptible sleep, in io_schedule"
+        );
+    }
 
     const STATUS: &str = "Name:\ta:b c\nUmask:\t0022\nState:\tt (tracing stop)\nTgid:\t41\nNgid:\t0\nPid:\t43\nPPid:\t2\n\
         TracerPid:\t7\nNStgid:\t41\t1\nNSpid:\t43\t3\nNSpgid:\t41\t1\nVmPeak:\t    2000 kB\nVmSize:\t    1000 kB\nThreads:\t2\n\

@@ -27,7 +27,7 @@ use crate::settings::{REPORT, ReportPath};
 const MODE: u32 = 0o600;
 
 /// The report of this run, if one is wanted.
-pub struct Report(Option<Target>);
+pub struct Report(Option<ReportFile>);
 
 impl Report {
     /// Makes the file.
@@ -45,8 +45,8 @@ impl Report {
             return Ok(Report(None));
         };
         let path = path.path(stage, std::process::id());
-        match Target::create(host, path.clone()) {
-            Ok(target) => Ok(Report(Some(target))),
+        match ReportFile::create(host, path.clone()) {
+            Ok(file) => Ok(Report(Some(file))),
             Err(e) => {
                 let what = Error::io(format!("make report {} ({REPORT})", path.shown()), &e);
                 if policy == Policy::Strict {
@@ -61,11 +61,11 @@ impl Report {
 
     /// Writes it.
     pub fn write(self, document: &Document) {
-        let Some(target) = self.0 else {
+        let Some(file) = self.0 else {
             return;
         };
-        let path = target.path.clone();
-        match target.write(document) {
+        let path = file.path.clone();
+        match file.write(document) {
             Ok(()) => log::info!("report {} written", path.shown()),
             Err(e) => {
                 let what = Error::io(format!("write report {} ({REPORT})", path.shown()), &e);
@@ -76,7 +76,7 @@ impl Report {
 }
 
 /// Where the report goes.
-struct Target {
+struct ReportFile {
     /// For people.
     path: PathBuf,
     /// criu has closed its image folder when a restore ends.
@@ -87,9 +87,9 @@ struct Target {
     file: File,
 }
 
-impl Target {
+impl ReportFile {
     /// Makes the file, in the folder where the report is to be: only there can a rename be one step.
-    fn create(host: Host, path: PathBuf) -> io::Result<Target> {
+    fn create(host: Host, path: PathBuf) -> io::Result<ReportFile> {
         let name = path
             .file_name()
             .map(PathBuf::from)
@@ -113,17 +113,17 @@ impl Target {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&folder, &temporary, flags, Mode::from_bits_truncate(MODE))?;
-        let target = Target {
+        let file = ReportFile {
             path,
             folder,
             name,
             temporary,
             file: file.into(),
         };
-        target.file.set_permissions(Permissions::from_mode(MODE))?;
+        file.file.set_permissions(Permissions::from_mode(MODE))?;
         // A report that is there is another run's.
-        remove(&target.folder, &target.name)?;
-        Ok(target)
+        remove(&file.folder, &file.name)?;
+        Ok(file)
     }
 
     /// All of it, or nothing.
@@ -141,7 +141,7 @@ impl Target {
     }
 }
 
-impl Drop for Target {
+impl Drop for ReportFile {
     /// It has its name by now, or is not to have one.
     fn drop(&mut self) {
         let _ = remove(&self.folder, &self.temporary);

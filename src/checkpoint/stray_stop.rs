@@ -51,7 +51,7 @@ impl LetGo {
         Ok(Some(LetGo {
             pid,
             held: PidFd::open(pid)?,
-            own: stops::of(pending),
+            own: stops::stop_signals(pending),
         }))
     }
 
@@ -105,7 +105,7 @@ impl LetGo {
     /// The stop signals that are pending and have not been there before.
     fn sent(&self) -> Result<SigSet> {
         let pending = SignalStatus::read(self.pid, self.pid.into())?.shared_pending;
-        Ok(stops::of(pending).difference(self.own))
+        Ok(stops::stop_signals(pending).difference(self.own))
     }
 
     fn put_right(&self, host: i32) -> Result<SigSet> {

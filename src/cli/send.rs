@@ -46,7 +46,7 @@ Exit codes:
 pub struct Send {
     /// The process, or one of its threads.
     #[arg(value_name = "PID[/TID]", value_parser = target)]
-    target: Target,
+    target: Recipient,
     /// A name or a number.
     #[arg(value_name = "SIGNAL")]
     signal: SigNo,
@@ -73,7 +73,7 @@ pub struct Send {
 }
 
 #[derive(Clone, Copy)]
-struct Target {
+struct Recipient {
     pid: Pid,
     tid: Option<Tid>,
 }
@@ -85,7 +85,7 @@ const SI_TKILL: i32 = -6;
 
 impl Send {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let Target { pid, tid } = self.target;
+        let Recipient { pid, tid } = self.target;
         let queue = match tid {
             Some(_) => Queue::Private,
             None => Queue::Shared,
@@ -294,17 +294,17 @@ fn sender(receiver: Pid) -> (i32, u32) {
     (pid, uid)
 }
 
-fn target(text: &str) -> Result<Target, String> {
+fn target(text: &str) -> Result<Recipient, String> {
     let id = |text: &str| {
         let pid = text.parse().ok().and_then(Pid::new);
         pid.ok_or_else(|| format!("{text:?} is no pid"))
     };
     Ok(match text.split_once('/') {
-        Some((pid, tid)) => Target {
+        Some((pid, tid)) => Recipient {
             pid: id(pid)?,
             tid: Some(Tid::from(id(tid)?)),
         },
-        None => Target {
+        None => Recipient {
             pid: id(text)?,
             tid: None,
         },

@@ -15,12 +15,12 @@ use super::host::{Host, LogLevel};
 /// far from that edge.
 const LONGEST_LINE: usize = 4096;
 
-struct Target {
+struct Sink {
     host: Host,
     prefix: &'static str,
 }
 
-struct CriuLog(OnceLock<Target>);
+struct CriuLog(OnceLock<Sink>);
 
 static LOGGER: CriuLog = CriuLog(OnceLock::new());
 
@@ -29,7 +29,7 @@ static LOGGER: CriuLog = CriuLog(OnceLock::new());
 ///
 /// A logger that the plugin installed earlier stays.
 pub(super) fn install(host: Host, prefix: &'static str) {
-    LOGGER.0.get_or_init(|| Target { host, prefix });
+    LOGGER.0.get_or_init(|| Sink { host, prefix });
     // An error means that there is a logger: this one, at the second `init`, or the plugin's own.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(host.log_level().map_or(LevelFilter::Trace, level_filter));

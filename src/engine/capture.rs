@@ -1,8 +1,8 @@
 //! The whole signal state of one stopped process.
 
 use criu_signals_images::{
-    FORMAT_VERSION, Header, Image, InterruptedCall, Pending, ProcessState, ThreadState, Tid,
-    WaitStatus,
+    Dispositions, FORMAT_VERSION, Header, Image, InterruptedCall, IntervalTimer, Pending,
+    ProcessState, ThreadState, Tid, WaitStatus,
 };
 
 use crate::arch;
@@ -176,56 +176,13 @@ fn capture<Owner>(
     let run_state = GroupStop::capture(&mut site)?;
     let rlimit_sigpending = PendingLimit::capture(&mut site)?;
     let shared = reading.read(Queue::Shared, &site, &status)?;
-    let threads = stopped
-        .threads()
-        .iter()
-        .map(|&tid| {
-            let site = &mut Site {
-                injector: &mut *injector,
-                tid,
-            };
-            let status = if tid == leader {
-                Ok(status.clone())
-            } else {
-                SignalStatus::read(pid, tid)
-            };
-            status
-                .and_then(|status| from_outside(site, status, reading))
-                .map_err(|e| e.in_thread(tid))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let threads = threads_from_outside(injector, &status, reading)?;
     fault::point(Point::CapturedOutside)?;
-
-    // A visit to a thread costs more than what it is asked there.
-    let asked = [AlternateStack::read(), ParentDeathSignal::read()];
-    let mut of_leader = SignalDispositions::read();
-    let dispositions = of_leader.len();
-    of_leader.extend(itimers::read());
-    let of_process = of_leader.len();
-    of_leader.extend(asked.clone());
-    let [outcomes] = exactly(injector.run_in_each([(leader, &status)], &of_leader)?)?;
-    let mut outcomes = outcomes;
-    let mut leaders = Some(outcomes.split_off(of_process));
-    let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
-    let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
-    fault::point(Point::CapturedDispositions)?;
-    let others = threads.iter().filter(|thread| thread.tid != leader);
-    let others = others.map(|thread| (thread.tid, &thread.status));
-    let mut answers = injector.run_in_each(others, &asked)?.into_iter();
-    let threads = threads
-        .into_iter()
-        .map(|thread| {
-            let tid = thread.tid;
-            let answers = if tid == leader {
-                leaders.take()
-            } else {
-                answers.next()
-            };
-            thread
-                .and_inside(answers.unwrap_or_default())
-                .map_err(|e| e.in_thread(tid))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let Inside {
+        dispositions,
+        interval_timers,
+        threads,
+    } = ask(injector, &status, threads)?;
     fault::point(Point::CapturedThreads)?;
 
     let mut state = ProcessState {
@@ -257,6 +214,84 @@ fn capture<Owner>(
     state.timers = PosixTimers::capture(injector, &state)?;
     fault::point(Point::Captured)?;
     Ok(state)
+}
+
+fn threads_from_outside<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    status: &SignalStatus,
+    reading: &Reading<'_>,
+) -> Result<Vec<Outside>> {
+    let (pid, leader) = (injector.process().pid(), injector.process().leader());
+    injector
+        .process()
+        .threads()
+        .iter()
+        .map(|&tid| {
+            let site = &mut Site {
+                injector: &mut *injector,
+                tid,
+            };
+            let status = if tid == leader {
+                Ok(status.clone())
+            } else {
+                SignalStatus::read(pid, tid)
+            };
+            status
+                .and_then(|status| from_outside(site, status, reading))
+                .map_err(|e| e.in_thread(tid))
+        })
+        .collect()
+}
+
+/// What threads have told of themselves, and the leader of the process.
+struct Inside {
+    dispositions: Dispositions,
+    interval_timers: Vec<IntervalTimer>,
+    threads: Vec<ThreadState>,
+}
+
+/// `status` is the leader's.
+fn ask<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    status: &SignalStatus,
+    threads: Vec<Outside>,
+) -> Result<Inside> {
+    let leader = injector.process().leader();
+    // A visit to a thread costs more than what it is asked there.
+    let asked = [AlternateStack::read(), ParentDeathSignal::read()];
+    let mut of_leader = SignalDispositions::read();
+    let dispositions = of_leader.len();
+    of_leader.extend(itimers::read());
+    let of_process = of_leader.len();
+    of_leader.extend(asked.clone());
+    let [outcomes] = exactly(injector.run_in_each([(leader, status)], &of_leader)?)?;
+    let mut outcomes = outcomes;
+    let mut leaders = Some(outcomes.split_off(of_process));
+    let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
+    let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
+    fault::point(Point::CapturedDispositions)?;
+    let others = threads.iter().filter(|thread| thread.tid != leader);
+    let others = others.map(|thread| (thread.tid, &thread.status));
+    let mut answers = injector.run_in_each(others, &asked)?.into_iter();
+    let threads = threads
+        .into_iter()
+        .map(|thread| {
+            let tid = thread.tid;
+            let answers = if tid == leader {
+                leaders.take()
+            } else {
+                answers.next()
+            };
+            thread
+                .and_inside(answers.unwrap_or_default())
+                .map_err(|e| e.in_thread(tid))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Inside {
+        dispositions,
+        interval_timers,
+        threads,
+    })
 }
 
 /// What one thread shows without its help.

@@ -20,14 +20,12 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc::{self, SignalStatus};
 use crate::process::pidfd::PidFd;
+use crate::state::queues::{drop_one, take_one};
 use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
 
 /// How long a stopped process may take to trap, or to stop again. It has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// `sizeof(sigset_t)` in the kernel.
-const SIGSET_SIZE: u64 = 8;
 
 /// A process that was stopped before CRIU seized it.
 ///
@@ -128,7 +126,7 @@ impl Before {
             held,
             signal,
             changed_over: open || !matches!(signal, SigNo::STOP | SigNo::TSTP),
-            pending: of(pending),
+            pending: stop_signals(pending),
             shared,
             private,
         })
@@ -198,7 +196,7 @@ impl Before {
         let pid = self.held.pid();
         let inner = || {
             self.check()?;
-            if let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) {
+            if let Some(stopped) = StoppedProcess::<ByHost>::if_of_host(pid)? {
                 return self.change_back(&stopped);
             }
             let stopped = StoppedProcess::<ByUs>::seize_held(&self.held, PATIENCE)?;
@@ -271,7 +269,7 @@ impl Before {
 }
 
 /// The stop signals among `signals`.
-pub(crate) fn of(signals: SigSet) -> SigSet {
+pub(crate) fn stop_signals(signals: SigSet) -> SigSet {
     signals.iter().filter(|signo| signo.is_stop()).collect()
 }
 
@@ -300,7 +298,7 @@ fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> 
         return Ok(SigSet::EMPTY);
     };
     let pending = SignalStatus::read(stopped.pid(), leader)?.shared_pending;
-    let sent = of(pending).difference(own);
+    let sent = stop_signals(pending).difference(own);
     let mut injector = Injector::new(stopped)?;
     for signo in sent.iter() {
         if signo == SigNo::STOP {
@@ -313,7 +311,7 @@ fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> 
             continue;
         }
         let tid = stopped.thread_without(Some(signo))?;
-        for outcome in injector.run(tid, &[take_one(signo, 0)])? {
+        for outcome in injector.run(tid, &[drop_one(signo)])? {
             outcome.check()?;
         }
     }
@@ -354,7 +352,7 @@ fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
         let calls: Vec<Call> = open
             .iter()
             .flat_map(|signo| [signo; 2])
-            .map(|signo| take_one(signo, 0))
+            .map(drop_one)
             .chain((tid == leader).then(|| Call::new(libc::SYS_getpid, "getpid")))
             .collect();
         for outcome in injector.run(tid, &calls)? {
@@ -375,21 +373,6 @@ fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// rt_sigtimedwait({signo}, info, {0, 0}, 8), with `info` bytes for the siginfo or no pointer.
-fn take_one(signo: SigNo, info: usize) -> Call {
-    let set = SigSet::EMPTY.with(signo);
-    let call = Call::new(
-        libc::SYS_rt_sigtimedwait,
-        format!("rt_sigtimedwait({signo})"),
-    )
-    .input(set.bits().to_le_bytes());
-    let call = match info {
-        0 => call.value(0),
-        len => call.output(len),
-    };
-    call.input([0u8; 16]).value(SIGSET_SIZE)
 }
 
 /// The stop signals of a queue. Not SIGSTOP: it takes effect whenever the process is let go, even for an injected
@@ -496,7 +479,7 @@ impl Parent {
         let Some(pid) = proc::parentage(child)?.parent else {
             return Ok(None);
         };
-        let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
+        let Some(stopped) = StoppedProcess::<ByHost>::if_of_host(pid)? else {
             return Ok(None);
         };
         let ids = SignalStatus::read(pid, Tid::from(pid))?.ids;
@@ -613,7 +596,7 @@ impl Parent {
                 Cause::Unsupported("each thread of the parent has one of its own pending".into()),
             )
         })?;
-        for outcome in self.run(tid, &[take_one(SigNo::CHLD, SIGINFO_SIZE)])? {
+        for outcome in self.run(tid, &[take_one(SigNo::CHLD)])? {
             outcome.check()?;
             let info = siginfo(&outcome.output)?;
             if !about(&info) {

@@ -39,7 +39,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::{Cause, Error, Result};
-use crate::proc;
+use crate::proc::{self, Uninterruptible};
 use crate::process::detached;
 use crate::process::pidfd::PidFd;
 use crate::tracee::StoppingProcess;
@@ -411,8 +411,8 @@ impl Hold {
     fn who_runs(&self) -> String {
         let asleep = self.cgroup.processes().unwrap_or_default().into_iter();
         let mut asleep = asleep
-            .filter_map(|pid| Some((pid, proc::sleeping(pid, Tid::from(pid))?)))
-            .filter(|(_, how)| !how.contains("freezer"));
+            .filter_map(|pid| Some((pid, proc::uninterruptible(pid, Tid::from(pid))?)))
+            .filter(|(_, how)| *how != Uninterruptible::Frozen);
         asleep
             .next()
             .map_or_else(String::new, |(pid, how)| format!(" (pid {pid}: {how})"))

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::cgroup::{Cgroup, Hold};
 use super::{Progress, Stage, step};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc;
+use crate::proc::{self, Uninterruptible};
 use crate::process::worker;
 use crate::tracee::{ByUs, StoppedProcess, StoppingProcess};
 
@@ -352,7 +352,12 @@ fn waits_for_child(pid: Pid) -> bool {
     proc::threads(pid)
         .unwrap_or_default()
         .into_iter()
-        .any(|tid| proc::sleeping(pid, tid).is_some_and(|how| how.contains("vfork")))
+        .any(|tid| {
+            matches!(
+                proc::uninterruptible(pid, tid),
+                Some(Uninterruptible::InVfork(_))
+            )
+        })
 }
 
 /// Parents before their children.

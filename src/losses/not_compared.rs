@@ -5,7 +5,7 @@ use criu_signals_images::ProcessState;
 use crate::state::{cpu_clocks, timers};
 
 /// What there is in this process that the verdict does not cover: docs/report.md has the list.
-pub fn of(process: &ProcessState) -> Vec<String> {
+pub fn parts(process: &ProcessState) -> Vec<String> {
     let mut parts = Vec::new();
     let mut part = |count: usize, what: &str| {
         if count != 0 {
@@ -64,12 +64,12 @@ mod tests {
     #[test]
     fn what_no_verdict_covers() {
         let mut process = ProcessState::bare(NsIds::new(vec![7]).unwrap());
-        assert_eq!(of(&process), [""; 0]);
+        assert_eq!(parts(&process), [""; 0]);
         process.interval_timers.push(IntervalTimer {
             which: 0,
             interval: 0,
             remaining: 5,
         });
-        assert_eq!(of(&process), ["how much remains of interval timers (1)"]);
+        assert_eq!(parts(&process), ["how much remains of interval timers (1)"]);
     }
 }

@@ -48,7 +48,7 @@ pub fn tell_nobody(pid: Pid, process: &ProcessState) -> Vec<String> {
     .collect()
 }
 
-/// What [`overruns::count`] has left, or had to give up.
+/// What [`overruns::count`](crate::state::overruns::count) has left, or had to give up.
 pub fn uncounted(pid: Pid, process: &ProcessState, left: &[(i32, Uncounted)]) -> Vec<Saying> {
     let say = |(id, uncounted): &(i32, Uncounted)| {
         let what = match uncounted {

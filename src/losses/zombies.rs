@@ -157,7 +157,7 @@ extern "C" fn at_exit() {
 ///
 /// # Errors
 /// If its children can't be listed.
-pub fn of(pid: Pid) -> Result<Vec<(Pid, Status)>> {
+pub fn ended_children(pid: Pid) -> Result<Vec<(Pid, Status)>> {
     let children = proc::children(pid)?.into_iter();
     let ended = |child| proc::exit_status(child).map(|status| (child, Status(status)));
     Ok(children.filter_map(ended).collect())

@@ -45,7 +45,7 @@ pub enum WriteError {
 /// If the process can't be stopped within `timeout`, or looked at.
 pub fn read(subject: Subject, file: SigFile, timeout: Duration) -> Result<String> {
     if file == SigFile::Waiters {
-        return Ok(text::render_waiters(&waiters::of(subject)?));
+        return Ok(text::render_waiters(&waiters::list(subject)?));
     }
     let held = Held::seize(subject, timeout)?;
     let text = held.read(file);
@@ -131,7 +131,7 @@ impl Held {
                         pid: site.pid(),
                         thread: Some(self.tid),
                     };
-                    text::render_waiters(&waiters::of(subject)?)
+                    text::render_waiters(&waiters::list(subject)?)
                 }
             })
         })

@@ -16,7 +16,6 @@ use procfs::process::Status;
 use super::Subject;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc;
-use crate::state::asleep::parse_call;
 
 /// linux/wait.h.
 const WNOTHREAD: u32 = 0x2000_0000;
@@ -31,7 +30,7 @@ const P_PIDFD: u64 = 3;
 ///
 /// # Errors
 /// If the task is gone, or a possible waiter can't be looked at.
-pub fn of(subject: Subject) -> Result<Vec<Waiter>> {
+pub fn list(subject: Subject) -> Result<Vec<Waiter>> {
     look(subject).map_err(|e| e.during(Phase::Capture, subject.pid))
 }
 
@@ -112,7 +111,7 @@ fn wait_of(pid: Pid, tid: Tid, is_32_bit: bool) -> Result<Option<Waiter>> {
         _ => Error::io(format!("read {} of a possible waiter", path.shown()), &e),
     })?;
     // "running", or in no call.
-    let Some((number, [a0, a1, a2, a3, ..])) = parse_call(&line) else {
+    let Some((number, [a0, a1, a2, a3, ..])) = proc::parse_call(&line) else {
         return Ok(None);
     };
     Ok(

@@ -148,7 +148,7 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<W
 fn look_at(pid: Pid, tid: Tid, compat: bool) -> Option<(Asleep, Option<Ran>)> {
     let before = switches(pid, tid)?;
     let call = read(pid, tid, "syscall")?;
-    let (number, numbers) = parse_call(&call)?;
+    let (number, numbers) = proc::parse_call(&call)?;
     let [a0, a1, a2, a3, a4, a5, sp, ip] = numbers;
     let args = [a0, a1, a2, a3, a4, a5];
     let restarted = match waiting(number, args, compat)? {
@@ -261,17 +261,6 @@ pub(crate) fn restarted(stack: &str) -> Option<Restarted> {
         .or(bare.then_some(Restarted::Nanosleep))
 }
 
-/// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
-pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
-    let mut words = line.split_ascii_whitespace();
-    let number = words.next()?.parse().ok()?;
-    let mut numbers = [0; 8];
-    for slot in &mut numbers {
-        *slot = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
-    }
-    Some((number, numbers))
-}
-
 /// When a thread last ran, by the clock of which processor.
 #[derive(Clone, Copy, Debug)]
 struct Ran {
@@ -369,16 +358,6 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_waiting_thread_shows_its_call() {
-        let line = "230 0x0 0x0 0x7ffc5c685820 0x0 0x0 0x0 0x7ffc5c685808 0x7fa13996b503\n";
-        let (number, numbers) = parse_call(line).unwrap();
-        assert_eq!(number, 230);
-        assert_eq!(numbers[7], 0x7fa1_3996_b503);
-        assert_eq!(parse_call("running\n"), None);
-        assert_eq!(parse_call("-1 0x7ffc 0x7fa1\n"), None);
-    }
 
     #[test]
     fn time_of_the_last_run() {

@@ -116,6 +116,16 @@ fn to_compat_bytes(disposition: &Disposition) -> Option<[u8; COMPAT_SIZE]> {
     Some(bytes)
 }
 
+/// rt_sigaction(signo, disposition, NULL, 8), of the 64-bit table: of a number that is set back in the same batch.
+pub(super) fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
+    Call::new(libc::SYS_rt_sigaction, format!("rt_sigaction({signo})"))
+        .value(u64::from(signo.get().cast_unsigned()))
+        .input(disposition.to_kernel_bytes())
+        .value(0)
+        .value(SIGSET_SIZE)
+        .changing(signo)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

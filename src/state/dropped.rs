@@ -11,13 +11,13 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Fields, Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid, TimerEntry,
+    Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid, TimerEntry,
 };
 use nix::errno::Errno;
 
-use super::queues::Queue;
-use super::timers::{PATIENCE, TIMER_ABSTIME, number, set, timespec};
-use super::{Kind, PendingLimit, Site, put_back};
+use super::queues::{Queue, like_a_timers_own};
+use super::timers::{TIMER_ABSTIME, number, set, timespec};
+use super::{Kind, PATIENCE, PendingLimit, Site, put_back};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, TimerLine};
 use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
@@ -303,31 +303,13 @@ fn candidates(state: &ProcessState) -> Vec<(Dropped, Siginfo)> {
         .collect()
 }
 
-/// The kernel tells overruns only when it delivers, and shows nothing else than number and value (from Linux 6.13 on; before,
-/// no entry is dropped).
-pub(super) fn made_by_a_timer(info: &Siginfo) -> Option<Dropped> {
-    let Fields::Timer {
-        id,
-        overrun: 0,
-        value,
-        sys_private: 0,
-    } = info.fields()
-    else {
-        return None;
-    };
-    let signo = SigNo::new(info.signo())?;
-    let fields = Fields::Timer {
-        id,
-        overrun: 0,
-        value,
-        sys_private: 0,
-    };
-    let own = Siginfo::from_fields(info.signo(), 0, libc::SI_TIMER, &fields);
-    (own == *info).then_some(Dropped {
+fn made_by_a_timer(info: &Siginfo) -> Option<Dropped> {
+    let (timer, value) = like_a_timers_own(info)?;
+    Some(Dropped {
         thread: None,
-        signo,
+        signo: SigNo::new(info.signo())?,
         value,
-        timer: id,
+        timer,
     })
 }
 
@@ -372,7 +354,7 @@ fn queue_mut(state: &mut ProcessState, thread: Option<i32>) -> &mut Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::{NsIds, ThreadState};
+    use criu_signals_images::{Fields, NsIds, ThreadState};
 
     fn entry(id: i32, overrun: i32, sys_private: i32) -> Siginfo {
         let fields = Fields::Timer {

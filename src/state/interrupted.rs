@@ -9,7 +9,7 @@
 //! Two kinds of call need more:
 //!
 //! - Some give EINTR at once whatever it was that interrupted them (signal(7), "Interruption of system calls and
-//!   library functions by stop signals"). To these the stop must not have happened: [`shield`] turns the result
+//!   library functions by stop signals"). To these the stop must not have happened: `tracee/shield.rs` turns the result
 //!   into ERESTARTNOHAND, which means EINTR if a handler runs and a restart if none does.
 //! - Those with a relative timeout leave ERESTART_RESTARTBLOCK; the end of their time is in the thread's
 //!   `restart_block`, which nobody can read, which a restored thread does not have, and which rt_sigreturn(2)
@@ -81,7 +81,7 @@ impl Kind for InterruptedSystemCall {
     }
 }
 
-/// The timeout of a call that [`shield`] has named, in nanoseconds. `None` where it is a socket's, or where its memory does
+/// The timeout of a call that `shield` has named, in nanoseconds. `None` where it is a socket's, or where its memory does
 /// not tell it any more.
 fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let compat = registers.is_compat();

@@ -10,8 +10,8 @@ use criu_signals_images::{
     Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo, SigSet,
 };
 
-use super::timers::{PATIENCE, sigaction};
-use super::{Done, Site};
+use super::dispositions::sigaction;
+use super::{Done, PATIENCE, Site};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, Outcome};

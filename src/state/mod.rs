@@ -28,11 +28,15 @@ pub use run_state::GroupStop;
 pub use timers::PosixTimers;
 
 use std::fmt;
+use std::time::Duration;
 
 use criu_signals_images::{Pid, Tid};
 
 use crate::error::{Cause, Error, Result};
 use crate::tracee::Injector;
+
+/// How long the expiry of a timer in the past may take. The interrupt comes at once; a machine may be busy.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where state is: in one thread of a stopped process. What belongs to the whole process is reached through its
 /// leader.

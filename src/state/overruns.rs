@@ -17,22 +17,22 @@
 use std::time::Instant;
 
 use criu_signals_images::{
-    Disposition, Fields, PosixTimer, ProcessState, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid,
-    TimerEntry,
+    Disposition, Fields, PosixTimer, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid, TimerEntry,
 };
 
-use super::queues::{Queue, SIGSET_SIZE};
+use super::dispositions::sigaction;
+use super::queues::{Queue, take_one};
 use super::timers::{
-    PATIENCE, TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec, from_timespec, get,
-    is_countable, read_clock, set, sigaction, timespec,
+    TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec, from_timespec, get, is_countable,
+    read_clock, set,
 };
-use super::{Site, cpu_clocks};
+use super::{PATIENCE, Site, cpu_clocks};
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
-use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
+use crate::tracee::{Call, Injector, Outcome, StoppedProcess, ptrace};
 
 /// What [`count`] has to say of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +145,7 @@ fn alone(state: &ProcessState, timer: &PosixTimer) -> Option<(Tid, Queue)> {
     free.then(|| (thread.tid(), which))
 }
 
+/// Returns the timer as it is known then, and what timer_getoverrun(2) has forgotten.
 fn count_one<Owner>(
     injector: &mut Injector<'_, Owner>,
     state: &ProcessState,
@@ -152,135 +153,184 @@ fn count_one<Owner>(
     tid: Tid,
     which: Queue,
 ) -> Result<(PosixTimer, Option<u32>)> {
-    let mut timer = *timer;
     let Some(signo) = SigNo::new(timer.signo) else {
-        return Ok((timer, None));
+        return Ok((*timer, None));
     };
-    // An entry that is kept aside comes into the queue while the signal has a handler (which is never entered:
-    // all signals are blocked, and there is no other thread), and goes back when it is ignored again.
-    let ignored = (timer.entry == TimerEntry::Ignored).then(|| state.dispositions[signo]);
-    let around = |calls: Vec<Call>| -> Vec<Call> {
-        let Some(kept) = &ignored else { return calls };
-        let handled = Disposition {
-            handler: 2,
-            ..Disposition::default()
-        };
-        std::iter::once(sigaction(signo, &handled))
-            .chain(calls)
-            .chain([sigaction(signo, kept)])
-            .collect()
+    let mut one = Counting {
+        timer: *timer,
+        signo,
+        tid,
+        which,
+        ignored: (timer.entry == TimerEntry::Ignored).then(|| state.dispositions[signo]),
     };
-    let clock = || [read_clock(timer.clock), get(&timer)];
-
-    let outcomes = injector.run(tid, &clock())?;
-    let (now, remaining) = when(&outcomes)?;
-    let now_or_then = PosixTimer { remaining, ..timer };
-    let mut calls = vec![take(signo)];
-    calls.extend(clock());
-    // The clock is not the thread's in which it is read: any instant in the past will do for now.
-    let nameless = cpu_clocks::is_nameless(&timer);
-    let probe = if nameless {
-        cpu_clocks::probe(state, &timer)
-    } else {
-        Vec::new()
+    let Some(now) = one.look(injector, state)? else {
+        return Ok((one.timer, None));
     };
-    let probes = probe.len();
-    calls.extend(probe);
-    let first = if nameless {
-        1
-    } else {
-        first_expiry(&now_or_then, now, 0)
-    };
-    calls.push(set(&timer, TIMER_ABSTIME, first));
-    let calls = around(calls);
-    let at = usize::from(ignored.is_some());
-    // In one piece: what is taken out comes back.
-    let outcomes = injector.run_whole(tid, &calls)?;
-    if outcomes[at].errno() == Some(Errno::EAGAIN) {
-        // The kernel has dropped the entry instead: the timer had been set since. By now it has expired again,
-        // so it is set once more, or disarmed (a time of 0).
-        let (_, remaining) = when(&outcomes[at + 1..=at + 2])?;
-        timer.remaining = remaining;
-        timer.entry = TimerEntry::Stale;
-        let outcomes = injector.run(tid, &[set(&timer, 0, remaining)])?;
-        outcomes[0].check()?;
-        return Ok((timer, None));
-    }
-    outcomes[at].check()?;
-    let taken: [u8; SIGINFO_SIZE] = outcomes[at]
-        .output
-        .as_slice()
-        .try_into()
-        .map_err(|_| Error::new("rt_sigtimedwait", Cause::Unexpected("no siginfo".into())))?;
-    let taken = Siginfo::from_bytes(taken);
-    let Fields::Timer { overrun, .. } = taken.fields() else {
-        // Somebody has just sent it to the thread itself, whose queue comes first.
-        let pid = injector.process().pid();
-        let ids = SignalStatus::read(pid, tid)?.ids;
-        Queue::Private.queue(&mut Site { injector, tid }, &ids, &[taken])?;
-        return Err(Error::new(
-            format!("count the overruns of timer {}", timer.id),
-            Cause::Unexpected(format!("{taken} came instead of its entry")),
-        ));
-    };
-    let (mut now, remaining) = when(&outcomes[at + 1..=at + 2])?;
-    let overrun = u32::try_from(overrun).unwrap_or(0);
-    timer.remaining = remaining;
-    timer.entry_overrun = Some(overrun);
-    if nameless {
-        let (answer, time) = cpu_clocks::answer(state, &outcomes[at + 3..at + 3 + probes])?;
-        if let cpu_clocks::Answer::Clock(clock) = answer {
-            timer.clock = clock;
-        }
-        now = time;
-    }
     // The entry is back, and its overruns are still to be gathered again: done before anything is said.
     let passed = fault::point(Point::OverrunCounted);
-
-    if timer.overrun != 0 {
+    let timer = one.timer;
+    if timer.overrun != 0
         // Both are to be had if it is not long that the entry is pending.
-        if let Some(hold) = expire_again(injector, &timer, signo, tid)? {
-            std::thread::sleep(hold.saturating_duration_since(Instant::now()));
-            passed?;
-            return Ok((timer, None));
-        }
+        && let Some(hold) = expire_again(injector, &timer, signo, tid)?
+    {
+        std::thread::sleep(hold.saturating_duration_since(Instant::now()));
+        passed?;
+        return Ok((timer, None));
     }
-    let again = around(vec![
-        take(signo),
-        set(&timer, TIMER_ABSTIME, first_expiry(&timer, now, overrun)),
-    ]);
-    let outcomes = injector.run(tid, &again)?;
-    outcomes[at + 1].check()?;
-    let deadline = Instant::now() + PATIENCE;
-    let pending = |tid| -> Result<bool> {
-        let queue = ptrace::peek(tid, which == Queue::Shared, 0, usize::MAX)?;
-        Ok(queue.iter().any(|info| timer.made(info)))
-    };
-    match &ignored {
-        // It is aside already, unless the interrupt came late.
-        Some(kept) => {
-            if pending(tid)? {
-                injector.run(tid, &[sigaction(signo, kept)])?;
-            }
-        }
-        None => {
-            while !pending(tid)? {
-                if Instant::now() >= deadline {
-                    return Err(Error::new(
-                        format!("let timer {} expire again", timer.id),
-                        Cause::NotKept("its entry does not come back into the queue".into()),
-                    ));
-                }
-                std::thread::sleep(std::time::Duration::from_micros(50));
-            }
-        }
-    }
+    one.gather(injector, now)?;
     passed?;
     Ok((timer, (timer.overrun != 0).then_some(timer.overrun)))
 }
 
+/// A timer whose overruns are counted.
+struct Counting {
+    timer: PosixTimer,
+    signo: SigNo,
+    tid: Tid,
+    which: Queue,
+    /// The disposition of a signal that is ignored. An entry that is kept aside comes into the queue while the signal has a
+    /// handler (which is never entered: all signals are blocked, and there is no other thread), and goes back when the
+    /// signal is ignored again.
+    ignored: Option<Disposition>,
+}
+
+impl Counting {
+    fn around(&self, calls: Vec<Call>) -> Vec<Call> {
+        let Some(kept) = &self.ignored else {
+            return calls;
+        };
+        let handled = Disposition {
+            handler: 2,
+            ..Disposition::default()
+        };
+        std::iter::once(sigaction(self.signo, &handled))
+            .chain(calls)
+            .chain([sigaction(self.signo, kept)])
+            .collect()
+    }
+
+    /// Where the results of the calls are that go [`around`](Self::around).
+    fn first(&self) -> usize {
+        usize::from(self.ignored.is_some())
+    }
+
+    /// Takes the entry out, reads its overruns and lets the timer expire once more. Returns what its clock showed, or
+    /// `None` if the kernel has dropped the entry.
+    fn look<Owner>(
+        &mut self,
+        injector: &mut Injector<'_, Owner>,
+        state: &ProcessState,
+    ) -> Result<Option<u64>> {
+        let clock = [read_clock(self.timer.clock), get(&self.timer)];
+        let outcomes = injector.run(self.tid, &clock)?;
+        let (now, remaining) = when(&outcomes)?;
+        // The clock is not the thread's in which it is read: any instant in the past will do for now.
+        let nameless = cpu_clocks::is_nameless(&self.timer);
+        let (probe, first) = if nameless {
+            (cpu_clocks::probe(state, &self.timer), 1)
+        } else {
+            let timer = PosixTimer {
+                remaining,
+                ..self.timer
+            };
+            (Vec::new(), first_expiry(&timer, now, 0))
+        };
+        let probes = probe.len();
+        let mut calls = vec![take_one(self.signo)];
+        calls.extend(clock);
+        calls.extend(probe);
+        calls.push(set(&self.timer, TIMER_ABSTIME, first));
+        let at = self.first();
+        // In one piece: what is taken out comes back.
+        let outcomes = injector.run_whole(self.tid, &self.around(calls))?;
+        let gone = outcomes[at].errno() == Some(Errno::EAGAIN);
+        if !gone {
+            outcomes[at].check()?;
+            self.timer.entry_overrun = Some(self.overrun_of(injector, &outcomes[at])?);
+        }
+        let (now, remaining) = when(&outcomes[at + 1..=at + 2])?;
+        self.timer.remaining = remaining;
+        if gone {
+            // The timer had been set since. By now it has expired again, so it is set once more, or disarmed (a time of 0).
+            self.timer.entry = TimerEntry::Stale;
+            let outcomes = injector.run(self.tid, &[set(&self.timer, 0, remaining)])?;
+            outcomes[0].check()?;
+            return Ok(None);
+        }
+        if !nameless {
+            return Ok(Some(now));
+        }
+        let (answer, time) = cpu_clocks::answer(state, &outcomes[at + 3..at + 3 + probes])?;
+        if let cpu_clocks::Answer::Clock(clock) = answer {
+            self.timer.clock = clock;
+        }
+        Ok(Some(time))
+    }
+
+    /// What the entry that was taken out stands for.
+    fn overrun_of<Owner>(
+        &self,
+        injector: &mut Injector<'_, Owner>,
+        taken: &Outcome,
+    ) -> Result<u32> {
+        let taken: [u8; SIGINFO_SIZE] =
+            taken.output.as_slice().try_into().map_err(|_| {
+                Error::new("rt_sigtimedwait", Cause::Unexpected("no siginfo".into()))
+            })?;
+        let taken = Siginfo::from_bytes(taken);
+        if let Fields::Timer { overrun, .. } = taken.fields() {
+            // Below 0 only in what somebody has made up.
+            return Ok(overrun.max(0).cast_unsigned());
+        }
+        // Somebody has just sent it to the thread itself, whose queue comes first.
+        let tid = self.tid;
+        let pid = injector.process().pid();
+        let ids = SignalStatus::read(pid, tid)?.ids;
+        Queue::Private.queue(&mut Site { injector, tid }, &ids, &[taken])?;
+        Err(Error::new(
+            format!("count the overruns of timer {}", self.timer.id),
+            Cause::Unexpected(format!("{taken} came instead of its entry")),
+        ))
+    }
+
+    /// Lets the timer expire as often as its entry has stood for, and waits until that is there.
+    fn gather<Owner>(&self, injector: &mut Injector<'_, Owner>, now: u64) -> Result<()> {
+        let Counting { timer, tid, .. } = self;
+        let overrun = timer.entry_overrun.unwrap_or(0);
+        let again = self.around(vec![
+            take_one(self.signo),
+            set(timer, TIMER_ABSTIME, first_expiry(timer, now, overrun)),
+        ]);
+        let outcomes = injector.run(*tid, &again)?;
+        outcomes[self.first() + 1].check()?;
+        if let Some(kept) = &self.ignored {
+            // It is aside already, unless the interrupt came late.
+            if self.is_pending()? {
+                injector.run(*tid, &[sigaction(self.signo, kept)])?;
+            }
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_pending()? {
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    format!("let timer {} expire again", timer.id),
+                    Cause::NotKept("its entry does not come back into the queue".into()),
+                ));
+            }
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+        Ok(())
+    }
+
+    fn is_pending(&self) -> Result<bool> {
+        let queue = ptrace::peek(self.tid, self.which == Queue::Shared, 0, usize::MAX)?;
+        Ok(queue.iter().any(|info| self.timer.made(info)))
+    }
+}
+
 /// What the two calls of `read_clock` and `get` gave: now, and what remains.
-fn when(outcomes: &[crate::tracee::Outcome]) -> Result<(u64, u64)> {
+fn when(outcomes: &[Outcome]) -> Result<(u64, u64)> {
     let [clock, timer] = outcomes else {
         return Err(Error::new(
             "timer_gettime",
@@ -291,17 +341,6 @@ fn when(outcomes: &[crate::tracee::Outcome]) -> Result<(u64, u64)> {
     timer.check()?;
     let (_, remaining) = from_itimerspec(&timer.output);
     Ok((from_timespec(&clock.output, 0), remaining))
-}
-
-fn take(signo: SigNo) -> Call {
-    Call::new(
-        libc::SYS_rt_sigtimedwait,
-        format!("rt_sigtimedwait({signo})"),
-    )
-    .input(SigSet::from(signo).bits().to_le_bytes())
-    .output(SIGINFO_SIZE)
-    .input(timespec(0))
-    .value(SIGSET_SIZE)
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use criu_signals_images::{NsIds, Pending, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid};
+use criu_signals_images::{
+    Fields, NsIds, Pending, Pid, Rlimit, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid,
+};
 use nix::errno::Errno;
 
-use super::{Kind, PendingLimit, Site, dropped, exactly, itimers, put_back};
+use super::{Kind, PendingLimit, Site, exactly, itimers, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Outcome, ptrace};
@@ -265,21 +267,7 @@ impl Queue {
         let numbers = signos(&wrong).union(bare_out);
         let aside = self.in_the_way(site, numbers)?;
 
-        let timers = proc::timers(site.pid())?;
-        let is_own = |info: &&Siginfo| timers.iter().any(|timer| timer.made(info));
-        if let Some(own) = wrong.iter().chain(&aside.queue).find(is_own) {
-            return Err(Error::new(
-                "change a queue",
-                Cause::Refused(
-                    format!(
-                        "{own} is the own entry of a POSIX timer: only the timer can queue it, so that it can't be taken \
-                         out or get another place; entries of other signals, and those behind it, can"
-                    )
-                    .into(),
-                ),
-            ));
-        }
-
+        refuse_own_entries(site.pid(), wrong.iter().chain(&aside.queue))?;
         let status = SignalStatus::read(site.pid(), site.tid)?;
         let limit = PendingLimit::capture(site)?;
         let raise = needs_room(
@@ -288,44 +276,27 @@ impl Queue {
             &[&wrong, &aside.queue],
             &[&missing, &aside.queue],
         )?;
-        let leader = self.leader_in_namespace(site)?;
-        let tid = status.ids.innermost();
-        let set_limit = |soft| PendingLimit::call(Rlimit { soft, ..limit });
-        let queue = |which: Queue, infos: &[Siginfo]| -> Vec<Call> {
-            let mut names = which.names();
-            infos
-                .iter()
-                .map(|info| which.queue_one(leader, tid, info, names.with(info.signo())))
-                .collect()
-        };
-
-        let mut calls = Vec::new();
-        calls.extend(raise.then(|| set_limit(limit.hard)));
-        let first = calls.len();
         let bits = aside.bits_without_info().iter().chain(bare_out.iter());
         let mut out = [aside.queue.as_slice(), &wrong].concat();
         out.extend(bits.map(without_entry));
-        let mut taking = Names::of("rt_sigtimedwait");
-        let signos = out.iter().filter_map(|info| SigNo::new(info.signo()));
-        calls.extend(signos.map(|signo| take_one_named(signo, taking.with(signo.get()))));
-        let last = calls.len();
-        calls.extend(queue(Queue::Private, &aside.queue));
-        calls.extend(queue(self, &missing));
-        let aside_bare = bare_infos(aside.bits_without_info());
-        let bare = bare_infos(bare_in);
-        if !aside_bare.is_empty() || !bare.is_empty() {
-            calls.push(set_limit(0));
-            calls.extend(queue(Queue::Private, &aside_bare));
-            calls.extend(queue(self, &bare));
-        }
-        if raise || !aside_bare.is_empty() || !bare.is_empty() {
-            calls.push(set_limit(limit.soft));
-        }
+        let change = Change {
+            queue: self,
+            leader: self.leader_in_namespace(site)?,
+            tid: status.ids.innermost(),
+            limit,
+            raise,
+            out: &out,
+            aside: &aside,
+            missing: &missing,
+            bare: bare_infos(bare_in),
+        };
+        let (calls, taking) = change.calls();
         let outcomes = site.injector.run_whole(site.tid, &calls)?;
-        let mixed = Mixed::of(&out, &outcomes[first..last])?;
+        let mixed = Mixed::of(&out, &outcomes[taking.clone()])?;
         // What has arrived since `found` was read stands behind the leader's own.
         self.settle(site, mixed, Place::Behind)?;
-        for outcome in outcomes[..first].iter().chain(&outcomes[last..]) {
+        let others = outcomes[..taking.start].iter();
+        for outcome in others.chain(&outcomes[taking.end..]) {
             outcome.check()?;
         }
         Ok(())
@@ -390,7 +361,7 @@ impl Queue {
         let timers = proc::timers(site.pid())?;
         let is_own = |info: &&Siginfo| {
             let is_there = timers.iter().any(|timer| timer.made(info));
-            is_trap(info) && (is_there || dropped::made_by_a_timer(info).is_some())
+            is_trap(info) && (is_there || like_a_timers_own(info).is_some())
         };
         if let Some(info) = pending.queue.iter().find(is_own) {
             return Err(timers_own(info));
@@ -948,19 +919,114 @@ impl Names {
     }
 }
 
+/// The own entry of a POSIX timer has only one way into a queue.
+fn refuse_own_entries<'i>(pid: Pid, infos: impl Iterator<Item = &'i Siginfo>) -> Result<()> {
+    let timers = proc::timers(pid)?;
+    let mut own = infos.filter(|info| timers.iter().any(|timer| timer.made(info)));
+    let Some(own) = own.next() else {
+        return Ok(());
+    };
+    let why = format!(
+        "{own} is the own entry of a POSIX timer: only the timer can queue it, so that it can't be taken \
+         out or get another place; entries of other signals, and those behind it, can"
+    );
+    Err(Error::new("change a queue", Cause::Refused(why.into())))
+}
+
+/// How a queue is changed, in one batch.
+struct Change<'c> {
+    queue: Queue,
+    /// The ids of the process and of the thread in their own namespace.
+    leader: u64,
+    tid: i32,
+    /// RLIMIT_SIGPENDING as it is, and whether it has to be raised.
+    limit: Rlimit,
+    raise: bool,
+    /// What is taken out, in this order.
+    out: &'c [Siginfo],
+    /// What of that goes back into the thread's own queue.
+    aside: &'c Pending,
+    /// What is queued.
+    missing: &'c [Siginfo],
+    /// What is queued without a siginfo.
+    bare: Vec<Siginfo>,
+}
+
+impl Change<'_> {
+    /// The calls, and which of them take out.
+    fn calls(&self) -> (Vec<Call>, std::ops::Range<usize>) {
+        let set_limit = |soft| PendingLimit::call(Rlimit { soft, ..self.limit });
+        let mut calls = Vec::new();
+        calls.extend(self.raise.then(|| set_limit(self.limit.hard)));
+        let first = calls.len();
+        let mut taking = Names::of("rt_sigtimedwait");
+        let signos = self.out.iter().filter_map(|info| SigNo::new(info.signo()));
+        calls.extend(signos.map(|signo| take_one_named(signo, taking.with(signo.get()))));
+        let last = calls.len();
+        calls.extend(self.queue(Queue::Private, &self.aside.queue));
+        calls.extend(self.queue(self.queue, self.missing));
+        let aside_bare = bare_infos(self.aside.bits_without_info());
+        let any_bare = !aside_bare.is_empty() || !self.bare.is_empty();
+        if any_bare {
+            calls.push(set_limit(0));
+            calls.extend(self.queue(Queue::Private, &aside_bare));
+            calls.extend(self.queue(self.queue, &self.bare));
+        }
+        if self.raise || any_bare {
+            calls.push(set_limit(self.limit.soft));
+        }
+        (calls, first..last)
+    }
+
+    fn queue(&self, which: Queue, infos: &[Siginfo]) -> Vec<Call> {
+        let mut names = which.names();
+        infos
+            .iter()
+            .map(|info| which.queue_one(self.leader, self.tid, info, names.with(info.signo())))
+            .collect()
+    }
+}
+
+/// `struct timespec` of no time at all.
+const NO_TIME: [u8; 16] = [0; 16];
+
 /// One entry of this number, in the order in which they were queued.
-pub(super) fn take_one(signo: SigNo) -> Call {
-    take_one_named(signo, format!("rt_sigtimedwait({signo})").into())
+pub(crate) fn take_one(signo: SigNo) -> Call {
+    take_one_within(signo, NO_TIME)
+}
+
+/// As [`take_one`], waiting for it if there is none. `time` is a `struct timespec`.
+pub(super) fn take_one_within(signo: SigNo, time: impl Into<Vec<u8>>) -> Call {
+    sigtimedwait(signo, waits_for(signo), Some(SIGINFO_SIZE), time)
+}
+
+/// As [`take_one`], whatever the entry is: its siginfo is not asked for.
+pub(crate) fn drop_one(signo: SigNo) -> Call {
+    sigtimedwait(signo, waits_for(signo), None, NO_TIME)
 }
 
 fn take_one_named(signo: SigNo, name: Arc<str>) -> Call {
-    let set = SigSet::EMPTY.with(signo);
-    let no_time = [0u8; 16];
-    Call::new(libc::SYS_rt_sigtimedwait, name)
-        .input(set.bits().to_le_bytes())
-        .output(SIGINFO_SIZE)
-        .input(no_time)
-        .value(SIGSET_SIZE)
+    sigtimedwait(signo, name, Some(SIGINFO_SIZE), NO_TIME)
+}
+
+fn waits_for(signo: SigNo) -> Arc<str> {
+    format!("rt_sigtimedwait({signo})").into()
+}
+
+/// rt_sigtimedwait({signo}, info, time, 8), with `info` bytes for the siginfo or a null pointer.
+fn sigtimedwait(
+    signo: SigNo,
+    name: Arc<str>,
+    info: Option<usize>,
+    time: impl Into<Vec<u8>>,
+) -> Call {
+    let call = Call::new(libc::SYS_rt_sigtimedwait, name)
+        .input(SigSet::EMPTY.with(signo).bits().to_le_bytes());
+    let call = match info {
+        Some(len) => call.output(len),
+        None => call.value(0),
+    };
+    call.input(time).value(SIGSET_SIZE)
 }
 
 /// Under which those of all numbers are that [`is_fault`] is true of.
@@ -1005,6 +1071,24 @@ fn timers_own(info: &Siginfo) -> Error {
          seize a process with a pending SIGTRAP: checkpoint the process when the signal has been delivered"
     );
     Error::new("take out pending signals", Cause::Unsupported(why.into()))
+}
+
+/// Does it look like a POSIX timer's own entry, as the kernel makes it? Then these are the timer and what comes with it. The
+/// kernel tells overruns only when it delivers, and shows nothing else than number and value (from Linux 6.13 on; before, no
+/// entry is dropped).
+pub(super) fn like_a_timers_own(info: &Siginfo) -> Option<(i32, u64)> {
+    let fields = info.fields();
+    let Fields::Timer {
+        id,
+        overrun: 0,
+        value,
+        sys_private: 0,
+    } = fields
+    else {
+        return None;
+    };
+    let own = Siginfo::from_fields(info.signo(), 0, libc::SI_TIMER, &fields);
+    (own == *info).then_some((id, value))
 }
 
 /// Is it, or does it look like, the entry of a POSIX timer?

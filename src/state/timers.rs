@@ -16,13 +16,13 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Disposition, Notify, Pending, PosixTimer, ProcessState, SIGINFO_SIZE, SigNo, SigSet, Siginfo,
-    ThreadState, Tid, TimerEntry,
+    Disposition, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo, ThreadState,
+    Tid, TimerEntry,
 };
 
-use super::Lost;
-use super::Site;
-use super::queues::{Queue, SIGSET_SIZE, take_one, with_arrivals};
+use super::dispositions::sigaction;
+use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals};
+use super::{Lost, PATIENCE, Site};
 use crate::error::{Cause, Error, Result};
 use crate::machine;
 use crate::proc::{self, SignalStatus};
@@ -35,8 +35,6 @@ const NANOS: u64 = 1_000_000_000;
 pub(super) const TIMER_ABSTIME: u64 = 1;
 const SIG_IGN: u64 = 1;
 
-/// How long an expiry in the past may take. The interrupt comes at once; a machine may be busy.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// How often an overrun count is tried before the clock is taken to be faster than we are.
 const ATTEMPTS: usize = 4;
 /// How long a process is held back so that what remains of a period is as it was. See [`Rebuild::expire_again`].
@@ -796,21 +794,14 @@ fn count<Owner>(
     tid: Tid,
     now: u64,
 ) -> Result<(u64, Option<u64>)> {
-    let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(0));
+    let patience = timespec(u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX));
     let calls = [
         set(
             timer,
             TIMER_ABSTIME,
             first_expiry(timer, now, timer.overrun),
         ),
-        Call::new(
-            libc::SYS_rt_sigtimedwait,
-            format!("rt_sigtimedwait({signo})"),
-        )
-        .input(SigSet::from(signo).bits().to_le_bytes())
-        .output(SIGINFO_SIZE)
-        .input(patience)
-        .value(SIGSET_SIZE),
+        take_one_within(signo, patience),
         Call::new(
             libc::SYS_timer_getoverrun,
             format!("timer_getoverrun({})", timer.id),
@@ -868,15 +859,6 @@ pub(super) fn read_clock(clock: i32) -> Call {
     Call::new(libc::SYS_clock_gettime, format!("clock_gettime({clock})"))
         .value(number(clock))
         .output(TIMESPEC_SIZE)
-}
-
-pub(super) fn sigaction(signo: SigNo, disposition: &Disposition) -> Call {
-    Call::new(libc::SYS_rt_sigaction, format!("rt_sigaction({signo})"))
-        .value(number(signo.get()))
-        .input(disposition.to_kernel_bytes())
-        .value(0)
-        .value(SIGSET_SIZE)
-        .changing(signo)
 }
 
 /// An int as a register holds it: the kernel looks at the low half.

@@ -12,6 +12,8 @@ use crate::error::{Cause, Error, Result};
 
 /// Buffers are aligned for any kernel structure.
 const ALIGN: usize = 16;
+/// MAX_ERRNO of linux/err.h.
+const MAX_ERRNO: i32 = 4095;
 
 /// An argument of a system call.
 #[derive(Clone, Debug)]
@@ -174,12 +176,18 @@ pub struct Outcome {
     pub output: Vec<u8>,
 }
 
+/// The errno in a system call's result, which is that negated or a number: IS_ERR_VALUE, linux/err.h.
+pub(super) fn errno_in(result: i64) -> Option<Errno> {
+    let errno = i32::try_from(result.checked_neg()?).ok()?;
+    (1..=MAX_ERRNO)
+        .contains(&errno)
+        .then(|| Errno::from_raw(errno))
+}
+
 impl Outcome {
     /// The errno of a call that failed.
     pub fn errno(&self) -> Option<Errno> {
-        (-4095..0)
-            .contains(&self.result)
-            .then(|| Errno::from_raw(i32::try_from(-self.result).unwrap_or(0)))
+        errno_in(self.result)
     }
 
     /// The result of a call that went through.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pid, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
-use super::batch::{Call, Glance, Layout, Outcome, room_for};
+use super::batch::{Call, Glance, Layout, Outcome, errno_in, room_for};
 use super::bound::{Bound, Budget, within_budget};
 use super::cave::Cave;
 use super::left_behind;
@@ -186,8 +186,9 @@ impl<'p, Owner> Injector<'p, Owner> {
             }
         }
         for tid in on_their_way {
-            first =
-                first.and(await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid)));
+            first = first.and(
+                ptrace::await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid)),
+            );
         }
         first.map(|()| outcomes)
     }
@@ -367,7 +368,7 @@ struct Visit<'i> {
 /// How a thread was left.
 struct Left {
     done: Result<()>,
-    /// It is to trap once more, and [`await_trap`] waits for that.
+    /// It is to trap once more, and [`ptrace::await_trap`] waits for that.
     on_its_way: bool,
 }
 
@@ -466,7 +467,7 @@ impl<'i> Visit<'i> {
     fn put_back(&mut self) -> Result<()> {
         let left = self.leave();
         let trapped = if left.on_its_way {
-            await_trap(self.tid, self.patience)
+            ptrace::await_trap(self.tid, self.patience)
         } else {
             Ok(())
         };
@@ -656,8 +657,7 @@ impl<'i> Visit<'i> {
             // It has not stopped: why not is what the reader needs.
             Err(e) => return Err(ended.err().unwrap_or(e)),
         };
-        if (-4095..0).contains(&result) {
-            let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(0));
+        if let Some(errno) = errno_in(result) {
             ended?;
             log::debug!("tid {}: mmap of scratch memory: {errno}", self.tid);
             return Ok(Some(errno));
@@ -952,25 +952,6 @@ fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
                 }
             }
             other => return other,
-        }
-    }
-}
-
-/// Waits for the trap that a thread was let go for.
-pub(super) fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
-    let mut bound = Bound::new(tid, "leave the stub", patience, 0);
-    loop {
-        bound.one_more()?;
-        match wait_stop(tid, bound.deadline())? {
-            Stop::Event(_) => return Ok(()),
-            // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
-            Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal)?,
-            Stop::Syscall | Stop::OtherEvent(_) => {
-                return Err(Error::new(
-                    "leave the stub",
-                    Cause::Unexpected("the thread ran on".into()),
-                ));
-            }
         }
     }
 }

@@ -7,7 +7,6 @@ use criu_signals_images::Tid;
 
 use super::bound::Bound;
 use super::cave;
-use super::inject::await_trap;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use crate::arch::{SYSCALL_DISPATCH_FILTER_BLOCK, Stub};
@@ -57,7 +56,7 @@ fn leave(memory: &Memory, tid: Tid, base: u64, stub: &[u8]) -> Result<()> {
     // Whatever has failed: as its tracer left it, with no signal in this one's hands.
     let trapped = ptrace::interrupt(tid)
         .and_then(|()| ptrace::resume(tid, Resume::Run, owed))
-        .and_then(|()| await_trap(tid, PATIENCE));
+        .and_then(|()| ptrace::await_trap(tid, PATIENCE));
     left.and(trapped)
 }
 

@@ -104,17 +104,17 @@ fn request(
     Ok(result)
 }
 
+/// An int as ptrace(2) takes it for a pointer: as C converts it.
+const fn word(number: i32) -> usize {
+    #[allow(clippy::cast_sign_loss)]
+    let word = number as usize;
+    word
+}
+
 /// `PTRACE_SEIZE`: attaches without stopping. `options` are PTRACE_O_*. While a thread of the process is in execve(2) it
 /// waits, unless an [`Alarm`](super::alarm::Alarm) ends it with EINTR.
 pub fn seize(tid: Tid, options: i32) -> Result<()> {
-    request(
-        libc::PTRACE_SEIZE,
-        "PTRACE_SEIZE",
-        tid,
-        0,
-        usize::try_from(options).unwrap_or(0),
-    )
-    .map(drop)
+    request(libc::PTRACE_SEIZE, "PTRACE_SEIZE", tid, 0, word(options)).map(drop)
 }
 
 /// `PTRACE_SETOPTIONS`: these PTRACE_O_*, and no others.
@@ -124,7 +124,7 @@ pub fn set_options(tid: Tid, options: i32) -> Result<()> {
         "PTRACE_SETOPTIONS",
         tid,
         0,
-        usize::try_from(options).unwrap_or(0),
+        word(options),
     )
     .map(drop)
 }
@@ -164,7 +164,7 @@ pub fn resume(tid: Tid, how: Resume, signal: i32) -> Result<()> {
         Resume::Run => (libc::PTRACE_CONT, "PTRACE_CONT"),
         Resume::ToSyscall => (libc::PTRACE_SYSCALL, "PTRACE_SYSCALL"),
     };
-    request(op, name, tid, 0, usize::try_from(signal).unwrap_or(0)).map(drop)
+    request(op, name, tid, 0, word(signal)).map(drop)
 }
 
 /// `PTRACE_GETREGS`.
@@ -303,7 +303,9 @@ pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Sigi
             (&raw const args).addr(),
             at,
         )?;
-        let n = usize::try_from(n).unwrap_or(0).min(nr);
+        let n = usize::try_from(n)
+            .map_err(|_| Error::new(name, Cause::Unexpected(format!("{n} entries"))))?
+            .min(nr);
         if n == 0 {
             break;
         }
@@ -404,6 +406,25 @@ pub fn poke(tid: Tid, at: u64, word: [u8; 8]) -> Result<()> {
     request(libc::PTRACE_POKEDATA, "PTRACE_POKEDATA", tid, address, word).map(drop)
 }
 
+/// Waits for the trap that a thread was let go for.
+pub fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
+    let mut bound = bound::Bound::new(tid, "leave the stub", patience, 0);
+    loop {
+        bound.one_more()?;
+        match wait_stop(tid, bound.deadline())? {
+            Stop::Event(_) => return Ok(()),
+            // Only SIGSTOP gets here: the trap comes before anything else is dequeued.
+            Stop::Signal(signal) => resume(tid, Resume::Run, signal)?,
+            Stop::Syscall | Stop::OtherEvent(_) => {
+                return Err(Error::new(
+                    "leave the stub",
+                    Cause::Unexpected("the thread ran on".into()),
+                ));
+            }
+        }
+    }
+}
+
 /// How long a stop usually takes at most: until then the wait is a busy one.
 const SOON: Duration = Duration::from_micros(200);
 /// From then on it is asked whether the thread is dead.
@@ -484,7 +505,7 @@ pub fn reap(tid: Tid) {
 /// has stopped in this very moment is let go.
 pub fn note_end(tid: Tid) {
     let signal = match try_wait(tid) {
-        Ok(Some(Stop::Signal(signal))) => usize::try_from(signal).unwrap_or(0),
+        Ok(Some(Stop::Signal(signal))) => word(signal),
         Ok(Some(_)) => 0,
         Ok(None) | Err(_) => return,
     };

@@ -103,14 +103,18 @@ impl StoppedProcess<ByHost> {
     /// Takes over the process `pid`, whose threads the caller's program has seized and stopped.
     ///
     /// # Errors
-    /// If a thread is not stopped by the calling thread, or is gone.
+    /// [`Cause::Died`] if a thread is not stopped by the calling thread, or is gone: the kernel says the same of both.
+    /// Whatever else keeps the threads from being looked at.
     pub fn of_host(pid: Pid) -> Result<Self> {
+        let not_ours =
+            |tid| Error::new("thread is not stopped by this tracer", Cause::Died).in_thread(tid);
         let threads = proc::threads(pid)?;
         for &tid in &threads {
-            // ESRCH is also what the kernel answers for a thread that is not stopped by us.
-            ptrace::registers(tid).map_err(|_| {
-                Error::new("thread is not stopped by this tracer", Cause::Died).in_thread(tid)
-            })?;
+            match ptrace::registers(tid) {
+                Ok(_) => {}
+                Err(e) if e.is_died() => return Err(not_ours(tid)),
+                Err(e) => return Err(e.in_thread(tid)),
+            }
         }
         Ok(StoppedProcess {
             pid,
@@ -119,6 +123,18 @@ impl StoppedProcess<ByHost> {
             owned: false,
             owner: PhantomData,
         })
+    }
+
+    /// As [`of_host`](Self::of_host), where the process may be somebody else's, or running, or gone: `None` then.
+    ///
+    /// # Errors
+    /// Whatever keeps the threads from being looked at.
+    pub fn if_of_host(pid: Pid) -> Result<Option<Self>> {
+        match Self::of_host(pid) {
+            Ok(stopped) => Ok(Some(stopped)),
+            Err(e) if e.is_died() => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -693,9 +709,9 @@ fn is_timeout(e: &Error) -> bool {
 
 /// A timeout, in words.
 fn why_it_runs(pid: Pid, tid: Tid, e: Error) -> Error {
-    match proc::sleeping(pid, tid) {
-        Some(how) => {
-            Error::os(format!("wait for the stop ({how})"), Errno::ETIMEDOUT).in_thread(tid)
+    match proc::uninterruptible(pid, tid) {
+        Some(sleep) => {
+            Error::os(format!("wait for the stop ({sleep})"), Errno::ETIMEDOUT).in_thread(tid)
         }
         None => e,
     }

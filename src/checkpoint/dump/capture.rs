@@ -24,7 +24,7 @@ impl Dump {
         let completed = self.complete(captured)?;
         fault::point(Point::DumpCaptured)?;
         let secured = self.secure(completed)?;
-        secured.hand_over(self.process(pid))
+        secured.finish(self.process(pid))
     }
 
     /// Adds to the state what the process itself does not tell, and says what can't be kept of it.

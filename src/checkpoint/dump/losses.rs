@@ -31,7 +31,7 @@ impl Dump {
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
         self.say_or_refuse(parents::at_dump(pid, &Ties::of(state), parent_is_dumped))?;
-        self.say_or_refuse(zombies::at_dump(pid, &zombies::of(pid)?))
+        self.say_or_refuse(zombies::at_dump(pid, &zombies::ended_children(pid)?))
     }
 
     /// System calls that begin anew with their whole timeout.

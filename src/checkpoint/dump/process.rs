@@ -159,7 +159,7 @@ impl<'p> Secured<'p> {
     }
 
     /// From here on CRIU goes by what it finds. Returns the whole state.
-    pub fn hand_over(self, process: &mut DumpedProcess) -> Result<ProcessState> {
+    pub fn finish(self, process: &mut DumpedProcess) -> Result<ProcessState> {
         let pid = self.stopped.pid();
         if self.state.dispositions[SigNo::TRAP].is_ignored() {
             process.trap_ignored = Some(TrapIgnored::watched(pid, &self.state));

@@ -150,10 +150,11 @@ impl Dump {
                 continue;
             };
             // CRIU may have let it go: then it lives its own life.
-            let Ok(stopped) = StoppedProcess::<ByHost>::of_host(pid) else {
-                continue;
-            };
-            match repair::untouched(&stopped, &state, Entries::Known) {
+            let compared = StoppedProcess::<ByHost>::if_of_host(pid).and_then(|stopped| {
+                let compare = |s| repair::untouched(&s, &state, Entries::Known);
+                stopped.map_or_else(|| Ok(Vec::new()), compare)
+            });
+            match compared {
                 Ok(differences) => {
                     for (difference, done) in differences {
                         let what = format!(
@@ -276,9 +277,9 @@ fn how_it_was(process: &DumpedProcess) -> Option<criu_signals_images::ProcessSta
 /// A dump that failed early may not have seized the process.
 fn give_back(pid: Pid, custody: Custody) -> Result<usize> {
     let _budget = Budget::of_process();
-    match StoppedProcess::<ByHost>::of_host(pid) {
-        Ok(stopped) => custody.give_back(&stopped),
-        Err(_) => {
+    match StoppedProcess::<ByHost>::if_of_host(pid)? {
+        Some(stopped) => custody.give_back(&stopped),
+        None => {
             let stopped = StoppedProcess::<ByUs>::seize_held(custody.held(), STOP_TIMEOUT)?;
             let count = custody.give_back(&stopped);
             stopped.release()?;

@@ -1,9 +1,10 @@
 //! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
 
+mod images;
+
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::arch;
 use crate::criu::{AfterFailure, HookError, Host};
 use crate::engine::repair::Report;
 use crate::engine::repair::{Mode, Verdict, check};
@@ -13,8 +14,7 @@ use crate::image_folder;
 use crate::log_lines;
 use crate::losses::altstack_fit;
 use crate::losses::zombies;
-use crate::machine::{self, Machine};
-use crate::memory;
+use crate::machine;
 use crate::proc;
 use crate::process::pidfd::PidFd;
 use crate::run_report::{Document, Outcome, Process};
@@ -32,7 +32,6 @@ use crate::losses::not_compared;
 use crate::losses::notices::{Notice, Notices};
 use crate::losses::parents::Ties;
 use crate::losses::timeouts::Anew;
-use crate::setting_names::MAX_SIGINFOS;
 
 /// What a restore has looked at so far.
 pub struct Restore {
@@ -134,111 +133,6 @@ impl Restore {
         }
     }
 
-    /// Before anything is restored: are all images there, do they mean anything on this machine, and does a signal fit on
-    /// the alternate stacks, here?
-    fn check_images(&mut self) -> std::result::Result<(), HookError> {
-        let dir = self.host.image_dir()?;
-        memory::ensure_for_reading()?;
-        let (mut fatal, mut unusable, mut foreign) = (0, 0, 0);
-        let mut machines = Vec::new();
-        for &innermost in &self.left {
-            let image = match image::open_in_within(dir, innermost, &mut self.allowance) {
-                Ok(Some(image)) => image,
-                // It is an error when its process is to be checked.
-                Ok(None) => continue,
-                Err(e @ (ImageError::TooMany { .. } | ImageError::NoMemory { .. })) => {
-                    return Err(too_much(innermost, &e));
-                }
-                Err(e) if self.options.policy == Policy::Strict => {
-                    unusable += 1;
-                    self.recorder
-                        .error(format!("{}: {e}", image::file_name(innermost)));
-                    continue;
-                }
-                Err(e) => {
-                    log::warn!(
-                        "{}: {e}: its stacks are not checked",
-                        image::file_name(innermost)
-                    );
-                    self.read.insert(innermost, Err(e));
-                    continue;
-                }
-            };
-            let machine = Machine::of(&image);
-            if let Err(e) = machine.refuse_other_arch() {
-                foreign += 1;
-                self.recorder
-                    .error(format!("{}: {e}", image::file_name(innermost)));
-                continue;
-            }
-            machines.push(machine);
-            for small in altstack_fit::too_small(&image.process) {
-                let what = format!("pid {innermost} (in its own namespace): {small}");
-                if small.is_fatal() {
-                    fatal += 1;
-                    self.notices.say(Notice::SmallStack, &what);
-                } else {
-                    log::info!("{what}");
-                }
-            }
-            self.read.insert(innermost, Ok(image));
-        }
-        memory::ensure_for(self.allowance.taken())?;
-        // Whatever the policy: there is nothing that could be put back, or compared.
-        if foreign != 0 {
-            let what = format!(
-                "the signal state of {foreign} processes is of another architecture. Nothing is restored"
-            );
-            return Err(HookError::new(Errno::ENOEXEC, what));
-        }
-        for what in machine::others(machines)? {
-            self.notices.note(Notice::Machine, &what);
-        }
-        // Seen when its turn comes, the process is one that has been made, and the network is unlocked.
-        if self.options.policy == Policy::Strict && !self.left.is_empty() {
-            let dumped = image_folder::dumped_processes(dir)?;
-            for pid in dumped.iter().filter(|pid| !self.left.contains(pid)) {
-                unusable += 1;
-                self.recorder.error(format!(
-                    "{}: there is no such image",
-                    image::file_name(*pid)
-                ));
-            }
-        }
-        if unusable != 0 {
-            let what = format!(
-                "the signal state of {unusable} processes is missing or unreadable. Nothing is restored (policy=strict)"
-            );
-            return Err(HookError::new(Errno::EIO, what));
-        }
-        if fatal == 0 {
-            return Ok(());
-        }
-        let what = format!(
-            "{fatal} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
-             smaller signal frames",
-            arch::stack_needs().minimum
-        );
-        let refused = match (
-            self.options.policy,
-            self.options.refuse.includes(Notice::SmallStack),
-        ) {
-            (Policy::Strict, _) => "policy=strict",
-            (_, true) => "CRIU_SIGNALS_REFUSE lists altstack",
-            _ => {
-                log::warn!(
-                    "{what}, or change the program; going on (policy={})",
-                    self.options.policy
-                );
-                return Ok(());
-            }
-        };
-        Err(HookError::new(
-            Errno::ENOMEM,
-            format!("{what}. Nothing is restored ({refused})"),
-        ))
-    }
-
     /// Checks one process.
     ///
     /// # Errors
@@ -251,33 +145,7 @@ impl Restore {
             self.held.insert(pid, held);
         }
         let (verdict, mut record) = match self.compare(pid) {
-            Ok((report, process)) => {
-                for line in log_lines::lines(&report) {
-                    match report.verdict() {
-                        Verdict::Verified => log::info!("{line}"),
-                        Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
-                        Verdict::Failed => log::error!("{line}"),
-                    }
-                }
-                for (notice, lost) in &report.lost {
-                    let what = format!("pid {pid} ({}): {lost}", process.comm);
-                    self.notices.say(Notice::from(*notice), &what);
-                }
-                let not_compared = not_compared::of(&process);
-                if !not_compared.is_empty() {
-                    log::info!("pid {pid}: not compared: {}", not_compared.join("; "));
-                }
-                if let Err(e) = self.say(pid, &process) {
-                    log::warn!("{}", e.during(Phase::Verify, pid));
-                }
-                let record = Process {
-                    pid_in_namespace: Some(process.ids.innermost()),
-                    comm: Some(process.comm.into()),
-                    not_compared,
-                    ..Process::checked(&report)
-                };
-                (report.verdict(), record)
-            }
+            Ok((report, process)) => self.compared(report, process),
             Err(e) => {
                 log::error!("pid {pid}: verdict={}", Verdict::Failed);
                 log::error!("{e}");
@@ -304,6 +172,36 @@ impl Restore {
             ));
         }
         Ok(())
+    }
+
+    /// Says what the comparison has found.
+    fn compared(&mut self, report: Report, process: ProcessState) -> (Verdict, Process) {
+        let (pid, verdict) = (report.pid, report.verdict());
+        for line in log_lines::lines(&report) {
+            match verdict {
+                Verdict::Verified => log::info!("{line}"),
+                Verdict::Repaired | Verdict::Differs => log::warn!("{line}"),
+                Verdict::Failed => log::error!("{line}"),
+            }
+        }
+        for (notice, lost) in &report.lost {
+            let what = format!("pid {pid} ({}): {lost}", process.comm);
+            self.notices.say(Notice::from(*notice), &what);
+        }
+        let not_compared = not_compared::parts(&process);
+        if !not_compared.is_empty() {
+            log::info!("pid {pid}: not compared: {}", not_compared.join("; "));
+        }
+        if let Err(e) = self.say(pid, &process) {
+            log::warn!("{}", e.during(Phase::Verify, pid));
+        }
+        let record = Process {
+            pid_in_namespace: Some(process.ids.innermost()),
+            comm: Some(process.comm.into()),
+            not_compared,
+            ..Process::checked(&report)
+        };
+        (verdict, record)
     }
 
     fn compare(&mut self, pid: Pid) -> Result<(Report, ProcessState)> {
@@ -368,7 +266,7 @@ impl Restore {
             );
             self.notices.say(Notice::ExitSignal, &what);
         }
-        for what in zombies::at_restore(pid, &zombies::of(pid)?, &self.ended) {
+        for what in zombies::at_restore(pid, &zombies::ended_children(pid)?, &self.ended) {
             self.notices.say(Notice::ExitStatus, &what);
         }
         match Anew::of(process, self.options.long_timeout) {
@@ -475,19 +373,5 @@ impl Restore {
             };
             self.recorder.process(process, Instant::now());
         }
-    }
-}
-
-/// Whatever the policy: the process would be stopped for as long as it takes, and this machine have no memory left.
-fn too_much(innermost: i32, e: &ImageError) -> HookError {
-    let name = image::file_name(innermost);
-    match e {
-        ImageError::TooMany { .. } => {
-            let what = format!(
-                "{name}: {e}. Nothing is restored. If the images are to be trusted, {MAX_SIGINFOS} says how many there may be"
-            );
-            HookError::new(Errno::E2BIG, what)
-        }
-        _ => HookError::new(Errno::ENOMEM, format!("{name}: {e}. Nothing is restored")),
     }
 }

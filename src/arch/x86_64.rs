@@ -286,7 +286,7 @@ fn low_half(register: u64) -> u32 {
     (register & 0xffff_ffff) as u32
 }
 
-/// What can become of an interrupted system call, as far as [`crate::state::interrupted`] has to know.
+/// What can become of an interrupted system call, as far as `state/interrupted.rs` has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// Ends with EINTR whatever interrupted it, with nothing done: it can be made once more.

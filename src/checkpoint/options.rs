@@ -90,7 +90,7 @@ impl fmt::Display for TakeOut {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overruns {
     /// It does, for which the timer's entry has to be taken out of its queue and brought back; see
-    /// [`state::overruns`](crate::state::overruns).
+    /// `state/overruns.rs`.
     #[default]
     Count,
     /// They begin at 0 after a restore.

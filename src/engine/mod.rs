@@ -5,4 +5,4 @@ pub mod capture;
 pub mod repair;
 pub mod replay;
 pub mod send;
-pub mod stops;
+pub(crate) mod stops;

@@ -92,7 +92,7 @@ impl Report {
 /// what differs.
 ///
 /// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
-/// because a queued stop competes with whatever else is pending; see [`stops::enter`].
+/// because a queued stop competes with whatever else is pending; see `stops::enter`.
 ///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.

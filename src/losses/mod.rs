@@ -1,11 +1,11 @@
 //! What a checkpoint cannot keep, or a destination cannot give: found and named, never passed over.
 
-pub mod altstack_fit;
-pub mod cpu_limit;
-pub mod files;
-pub mod not_compared;
+pub(crate) mod altstack_fit;
+pub(crate) mod cpu_limit;
+pub(crate) mod files;
+pub(crate) mod not_compared;
 pub mod notices;
-pub mod parents;
-pub mod timeouts;
-pub mod timers;
-pub mod zombies;
+pub(crate) mod parents;
+pub(crate) mod timeouts;
+pub(crate) mod timers;
+pub(crate) mod zombies;

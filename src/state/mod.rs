@@ -1,21 +1,21 @@
 //! One module per kind of signal state: how it is taken from a stopped process, and how it is put back.
 
 mod altstack;
-pub mod asleep;
-pub mod cpu_clocks;
+pub(crate) mod asleep;
+pub(crate) mod cpu_clocks;
 mod dispositions;
-pub mod dropped;
+pub(crate) mod dropped;
 pub(crate) mod in_handler;
-pub mod interrupted;
-pub mod itimers;
+pub(crate) mod interrupted;
+pub(crate) mod itimers;
 mod limits;
 mod mask;
-pub mod overruns;
-pub mod owners;
+pub(crate) mod overruns;
+pub(crate) mod owners;
 mod parent_death;
-pub mod queues;
+pub(crate) mod queues;
 mod run_state;
-pub mod timers;
+pub(crate) mod timers;
 
 pub use altstack::AlternateStack;
 pub use dispositions::SignalDispositions;

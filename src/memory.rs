@@ -6,6 +6,8 @@
 //! ends the process by SIGKILL instead, so how much is ever needed is bounded as well (see
 //! [`machine::allowance`](crate::machine::allowance)).
 
+#![allow(unsafe_code)]
+
 use std::fmt;
 
 use crate::error::{Cause, Error, Result};
@@ -52,9 +54,107 @@ fn ensure(bytes: u64, what: fmt::Arguments<'_>) -> Result<()> {
     Err(Error::new("look for memory", Cause::Refused(why.into())))
 }
 
+/// Memory for a process that has to go through with its work when there is no more to be had: a memory cgroup ends by SIGKILL
+/// who asks for more. Until then it is charged to this one; dropped, it is there for whatever the work takes.
+#[derive(Debug, Default)]
+pub struct Reserve {
+    bytes: usize,
+    pages: Vec<Pages>,
+}
+
+impl Reserve {
+    /// What putting back takes, whatever is put back: files of /proc, a process's maps.
+    const FOR_THE_WORK: usize = 512 << 10;
+    /// For each siginfo, and for each beyond so many: it is done in pieces.
+    const FOR_A_SIGINFO: usize = 2048;
+    const MANY: usize = 6000;
+    const FOR_ONE_OF_MANY: usize = 1024;
+
+    /// How much it has to be for so many siginfos; `None` if it is.
+    fn growth(&self, siginfos: usize) -> Option<usize> {
+        let beyond = siginfos.saturating_sub(Self::MANY);
+        let wanted = beyond
+            .saturating_mul(Self::FOR_ONE_OF_MANY)
+            .saturating_add(Self::FOR_THE_WORK + (siginfos - beyond) * Self::FOR_A_SIGINFO);
+        // A half more: where a queue comes piece by piece this is not done for each.
+        let more = if self.bytes == 0 { 0 } else { wanted / 2 };
+        (wanted > self.bytes).then(|| wanted.saturating_add(more))
+    }
+
+    /// Makes sure that so many siginfos can be put back.
+    ///
+    /// # Errors
+    /// If there is no memory. A memory cgroup ends the process instead.
+    pub fn ensure_for(&mut self, siginfos: usize) -> Result<()> {
+        if let Some(bytes) = self.growth(siginfos) {
+            self.pages.push(Pages::touched(bytes - self.bytes)?);
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    /// The same in another process of the cgroup is about to grow: makes sure, in this one, that there is room. If there is not,
+    /// a memory cgroup ends this one, and the other has what it had.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn try_for_other(&mut self, siginfos: usize) -> Result<()> {
+        if let Some(bytes) = self.growth(siginfos) {
+            drop(Pages::touched(bytes - self.bytes)?);
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Pages that are there.
+#[derive(Debug)]
+struct Pages {
+    at: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: nobody reads or writes them, and every thread may unmap them.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// mmap(NULL, bytes, ..., MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0)
+    fn touched(bytes: usize) -> Result<Pages> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        // SAFETY: a new mapping, wherever there is room.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            let why = format!("{} KB, to put signals back with if criu ends", bytes >> 10);
+            return Err(Error::new("look for memory", Cause::Refused(why.into())));
+        }
+        Ok(Pages { at, bytes })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: this very mapping, which nobody else knows of.
+        unsafe { libc::munmap(self.at, self.bytes) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reserve_grows_by_a_half() {
+        let mut reserve = Reserve::default();
+        reserve.ensure_for(0).unwrap();
+        assert_eq!(reserve.bytes, 512 << 10);
+        reserve.ensure_for(1000).unwrap();
+        let first = reserve.bytes;
+        assert_eq!(first, ((512 << 10) + 2048 * 1000) / 2 * 3);
+        reserve.ensure_for(1200).unwrap();
+        assert_eq!(reserve.bytes, first);
+        assert!(reserve.ensure_for(usize::MAX >> 12).is_err());
+    }
 
     #[test]
     fn more_than_any_machine_has() {

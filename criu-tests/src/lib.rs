@@ -24,6 +24,7 @@ pub mod criu;
 pub mod curve;
 pub mod gaps;
 pub mod harness;
+pub mod limited;
 pub mod mounted;
 pub mod ns;
 pub mod plugin;

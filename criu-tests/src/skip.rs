@@ -32,6 +32,10 @@ pub enum Need {
     FreezerV1,
     /// Cgroup v2, which has one.
     FreezerV2,
+    /// Cgroups that bound memory.
+    MemoryCgroup,
+    /// Cgroups that bound the number of processes.
+    PidsCgroup,
 }
 
 impl Need {
@@ -70,6 +74,12 @@ impl Need {
             Need::FreezerV2 => freezer(true)
                 .is_none()
                 .then_some("cgroup v2 is not mounted"),
+            Need::MemoryCgroup => controller("memory")
+                .is_none()
+                .then_some("no memory controller of cgroup v1 or v2 is mounted"),
+            Need::PidsCgroup => controller("pids")
+                .is_none()
+                .then_some("no pids controller of cgroup v1 or v2 is mounted"),
             Need::Host => (!has_file_system("overlay")).then_some("this kernel has no overlayfs"),
         }
     }
@@ -87,6 +97,24 @@ pub fn freezer(v2: bool) -> Option<PathBuf> {
             kind == "cgroup" && options.split(',').any(|option| option == "freezer")
         };
         fits.then(|| PathBuf::from(at))
+    })
+}
+
+/// Where cgroups can be made that this controller bounds, and whether they are of v2.
+pub fn controller(name: &str) -> Option<(PathBuf, bool)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, kind, options) = (PathBuf::from(words.next()?), words.next()?, words.next()?);
+        let enabled = || {
+            let control = fs::read_to_string(at.join("cgroup.subtree_control"));
+            control.is_ok_and(|control| control.split_whitespace().any(|word| word == name))
+        };
+        match kind {
+            "cgroup" if options.split(',').any(|option| option == name) => Some((at, false)),
+            "cgroup2" if enabled() => Some((at, true)),
+            _ => None,
+        }
     })
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::image_folder::corrections;
@@ -18,10 +19,12 @@ use criu_tests::cases::{
 };
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
+use criu_tests::limited::{Limited, MEMORY, PIDS};
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::six::Sleeper;
+use criu_tests::skip::Need;
 use criu_tests::victim::{Victim, reap_all};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
@@ -33,6 +36,8 @@ const REPORT: &str = "CRIU_SIGNALS_REPORT";
 const CONFIG: &str = "CRIU_SIGNALS_CONFIG";
 const MAX_SIGINFOS: &str = "CRIU_SIGNALS_MAX_SIGINFOS";
 const NOBODY: u32 = 65534;
+/// For dumps under one limit after the other.
+const LONG: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     cases::main("hostile", tests)
@@ -59,6 +64,10 @@ fn tests() -> Vec<Test> {
         test("report.link-as-name", link_as_name),
         test("settings.of-others", settings_of_others),
         test("processes.no-more", no_more_processes),
+        test("processes.no-more.dump", dump_without_processes).needs(&[Need::PidsCgroup]),
+        test("images.more-than-memory.cgroup", dump_in_memory_cgroup)
+            .needs(&[Need::MemoryCgroup])
+            .may_take(LONG),
         test("names.on-a-terminal", names_on_a_terminal),
         test("names.in-the-log", names_in_the_log),
     ]);
@@ -267,6 +276,32 @@ fn dump_without_memory(dir: &RunDir) -> Result<()> {
     victim.finish(CHECK)
 }
 
+/// A memory cgroup has no error: it ends criu, wherever it asks for more. The guardian is in the same cgroup.
+fn dump_in_memory_cgroup(dir: &RunDir) -> Result<()> {
+    const STEP: usize = 512 << 10;
+    let cgroup = Limited::new(&MEMORY, dir)?;
+    let mut killed = 0;
+    for limit in 4.. {
+        ensure!(limit < 400, "no dump has memory enough");
+        let run = RunDir::create(&dir.file("round"))?;
+        let victim = start("deep_queue", Some("3000"), &run)?;
+        cgroup.set(limit * STEP)?;
+        let dump = cgroup.dump(&cgroup.criu(&config::plugin_dir()?), victim.pid(), &run)?;
+        killed += u32::from(dump.signal.is_some());
+        // Killed in its own code inside the task criu leaves a trap there.
+        let lost_to_criu = dump.signal.is_some() && dump.log.contains("Parasite syscall_ip");
+        let found = victim.finish(CHECK);
+        if !lost_to_criu {
+            found.with_context(|| format!("under {} KB", limit * STEP / 1024))?;
+        }
+        if dump.ok {
+            break;
+        }
+    }
+    ensure!(killed > 0, "it was never killed");
+    Ok(())
+}
+
 // ---- folders that lead elsewhere -------------------------------------------------------------------------------------
 
 /// CRIU's own image, which is edited at the end of a dump, in a folder that others may write.
@@ -412,6 +447,34 @@ fn no_more_processes(_: &RunDir) -> Result<()> {
     let (code, said) = show(3)?;
     ensure!(code == Some(0), "{code:?}: {said}");
     Ok(())
+}
+
+/// A pids cgroup, which root is bound by, leaves room for ever more of the processes that a dump takes.
+fn dump_without_processes(dir: &RunDir) -> Result<()> {
+    let cgroup = Limited::new(&PIDS, dir)?;
+    let victim = start("private_fault", None, dir)?;
+    let processes = procfs::tree(victim.pid())?;
+    let before = procfs::signal_lines(&processes)?;
+    let mut refused = 0;
+    for limit in 1.. {
+        ensure!(limit < 40, "no dump has processes enough");
+        let run = RunDir::create(&dir.file("round"))?;
+        cgroup.set(limit)?;
+        let dump = cgroup.dump(&cgroup.criu(&config::plugin_dir()?), victim.pid(), &run)?;
+        let after = procfs::signal_lines(&processes)?;
+        let difference = procfs::describe_difference(&before, &after);
+        ensure!(difference.is_empty(), "{limit} processes: {difference}");
+        if dump.ok {
+            break;
+        }
+        let says = |line: &str| line.contains("start the guardian") && line.contains("EAGAIN");
+        refused += u32::from(plugin::lines(&dump.log).any(says));
+    }
+    ensure!(
+        refused > 0,
+        "the guardian was never the one that there was no room for"
+    );
+    victim.finish(CHECK)
 }
 
 // ---- names that a terminal acts upon ---------------------------------------------------------------------------------

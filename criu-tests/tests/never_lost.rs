@@ -20,10 +20,12 @@ use criu_tests::cases::expect_line;
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::harness::isolated;
+use criu_tests::limited::{Limited, MEMORY};
 use criu_tests::ns;
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
 use criu_tests::victim::{Victim, reap_all};
 use criu_tests::wait::{self, PATIENCE};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -40,6 +42,7 @@ const TESTS: &[Test] = &[
     ("folder-gone", folder_gone),
     ("task-killed-in-custody", task_killed_in_custody),
     ("number-reused", number_reused),
+    ("no-more-memory", no_more_memory),
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
     ("strangers-for-a-bit", strangers_for_a_bit),
@@ -437,6 +440,41 @@ fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
     )?;
     victim.end();
     companions_gone(&[])
+}
+
+/// criu and the guardian are in a memory cgroup in which there is no more to be had: that ends criu, and the guardian has what
+/// it needs.
+fn no_more_memory(dir: &RunDir) -> Result<()> {
+    if let Some(reason) = Need::MemoryCgroup.missing() {
+        println!("SKIP no-more-memory: {reason}");
+        return Ok(());
+    }
+    let cgroup = Limited::new(&MEMORY, dir)?;
+    let passage = |point: Point, n: u32| format!("{}:stop:{n}", point.number());
+    // When a piece is out, when several are, when all are.
+    for at in [
+        passage(Point::TakenOut, 1),
+        passage(Point::TakenOut, 4),
+        passage(Point::CustodyWhole, 1),
+    ] {
+        let run = RunDir::create(&dir.file("round"))?;
+        let victim = start("deep_queue", Some("3000"), &run)?;
+        let criu = cgroup
+            .criu(&config::faults_dir()?.join("plugins"))
+            .env("CRIU_SIGNALS_FAULT", at.clone());
+        cgroup.set(1 << 30)?;
+        let pid = victim.pid();
+        let dump = interrupted(|| cgroup.dump(&criu, pid, &run), || cgroup.no_more())?;
+        ensure!(dump.signal.is_some(), "{at}: criu was not ended");
+        // It may have said so when criu's end was known already.
+        let log = run.read("images/dump.log");
+        victim.finish(PATIENCE).with_context(|| at.clone())?;
+        ensure!(
+            log.contains("criu is gone; "),
+            "{at}: no word of the guardian's"
+        );
+    }
+    Ok(())
 }
 
 /// A session with a child in a process group of its own, which blocks SIGTRAP. When the child has ended there is another one

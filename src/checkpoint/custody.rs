@@ -20,7 +20,7 @@ use crate::proc::{self, SignalStatus};
 use crate::process::pidfd::PidFd;
 use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
 use crate::state::{PendingLimit, Queue, Site, itimers};
-use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
+use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, ptrace};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
@@ -168,6 +168,15 @@ impl Safe<'_> {
     }
 }
 
+/// How many entries all queues of a process have.
+fn depth<Owner>(stopped: &StoppedProcess<Owner>) -> Result<usize> {
+    let mut depth = ptrace::depth(stopped.leader(), true)?;
+    for &tid in stopped.threads() {
+        depth += ptrace::depth(tid, false)?;
+    }
+    Ok(depth)
+}
+
 /// Signals in custody: those of one process.
 #[derive(Debug)]
 pub struct Custody {
@@ -220,7 +229,7 @@ impl Custody {
                     .iter()
                     .for_each(|custody| custody.add_to(&mut taken));
             }
-            let guardian = Guardian::start(stopped.pid(), &taken)?;
+            let guardian = Guardian::start(stopped.pid(), &taken, depth(stopped)?)?;
             let mut custody = Custody {
                 state,
                 taken,
@@ -298,7 +307,7 @@ impl Custody {
                 tid: stopped.leader(),
             })?;
         }
-        let guardian = Guardian::start(stopped.pid(), &taken)?;
+        let guardian = Guardian::start(stopped.pid(), &taken, depth(stopped)?)?;
         let mut custody = Custody {
             state: taken.clone(),
             taken,

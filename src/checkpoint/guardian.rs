@@ -1,7 +1,8 @@
 //! The guardian: a process that puts signals back if the one that took them out dies before it could.
 //!
 //! It is forked before the first signal is taken out, knows all that is, and does nothing as long as its link to
-//! the parent holds. If the link breaks without the parent having said that all is done, the parent is gone: the
+//! the parent holds, and has the memory for its work before it answers: a memory cgroup that has ended the parent would end
+//! the guardian when it asks for more. If the link breaks without the parent having said that all is done, the parent is gone: the
 //! kernel has let its tracees go, they run, and the guardian stops them itself and queues what they lack, before
 //! what has arrived since. Where the trap that ends CRIU's own code has made an ignored SIGTRAP SIG_DFL, it is ignored
 //! again.
@@ -18,6 +19,7 @@ use nix::errno::Errno;
 use crate::engine::repair;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
+use crate::memory::Reserve;
 use crate::proc;
 use crate::process::detached;
 use crate::process::pidfd::PidFd;
@@ -31,6 +33,10 @@ const RESCUE_TIME: Duration = Duration::from_secs(30);
 const RESCUE_ATTEMPTS: u32 = 3;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
+/// How long it may take to be ready, on however busy a machine.
+const READY_TIME: Duration = Duration::from_secs(30);
+
+const READY: u8 = b'r';
 const HOLD: u8 = b'h';
 const DONE: u8 = b'd';
 /// Kind, whether shared, tid, number of siginfos.
@@ -48,6 +54,9 @@ fn with_links<T>(work: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
 #[derive(Debug)]
 pub struct Guardian {
     link: UnixStream,
+    /// What it has been told of, and the memory that it has for that.
+    amount: Amount,
+    reserve: Reserve,
     /// The process. The guardian's copy of the descriptor is what it goes by.
     held: PidFd,
 }
@@ -59,13 +68,14 @@ impl Drop for Guardian {
 }
 
 impl Guardian {
-    /// Starts a guardian for `pid`, which knows `state`.
+    /// Starts a guardian for `pid`, which knows `state`. `queued`: what is in the process's queues, whether it knows of that or
+    /// not: all is queued anew when something is put back before it.
     ///
     /// The caller's process must have one thread: the guardian goes on in a copy of it.
     ///
     /// # Errors
     /// If there can be no further process, or `pid` is gone.
-    pub fn start(pid: Pid, state: &ProcessState) -> Result<Guardian> {
+    pub fn start(pid: Pid, state: &ProcessState, queued: usize) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
         // The number may be another's when criu is gone.
         let held = PidFd::open(pid)?;
@@ -75,10 +85,22 @@ impl Guardian {
             links.push(ours.as_raw_fd());
             links.clone()
         });
-        let guardian = Guardian { link: ours, held };
+        let mut guardian = Guardian {
+            link: ours,
+            amount: Amount::of(state, queued),
+            reserve: Reserve::default(),
+            held,
+        };
         detached::start(c"signals-guard", "start the guardian", &foreign, || {
-            watch(theirs, &guardian.held, state.clone())
+            watch(theirs, &guardian.held, state.clone(), queued)
         })?;
+        let link = &guardian.link;
+        let bounded = link
+            .set_read_timeout(Some(READY_TIME))
+            .and_then(|()| link.set_write_timeout(Some(READY_TIME)));
+        bounded.map_err(failed)?;
+        guardian.reserve.try_for_other(guardian.amount.whole())?;
+        guardian.await_ready()?;
         Ok(guardian)
     }
 
@@ -99,7 +121,8 @@ impl Guardian {
         state
             .queues_mut()
             .for_each(|pending| *pending = Pending::default());
-        Guardian::start(pid, &state)
+        // Dispositions alone are put back.
+        Guardian::start(pid, &state, 0)
     }
 
     /// Tells the guardian what is about to be taken out, which it did not know when it was started.
@@ -117,8 +140,27 @@ impl Guardian {
             message.extend_from_slice(info.as_bytes());
         }
         fault::point(Point::GuardianTelling)?;
+        // It has earlier ones in its hands, and must not be the one that is ended for want of memory.
+        self.amount.told += infos.len();
+        self.reserve.try_for_other(self.amount.whole())?;
         self.send(&message)?;
+        self.await_ready()?;
         fault::point(Point::GuardianTold)
+    }
+
+    /// It holds what it was told, and has the memory to put that back.
+    fn await_ready(&self) -> Result<()> {
+        let mut answer = [0];
+        (&self.link).read_exact(&mut answer).map_err(|e| {
+            let what = "tell the guardian";
+            match e.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                    Error::os(what, Errno::EPIPE)
+                }
+                io::ErrorKind::WouldBlock => Error::os(what, Errno::ETIMEDOUT),
+                _ => Error::io(what, &e),
+            }
+        })
     }
 
     /// Is it still there?
@@ -147,7 +189,35 @@ impl Guardian {
     }
 }
 
-fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState) -> i32 {
+/// How much may have to be put back.
+#[derive(Clone, Copy, Debug)]
+struct Amount {
+    /// What the guardian knew at first.
+    known: usize,
+    /// What was in the queues then, and what of that it has been told since.
+    queued: usize,
+    told: usize,
+}
+
+impl Amount {
+    fn of(state: &ProcessState, queued: usize) -> Amount {
+        Amount {
+            known: siginfos(state),
+            queued,
+            told: 0,
+        }
+    }
+
+    fn whole(self) -> usize {
+        self.known + self.queued.max(self.told)
+    }
+}
+
+fn siginfos(state: &ProcessState) -> usize {
+    state.queues().map(|pending| pending.queue.len()).sum()
+}
+
+fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: usize) -> i32 {
     let pid = held.pid();
     let told = |e: Error| {
         log::error!("pid {pid}: the guardian ends: {e}");
@@ -156,9 +226,16 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState) -> i32 {
     if let Err(e) = fault::point(Point::GuardianWatching) {
         return told(e);
     }
+    let mut reserve = Reserve::default();
+    let mut amount = Amount::of(&state, queued);
     loop {
+        if let Err(e) = reserve.ensure_for(amount.whole()) {
+            return told(e);
+        }
+        // If nobody hears it, the parent is gone, and the next message does not come.
+        let _ = link.write_all(&[READY]);
         match receive(&mut link, &mut state) {
-            Ok(true) => {}
+            Ok(true) => amount.told = siginfos(&state) - amount.known,
             Ok(false) => return 0,
             Err(_) => break,
         }
@@ -166,6 +243,8 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState) -> i32 {
             return told(e);
         }
     }
+    // From here on there is that much room.
+    drop(reserve);
     match rescue(held, &state) {
         Ok(count) => {
             if holds_any(&state) {

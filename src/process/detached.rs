@@ -51,6 +51,10 @@ fn await_start(child: nix::unistd::Pid, what: &'static str) -> Result<()> {
             Err(Errno::EINTR) => {}
             // ECHILD: somebody else's handler was faster.
             Ok(WaitStatus::Exited(_, 0)) | Err(Errno::ECHILD) => return Ok(()),
+            // fork(2) has failed in it.
+            Ok(WaitStatus::Exited(_, errno)) => {
+                return Err(Error::os(what, Errno::from_raw(errno)));
+            }
             Ok(WaitStatus::StillAlive) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_micros(100));
             }
@@ -84,7 +88,7 @@ fn detach(name: &CStr, foreign: &[RawFd]) {
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {}
         Ok(ForkResult::Parent { .. }) => exit(0),
-        Err(_) => exit(1),
+        Err(errno) => exit(errno as i32),
     }
 }
 

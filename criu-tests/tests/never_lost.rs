@@ -451,6 +451,7 @@ fn no_more_memory(dir: &RunDir) -> Result<()> {
     }
     let cgroup = Limited::new(&MEMORY, dir)?;
     let passage = |point: Point, n: u32| format!("{}:stop:{n}", point.number());
+    let mut ended = 0;
     // When a piece is out, when several are, when all are.
     for at in [
         passage(Point::TakenOut, 1),
@@ -465,15 +466,19 @@ fn no_more_memory(dir: &RunDir) -> Result<()> {
         cgroup.set(1 << 30)?;
         let pid = victim.pid();
         let dump = interrupted(|| cgroup.dump(&criu, pid, &run), || cgroup.no_more())?;
-        ensure!(dump.signal.is_some(), "{at}: criu was not ended");
-        // It may have said so when criu's end was known already.
-        let log = run.read("images/dump.log");
         victim.finish(PATIENCE).with_context(|| at.clone())?;
-        ensure!(
-            log.contains("criu is gone; "),
-            "{at}: no word of the guardian's"
-        );
+        // It may get by with what it has given back by then.
+        if dump.signal.is_some() {
+            ended += 1;
+            // The guardian may have said so when criu's end was known already.
+            let log = run.read("images/dump.log");
+            ensure!(
+                log.contains("criu is gone; "),
+                "{at}: no word of the guardian's"
+            );
+        }
     }
+    ensure!(ended > 0, "criu was never ended");
     Ok(())
 }
 

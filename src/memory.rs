@@ -64,11 +64,11 @@ pub struct Reserve {
 
 impl Reserve {
     /// What putting back takes, whatever is put back: files of /proc, a process's maps.
-    const FOR_THE_WORK: usize = 512 << 10;
+    const FOR_THE_WORK: usize = 1 << 20;
     /// For each siginfo, and for each beyond so many: it is done in pieces.
-    const FOR_A_SIGINFO: usize = 2048;
+    const FOR_A_SIGINFO: usize = 4096;
     const MANY: usize = 6000;
-    const FOR_ONE_OF_MANY: usize = 1024;
+    const FOR_ONE_OF_MANY: usize = 1536;
 
     /// How much it has to be for so many siginfos; `None` if it is.
     fn growth(&self, siginfos: usize) -> Option<usize> {
@@ -104,6 +104,24 @@ impl Reserve {
             self.bytes = bytes;
         }
         Ok(())
+    }
+}
+
+/// Whom the kernel ends first when memory is short (proc_pid_oom_score_adj(5)).
+const SCORE: &str = "/proc/self/oom_score_adj";
+
+/// This process is the first of all to be ended for want of memory, and another has what it would lose. The score that it had,
+/// for [`score_again`]; `None` if that can't be done.
+pub fn end_first() -> Option<i32> {
+    let score = std::fs::read_to_string(SCORE).ok()?.trim().parse().ok()?;
+    std::fs::write(SCORE, "1000").ok()?;
+    Some(score)
+}
+
+/// Gives it back the score that it had. Everybody may, down to what somebody with CAP_SYS_RESOURCE has set.
+pub fn score_again(score: i32) {
+    if let Err(e) = std::fs::write(SCORE, score.to_string()) {
+        log::warn!("{SCORE} stays 1000, and was {score}: {e}");
     }
 }
 
@@ -147,10 +165,10 @@ mod tests {
     fn a_reserve_grows_by_a_half() {
         let mut reserve = Reserve::default();
         reserve.ensure_for(0).unwrap();
-        assert_eq!(reserve.bytes, 512 << 10);
+        assert_eq!(reserve.bytes, 1 << 20);
         reserve.ensure_for(1000).unwrap();
         let first = reserve.bytes;
-        assert_eq!(first, ((512 << 10) + 2048 * 1000) / 2 * 3);
+        assert_eq!(first, ((1 << 20) + 4096 * 1000) / 2 * 3);
         reserve.ensure_for(1200).unwrap();
         assert_eq!(reserve.bytes, first);
         assert!(reserve.ensure_for(usize::MAX >> 12).is_err());

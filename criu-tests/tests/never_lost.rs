@@ -471,11 +471,8 @@ fn no_more_memory(dir: &RunDir) -> Result<()> {
         if dump.signal.is_some() {
             ended += 1;
             // The guardian may have said so when criu's end was known already.
-            let log = run.read("images/dump.log");
-            ensure!(
-                log.contains("criu is gone; "),
-                "{at}: no word of the guardian's"
-            );
+            let said = run.read("images/dump.log").contains("criu is gone; ");
+            ensure!(said, "{at}: no word of the guardian's");
         }
     }
     ensure!(ended > 0, "criu was never ended");

@@ -10,7 +10,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pending, Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use crate::engine::repair;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::memory::Reserve;
+use crate::memory::{self, Reserve};
 use crate::proc;
 use crate::process::detached;
 use crate::process::pidfd::PidFd;
@@ -46,6 +46,14 @@ const HEADER: usize = 10;
 /// that the parent is gone.
 static LINKS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
+/// The score that this process had before it had a guardian, by which it is ended for want of memory: with its memory for the
+/// work a guardian is the larger of the two.
+static SCORE: Mutex<Option<i32>> = Mutex::new(None);
+
+fn score() -> MutexGuard<'static, Option<i32>> {
+    SCORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn with_links<T>(work: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
     work(&mut LINKS.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -63,7 +71,13 @@ pub struct Guardian {
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        with_links(|links| links.retain(|&link| link != self.link.as_raw_fd()));
+        let last = with_links(|links| {
+            links.retain(|&link| link != self.link.as_raw_fd());
+            links.is_empty()
+        });
+        if last && let Some(score) = score().take() {
+            memory::score_again(score);
+        }
     }
 }
 
@@ -91,7 +105,17 @@ impl Guardian {
             reserve: Reserve::default(),
             held,
         };
+        let score = {
+            let mut known = score();
+            if known.is_none() {
+                *known = memory::end_first();
+            }
+            *known
+        };
         detached::start(c"signals-guard", "start the guardian", &foreign, || {
+            if let Some(score) = score {
+                memory::score_again(score);
+            }
             watch(theirs, &guardian.held, state.clone(), queued)
         })?;
         let link = &guardian.link;

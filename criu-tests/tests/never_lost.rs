@@ -6,9 +6,10 @@
 
 use std::env;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -46,6 +47,8 @@ const TESTS: &[Test] = &[
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
     ("strangers-for-a-bit", strangers_for_a_bit),
+    ("equal-to-what-is-out", equal_to_what_is_out),
+    ("equal-to-what-is-out-deep", equal_to_what_is_out_deep),
     ("limit-changed-meanwhile", limit_changed),
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
@@ -573,6 +576,73 @@ fn strangers_deep(dir: &RunDir) -> Result<()> {
 /// The trap's custody, before the seize. What has arrived since is left to CRIU, which refuses the dump.
 fn strangers_for_a_bit(dir: &RunDir) -> Result<()> {
     sent_meanwhile(false, "limit:0 s:5:-1 limit:90000 2*s:35:-1", 5, 2, dir)
+}
+
+/// The same sender sends the same once more while signals are in custody: none is taken for one of those.
+fn equal_to_what_is_out(dir: &RunDir) -> Result<()> {
+    sent_again("p:11:1", 3, 2, dir)
+}
+
+fn equal_to_what_is_out_deep(dir: &RunDir) -> Result<()> {
+    sent_again("s:36:-1", 2000, 3, dir)
+}
+
+/// One process that sends signal 35, so that all entries are equal.
+struct Sender {
+    shell: Child,
+    to: Pid,
+}
+
+impl Sender {
+    fn start(to: Pid) -> Result<Sender> {
+        let shell = Command::new("sh")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("sh")?;
+        Ok(Sender { shell, to })
+    }
+
+    /// Sends it so often, and waits until that is done.
+    fn send(&mut self, times: usize) -> Result<()> {
+        let to = self.to;
+        let stdin = self.shell.stdin.as_mut().context("no stdin")?;
+        writeln!(
+            stdin,
+            "for i in $(seq {times}); do kill -35 {to} || exit; done; echo done"
+        )?;
+        let mut said = [0; 5];
+        let stdout = self.shell.stdout.as_mut().context("no stdout")?;
+        stdout.read_exact(&mut said).context("sh: kill failed")
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
+fn sent_again(words: &str, depth: usize, passage: u32, dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some(words), dir)?;
+    let pid = victim.pid();
+    let mut sender = Sender::start(pid)?;
+    sender.send(depth)?;
+    let before = queues(pid)?.shared.queue.len();
+    let stop = format!("{}:stop:{passage}", Point::TakingOut.number());
+    let criu = criu()?.env("CRIU_SIGNALS_FAULT", stop);
+    let images = dir.images();
+    let dump = interrupted(|| criu.dump(pid, &images, true), || sender.send(2))?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["put back"])?;
+    companions_gone(&[pid, Pid::try_from(sender.shell.id())?])?;
+    let found = queues(pid)?.shared.queue.len();
+    ensure!(found == before + 2, "{found} of {} are there", before + 2);
+    // Until no child is left.
+    drop(sender);
+    victim.end();
+    Ok(())
 }
 
 /// criu stops itself at the passage of that point before the queue is emptied.

@@ -190,6 +190,19 @@ pub struct Custody {
     is_stopped: bool,
     /// What the taking out has changed beside that.
     changes: Vec<String>,
+    /// What is known to be out of the process, and to be in no other custody.
+    out: Out,
+}
+
+/// See [`Custody::out`].
+#[derive(Debug)]
+enum Out {
+    /// A part of what was to be taken out: of some numbers all stays.
+    These(Box<ProcessState>),
+    /// All of [`Custody::taken`].
+    AllTaken,
+    /// Some of it may be in the process still, or again.
+    Unknown,
 }
 
 impl Custody {
@@ -236,10 +249,22 @@ impl Custody {
                 guardian,
                 is_stopped: true,
                 changes: Vec::new(),
+                out: Out::Unknown,
             };
+            let mut out = custody.taken.clone();
+            out.queues_mut()
+                .for_each(|pending| *pending = Pending::default());
             let started = fault::point(Point::GuardianStarted);
-            match started.and_then(|()| custody.take_all(stopped, entries)) {
-                Ok(()) => Ok(custody),
+            match started.and_then(|()| custody.take_all(stopped, entries, &mut out)) {
+                Ok(()) => {
+                    custody.out = match entries {
+                        // What is in another custody has its place among this.
+                        _ if !earlier.is_empty() => Out::Unknown,
+                        Entries::Known => Out::These(Box::new(out)),
+                        Entries::Unread => Out::AllTaken,
+                    };
+                    Ok(custody)
+                }
                 Err(e) => Err(match custody.undo(stopped) {
                     Ok(()) => e,
                     Err(worse) => worse,
@@ -314,6 +339,7 @@ impl Custody {
             guardian,
             is_stopped: false,
             changes: Vec::new(),
+            out: Out::Unknown,
         };
         let mut take = || {
             for (&(tid, queue), pending) in places.iter().zip(custody.taken.queues_mut()) {
@@ -391,21 +417,27 @@ impl Custody {
         &self.state
     }
 
-    fn take_all<Owner>(&mut self, stopped: &StoppedProcess<Owner>, entries: Entries) -> Result<()> {
+    /// `out` gets what is taken out, where that is known before.
+    fn take_all<Owner>(
+        &mut self,
+        stopped: &StoppedProcess<Owner>,
+        entries: Entries,
+        out: &mut ProcessState,
+    ) -> Result<()> {
         let mut injector = Injector::new(stopped)?;
         for &tid in stopped.threads() {
             let mut site = Site {
                 injector: &mut injector,
                 tid,
             };
-            self.empty(&mut site, Queue::Private, entries)
+            self.empty(&mut site, Queue::Private, entries, out)
                 .map_err(|e| e.in_thread(tid))?;
         }
         let mut site = Site {
             injector: &mut injector,
             tid: stopped.leader(),
         };
-        self.empty(&mut site, Queue::Shared, entries)?;
+        self.empty(&mut site, Queue::Shared, entries, out)?;
         injector.finish()?;
         fault::point(Point::CustodyWhole)
     }
@@ -416,6 +448,7 @@ impl Custody {
         site: &mut Site<'_, '_, Owner>,
         queue: Queue,
         entries: Entries,
+        out: &mut ProcessState,
     ) -> Result<()> {
         let stay = self.numbers_that_stay(site, queue, entries)?;
         let tid = site.tid;
@@ -453,6 +486,7 @@ impl Custody {
                     guardian::hold(&mut self.state, queue, tid, &chunk);
                 } else {
                     self.guardian.check()?;
+                    guardian::hold(out, queue, tid, &go);
                 }
                 fault::point(Point::TakingOut)?;
                 if !go.is_empty() {
@@ -527,7 +561,11 @@ impl Custody {
     /// If something could not be put back: then the guardian tries when this process has ended.
     pub fn give_back<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
         fault::point(Point::GivingBack)?;
-        let count = repair::give_back(stopped, &self.taken)?;
+        let count = match &self.out {
+            Out::These(out) => repair::give_back_all(stopped, out)?,
+            Out::AllTaken => repair::give_back_all(stopped, &self.taken)?,
+            Out::Unknown => repair::give_back(stopped, &self.taken)?,
+        };
         fault::point(Point::GivenBack)?;
         self.dismiss(stopped.pid());
         Ok(count)

@@ -13,6 +13,7 @@ use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
+use crate::state::queues::before_arrivals;
 use crate::state::timers::with_timer_arrivals;
 use crate::state::{self, PendingLimit, Queue, Site, itimers, owners};
 pub use crate::state::{Done, Lost};
@@ -300,6 +301,28 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     give_back_under(stopped, state, state.rlimit_sigpending)
 }
 
+/// As [`give_back`], of signals of which none is back: what is found equal to one of them has arrived since.
+///
+/// # Errors
+/// Those of [`give_back`]. What is back by then is not known: [`give_back`] can be tried.
+pub fn give_back_all<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    taken: &ProcessState,
+) -> Result<usize> {
+    let _budget = Budget::of_process();
+    let found = capture::expecting(stopped, Phase::Replay, taken)?;
+    let mut wanted = taken.clone();
+    let shared = std::mem::take(&mut wanted.shared);
+    wanted.shared = before_arrivals(shared, &found.shared);
+    for thread in &mut wanted.threads {
+        if let Some(found) = same_thread(&found.threads, thread) {
+            let pending = std::mem::take(&mut thread.pending);
+            thread.pending = before_arrivals(pending, &found.pending);
+        }
+    }
+    bring_about(stopped, &wanted, &found)
+}
+
 /// As [`give_back`], and leaves the process with this RLIMIT_SIGPENDING.
 fn give_back_under<Owner>(
     stopped: &StoppedProcess<Owner>,
@@ -310,8 +333,16 @@ fn give_back_under<Owner>(
     let found = capture::expecting(stopped, Phase::Replay, state)?;
     let mut wanted = wanted(state, &found);
     wanted.rlimit_sigpending = limit;
-    let missing = siginfos(&wanted).saturating_sub(siginfos(&found));
-    match put_back(stopped, &wanted, &found, Extent::Queues)
+    bring_about(stopped, &wanted, &found)
+}
+
+fn bring_about<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+) -> Result<usize> {
+    let missing = siginfos(wanted).saturating_sub(siginfos(found));
+    match put_back(stopped, wanted, found, Extent::Queues)
         .into_iter()
         .next()
     {

@@ -1108,19 +1108,37 @@ fn signos_of<'i>(infos: impl Iterator<Item = &'i Siginfo>) -> SigSet {
 /// been queued since. A legacy signal that was pending at the dump keeps its entry; a second one is dropped, as the
 /// kernel drops it (legacy_queue). The kernel drops no entry of a timer (posixtimer_queue_sigqueue), and nobody but the
 /// timer could queue it again: each stays.
+///
+/// An entry that is found equal to one of the dump is taken for that one.
 pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
-    let mut merged = dumped;
-    let dumped_bits = merged.bits;
     // Nearly always one of the two is the beginning of the other; deep queues need not be hashed for that.
-    let same = std::iter::zip(&merged.queue, &found.queue).take_while(|(a, b)| a == b);
+    let same = std::iter::zip(&dumped.queue, &found.queue).take_while(|(a, b)| a == b);
     let same = same.count();
     let others = &found.queue[same..];
     let mut known: HashMap<Siginfo, usize> = HashMap::new();
     if !others.is_empty() {
-        for info in &merged.queue[same..] {
+        for info in &dumped.queue[same..] {
             *known.entry(*info).or_default() += 1;
         }
     }
+    with_others(dumped, found, others, known)
+}
+
+/// As [`with_arrivals`], of entries of which none is in the queue, as they have been taken out: one that is found equal to
+/// one of them has been sent since, by the same sender with the same value.
+pub fn before_arrivals(taken: Pending, found: &Pending) -> Pending {
+    with_others(taken, found, &found.queue, HashMap::new())
+}
+
+/// Behind what was pending at the dump, those of `others` that are not `known`, each so many times.
+fn with_others(
+    dumped: Pending,
+    found: &Pending,
+    others: &[Siginfo],
+    mut known: HashMap<Siginfo, usize>,
+) -> Pending {
+    let mut merged = dumped;
+    let dumped_bits = merged.bits;
     for info in others {
         match known.get_mut(info) {
             Some(left) if *left > 0 => *left -= 1,
@@ -1224,6 +1242,16 @@ mod tests {
         let found = pending(&[info(rt(1), 5), info(rt(1), 5), info(rt(1), 5)]);
         assert_eq!(with_arrivals(dumped.clone(), &found).queue.len(), 3);
         assert_eq!(with_arrivals(dumped.clone(), &dumped), dumped);
+    }
+
+    #[test]
+    fn what_was_taken_out_is_not_found() {
+        let taken = pending(&[info(rt(1), 5), info(rt(1), 5)]);
+        let found = pending(&[info(rt(1), 5)]);
+        assert_eq!(before_arrivals(taken, &found).queue.len(), 3);
+        // The kernel would have dropped the second.
+        let taken = pending(&[info(SigNo::USR1, 5)]);
+        assert_eq!(before_arrivals(taken.clone(), &taken).queue.len(), 1);
     }
 
     #[test]

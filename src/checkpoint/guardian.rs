@@ -81,6 +81,18 @@ impl Drop for Guardian {
     }
 }
 
+/// Why the guardian could not be told. One that ends with something unread resets the link (unix_release_sock).
+fn told(e: &io::Error) -> Error {
+    let what = "tell the guardian";
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            Error::os(what, Errno::EPIPE)
+        }
+        io::ErrorKind::WouldBlock => Error::os(what, Errno::ETIMEDOUT),
+        _ => Error::io(what, e),
+    }
+}
+
 impl Guardian {
     /// Starts a guardian for `pid`, which knows `state`. `queued`: what is in the process's queues, whether it knows of that or
     /// not: all is queued anew when something is put back before it.
@@ -175,16 +187,7 @@ impl Guardian {
     /// It holds what it was told, and has the memory to put that back.
     fn await_ready(&self) -> Result<()> {
         let mut answer = [0];
-        (&self.link).read_exact(&mut answer).map_err(|e| {
-            let what = "tell the guardian";
-            match e.kind() {
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                    Error::os(what, Errno::EPIPE)
-                }
-                io::ErrorKind::WouldBlock => Error::os(what, Errno::ETIMEDOUT),
-                _ => Error::io(what, &e),
-            }
-        })
+        (&self.link).read_exact(&mut answer).map_err(|e| told(&e))
     }
 
     /// Is it still there?
@@ -207,9 +210,7 @@ impl Guardian {
     }
 
     fn send(&mut self, message: &[u8]) -> Result<()> {
-        self.link
-            .write_all(message)
-            .map_err(|e| Error::io("tell the guardian", &e))
+        self.link.write_all(message).map_err(|e| told(&e))
     }
 }
 

@@ -632,6 +632,9 @@ fn vfork(_: &RunDir) -> Result<()> {
     Ok(())
 }
 
+/// The number of openat(2) on x86_64.
+const OPENAT: i64 = 257;
+
 /// Those who wait for a process that does not stop keep nobody waiting who asks for another.
 fn others_wait(_: &RunDir) -> Result<()> {
     // Longer than this test may take.
@@ -661,6 +664,20 @@ fn others_wait(_: &RunDir) -> Result<()> {
         }
         Ok((visited >= 4).then_some(()))
     })?;
+    // A lookup in the top folder that waits for its turn, as all of the user's do by now: nobody else waits with it.
+    let late = Actor::start(&scene.programs.own, USER)?;
+    let path = scene.mount.path(late.pid()?, SigFile::Blocked);
+    let mut cat = Command::new("cat");
+    cat.arg(path).uid(USER).gid(USER).stdout(Stdio::null());
+    let looks_up = cat.spawn()?;
+    let call = format!("/proc/{}/syscall", looks_up.id());
+    wait::until("the lookup", PATIENCE, || {
+        let openat = format!("{} ", OPENAT);
+        Ok(fs::read_to_string(&call)?
+            .starts_with(&openat)
+            .then_some(()))
+    })?;
+    readers.push(looks_up);
     // Root's, and another user's.
     let own = scene.target.pid()?;
     for _ in 0..20 {

@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use criu_signals::images::Pid;
 use fuser::{
     AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request as FuseRequest, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request as FuseRequest,
+    TimeOrNow, WriteFlags,
 };
 use nix::errno::Errno;
 
@@ -277,6 +278,9 @@ fn answer_attr(server: &Server, caller: Caller, turn: Outcome<()>, ino: u64, rep
 
 impl Filesystem for SigFs {
     fn init(&mut self, _req: &FuseRequest, config: &mut KernelConfig) -> io::Result<()> {
+        // Else a lookup that waits for its turn holds a lock on the folder (fuse_lock_inode, fs/fuse/inode.c), and all
+        // others wait for it, whoever they are. Kernels before 4.7 have no other way.
+        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
         let refused = |_| io::Error::other("the kernel takes no writes of that size");
         config.set_max_write(MAX_WRITE).map_err(refused).map(drop)
     }

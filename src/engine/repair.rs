@@ -3,8 +3,8 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Disposition, Pending, Pid, ProcessState, Rlimit, RunState, SigNo, SigSet, Siginfo,
-    ThreadState, Tid, TimerEntry, compare,
+    Difference, Disposition, Pending, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo,
+    SigSet, Siginfo, ThreadState, Tid, TimerEntry, compare,
 };
 
 use crate::engine::capture::{self, Entries};
@@ -311,15 +311,9 @@ pub fn give_back_all<Owner>(
 ) -> Result<usize> {
     let _budget = Budget::of_process();
     let found = capture::expecting(stopped, Phase::Replay, taken)?;
-    let mut wanted = taken.clone();
-    let shared = std::mem::take(&mut wanted.shared);
-    wanted.shared = before_arrivals(shared, &found.shared);
-    for thread in &mut wanted.threads {
-        if let Some(found) = same_thread(&found.threads, thread) {
-            let pending = std::mem::take(&mut thread.pending);
-            thread.pending = before_arrivals(pending, &found.pending);
-        }
-    }
+    let wanted = queue_by_queue(taken.clone(), &found, |taken, found, _, _| {
+        before_arrivals(taken, found)
+    });
     bring_about(stopped, &wanted, &found)
 }
 
@@ -541,17 +535,7 @@ fn distrust_entries(found: &mut ProcessState, dumped: &ProcessState) {
 
 /// How the process must be: as captured, with what has arrived since behind it.
 fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
-    let mut wanted = dumped.clone();
-    let timers = &dumped.timers;
-    let shared = std::mem::take(&mut wanted.shared);
-    wanted.shared = with_timer_arrivals(shared, &found.shared, timers, None);
-    for thread in &mut wanted.threads {
-        if let Some(found) = same_thread(&found.threads, thread) {
-            let id = Some(thread.ids.innermost());
-            let pending = std::mem::take(&mut thread.pending);
-            thread.pending = with_timer_arrivals(pending, &found.pending, timers, id);
-        }
-    }
+    let mut wanted = arrived_since(dumped.clone(), found);
     for timer in &mut wanted.timers {
         let now = found.timers.iter().find(|now| now.id == timer.id);
         if let Some(now) = now
@@ -565,18 +549,28 @@ fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
 }
 
 /// What has been put back, with what has been queued since behind it: by timers that run, or anybody.
-fn arrived_since(mut wanted: ProcessState, found: &ProcessState) -> ProcessState {
-    let timers = &wanted.timers;
-    let shared = std::mem::take(&mut wanted.shared);
-    wanted.shared = with_timer_arrivals(shared, &found.shared, timers, None);
-    for thread in &mut wanted.threads {
+fn arrived_since(wanted: ProcessState, found: &ProcessState) -> ProcessState {
+    queue_by_queue(wanted, found, with_timer_arrivals)
+}
+
+/// Each queue of `state` merged with the one that was found, given the timers of `state` and the thread whose queue it is;
+/// the shared one is nobody's.
+fn queue_by_queue(
+    mut state: ProcessState,
+    found: &ProcessState,
+    merge: impl Fn(Pending, &Pending, &[PosixTimer], Option<i32>) -> Pending,
+) -> ProcessState {
+    let timers = &state.timers;
+    let shared = std::mem::take(&mut state.shared);
+    state.shared = merge(shared, &found.shared, timers, None);
+    for thread in &mut state.threads {
         if let Some(found) = same_thread(&found.threads, thread) {
             let id = Some(thread.ids.innermost());
             let pending = std::mem::take(&mut thread.pending);
-            thread.pending = with_timer_arrivals(pending, &found.pending, timers, id);
+            thread.pending = merge(pending, &found.pending, timers, id);
         }
     }
-    wanted
+    state
 }
 
 fn same_thread<'t>(threads: &'t [ThreadState], thread: &ThreadState) -> Option<&'t ThreadState> {

@@ -190,7 +190,7 @@ pub struct Custody {
     is_stopped: bool,
     /// What the taking out has changed beside that.
     changes: Vec<String>,
-    /// What is known to be out of the process, and to be in no other custody.
+    /// What is out of the process and in no other custody, as soon as all that can be is.
     out: Out,
 }
 
@@ -203,6 +203,16 @@ enum Out {
     AllTaken,
     /// Some of it may be in the process still, or again.
     Unknown,
+}
+
+impl Out {
+    /// Nothing yet of what `taken` has.
+    fn these_of(taken: &ProcessState) -> Out {
+        let mut out = Box::new(taken.clone());
+        out.queues_mut()
+            .for_each(|pending| *pending = Pending::default());
+        Out::These(out)
+    }
 }
 
 impl Custody {
@@ -243,28 +253,23 @@ impl Custody {
                     .for_each(|custody| custody.add_to(&mut taken));
             }
             let guardian = Guardian::start(stopped.pid(), &taken, depth(stopped)?)?;
+            let out = match entries {
+                // What is in another custody has its place among this.
+                _ if !earlier.is_empty() => Out::Unknown,
+                Entries::Known => Out::these_of(&taken),
+                Entries::Unread => Out::AllTaken,
+            };
             let mut custody = Custody {
                 state,
                 taken,
                 guardian,
                 is_stopped: true,
                 changes: Vec::new(),
-                out: Out::Unknown,
+                out,
             };
-            let mut out = custody.taken.clone();
-            out.queues_mut()
-                .for_each(|pending| *pending = Pending::default());
             let started = fault::point(Point::GuardianStarted);
-            match started.and_then(|()| custody.take_all(stopped, entries, &mut out)) {
-                Ok(()) => {
-                    custody.out = match entries {
-                        // What is in another custody has its place among this.
-                        _ if !earlier.is_empty() => Out::Unknown,
-                        Entries::Known => Out::These(Box::new(out)),
-                        Entries::Unread => Out::AllTaken,
-                    };
-                    Ok(custody)
-                }
+            match started.and_then(|()| custody.take_all(stopped, entries)) {
+                Ok(()) => Ok(custody),
                 Err(e) => Err(match custody.undo(stopped) {
                     Ok(()) => e,
                     Err(worse) => worse,
@@ -417,27 +422,21 @@ impl Custody {
         &self.state
     }
 
-    /// `out` gets what is taken out, where that is known before.
-    fn take_all<Owner>(
-        &mut self,
-        stopped: &StoppedProcess<Owner>,
-        entries: Entries,
-        out: &mut ProcessState,
-    ) -> Result<()> {
+    fn take_all<Owner>(&mut self, stopped: &StoppedProcess<Owner>, entries: Entries) -> Result<()> {
         let mut injector = Injector::new(stopped)?;
         for &tid in stopped.threads() {
             let mut site = Site {
                 injector: &mut injector,
                 tid,
             };
-            self.empty(&mut site, Queue::Private, entries, out)
+            self.empty(&mut site, Queue::Private, entries)
                 .map_err(|e| e.in_thread(tid))?;
         }
         let mut site = Site {
             injector: &mut injector,
             tid: stopped.leader(),
         };
-        self.empty(&mut site, Queue::Shared, entries, out)?;
+        self.empty(&mut site, Queue::Shared, entries)?;
         injector.finish()?;
         fault::point(Point::CustodyWhole)
     }
@@ -448,7 +447,6 @@ impl Custody {
         site: &mut Site<'_, '_, Owner>,
         queue: Queue,
         entries: Entries,
-        out: &mut ProcessState,
     ) -> Result<()> {
         let stay = self.numbers_that_stay(site, queue, entries)?;
         let tid = site.tid;
@@ -486,7 +484,9 @@ impl Custody {
                     guardian::hold(&mut self.state, queue, tid, &chunk);
                 } else {
                     self.guardian.check()?;
-                    guardian::hold(out, queue, tid, &go);
+                    if let Out::These(out) = &mut self.out {
+                        guardian::hold(out, queue, tid, &go);
+                    }
                 }
                 fault::point(Point::TakingOut)?;
                 if !go.is_empty() {

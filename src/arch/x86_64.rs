@@ -925,10 +925,7 @@ impl Stub {
 
     /// When the stub in `bytes` was made; `None` if they do not begin with one.
     pub fn made(bytes: &[u8]) -> Option<u64> {
-        let data = bytes.strip_prefix(Stub::code())?;
-        data.get(core::mem::offset_of!(StubData, made)..)?
-            .first_chunk()
-            .map(|made| u64::from_le_bytes(*made))
+        Some(StubData::read(bytes.strip_prefix(Stub::code())?)?.made)
     }
 
     /// Where the thread that stands with `now` goes on in the program, if it is in the stub in `bytes`, which is at `base`,

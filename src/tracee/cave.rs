@@ -160,37 +160,41 @@ fn stubs_in(page: &[u8]) -> impl Iterator<Item = usize> {
         .filter(|&at| page.len() - at >= Stub::len() && page[at..].starts_with(Stub::code()))
 }
 
-/// Is one of the threads that stand at these addresses on its way out of a stub whose tracer has died? It then still
-/// undoes what was done.
-pub(super) fn is_in_stub(memory: &Memory, mut ips: Vec<u64>) -> Result<bool> {
+/// A thread in a stub whose tracer has died or given up: the thread still undoes what was done.
+#[derive(Debug)]
+pub(super) struct InStub {
+    pub tid: Tid,
+    /// Where the stub begins.
+    pub base: u64,
+    pub stub: Vec<u8>,
+}
+
+/// Those of `threads`, each with where it stands, that are in such a stub.
+pub(super) fn in_stubs(memory: &Memory, threads: &[(Tid, u64)]) -> Result<Vec<InStub>> {
+    let mut threads = threads.to_vec();
     // Many threads wait at the same place.
-    ips.sort_unstable();
-    for ips in ips.chunk_by(|a, b| a / PAGE == b / PAGE) {
-        let start = ips[0] / PAGE * PAGE;
+    threads.sort_unstable_by_key(|(_, ip)| *ip);
+    let mut inside = Vec::new();
+    for threads in threads.chunk_by(|(_, a), (_, b)| a / PAGE == b / PAGE) {
+        let start = threads[0].1 / PAGE * PAGE;
         let Some((_, page)) = page_at(memory, start, start + PAGE)? else {
             // They execute what nobody may read.
             continue;
         };
         for at in stubs_in(&page) {
-            let stub = start + at as u64..start + (at + Stub::len()) as u64;
-            if ips.iter().any(|ip| stub.contains(ip)) {
-                return Ok(true);
-            }
+            let base = start + at as u64;
+            let stub = &page[at..at + Stub::len()];
+            let here = threads
+                .iter()
+                .filter(|(_, ip)| (base..base + stub.len() as u64).contains(ip));
+            inside.extend(here.map(|&(tid, _)| InStub {
+                tid,
+                base,
+                stub: stub.to_vec(),
+            }));
         }
     }
-    Ok(false)
-}
-
-/// The stub in which a thread that stands at `ip` is, and where it begins.
-pub(super) fn stub_around(memory: &Memory, ip: u64) -> Result<Option<(u64, Vec<u8>)>> {
-    let start = ip / PAGE * PAGE;
-    let Some((_, page)) = page_at(memory, start, start + PAGE)? else {
-        return Ok(None);
-    };
-    let around = stubs_in(&page)
-        .map(|at| (start + at as u64, page[at..at + Stub::len()].to_vec()))
-        .find(|(base, stub)| (*base..*base + stub.len() as u64).contains(&ip));
-    Ok(around)
+    Ok(inside)
 }
 
 /// Where a run of zeros begins that goes on to the end of the page and takes the stub.

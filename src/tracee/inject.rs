@@ -23,7 +23,7 @@ use nix::errno::Errno;
 
 use super::batch::{Call, Glance, Layout, Outcome, errno_in, room_for};
 use super::bound::{Bound, Budget, within_budget};
-use super::cave::Cave;
+use super::cave::{self, Cave};
 use super::left_behind;
 use super::memory::{Memory, RemoteAddr};
 use super::obstacles;
@@ -87,7 +87,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             .collect::<Result<Vec<_>>>()?;
         let cave = match Cave::find(&memory, &at) {
             Err(e) if matches!(e.cause(), Cause::Os(Errno::EAGAIN)) => {
-                left_behind::bring_back(&memory, &at)?;
+                left_behind::bring_back(&memory, &cave::in_stubs(&memory, &at)?)?;
                 let at = process.threads().iter().map(|&tid| ip(tid));
                 Cave::find(&memory, &at.collect::<Result<Vec<_>>>()?)?
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use criu_signals_images::Tid;
 
 use super::bound::Bound;
-use super::cave;
+use super::cave::InStub;
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use crate::arch::{SYSCALL_DISPATCH_FILTER_BLOCK, Stub};
@@ -17,19 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Two for each call, and some for signals that come between.
 const STOPS: usize = 4_000_000;
 
-/// Brings those of `threads`, each with where it stands, back into the program that are in the code of another tracer. They
-/// execute nothing of the program, and stand in an event stop again.
+/// Brings these threads back into the program. They execute nothing of the program, and stand in an event stop again.
 ///
 /// # Errors
 /// If a thread is gone or does not come to the end of its way: the program itself may hold such code.
-pub(super) fn bring_back(memory: &Memory, threads: &[(Tid, u64)]) -> Result<()> {
-    for &(tid, ip) in threads {
-        if let Some((base, stub)) = cave::stub_around(memory, ip)? {
-            log::debug!(
-                "tid {tid}: in the code of a tracer that has died or given up: brought back"
-            );
-            leave(memory, tid, base, &stub).map_err(|e| e.in_thread(tid))?;
-        }
+pub(super) fn bring_back(memory: &Memory, threads: &[InStub]) -> Result<()> {
+    for InStub { tid, base, stub } in threads {
+        log::debug!("tid {tid}: in the code of a tracer that has died or given up: brought back");
+        leave(memory, *tid, *base, stub).map_err(|e| e.in_thread(*tid))?;
     }
     Ok(())
 }

@@ -193,13 +193,11 @@ impl StoppedProcess<ByUs> {
         let threads = self.threads.iter();
         let at = threads.map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())));
         let at: Vec<_> = at.collect::<Result<_>>()?;
-        if !cave::is_in_stub(&memory, at.iter().map(|(_, ip)| *ip).collect())? {
-            return Ok(true);
-        }
-        if self.trapped_for(self.leader())?.is_none() {
+        let left = cave::in_stubs(&memory, &at)?;
+        if !left.is_empty() && self.trapped_for(self.leader())?.is_none() {
             return Ok(false);
         }
-        left_behind::bring_back(&memory, &at).map(|()| true)
+        left_behind::bring_back(&memory, &left).map(|()| true)
     }
 
     /// Lets all threads go on as they were found.

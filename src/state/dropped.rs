@@ -8,19 +8,17 @@
 //! While it is there, its signal is shown as pending, and a legacy one that comes is dropped. So a process that runs on gets
 //! one anew: of a timer that expires and is deleted.
 
-use std::time::{Duration, Instant};
-
 use criu_signals_images::{
     Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid, TimerEntry,
 };
 use nix::errno::Errno;
 
 use super::queues::{Queue, like_a_timers_own};
-use super::timers::{TIMER_ABSTIME, number, set, timespec};
-use super::{Kind, PATIENCE, PendingLimit, Site, put_back};
+use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
+use super::{Kind, PendingLimit, Site, put_back};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, TimerLine};
-use crate::tracee::{Call, Injector, StoppedProcess, ptrace};
+use crate::tracee::{Call, Injector, StoppedProcess};
 
 /// `sizeof(struct sigevent)`, and what `sigev_notify` can be.
 const SIGEVENT_SIZE: usize = 64;
@@ -179,7 +177,7 @@ fn with_its_id<Owner>(
         for outcome in &outcomes {
             outcome.check()?;
         }
-        if is_in_queue(&timer, queue_of)? {
+        if is_in_queue(&timer, queue_of, queue(dropped), 0)? {
             return Ok(true);
         }
     }
@@ -206,7 +204,8 @@ fn with_any_id<Owner>(
     let expired = injector
         .run(leader, &[set(&timer, TIMER_ABSTIME, 1)])
         .and_then(|outcomes| outcomes[0].check().map(drop))
-        .and_then(|()| wait_for(&timer, queue_of));
+        .and_then(|()| comes_into_queue(&timer, queue_of, queue(dropped), 0))
+        .and_then(|came| came.then_some(()).ok_or_else(|| does_not_come(queue_of)));
     let deleted = injector.run(leader, &[delete(id)])?;
     deleted[0].check()?;
     expired
@@ -233,27 +232,14 @@ fn restore_ids(what: u64) -> Call {
         .value(0)
 }
 
-fn is_in_queue(timer: &PosixTimer, tid: Tid) -> Result<bool> {
-    let queue = ptrace::peek(tid, timer.thread().is_none(), 0, usize::MAX)?;
-    Ok(queue.iter().any(|info| timer.made(info)))
+/// Where its entry was.
+fn queue(dropped: &Dropped) -> Queue {
+    dropped.thread.map_or(Queue::Shared, |_| Queue::Private)
 }
 
 fn does_not_come(tid: Tid) -> Error {
     let what = "its entry does not come into the queue";
     Error::new("let a timer expire", Cause::NotKept(what.into())).in_thread(tid)
-}
-
-fn wait_for(timer: &PosixTimer, tid: Tid) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if is_in_queue(timer, tid)? {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(does_not_come(tid));
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
 }
 
 fn timer(dropped: &Dropped, id: i32) -> PosixTimer {

@@ -23,16 +23,16 @@ use criu_signals_images::{
 use super::dispositions::sigaction;
 use super::queues::{Queue, take_one};
 use super::timers::{
-    TIMER_ABSTIME, expire_again, first_expiry, from_itimerspec, from_timespec, get, is_countable,
-    read_clock, set,
+    TIMER_ABSTIME, comes_into_queue, expire_again, first_expiry, from_itimerspec, from_timespec,
+    get, is_countable, is_in_queue, read_clock, set,
 };
-use super::{PATIENCE, Site, cpu_clocks};
+use super::{Site, cpu_clocks};
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
-use crate::tracee::{Call, Injector, Outcome, StoppedProcess, ptrace};
+use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
 
 /// What [`count`] has to say of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,27 +305,18 @@ impl Counting {
         outcomes[self.first() + 1].check()?;
         if let Some(kept) = &self.ignored {
             // It is aside already, unless the interrupt came late.
-            if self.is_pending()? {
+            if is_in_queue(timer, *tid, self.which, 0)? {
                 injector.run(*tid, &[sigaction(self.signo, kept)])?;
             }
             return Ok(());
         }
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_pending()? {
-            if Instant::now() >= deadline {
-                return Err(Error::new(
-                    format!("let timer {} expire again", timer.id),
-                    Cause::NotKept("its entry does not come back into the queue".into()),
-                ));
-            }
-            std::thread::sleep(std::time::Duration::from_micros(50));
+        if !comes_into_queue(timer, *tid, self.which, 0)? {
+            return Err(Error::new(
+                format!("let timer {} expire again", timer.id),
+                Cause::NotKept("its entry does not come back into the queue".into()),
+            ));
         }
         Ok(())
-    }
-
-    fn is_pending(&self) -> Result<bool> {
-        let queue = ptrace::peek(self.tid, self.which == Queue::Shared, 0, usize::MAX)?;
-        Ok(queue.iter().any(|info| self.timer.made(info)))
     }
 }
 

@@ -188,6 +188,29 @@ fn with_expiries(
     merged
 }
 
+/// Is the timer's entry among those of the queue from the one numbered `from` on?
+pub(super) fn is_in_queue(timer: &PosixTimer, tid: Tid, which: Queue, from: usize) -> Result<bool> {
+    let queue = ptrace::peek(tid, which == Queue::Shared, from, usize::MAX)?;
+    Ok(queue.iter().any(|info| timer.made(info)))
+}
+
+/// As [`is_in_queue`], of a timer that is about to expire, for which is waited.
+pub(super) fn comes_into_queue(
+    timer: &PosixTimer,
+    tid: Tid,
+    which: Queue,
+    from: usize,
+) -> Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_in_queue(timer, tid, which, from)? {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(true)
+}
+
 /// Where the timer's entry is, as far as the queue tells. An entry in the queue of a timer that is armed was
 /// there before the timer was set: it will be dropped. (A periodic timer with a pending entry is not armed, but
 /// timer_gettime(2) gives what will remain of its period, so up to the period the two look alike.)
@@ -624,21 +647,14 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         which: Queue,
         built: usize,
     ) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let tail = ptrace::peek(tid, which == Queue::Shared, built, usize::MAX)?;
-            if tail.iter().any(|info| timer.made(info)) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::new(
-                    format!("let timer {} expire", timer.id),
-                    Cause::NotKept("its entry does not come into the queue".into()),
-                )
-                .in_thread(tid));
-            }
-            std::thread::sleep(Duration::from_micros(50));
+        if comes_into_queue(timer, tid, which, built)? {
+            return Ok(());
         }
+        Err(Error::new(
+            format!("let timer {} expire", timer.id),
+            Cause::NotKept("its entry does not come into the queue".into()),
+        )
+        .in_thread(tid))
     }
 
     /// [`expire_again`], and nothing else of the number may be in the queue yet. Returns whether that could be done. If

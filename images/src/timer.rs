@@ -69,6 +69,22 @@ pub struct PosixTimer {
 }
 
 impl PosixTimer {
+    /// A timer of CLOCK_MONOTONIC that sends `signo` to the process, and nothing else: not armed, nothing pending.
+    pub fn bare(id: i32, signo: i32) -> PosixTimer {
+        PosixTimer {
+            id,
+            clock: 1,
+            signo,
+            value: 0,
+            notify: Notify::Process,
+            interval: 0,
+            remaining: 0,
+            overrun: 0,
+            entry: TimerEntry::Idle,
+            entry_overrun: None,
+        }
+    }
+
     /// Does this siginfo look as the timer's own entry does? [`TimerEntry`] says why it need not be it.
     pub fn made(&self, info: &Siginfo) -> bool {
         self.notify != Notify::Nobody

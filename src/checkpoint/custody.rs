@@ -623,7 +623,7 @@ fn number(info: &Siginfo) -> Option<SigNo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::{Fields, Notify, NsIds, PosixTimer, TimerEntry};
+    use criu_signals_images::{Fields, NsIds, PosixTimer};
 
     fn process(queued: usize, soft: u64, hard: u64) -> ProcessState {
         let fields = Fields::Value {
@@ -672,7 +672,7 @@ mod tests {
     fn timers_need_room_as_well() {
         let timers = |count, soft| {
             let mut state = process(0, soft, soft);
-            state.timers = (0..count).map(timer).collect();
+            state.timers = (0..count).map(|id| PosixTimer::bare(id, 34)).collect();
             state
         };
         for may_raise in [false, true] {
@@ -684,21 +684,6 @@ mod tests {
             assert!(lent(&timers(20, 5)));
             assert!(!lent(&timers(20, 10_000)));
             assert!(!lent(&timers(0, 5)));
-        }
-    }
-
-    fn timer(id: i32) -> PosixTimer {
-        PosixTimer {
-            id,
-            clock: 1,
-            signo: 34,
-            value: 0,
-            notify: Notify::Process,
-            interval: 0,
-            remaining: 0,
-            overrun: 0,
-            entry: TimerEntry::Idle,
-            entry_overrun: None,
         }
     }
 

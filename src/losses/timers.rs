@@ -169,16 +169,11 @@ mod tests {
         process.timers = (0..)
             .zip(timers)
             .map(|(id, &(notify, entry))| PosixTimer {
-                id,
-                clock: 1,
-                signo: 34,
-                value: 0,
                 notify,
                 interval: 10,
                 remaining: 5,
-                overrun: 0,
                 entry,
-                entry_overrun: None,
+                ..PosixTimer::bare(id, 34)
             })
             .collect();
         process

@@ -8,9 +8,7 @@
 //! While it is there, its signal is shown as pending, and a legacy one that comes is dropped. So a process that runs on gets
 //! one anew: of a timer that expires and is deleted.
 
-use criu_signals_images::{
-    Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid, TimerEntry,
-};
+use criu_signals_images::{Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid};
 use nix::errno::Errno;
 
 use super::queues::{Queue, like_a_timers_own};
@@ -244,16 +242,9 @@ fn does_not_come(tid: Tid) -> Error {
 
 fn timer(dropped: &Dropped, id: i32) -> PosixTimer {
     PosixTimer {
-        id,
-        clock: libc::CLOCK_MONOTONIC,
-        signo: dropped.signo.get(),
         value: dropped.value,
         notify: dropped.thread.map_or(Notify::Process, Notify::Thread),
-        interval: 0,
-        remaining: 0,
-        overrun: 0,
-        entry: TimerEntry::Idle,
-        entry_overrun: None,
+        ..PosixTimer::bare(id, dropped.signo.get())
     }
 }
 

@@ -341,16 +341,11 @@ mod tests {
 
     fn timer(notify: Notify, entry: TimerEntry) -> PosixTimer {
         PosixTimer {
-            id: 1,
-            clock: 1,
-            signo: 34,
-            value: 0,
             notify,
             interval: 10,
             remaining: 5,
-            overrun: 0,
             entry,
-            entry_overrun: None,
+            ..PosixTimer::bare(1, 34)
         }
     }
 

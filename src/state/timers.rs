@@ -928,21 +928,6 @@ mod tests {
     use super::*;
     use criu_signals_images::{Fields, NsIds};
 
-    fn timer(id: i32, signo: i32) -> PosixTimer {
-        PosixTimer {
-            id,
-            clock: 1,
-            signo,
-            value: 0,
-            notify: Notify::Process,
-            interval: 0,
-            remaining: 0,
-            overrun: 0,
-            entry: TimerEntry::Idle,
-            entry_overrun: None,
-        }
-    }
-
     fn expiry(signo: i32, id: i32) -> Siginfo {
         let fields = Fields::Timer {
             id,
@@ -970,7 +955,7 @@ mod tests {
         let armed = |interval, remaining| PosixTimer {
             interval,
             remaining,
-            ..timer(3, 10)
+            ..PosixTimer::bare(3, 10)
         };
         assert_eq!(entry_in_queue(&armed(0, 0), &queue), TimerEntry::Pending);
         assert_eq!(entry_in_queue(&armed(0, 5), &queue), TimerEntry::Stale);
@@ -980,12 +965,15 @@ mod tests {
             entry_in_queue(&armed(9, 5), &pending(&[])),
             TimerEntry::Idle
         );
-        assert_eq!(entry_in_queue(&timer(4, 10), &queue), TimerEntry::Idle);
+        assert_eq!(
+            entry_in_queue(&PosixTimer::bare(4, 10), &queue),
+            TimerEntry::Idle
+        );
     }
 
     #[test]
     fn a_timer_has_one_entry_and_needs_no_free_number() {
-        let timers = [timer(1, 10), timer(2, 10)];
+        let timers = [PosixTimer::bare(1, 10), PosixTimer::bare(2, 10)];
         let merge = |dumped: &[Siginfo], found: &[Siginfo]| {
             with_timer_arrivals(pending(dumped), &pending(found), &timers, None).queue
         };
@@ -1024,7 +1012,7 @@ mod tests {
         };
         let of = |notify| PosixTimer {
             notify,
-            ..timer(1, 10)
+            ..PosixTimer::bare(1, 10)
         };
         let number = SigSet::from(SigNo::USR1);
         let threads = [thread(7, SigSet::EMPTY), thread(8, number)];
@@ -1043,13 +1031,13 @@ mod tests {
         let periodic = PosixTimer {
             interval: 100,
             remaining: 30,
-            ..timer(1, 10)
+            ..PosixTimer::bare(1, 10)
         };
         assert_eq!(first_expiry(&periodic, 10_000, 0), 9_930);
         assert_eq!(first_expiry(&periodic, 10_000, 10), 8_930);
         assert_eq!(first_expiry(&periodic, 500, 10), 1, "a young clock");
         assert_eq!(first_expiry(&periodic, 500, u32::MAX), 1);
-        assert_eq!(first_expiry(&timer(1, 10), 10_000, 0), 1);
+        assert_eq!(first_expiry(&PosixTimer::bare(1, 10), 10_000, 0), 1);
     }
 
     #[test]
@@ -1059,7 +1047,7 @@ mod tests {
             interval: 40_000_000,
             remaining: 414 * NANOS,
             entry: TimerEntry::Stale,
-            ..timer(1, 10)
+            ..PosixTimer::bare(1, 10)
         };
         assert_eq!(past_expiry(&set_since, NANOS), 1);
         let pending = PosixTimer {

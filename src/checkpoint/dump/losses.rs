@@ -60,9 +60,10 @@ impl Dump {
         if looked.owners.is_empty() {
             return Ok(());
         }
+        let all = self.in_namespace_of(state);
         let dumped = files::Dumped {
-            processes: self.dumped_in(state)?,
-            groups: self.groups_in(state)?,
+            processes: innermost(&all)?,
+            groups: groups(&all)?,
         };
         self.say_or_refuse(files::files(pid, state, &looked, &dumped))?;
         let unwanted = looked.owners.iter().filter(|owner| !dumped.is_there(owner));
@@ -79,28 +80,6 @@ impl Dump {
         all
     }
 
-    /// Their ids in that namespace.
-    fn dumped_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
-        let pids = self.in_namespace_of(process).into_iter();
-        pids.map(image_folder::innermost).collect()
-    }
-
-    /// Their process groups.
-    fn groups_in(&self, process: &ProcessState) -> Result<Vec<i32>> {
-        let group = |pid: Pid| {
-            let group = getpgid(Some(nix::unistd::Pid::from_raw(pid.get())))
-                .map_err(|errno| Error::os("getpgid", errno))?
-                .as_raw();
-            // A group may have lost its leader.
-            let innermost = Pid::new(group).and_then(|leader| image_folder::innermost(leader).ok());
-            Ok(innermost.unwrap_or(group))
-        };
-        self.in_namespace_of(process)
-            .into_iter()
-            .map(group)
-            .collect()
-    }
-
     /// Completes the timers, and says what of them can't be kept.
     pub(super) fn look_at_timers(&mut self, captured: &mut Captured<'_>) -> Result<()> {
         if captured.entries == Entries::Known && self.options.take_out != TakeOut::Never {
@@ -111,7 +90,7 @@ impl Dump {
             return Ok(());
         }
         let pid = stopped.pid();
-        let dumped = self.dumped_in(state)?;
+        let dumped = innermost(&self.in_namespace_of(state))?;
         let unclear = cpu_clocks::resolve(stopped, state, |other| dumped.contains(&other))?;
         self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
         for what in timers::tell_nobody(pid, state) {
@@ -171,4 +150,24 @@ impl Dump {
         let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
         self.say_or_refuse(unclear.collect::<Vec<_>>())
     }
+}
+
+/// The ids of processes in their own namespace.
+fn innermost(pids: &[Pid]) -> Result<Vec<i32>> {
+    pids.iter()
+        .map(|&pid| image_folder::innermost(pid))
+        .collect()
+}
+
+/// Their process groups.
+fn groups(pids: &[Pid]) -> Result<Vec<i32>> {
+    let group = |pid: &Pid| {
+        let group = getpgid(Some(nix::unistd::Pid::from_raw(pid.get())))
+            .map_err(|errno| Error::os("getpgid", errno))?
+            .as_raw();
+        // A group may have lost its leader.
+        let innermost = Pid::new(group).and_then(|leader| image_folder::innermost(leader).ok());
+        Ok(innermost.unwrap_or(group))
+    };
+    pids.iter().map(group).collect()
 }

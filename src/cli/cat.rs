@@ -8,9 +8,10 @@ use criu_signals::proc_sig::{self, Subject};
 
 use super::context::{Context, Failure};
 
-/// Prints files of live processes, in the text of the /proc/PID/sig/ patches of 2007.
+/// Prints signal state of live processes in the text format of the /proc/PID/sig/ kernel patches of 2007.
 ///
-/// docs/proc-sig.md describes it. `blocked`, `pending` and `altstack` are those of the leader, unless a thread is named.
+/// docs/proc-sig.md describes the format. Without a TID, `blocked`, `pending` and `altstack` are those of the thread
+/// group leader.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,10 +20,10 @@ Examples:
   criu-signals cat 4711/action > action
 
 Exit codes:
-  0  done
-  2  it could not be read")]
+  0  all files were printed
+  2  a file could not be read")]
 pub struct Cat {
-    /// One of action, altstack, blocked, pending, shared_pending and waiters.
+    /// FILE is action, altstack, blocked, pending, shared_pending or waiters.
     #[arg(required = true, value_name = "PID[/TID]/FILE", value_parser = place)]
     files: Vec<Place>,
 }

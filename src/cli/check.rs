@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use super::context::{Context, DIFFERS, Failure};
 use super::style::{BAD, BOLD, DIM, GOOD, WARN};
 
-/// Says what can be done on this machine, and what is missing.
+/// Checks what works on this machine, and lists what is missing.
 ///
-/// The engine is not judged by versions: a process of this program's own is stopped and read.
+/// The check does not infer support from version numbers: it starts a test process, stops the process and reads its
+/// state.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,9 +26,9 @@ Examples:
   criu-signals check --json | jq -r '.checks[] | select(.state != \"ok\") | .name'
 
 Exit codes:
-  0  everything can be done here
-  1  something can't, or not in full; what, and for lack of what, is in the list
-  2  it could not be found out")]
+  0  everything works
+  1  something does not work, or only in part; the list names it and what is missing
+  2  a check could not be made")]
 pub struct Check {
     /// Print one JSON document.
     #[arg(long)]

@@ -22,10 +22,10 @@ pub const DIFFERS: u8 = 1;
 /// What all commands accept.
 #[derive(Args)]
 pub struct Context {
-    /// How long to wait for a process to stop, in seconds. Only one in uninterruptible sleep takes any time at all.
+    /// How many seconds to wait for a process to stop. Only a process in uninterruptible sleep takes noticeable time.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub timeout: Duration,
-    /// Whether to print in colours. `auto`: on a terminal, unless NO_COLOR is set.
+    /// When to use colours. `auto`: if the output is a terminal and NO_COLOR is not set.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
 }

@@ -9,20 +9,20 @@ use criu_signals::images::{ImageError, core_json, criu_core, criu_images, image,
 use super::context::{Context, Failure};
 use super::source::named;
 
-/// Writes an image as JSON: one of this project's, or what concerns signals in one of CRIU's own core-*.img.
+/// Prints an image as JSON: a signals-PID.img, or the signal state in a core-TID.img of CRIU.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   criu-signals decode images/signals-4711.img | jq .process.comm
   criu-signals decode images/core-4711.img | jq .criu_core.private_queue
 
-The documents are described in images/README.md. `encode` turns them back, without loss.
+images/README.md describes the documents. `encode` converts a document back into an image without loss.
 
 Exit codes:
-  0  done
+  0  the image was printed
   2  the image could not be read")]
 pub struct Decode {
-    /// A signals-PID.img, or a core-TID.img of CRIU's.
+    /// A signals-PID.img, or a core-TID.img of CRIU.
     image: PathBuf,
 }
 

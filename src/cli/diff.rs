@@ -13,18 +13,18 @@ use super::show::pids;
 use super::source::{self, Extent, Found};
 use super::style::{BOLD, DIM, NAME, WARN};
 
-/// Compares the signal state of two processes: live ones, images, or one of each.
+/// Compares the signal state of two processes, of two images or folders of images, or of a process and its image.
 ///
-/// Everything that both tell is compared, except for pids and namespaces, for how many siginfos a user has queued, and for
-/// times that are left. Folders are compared process by process, which the pids in the processes' own pid namespace
-/// match. Threads are matched by their ids there too, and in their order where the two are not the same process.
+/// Everything that both sources record is compared, except pids, namespaces, the number of siginfos that a user has
+/// queued, and remaining times. Processes of two folders are matched by the pid in their innermost pid namespace.
+/// Threads are matched by their tid in that namespace, or by their order if the two are not the same process.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Diff {
-    /// The one.
+    /// First source.
     #[arg(value_name = "A")]
     a: String,
-    /// The other.
+    /// Second source.
     #[arg(value_name = "B")]
     b: String,
     /// Print one JSON document.
@@ -41,9 +41,9 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  all that was compared is the same
-  1  something differs
-  2  one of them could not be read";
+  0  no difference
+  1  at least one difference
+  2  a source could not be read";
 
 /// Two processes, or one that the other side lacks.
 enum Pair<'f> {

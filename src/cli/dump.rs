@@ -21,29 +21,30 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  all are written
-  2  nothing is, and standard error says why";
+  0  all images were written
+  2  no image was written; standard error gives the reason";
 
-/// Writes down the signal state of one process, a tree or a cgroup, all of it at one instant. They run on.
+/// Saves the signal state of a process, a process tree or a cgroup in images. The processes keep running.
 ///
-/// A process's image is signals-PID.img, PID being its id in its own pid namespace. Either all images are written or
-/// none.
+/// All processes are stopped together, so that the images show one instant. The image of a process is signals-PID.img,
+/// with the pid in the innermost pid namespace. Either all images are written or none.
 #[derive(clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Dump {
-    /// The process.
+    /// The process to dump.
     #[arg(short = 't', long, value_name = "PID", value_parser = super::context::pid, required_unless_present = "cgroup")]
     pid: Option<Pid>,
-    /// Its descendants as well.
+    /// Dump the descendants of the process as well.
     #[arg(long, requires = "pid")]
     tree: bool,
-    /// All processes of this cgroup and of those in it, held by its freezer (v2 or v1) until each is stopped.
+    /// Dump all processes of this cgroup and of the cgroups below. The freezer (v2 or v1) holds the cgroup until every
+    /// process is stopped.
     #[arg(long, value_name = "PATH", conflicts_with = "pid")]
     cgroup: Option<String>,
-    /// The folder for the images. It is made if it is not there.
+    /// Folder for the images. Created if missing.
     #[arg(short = 'D', long, value_name = "FOLDER")]
     images_dir: PathBuf,
-    /// A line for each process.
+    /// Print a line for each process.
     #[arg(short, long)]
     verbose: bool,
 }

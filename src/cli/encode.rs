@@ -10,10 +10,10 @@ use criu_signals::images::{Image, Shown as _, core_json, criu_images, image, jso
 use super::context::Failure;
 use super::source::named;
 
-/// Writes JSON, as `decode` gives it, as an image.
+/// Makes an image from JSON as `decode` prints it.
 ///
-/// CRIU's own images hold more than signals, so that one of them is made from another: --core names it, and all that
-/// the JSON does not tell is taken from there, byte by byte.
+/// A core-TID.img of CRIU holds more than signal state. So --core names an existing core image: everything that the
+/// JSON does not describe is copied from that image byte for byte.
 #[derive(clap::Args)]
 #[command(after_help = r#"Examples:
   criu-signals decode images/signals-41.img > state.json
@@ -22,16 +22,16 @@ use super::source::named;
       criu-signals encode - --core images/core-41.img -o core-41.img
 
 Exit codes:
-  0  done
-  2  the JSON is no image, or the image could not be written; nothing was"#)]
+  0  the image was written
+  2  the JSON does not describe an image, or the image could not be written; no file was created"#)]
 pub struct Encode {
-    /// The JSON; standard input if it is `-`.
+    /// File with the JSON. Standard input if `-`.
     json: PathBuf,
-    /// The image to write. It must not exist.
+    /// The image to write. The file must not exist.
     #[arg(short, long)]
     output: PathBuf,
-    /// The core-TID.img of CRIU's in which the JSON of such a one takes the place of what concerns signals. It is not
-    /// changed.
+    /// For JSON of a core image: the core-TID.img of CRIU whose signal state the JSON replaces in the output. The file
+    /// itself is not changed.
     #[arg(long, value_name = "IMAGE")]
     core: Option<PathBuf>,
 }

@@ -13,20 +13,20 @@ use criu_signals::images::Shown as _;
 
 use super::context::{Context, Failure};
 
-/// Writes man pages, or completions for shells, into a folder.
+/// Writes man pages or shell completions into a folder.
 #[derive(clap::Args)]
 pub struct Generate {
     /// What to write.
     what: What,
-    /// Where. The folder is made if it is not there; files in it are replaced.
+    /// Target folder. Created if missing; existing files in it are replaced.
     folder: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
-    /// A page for the command, and one for each of its commands.
+    /// A man page for criu-signals, and a man page for each of its commands.
     Man,
-    /// For every shell that there is a way to.
+    /// Completions for every supported shell.
     Completions,
 }
 

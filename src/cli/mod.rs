@@ -27,7 +27,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use context::{Context, FAILED, say};
 
-/// Shows the signal state of Linux processes: live ones, and those in CRIU's image folders.
+/// Shows, compares, saves and restores the signal state of Linux processes: live processes, and processes in CRIU's
+/// image folders.
 #[derive(Parser)]
 #[command(
     version,
@@ -38,12 +39,12 @@ Examples:
   criu-signals decode images/signals-4711.img | jq .process.comm
 
 Exit codes:
-  0  done; of commands that compare: all is the same
-  1  of commands that compare or check: something differs, or is missing
-  2  it could not be done, and standard error says why
+  0  success; for commands that compare: no difference
+  1  for commands that compare or check: something differs or is missing
+  2  failure; standard error gives the reason
 
-A process is touched only where ptrace(2) allows that. For one of one's own uid no capability is needed, unless it is
-under a seccomp filter: to suspend that takes CAP_SYS_ADMIN."
+The command accesses a process only where ptrace(2) permits that. A process with your own uid needs no capability,
+unless the process is under a seccomp filter: suspending the filter needs CAP_SYS_ADMIN."
 )]
 struct Arguments {
     #[command(flatten)]
@@ -69,7 +70,7 @@ enum Command {
     Check(check::Check),
     #[command(hide = true)]
     Generate(generate::Generate),
-    /// What `check` tries its hand on.
+    /// Started by `check` as a test process.
     #[command(hide = true)]
     Idle,
     #[command(hide = true)]

@@ -15,24 +15,25 @@ use super::source;
 /// A folder of images, and how their processes are found.
 #[derive(clap::Args)]
 pub struct Pairs {
-    /// The folder that holds the images.
+    /// Folder with the images.
     #[arg(short = 'D', long, value_name = "FOLDER")]
     images_dir: PathBuf,
-    /// Only this process. A folder's single image is taken for it whatever the pid in its name. Can be given several
-    /// times.
+    /// Only this process. If the folder holds a single image, the image is used for this process whatever the pid in
+    /// its name. May be repeated.
     #[arg(short = 't', long = "pid", value_name = "PID", value_parser = super::context::pid)]
     only: Vec<Pid>,
-    /// The image signals-OLD.img is meant for process NEW, as it is seen here. Senders in siginfos that are mapped are
-    /// translated. Without this, an image is meant for the process that has its pid in its pid namespace. Can be given
-    /// several times.
+    /// Use the image signals-OLD.img for process NEW (the pid as this command sees the process). Sender pids in
+    /// siginfos that name a mapped process are translated. Without --map, an image is used for the process that has the
+    /// image's pid in the image's pid namespace. May be repeated.
     #[arg(long = "map", value_name = "OLD:NEW")]
     mappings: Vec<Mapping>,
-    /// With --map: the images that are not mapped are meant for the other processes of the pid namespaces that the mapped
-    /// ones are in. Without this, they are left out.
+    /// With --map: use the images that are not mapped for the other processes of the pid namespaces of the mapped
+    /// processes. Without --others, images that are not mapped are ignored.
     #[arg(long, requires = "mappings")]
     others: bool,
-    /// How many pending signals and POSIX timers all images together may hold. Without this, as many as a user's processes
-    /// can have on this machine: half of kernel.threads-max, or this command's own hard RLIMIT_SIGPENDING.
+    /// Limit on the number of pending signals and POSIX timers in all images together. Default: half of
+    /// kernel.threads-max, or the hard RLIMIT_SIGPENDING of this command if that is larger (as many as a user's
+    /// processes can have on this machine).
     #[arg(long, value_name = "N")]
     max_siginfos: Option<u64>,
 }

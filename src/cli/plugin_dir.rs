@@ -10,10 +10,10 @@ use criu_signals::images::Shown as _;
 
 use super::context::Failure;
 
-/// Prints the folder in which criu looks for plugins; how that was found goes to standard error.
+/// Prints the folder in which criu looks for plugins, and on standard error where that folder is configured.
 #[derive(clap::Args)]
 pub struct PluginDir {
-    /// The criu to ask, instead of the first in PATH.
+    /// The criu executable to ask, instead of the first criu in PATH.
     #[arg(long, value_name = "FILE")]
     criu: Option<PathBuf>,
 }

@@ -20,28 +20,26 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  all is as in the images
-  1  something could not be put back
-  2  it was not tried, or a process could not be looked at";
+  0  the processes match their images
+  1  some state could not be restored
+  2  the restore was not attempted, or a process could not be read";
 
-/// Puts dumped signal state into live processes.
+/// Restores dumped signal state into live processes.
 ///
-/// Dispositions, masks, alternate stacks, pending signals with their siginfos, POSIX timers' entries, RLIMIT_SIGPENDING,
-/// parent-death signals and the stop are put back; system calls that threads wait in are left alone. Signals that have
-/// arrived since the dump stay pending, behind those of the dump. A line for each process says what became of it, and
-/// one for each difference.
-///
-/// Exits with 0 if all is as it was dumped, with 1 if something could not be put back, with 2 if nothing was tried, or a
-/// process could not be looked at.
+/// Restores dispositions, masks, alternate stacks, pending signals with their siginfos, queue entries of POSIX timers,
+/// RLIMIT_SIGPENDING, parent-death signals and the group stop. Does not touch the system calls in which threads wait.
+/// Signals that arrived since the dump stay pending, queued after the signals of the dump. Prints a line with the
+/// verdict for each process, and a line for each difference.
 #[derive(clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Restore {
     #[command(flatten)]
     pairs: Pairs,
-    /// Take out signals that are pending now and were not at the dump.
+    /// Remove pending signals that were not pending at the dump.
     #[arg(long)]
     exact: bool,
-    /// Restore into another program than the image's, too: its handlers and stacks are elsewhere.
+    /// Restore even if the process runs another program than the image, in which handlers and stacks have other
+    /// addresses.
     #[arg(long)]
     force: bool,
 }

@@ -11,16 +11,16 @@ use criu_signals::tracee::{ByUs, StoppedProcess};
 
 use super::context::{Context, DIFFERS, Failure};
 
-/// Queues one signal with a siginfo of one's choice, as if the kernel or another process had sent it.
+/// Queues a signal with any siginfo, as if the kernel or another process had sent the signal.
 ///
-/// The process queues it to itself, while it is stopped: only so an si_code can be anything. It then goes on, and the
-/// signal takes effect as any other.
+/// The command stops the process and makes the process queue the signal to itself, because the kernel accepts every
+/// si_code only from the receiver. The process then resumes, and the signal takes effect like any other.
 ///
-/// To a PID the signal goes into the queue that all threads share, to PID/TID into that thread's own.
+/// With PID the signal goes into the shared queue of the process, with PID/TID into the private queue of the thread.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Fields:
-  SI_USER, SI_TKILL, SI_KERNEL   pid uid; SI_TKILL value, too
+  SI_USER, SI_TKILL, SI_KERNEL   pid uid; SI_TKILL also value
   SI_QUEUE, SI_MESGQ, ...        pid uid value
   SI_TIMER                       timer overrun value
   CLD_*                          pid uid status utime stime
@@ -29,9 +29,9 @@ Fields:
                                  TRAP_PERF data type flags
   SYS_*                          call_addr syscall arch
 
-The fields that --as takes are those of the layout that the signal and its code call for; `show` prints them so.
-Pids are those of the receiver's pid namespace. Left out, pid and uid are this program's own, pid 0 if that is in
-another pid namespace; other fields are 0.
+The signal and its code determine which fields --as accepts; `show` prints fields under the same names.
+Pids are those in the receiver's pid namespace. Defaults: pid and uid of this command (pid 0 if the receiver is in
+another pid namespace), and 0 for the other fields.
 
 Examples:
   criu-signals send 4711 USR1
@@ -40,23 +40,23 @@ Examples:
   criu-signals send 4711 CHLD --code CLD_EXITED --as pid=4712,uid=1000,status=3
 
 Exit codes:
-  0  it is queued, with its siginfo
-  1  it is not: one of its number is pending already, or RLIMIT_SIGPENDING leaves room for no siginfo
-  2  it could not be queued")]
+  0  the signal is queued with its siginfo
+  1  the kernel dropped the signal or its siginfo: the number is pending already, or RLIMIT_SIGPENDING is reached
+  2  the signal could not be queued")]
 pub struct Send {
     /// The process, or one of its threads.
     #[arg(value_name = "PID[/TID]", value_parser = target)]
     target: Recipient,
-    /// A name or a number.
+    /// Name or number of the signal.
     #[arg(value_name = "SIGNAL")]
     signal: SigNo,
-    /// What comes with the signal. Without --code it makes the code SI_QUEUE.
+    /// The si_value. Without --code, also sets si_code to SI_QUEUE.
     #[arg(long, value_name = "N", value_parser = number, allow_hyphen_values = true)]
     value: Option<u64>,
-    /// si_code, by its name or its number [default: SI_USER, or SI_TKILL for a thread]
+    /// The si_code, as name or number [default: SI_USER, or SI_TKILL for a thread]
     #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
     code: Option<String>,
-    /// si_errno.
+    /// The si_errno.
     #[arg(
         long,
         value_name = "N",
@@ -64,10 +64,10 @@ pub struct Send {
         allow_hyphen_values = true
     )]
     errno: i32,
-    /// The address of a fault: as addr= of --as.
+    /// Fault address. Same as --as addr=ADDRESS.
     #[arg(long, value_name = "ADDRESS", value_parser = number)]
     addr: Option<u64>,
-    /// Fields of the siginfo, and who has sent it: pid=12,uid=1000
+    /// Fields of the siginfo, such as the sender: pid=12,uid=1000
     #[arg(long = "as", value_name = "FIELD=VALUE", value_delimiter = ',', value_parser = field)]
     fields: Vec<(String, u64)>,
 }

@@ -20,19 +20,19 @@ const READ: usize = 500;
 
 /// Shows the signal state of live processes, of images, or of all images in a folder.
 ///
-/// Threads whose state is the same are shown together. Of a long queue the first entries are shown, and of a live process
-/// no more than that is read, so that it is not held up; --all and --json show, and read, all.
+/// Threads with the same state are shown together. Of a long queue only the first entries are shown, and only the first
+/// entries are read from a live process, to keep the stop short. --all and --json read and show every entry.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
-    /// What to show.
+    /// Sources to show, in one of the forms below.
     #[arg(required = true, value_name = "PID|IMAGE|FOLDER")]
     what: Vec<String>,
     /// Print every entry of long queues.
     #[arg(long)]
     all: bool,
-    /// Print one JSON document for each process, each in one line, as `decode` gives it; "not_recorded" lists what the
-    /// source does not tell.
+    /// Print one JSON document per process, one per line, in the format of `decode`. The field "not_recorded" lists
+    /// what the source does not record.
     #[arg(long)]
     json: bool,
 }
@@ -46,8 +46,8 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  all were shown
-  2  one could not be read; what could was shown";
+  0  every source was shown
+  2  a source could not be read; the others were shown";
 
 impl Show {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {

@@ -17,11 +17,11 @@ use super::context::{Context, Failure};
 /// What commands say of their sources.
 pub const SOURCES: &str = "\
 Sources:
-  PID                a live process, which is stopped for as long as it takes to read it
-  signals-PID.img    an image of this project's
-  core-PID.img       one of CRIU's own images; pstree.img and those of other threads stand beside it
-  FOLDER             every process of an image folder: by this project's images, or without them by CRIU's
-  criu:FOLDER        every process of an image folder by CRIU's own images";
+  PID                a live process, stopped while it is read
+  signals-PID.img    an image of this project
+  core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
+  FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
+  criu:FOLDER        every process of an image folder, from CRIU's images";
 
 /// Before a folder: CRIU's own images of it, even where there are ours.
 const CRIU: &str = "criu:";

@@ -19,14 +19,14 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  all is as in the images
-  1  something differs
-  2  it could not be told";
+  0  the processes match their images
+  1  at least one difference
+  2  a process or an image could not be read";
 
-/// Compares live processes with their images, and changes nothing.
+/// Compares live processes with their images, without changing anything.
 ///
-/// Compared are all that `restore` puts back, and whether threads that waited in a system call wait in it again. What
-/// has arrived since the dump is a difference.
+/// Compares everything that `restore` restores, and whether threads that waited in a system call wait in the same call
+/// again. A signal that arrived since the dump is a difference.
 #[derive(clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Verify {

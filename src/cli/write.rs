@@ -12,10 +12,11 @@ use criu_signals::proc_sig::{self, Addresses};
 use super::cat::{Place, place};
 use super::context::{Context, Failure};
 
-/// Writes one file of a live process, in the text that `cat` prints: all of it, or nothing.
+/// Changes signal state of a live process, from text in the format that `cat` prints.
 ///
-/// `action` takes single lines as well. `pending` and `shared_pending` become exactly what is written. What is not
-/// blocked is delivered as soon as the process goes on.
+/// Either the whole text takes effect or none of it. `action` also accepts a subset of the lines; the other signals
+/// keep their dispositions. `pending` and `shared_pending` replace the whole queue. Signals that are not blocked are
+/// delivered as soon as the process resumes.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,19 +25,19 @@ Examples:
   criu-signals cat 4711/action | grep '^ *10 ' | criu-signals write 4712/action
 
 Exit codes:
-  0  it is written, and reads back
-  2  nothing is written, and standard error says why: where the text is wrong, its line and column")]
+  0  the state was written and read back
+  2  nothing was changed; standard error gives the reason, and for an error in the text its line and column")]
 pub struct Write {
-    /// One of action, altstack, blocked, pending and shared_pending.
+    /// FILE is action, altstack, blocked, pending or shared_pending.
     #[arg(value_name = "PID[/TID]/FILE", value_parser = place)]
     place: Place,
-    /// The text; standard input if there is none, or if it is `-`.
+    /// File with the text. Standard input if omitted or `-`.
     text: Option<PathBuf>,
-    /// The text is that of the patches of 2007, whose masks begin with column 0. Needed where a mask stands alone: the
-    /// rest tells whose text it is.
+    /// The text was printed by the kernel patches of 2007, whose masks begin with column 0. Needed only for a mask by
+    /// itself; every other text identifies its format.
     #[arg(long = "2007")]
     of_2007: bool,
-    /// Write addresses of handlers, and of what they return to, even where the process has no code.
+    /// Accept handler and restorer addresses at which the process has no executable memory.
     #[arg(long)]
     force: bool,
 }

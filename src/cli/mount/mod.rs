@@ -28,10 +28,12 @@ const THREADS: usize = 2;
 /// What the server says when files can be opened.
 const READY: &str = "mounted";
 
-/// Mounts the six files of every process: PID/sig/FILE, and PID/task/TID/sig/FILE for each thread.
+/// Mounts a file system with the signal state of all processes: PID/sig/FILE, and PID/task/TID/sig/FILE for each
+/// thread.
 ///
-/// They are for whoever mounts them alone, unless --allow-other is given. Returns as soon as they can be opened, and goes on
-/// in the background until `unmount`. docs/proc-sig.md says how the files behave, and who may do what.
+/// Only the user who mounts the file system can access it, unless --allow-other is given. The command returns as soon
+/// as the files can be opened; the server runs in the background until `unmount`. docs/proc-sig.md describes the files
+/// and the permissions.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -41,20 +43,20 @@ Examples:
   criu-signals unmount /mnt
 
 Exit codes:
-  0  it is mounted; with --foreground: it was, and has been unmounted
-  2  it could not be mounted")]
+  0  the file system is mounted; with --foreground: it was mounted and has been unmounted
+  2  the file system could not be mounted")]
 pub struct Mount {
-    /// Where. The folder's contents are hidden as long.
+    /// Mount point. Its contents are hidden while mounted.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Serve all users, as root. Each of them can do by these files what `criu-signals cat` and `write` would do for him,
-    /// and no more: what he asks for is done by a process with his credentials.
+    /// Serve all users; root only. Through the files a user can do what `criu-signals cat` and `write` permit the user,
+    /// and no more: a process with the user's credentials does the work.
     #[arg(long)]
     allow_other: bool,
-    /// Do not go into the background; return when it is unmounted.
+    /// Stay in the foreground and return when the file system is unmounted.
     #[arg(long)]
     foreground: bool,
-    /// What the background is: a process that leaves its session, and says when it is ready.
+    /// Runs the server in the background: leaves the session, and reports when the server is ready.
     #[arg(long, hide = true, conflicts_with = "foreground")]
     serve: bool,
 }
@@ -145,17 +147,17 @@ impl Mount {
     }
 }
 
-/// Unmounts what `mount` has mounted. Its server ends.
+/// Unmounts the file system of `mount` and ends its server.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   criu-signals unmount /mnt
 
 Exit codes:
-  0  done
-  2  it is in use, or nothing of ours is mounted there")]
+  0  the file system is unmounted
+  2  the file system is in use, or no file system of criu-signals is mounted there")]
 pub struct Unmount {
-    /// Where it is mounted.
+    /// Mount point.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }

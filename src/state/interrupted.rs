@@ -23,7 +23,8 @@ use super::asleep::{self, Asleep, Waited};
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::tracee::shield::{in_call, set, shield};
+use crate::proc;
+use crate::tracee::shield::{in_call, set, shield, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
@@ -92,6 +93,24 @@ fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64>
         Timeout::IfAt(at) => time_at(Memory::open(pid).ok()?.read_u64(RemoteAddr(at)).ok()?),
         Timeout::Without | Timeout::Given => None,
     }
+}
+
+/// Keeps the stop from ending a call in the threads of `pid` that this process traces and has stopped; the process was never
+/// looked at as a whole. Whether these are all of its threads: nothing is known of the others.
+///
+/// # Errors
+/// If a thread could not be changed. Those after it were not looked at.
+pub fn shield_traced(pid: Pid) -> Result<bool> {
+    let mut all = true;
+    for tid in proc::threads(pid)? {
+        match shield_thread(pid, tid) {
+            Ok(_) => {}
+            // ESRCH: ended, running, or somebody else's.
+            Err(e) if e.is_died() => all = false,
+            Err(e) => return Err(e.in_thread(tid)),
+        }
+    }
+    Ok(all)
 }
 
 /// What threads were seen waiting in before the host seized their process. Calls go through a dump as an order of types,

@@ -38,7 +38,7 @@ pub(crate) fn shield(pid: Pid, threads: &[Tid]) -> Result<Vec<Tid>> {
 }
 
 /// As [`shield`], for one thread. Says whether its call begins anew.
-pub(super) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
+pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
     let registers = ptrace::registers(tid)?;
     let Some((call, result)) = in_call(&registers) else {
         return Ok(false);

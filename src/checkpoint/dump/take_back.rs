@@ -15,7 +15,7 @@ use crate::engine::repair::{self, Done};
 use crate::error::{Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
-use crate::state::dropped;
+use crate::state::{dropped, interrupted};
 use crate::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
@@ -57,8 +57,8 @@ const TAKE_BACK: [Step; 9] = [
         run: |dump, _| dump.give_back_stops(),
     },
     Step {
-        what: "say what was interrupted",
-        run: |dump, ret| dump.say_interrupted(ret),
+        what: "keep system calls that criu's stop has interrupted",
+        run: |dump, ret| dump.shield_not_handed(ret),
     },
     // Goes by the stops as they remain.
     Step {
@@ -219,8 +219,9 @@ impl Dump {
         self.passing(Point::StopsBack);
     }
 
-    /// Of a process that criu refuses to seize nothing is known here, and criu has let it go by now.
-    fn say_interrupted(&mut self, ret: i32) {
+    /// Processes that criu has stopped, or some of their threads, before it failed, and that this plugin was never handed.
+    /// What criu has let go already may have run on with the result of a call that only the stop has ended.
+    fn shield_not_handed(&mut self, ret: i32) {
         if ret == 0 {
             return;
         }
@@ -228,11 +229,19 @@ impl Dump {
             .processes
             .iter()
             .filter(|(pid, process)| process.looked_at && !process.handed && !proc::is_gone(**pid));
-        for (pid, _) in never_handed {
-            log::warn!(
-                "pid {pid}: criu has failed before it handed the process over: a system call that waits in it may have ended with \
-                 EINTR, as without this plugin (docs/eintr.md)"
-            );
+        for (&pid, _) in never_handed {
+            let _budget = Budget::of_process();
+            match interrupted::shield_traced(pid) {
+                Ok(true) => {}
+                Ok(false) => log::warn!(
+                    "pid {pid}: criu has failed before it handed the process over: a system call that waits in it may have \
+                     ended with EINTR, as without this plugin (docs/eintr.md)"
+                ),
+                Err(e) if e.is_died() => {}
+                Err(e) => self
+                    .recorder
+                    .error(e.during(Phase::Release, pid).to_string()),
+            }
         }
     }
 

@@ -491,6 +491,8 @@ static void *clock_main(void *arg)
 	struct timespec now, last, nap = { .tv_nsec = 200 * 1000 };
 
 	(void)arg;
+	/* From here on its mask is as it stays: libc starts a thread with its own two signals blocked as well. */
+	__atomic_store_n(&has_clock, 1, __ATOMIC_SEQ_CST);
 	/* Not everybody may. */
 	sched_setscheduler(0, SCHED_FIFO, &first);
 	clock_gettime(CLOCK_MONOTONIC, &last);
@@ -516,7 +518,8 @@ void victim_clock(void)
 	if ((errno = pthread_create(&thread, NULL, clock_main, NULL)))
 		victim_die("pthread_create: %m");
 	k_setmask(mask);
-	has_clock = 1;
+	while (!__atomic_load_n(&has_clock, __ATOMIC_SEQ_CST))
+		sched_yield();
 }
 
 static void note_standstill(void)

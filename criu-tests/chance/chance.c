@@ -365,10 +365,14 @@ static void *observe(void *nothing)
 		handle_everything();
 	else
 		take_report();
+	common->taken = now(CLOCK_MONOTONIC);
 	alive_report();
 	log_report();
 	ticks_report();
+	common->counted = now(CLOCK_MONOTONIC);
 	children_end();
+	say("age ~taken=%lld ~counted=%lld", (long long)(common->taken - common->begin),
+	    (long long)(common->counted - common->go));
 	say("done");
 	report_flush();
 	children_kill();
@@ -401,6 +405,7 @@ int main(int argc, char **argv)
 	common = mmap(NULL, sizeof(*common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (common == MAP_FAILED)
 		failed("mmap: %m");
+	common->begin = now(CLOCK_MONOTONIC);
 	plan_run(1);
 	for (int i = 1; i < line_count; i++)
 		declare_threads(&lines[i]);

@@ -71,7 +71,7 @@ uint64_t hex_text(const struct line *line, const char *text);
 
 /* What every process of the plan sees. */
 struct common {
-	int64_t ready, ready_boot, go, go_boot;
+	int64_t begin, ready, ready_boot, go, go_boot, taken, counted;
 	/* With `stopped`: the process was told to go on. */
 	int went_on;
 	struct {

@@ -455,7 +455,9 @@ static long enter_sleep(struct wait *wait, struct timespec *t)
 		result = syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, t, rem);
 	else
 		return syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
-	if (rem)
+	/* nanosleep(2) says what is in it of a call that a handler has ended, and of no other. The kernel writes it at every stop
+	 * (nanosleep_copyout), and what is there of one that has come to its end is what was left at the last. */
+	if (rem && result < 0)
 		wait->left = rest.tv_sec * SECOND + rest.tv_nsec;
 	return result;
 }

@@ -92,7 +92,28 @@ impl Difference {
     pub fn is_of_time(&self) -> bool {
         self.control.contains(" ~")
     }
+
+    /// An entry of a queue is missing, or is there and ought not to be, and no timer has left it.
+    pub fn is_of_no_timer(&self) -> bool {
+        let code = |line: &str| {
+            let mut words = line.trim_start_matches(IN_THIS_PLACE).split(' ');
+            let is_entry = words
+                .next()
+                .is_some_and(|word| word == "list" || word == "take");
+            is_entry.then(|| {
+                words
+                    .nth(1)
+                    .and_then(|info| Some(info.get(16..24)? == SI_TIMER))
+            })
+        };
+        code(&self.control).or_else(|| code(&self.found)) == Some(Some(false))
+    }
 }
+
+/// As the third word of a siginfo is written.
+const SI_TIMER: &str = "feffffff";
+/// Of two that have changed places.
+const IN_THIS_PLACE: &str = "in this place: ";
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,6 +158,10 @@ pub struct Report {
     lines: Vec<Line>,
     /// Nanoseconds from "ready" to GO.
     waited: i128,
+    /// From its start until its queues had been taken.
+    taken: i128,
+    /// From GO until ticks were counted.
+    counted: i128,
     /// The smallest interval of the timers that tick, if any does.
     tick: Option<i128>,
     /// Of calls with a relative timeout, by the thread.
@@ -149,7 +174,7 @@ impl Report {
         let lines: Vec<Line> = text.lines().map(read_line).collect();
         let clock: BTreeMap<&str, i128> = lines
             .iter()
-            .filter(|line| line.text == "clock")
+            .filter(|line| line.text == "clock" || line.text == "age")
             .flat_map(|line| {
                 line.clock
                     .iter()
@@ -164,6 +189,8 @@ impl Report {
             .min();
         Report {
             waited: at("go") - at("ready"),
+            taken: at("taken"),
+            counted: at("counted"),
             tick,
             timeouts: BTreeMap::new(),
             lines,
@@ -210,6 +237,7 @@ impl Report {
         if let Some(first) = found.into_iter().next() {
             return Err(first);
         }
+        self.taken = self.taken.min(other.taken);
         for (line, other) in self.lines.iter_mut().zip(&other.lines) {
             for ((_, ours), (_, theirs)) in line.clock.iter_mut().zip(&other.clock) {
                 ours.least = ours.least.min(theirs.least);
@@ -261,9 +289,24 @@ impl Report {
         clocks
     }
 
+    /// Half of the ticks that a timer has time for after GO, and those before. Of a clock of CPU time that is many.
+    fn ticks_by_time(&self, run: &Report, found: &Line) -> i128 {
+        let name = |line: &Line| line.text.split(' ').nth(1).map(str::to_owned);
+        let id = name(found);
+        let of_it = self.lines.iter().filter(|line| name(line) == id);
+        let interval = of_it.filter_map(interval).find(|&interval| interval > 0);
+        let go = found.clock.iter().find(|(is, _)| is == "go");
+        match (interval, go) {
+            (Some(interval), Some((_, go))) => go.least + run.counted / interval / 2 - 3,
+            _ => i128::MAX,
+        }
+    }
+
     /// The clock words of two lines that are equal but for them.
     fn judge(&self, run: &Report, right: &Line, found: &Line) -> Option<Difference> {
         let more = (run.waited - self.waited).max(0);
+        // What counts from an expiry on does so in the set-up and while the program looks at itself, too.
+        let older = more.max(run.taken - self.taken);
         let tick = interval(right).filter(|&i| i > 0 && i < TICKS);
         let right_text = right.text.as_str();
         let word = right_text.split(' ').next().unwrap_or_default();
@@ -287,11 +330,15 @@ impl Report {
                     let timeout = self.timeouts.get(thread).copied().unwrap_or(least);
                     Some((least.min(timeout) - EARLY, most + more + SLACK))
                 }
-                ("ticks", "end") => Some((least / 2 - 3, i128::MAX)),
+                // As many as there is time for after GO, or half as many as in the control: that one may have had more time.
+                ("ticks", "end") => Some((
+                    (least / 2 - 3).min(self.ticks_by_time(run, found)),
+                    i128::MAX,
+                )),
                 (_, "overrun" | "ticks") => Some(match tick.or(others_tick) {
                     Some(tick) => (
                         least - LESS / tick - 2 - least / 4,
-                        most + (more + SLACK) / tick + 2 + most / 4,
+                        most + (older + SLACK) / tick + 2 + most / 4,
                     ),
                     None => (least, most),
                 }),
@@ -365,7 +412,7 @@ fn order(control: &Report, run: &Report) -> Vec<Difference> {
     first
         .into_iter()
         .map(|mut difference| {
-            difference.control = format!("in this place: {}", difference.control);
+            difference.control = format!("{IN_THIS_PLACE}{}", difference.control);
             difference
         })
         .collect()
@@ -528,6 +575,34 @@ done";
             assert_eq!(differences.len(), 1, "{wrong}: {differences:?}");
             assert_eq!(differences[0].about, about);
         }
+    }
+
+    #[test]
+    fn as_many_ticks_as_there_is_time_for() {
+        let report = |counted: u64, end: u64| {
+            let ticks = format!(
+                "ticks 1 ~ready=10 ~go=12 ~end={end}\nage ~taken=5000000 ~counted={counted}\ndone"
+            );
+            Report::read(&CONTROL.replace("done", &ticks))
+        };
+        let control = report(1_000_000_000, 112);
+        let differences = |run: Report| run.differences(&control).len();
+        assert_eq!(differences(report(300_000_000, 42)), 0);
+        assert_eq!(differences(report(300_000_000, 12)), 1);
+        assert_eq!(differences(report(1_000_000_000, 42)), 1);
+    }
+
+    #[test]
+    fn overruns_of_a_slow_set_up_are_no_difference() {
+        let report = |taken: u64, overrun: u64| {
+            let age = format!("age ~taken={taken} ~counted=1\ndone");
+            let text = CONTROL.replace("done", &age);
+            Report::read(&text.replace("~overrun=3", &format!("~overrun={overrun}")))
+        };
+        let control = report(1_000_000_000, 3);
+        let differences = |run: Report| run.differences(&control).len();
+        assert_eq!(differences(report(3_000_000_000, 203)), 0);
+        assert_eq!(differences(report(1_000_000_000, 203)), 1);
     }
 
     #[test]

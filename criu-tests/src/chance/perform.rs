@@ -16,7 +16,7 @@ use nix::unistd;
 use crate::chance::oracle::{About, Difference, Report};
 use crate::chance::plan::{Call, Line, Plan};
 use crate::chance::stage::{self, Called, End, NotReady, Running, Stage};
-use crate::chance::verdict::Shown;
+use crate::chance::verdict::{Reached, Shown};
 use crate::chance::ways::{AtPoint, Kind, Way};
 use crate::config;
 use crate::criu::Criu;
@@ -158,6 +158,29 @@ pub fn run(
     with: With,
     control: &Report,
 ) -> Result<Result<Shown, String>> {
+    run_until(stage, tools, plan, way, (with, None), control)
+}
+
+/// The same of criu alone, which is killed in its dump so long after it has come as far as that.
+pub fn run_alone_until(
+    stage: &mut Stage,
+    tools: &Tools,
+    plan: &Plan,
+    way: Way,
+    until: (&Reached, Duration),
+    control: &Report,
+) -> Result<Result<Shown, String>> {
+    run_until(stage, tools, plan, way, (With::Alone, Some(until)), control)
+}
+
+fn run_until(
+    stage: &mut Stage,
+    tools: &Tools,
+    plan: &Plan,
+    way: Way,
+    (with, until): (With, Option<(&Reached, Duration)>),
+    control: &Report,
+) -> Result<Result<Shown, String>> {
     let running = match stage.start(&plan_for(plan, way))? {
         Ok(running) => running,
         Err(NotReady::BadPlan(why)) => return Ok(Err(why)),
@@ -169,6 +192,7 @@ pub fn run(
         shown: Shown::default(),
         number: 0,
         killed: false,
+        until,
     };
     let left = run.perform(running, way)?;
     let mut shown = run.shown;
@@ -211,7 +235,12 @@ struct Performance<'t> {
     number: u32,
     /// Was criu killed at a random instant?
     killed: bool,
+    /// Where criu is to be killed in its dump, instead of at an instant.
+    until: Option<(&'t Reached, Duration)>,
 }
+
+/// Between two looks at how far criu has come.
+const SOON: Duration = Duration::from_micros(20);
 
 /// The six files.
 const FILES: [&str; 6] = [
@@ -473,11 +502,21 @@ impl Performance<'_> {
     fn kill_criu(&mut self, running: &Running, after: Duration) -> Result<()> {
         let images = self.images(running)?;
         let tree = running.tree()?;
+        let log = images.join("dump.log");
         let mut child = running.begin(&mut self.leaving_running(running, &images))?;
-        sleep(after);
+        match self.until {
+            None => sleep(after),
+            Some((until, then)) => {
+                while child.try_wait().context("wait")?.is_none() && !until.is_in(&log) {
+                    sleep(SOON);
+                }
+                sleep(then);
+            }
+        }
         child.kill().context("killing criu")?;
         self.killed = true;
         running.await_end(child)?;
+        self.shown.reached = Reached::read(&log);
         self.listen(&images, "dump");
         self.end_of_companions(running, &tree, "a companion of criu dump")
     }
@@ -714,6 +753,38 @@ impl Performance<'_> {
             .retain(|said| !(said.contains(OBSERVER) && said.contains("(5ms)")));
         self.shown.said.sort_unstable();
         self.shown.said.dedup();
+    }
+}
+
+impl Reached {
+    /// criu's own lines of a log, without their numbers.
+    fn lines(log: &Path) -> Vec<String> {
+        let log = fs::read(log).unwrap_or_default();
+        let digits = |c: char| c.is_ascii_hexdigit() || c == 'x' || c == '.';
+        String::from_utf8_lossy(&log)
+            .lines()
+            .filter(|line| !line.contains(plugin::PREFIX) && !line.contains("lugin"))
+            .map(|line| {
+                let words = line.split([' ', '>']);
+                let words = words
+                    .filter(|word| !word.trim_matches(['(', ')', '-', ':']).chars().all(digits));
+                words.collect::<Vec<_>>().join(" ")
+            })
+            .collect()
+    }
+
+    /// How far a log has come.
+    fn read(log: &Path) -> Option<Reached> {
+        let mut lines = Self::lines(log);
+        let line = lines.pop()?;
+        let nth = 1 + lines.iter().filter(|is| **is == line).count();
+        Some(Reached { line, nth })
+    }
+
+    /// Whether a log has come as far.
+    fn is_in(&self, log: &Path) -> bool {
+        let lines = Self::lines(log);
+        lines.iter().filter(|is| **is == self.line).count() >= self.nth
     }
 }
 

@@ -184,7 +184,7 @@ pub fn end_all() -> Result<()> {
             return Ok(());
         }
         ensure!(
-            start.elapsed() < COMPANIONS,
+            start.elapsed() < 3 * COMPANIONS,
             "killed processes do not end: {:?}",
             others(&[])?
         );
@@ -396,13 +396,17 @@ impl Running {
     }
 }
 
-/// At its start criu makes a child and PTRACE_ATTACHes to it, to learn what the kernel's ptrace can (criu/util.c,
-/// `fork_and_ptrace_attach`). If criu is killed, the child stays in the stop by the SIGSTOP of that, which nobody else is in.
+/// At its start criu makes a child that sleeps, and PTRACE_ATTACHes to it, to learn what the kernel's ptrace can (criu/util.c,
+/// `fork_and_ptrace_attach`). If criu is killed, the child sleeps on, or stays in the stop by the SIGSTOP of that. Nobody else
+/// is in either: companions of ours have a name before they do anything.
 fn is_probe(pid: Pid) -> bool {
+    let sleeps = || {
+        let wchan = fs::read_to_string(format!("/proc/{pid}/wchan"));
+        wchan.is_ok_and(|at| at == "hrtimer_nanosleep")
+    };
     let ours = |name: String| name.starts_with("signals");
-    procfs::state(pid) == Some('T') && !procfs::name(pid).is_some_and(ours)
+    (procfs::state(pid) == Some('T') || sleeps()) && !procfs::name(pid).is_some_and(ours)
 }
-
 /// `310 criu (S, child of 1, in do_poll)`, for each.
 fn described(pids: &[Pid]) -> String {
     let one = |&pid: &Pid| {

@@ -65,10 +65,29 @@ pub struct Shown {
     pub hang: Option<String>,
     /// What warnings, errors and notices say.
     pub said: Vec<String>,
+    /// Where criu was when it was killed in a dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Reached>,
+}
+
+/// How far criu had come: the last line of its own in its log, without the numbers that are others in each run, and how
+/// many such there were until then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The line.
+    pub line: String,
+    /// The first is 1.
+    pub nth: usize,
 }
 
 /// The plugin's last word on a process that it could not check, or put right: of such a process everything is said.
-const NOT_AS_IT_WAS: &str = "verdict=failed";
+const NOT_AS_IT_WAS: &str = ": verdict=failed";
+/// As whom the program is named there: as the first process of a run (`stage`), or as the first of a pid namespace of its
+/// own, which the first process of the run starts. Its children come after its observer.
+const PROGRAM: [&str; 3] = ["pid 300", "pid 301", "pid 1"];
+
+/// What is said of a timer, also where it says what else is pending, says nothing of entries that are no timer's.
+const TIMER: [&str; 2] = ["timer ", "timers "];
 
 impl Shown {
     /// As in the control, and nobody has refused or hung.
@@ -90,17 +109,34 @@ impl Shown {
     }
 
     /// Whether anything that was said is about this.
-    fn says(&self, about: About) -> bool {
-        let about = about.words();
+    fn says(&self, found: &Difference) -> bool {
+        let (about, no_timer) = (found.about, found.is_of_no_timer());
         self.said.iter().any(|said| {
-            said.contains(NOT_AS_IT_WAS) || about.iter().any(|word| said.contains(word))
+            let has = |word: &&str| said.contains(*word);
+            is_of_failed(said, about)
+                || about.words().iter().any(has) && !(no_timer && TIMER.iter().any(has))
         })
     }
 
     /// Whether the other differs wherever this does.
-    pub fn is_all_in(&self, other: &Shown) -> bool {
-        let mut abouts = self.differences.iter().map(|found| found.about);
-        (self.hang.is_none() || other.hang.is_some()) && abouts.all(|about| other.differs_in(about))
+    pub fn is_all_in(&self, other: &Shown, mute: bool) -> bool {
+        let mut all = self.differences.iter();
+        (self.hang.is_none() || other.hang.is_some())
+            && all.all(|found| other.is_no_better(found, mute))
+    }
+
+    /// Whether this, of criu alone, is as bad as `found`. Where nobody can say anything any more it must be so in the same
+    /// line of the report: a dump that criu alone refuses, or a timer that it forgets, is no excuse for an entry that is
+    /// gone because criu was killed while the plugin had it.
+    fn is_no_better(&self, found: &Difference, mute: bool) -> bool {
+        if !mute {
+            return self.differs_in(found.about);
+        }
+        self.differences.iter().any(|alone| {
+            alone.about == found.about
+                && alone.control == found.control
+                && (!found.control.is_empty() || alone.found == found.found)
+        })
     }
 
     fn differs_in(&self, about: About) -> bool {
@@ -112,6 +148,12 @@ impl Shown {
                 .iter()
                 .any(|found| found.about == about || found.about == About::Life)
     }
+}
+
+/// Whether a line says of the process that a difference is about, that its state is not known to be right.
+fn is_of_failed(said: &str, about: About) -> bool {
+    let named = said.split_once(NOT_AS_IT_WAS).map(|(who, _)| who);
+    named.is_some_and(|who| PROGRAM.contains(&who) == (about != About::Child))
 }
 
 /// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it. With
@@ -129,8 +171,8 @@ pub fn of(with: &Shown, alone: Option<&Shown>, mute: bool) -> Verdict {
     }
     let mut verdict = Verdict::Same;
     for found in &with.differences {
-        let alone_differs = alone.is_some_and(|alone| alone.differs_in(found.about));
-        let one = match (with.says(found.about), alone_differs) {
+        let alone_differs = alone.is_some_and(|alone| alone.is_no_better(found, mute));
+        let one = match (with.says(found), alone_differs) {
             // The command says what it cannot do: criu has no such thing.
             (true, _) if found.about == About::Command => Verdict::Said,
             // What criu does not restore by itself it says in its log.
@@ -202,6 +244,57 @@ mod tests {
         assert_eq!(of(&timer, None, false), Verdict::Worse);
         assert_eq!(of(&timer, Some(&timer), true), Verdict::Said);
         assert_eq!(of(&timer, Some(&same), true), Verdict::Worse);
+        let child = saying(timer.clone(), "pid 302: verdict=failed");
+        assert_eq!(of(&child, Some(&timer), false), Verdict::Silent);
+        let of_child = saying(differs(About::Child), "pid 302: verdict=failed");
+        assert_eq!(
+            of(&of_child, Some(&differs(About::Child)), false),
+            Verdict::Said
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_a_timer_is_of_timers() {
+        let lost = |info: &str| Shown {
+            differences: vec![Difference {
+                about: About::Pending,
+                control: format!("list 0 {info}"),
+                found: String::new(),
+            }],
+            said: vec!["timer 1: overruns not counted (other signals are pending)".into()],
+            ..Shown::default()
+        };
+        let (sent, timers) = (
+            lost("0a00000000000000ffffffff"),
+            lost("0a00000000000000feffffff"),
+        );
+        assert_eq!(of(&sent, Some(&sent), false), Verdict::Silent);
+        assert_eq!(of(&timers, Some(&timers), false), Verdict::Said);
+    }
+
+    #[test]
+    fn nobody_is_left_to_say_it() {
+        let lost = |control: &str| Shown {
+            differences: vec![Difference {
+                about: About::Pending,
+                control: control.into(),
+                found: String::new(),
+            }],
+            ..Shown::default()
+        };
+        let refused = Shown {
+            refused: Some("criu dump fails".into()),
+            ..Shown::default()
+        };
+        let hang = Shown {
+            hang: Some("a companion".into()),
+            ..Shown::default()
+        };
+        let entry = lost("list 0 aa");
+        assert_eq!(of(&entry, Some(&entry), true), Verdict::Said);
+        for other in [lost("status process"), differs(About::Life), refused, hang] {
+            assert_eq!(of(&entry, Some(&other), true), Verdict::Worse);
+        }
     }
 
     #[test]

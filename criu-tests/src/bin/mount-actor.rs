@@ -20,6 +20,8 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::{UtimensatFlags, futimens, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{Uid, setresuid};
 
 type Files = BTreeMap<i32, File>;
@@ -88,6 +90,15 @@ fn obey(line: &str, files: &mut Files) -> io::Result<String> {
             Ok(names.join(" "))
         }
         "stat" => fs::symlink_metadata(word(1)?).map(|m| m.len().to_string()),
+        "truncate" => {
+            nix::unistd::truncate(word(1)?, number(2)?.into())?;
+            Ok(String::new())
+        }
+        "touch" => {
+            let (now, flag) = (TimeSpec::UTIME_NOW, UtimensatFlags::FollowSymlink);
+            utimensat(nix::fcntl::AT_FDCWD, word(1)?, &now, &now, flag)?;
+            Ok(String::new())
+        }
         "exec" => Err(exec(word(1)?, files)),
         "run" => run(word(1)?, files),
         "block" => block(number(1)?).map(|()| String::new()),
@@ -145,6 +156,11 @@ fn use_file(what: &str, file: &File, words: &[&str]) -> io::Result<String> {
             Ok(file.write(text.as_bytes())?.to_string())
         }
         "sync" => file.sync_all().map(|()| String::new()),
+        "cut" => file.set_len(0).map(|()| String::new()),
+        "date" => {
+            futimens(file.as_fd(), &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
+            Ok(String::new())
+        }
         _ => Err(wrong()),
     }
 }

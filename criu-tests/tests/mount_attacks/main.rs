@@ -41,6 +41,7 @@ fn tests() -> Vec<Test> {
         attack("caller-executes", caller_executes),
         attack("target-executes", target_executes),
         attack("target-shares-memory", target_shares_memory),
+        attack("attributes", attributes),
         attack("mapped", mapped),
         attack("unreadable-program", unreadable_program),
         attack("own-user-namespace", own_user_namespace),
@@ -311,6 +312,41 @@ fn mapped(scene: &mut Scene) -> Result<()> {
         let found = actor.does("map 1")?;
         ensure!(found.contains("SIGBUS"), "{found}");
     }
+    Ok(())
+}
+
+/// What changes no text: to empty a file is for those who may write it, and times, sizes, owner and mode are nobody's to set.
+fn attributes(scene: &mut Scene) -> Result<()> {
+    let before = scene.all()?;
+    let path = scene.path(SigFile::Blocked)?;
+    scene.open(1, "rw", SigFile::Blocked)?;
+    scene.user.does(&format!("truncate {path} 0"))?;
+    scene.user.does("cut 1")?;
+    let mut other = Actor::start(&scene.programs.own, OTHER)?;
+    other.fails(&format!("truncate {path} 0"), Errno::EACCES)?;
+    let mut root = Actor::start(&scene.programs.own, 0)?;
+    let place = scene.programs.place("socket");
+    for actor in [&mut other, &mut root] {
+        scene.user.give(1, actor, &place)?;
+        actor.fails("cut 1", Errno::EACCES)?;
+        actor.fails("date 1", Errno::EPERM)?;
+    }
+    for actor in [&mut scene.user, &mut other, &mut root] {
+        actor.fails(&format!("touch {path}"), Errno::EPERM)?;
+        actor.fails(&format!("truncate {path} 1"), Errno::EPERM)?;
+    }
+    let waiters = scene.path(SigFile::Waiters)?;
+    root.fails(&format!("truncate {waiters} 0"), Errno::EACCES)?;
+    // As the shell does.
+    let script = format!("echo {} > {path}", mask(&[10]).trim());
+    let done = Command::new("sh").args(["-c", &script]).status()?;
+    ensure!(done.success(), "{done}");
+    scene.is_as(&before)?;
+    // The program is another one: the file that was opened is not its.
+    let program = scene.programs.own.clone();
+    scene.target.becomes(&program)?;
+    scene.user.fails("cut 1", Errno::ESRCH)?;
+    scene.user.does(&format!("truncate {path} 0"))?;
     Ok(())
 }
 

@@ -128,7 +128,10 @@ impl World {
 
     fn step(&mut self) -> Result<()> {
         let (actor, slot) = (self.choose(UIDS.len()), self.choose(SLOTS));
-        match self.choose(20) {
+        match self.choose(23) {
+            20 => self.truncate(actor),
+            21 => self.cut(actor, slot),
+            22 => self.touch(actor, slot),
             0..4 => self.open(actor, slot),
             4..8 => self.read(actor, slot, 0),
             8..11 => self.read(actor, slot, 7),
@@ -245,6 +248,57 @@ impl World {
             open.opener
         );
         self.is_as_it_should_be(open.target)
+    }
+
+    /// Changes nothing, and is for those who may write.
+    fn truncate(&mut self, actor: usize) -> Result<()> {
+        let (target, size) = (self.choose(UIDS.len()), self.choose(2));
+        let pid = self.targets[target].actor.pid()?;
+        let path = self.mount.path(pid, SigFile::Blocked);
+        let found = self.actors[actor].ask(&format!("truncate {} {size}", path.display()))?;
+        let expected = match size {
+            0 if self.may(actor, target) => Ok(String::new()),
+            0 => Err(Errno::EACCES),
+            _ => Err(Errno::EPERM),
+        };
+        ensure!(
+            found == expected,
+            "{actor} truncates {target} to {size}: {found:?}, expected {expected:?}"
+        );
+        self.is_as_it_should_be(target)
+    }
+
+    /// The same of an open file.
+    fn cut(&mut self, actor: usize, slot: usize) -> Result<()> {
+        let Some(open) = self.slots.get(&(actor, slot)).cloned() else {
+            return Ok(());
+        };
+        let found = self.actors[actor].ask(&format!("cut {slot}"))?;
+        let open = open.borrow();
+        let expected = if !open.how.contains('w') {
+            Err(Errno::EINVAL)
+        } else {
+            self.verdict(actor, &open).map_or(Ok(String::new()), Err)
+        };
+        ensure!(
+            found == expected,
+            "{actor} cuts {}, opened by {}: {found:?}, expected {expected:?}",
+            open.target,
+            open.opener
+        );
+        self.is_as_it_should_be(open.target)
+    }
+
+    /// Nobody can, by path or by descriptor.
+    fn touch(&mut self, actor: usize, slot: usize) -> Result<()> {
+        let target = self.choose(UIDS.len());
+        let pid = self.targets[target].actor.pid()?;
+        let path = self.mount.path(pid, SigFile::Blocked);
+        self.actors[actor].fails(&format!("touch {}", path.display()), Errno::EPERM)?;
+        if self.slots.contains_key(&(actor, slot)) {
+            self.actors[actor].fails(&format!("date {slot}"), Errno::EPERM)?;
+        }
+        Ok(())
     }
 
     fn close(&mut self, actor: usize, slot: usize) -> Result<()> {

@@ -212,6 +212,19 @@ impl Server {
         Ok(number)
     }
 
+    /// Judges without writing: by the open file, if the caller names one, as a write to it would be.
+    fn may_write(&self, caller: Caller, node: u64, fh: Option<FileHandle>) -> Outcome<()> {
+        if let Some(fh) = fh {
+            let open = self.handle(fh)?;
+            return self.visit_open(caller, &open, Act::Judge, &[]).map(drop);
+        }
+        match Node::from_ino(node).ok_or(Errno::ENOENT)? {
+            Node::File(_, file) if !file.is_writable() => Err(Errno::EACCES),
+            Node::File(..) => self.visit(caller, What::Access(node)).map(drop),
+            _ => Err(Errno::EISDIR),
+        }
+    }
+
     /// Each read is judged, also of a text that is there already.
     fn read_file(&self, caller: Caller, open: &Open, offset: u64) -> Outcome<Arc<Text>> {
         let kept = lock(&open.text).clone().filter(|_| offset > 0);
@@ -324,7 +337,8 @@ impl Filesystem for SigFs {
         });
     }
 
-    /// `> FILE` truncates, which means nothing here. Owner and mode can't be changed.
+    /// `> FILE` makes the file empty. The size is 0 already: nothing is done, and that is for those who may write the file.
+    /// Owner, mode, times and other sizes can't be set.
     fn setattr(
         &self,
         req: &FuseRequest,
@@ -332,22 +346,28 @@ impl Filesystem for SigFs {
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        if mode.is_some() || uid.is_some() || gid.is_some() {
+        let owner_or_mode = mode.is_some() || uid.is_some() || gid.is_some();
+        let times = atime.is_some() || mtime.is_some();
+        if owner_or_mode || times || size.is_some_and(|size| size > 0) {
             return reply.error(code(Errno::EPERM));
         }
         self.later(req, reply, 0, None, move |server, caller, turn, reply| {
-            answer_attr(server, caller, turn, ino.0, reply);
+            let judge = |()| match size {
+                Some(_) => server.may_write(caller, ino.0, fh),
+                None => Ok(()),
+            };
+            answer_attr(server, caller, turn.and_then(judge), ino.0, reply);
         });
     }
 

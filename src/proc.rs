@@ -295,6 +295,11 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     Ok(threads)
 }
 
+/// Is there a thread of `pid` with this number?
+pub fn has_thread(pid: Pid, tid: Tid) -> bool {
+    std::fs::metadata(task_file(pid, tid, "")).is_ok()
+}
+
 /// Is it one of the threads that io_uring(7) and vhost let work inside the kernel? They are listed with the program's, never
 /// execute its code, have no signal state that a program could see, and do not stop as its threads do.
 fn is_worker(pid: Pid, tid: Tid) -> bool {

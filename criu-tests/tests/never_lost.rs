@@ -43,6 +43,7 @@ const TESTS: &[Test] = &[
     ("folder-gone", folder_gone),
     ("task-killed-in-custody", task_killed_in_custody),
     ("number-reused", number_reused),
+    ("thread-number-reused", thread_number_reused),
     ("no-more-memory", no_more_memory),
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
@@ -561,6 +562,67 @@ fn number_reused(dir: &RunDir) -> Result<()> {
     send(child, Signal::SIGKILL)?;
     parent.wait()?;
     Ok(())
+}
+
+/// A program that checks itself all the time, with this number, which nobody has.
+fn with_number(number: Pid, dir: &RunDir) -> Result<Victim> {
+    // Whoever starts a program may need numbers for more processes than that.
+    for before in [1, 2].into_iter().cycle().take(20) {
+        fs::write(
+            "/proc/sys/kernel/ns_last_pid",
+            (number - before).to_string(),
+        )?;
+        let started = Victim::start(&config::victim("busy", false), None, dir, false)?;
+        if started.pid() == number {
+            return Ok(started);
+        }
+        started.end();
+        fs::remove_file(dir.file("ready"))?;
+    }
+    bail!("{number} is given to nobody")
+}
+
+/// A thread ends between being listed and being seized, and its number is a stranger's by then: that one is let go, and
+/// nothing is done in it.
+fn thread_number_reused(dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(&config::victim("passing", false), None, dir, false)?;
+    let number: Pid = dir.read("thread").parse()?;
+    let stop = format!("{}:stop", Point::ThreadSeized.number());
+    let show = Command::new(config::faults_dir()?.join("criu-signals"))
+        .args([
+            "--timeout",
+            "60",
+            "show",
+            "--json",
+            &victim.pid().to_string(),
+        ])
+        .env("CRIU_SIGNALS_FAULT", stop)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let worker = wait::until("the leader to be seized", PATIENCE, || {
+        let worker = named("signals-work")?.pop();
+        Ok(worker.filter(|&pid| procfs::state(pid) == Some('T')))
+    })?;
+    fs::write(dir.file("end"), "")?;
+    wait::until("the thread to end", PATIENCE, || {
+        Ok(procfs::state(number).is_none().then_some(()))
+    })?;
+    let stranger = with_number(number, &RunDir::create(&dir.file("stranger"))?)?;
+    let before = fs::read_to_string(format!("/proc/{number}/maps"))?;
+    send(worker, Signal::SIGCONT)?;
+    let output = show.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    ensure!(shown.matches("\"thread\":").count() == 1, "{shown}");
+    ensure!(
+        fs::read_to_string(format!("/proc/{number}/maps"))? == before,
+        "the stranger's memory is another"
+    );
+    stranger.finish(PATIENCE).context("the stranger")?;
+    victim.finish(PATIENCE)
 }
 
 /// Somebody sends the leader itself what is just being taken out of its process's queue: that comes out first.

@@ -512,6 +512,7 @@ impl Hold {
         let _ = getrlimit(Resource::RLIMIT_NOFILE)
             .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
         for held in self.cgroup.held_processes().unwrap_or_default() {
+            let held = Arc::new(held);
             // Of one that is stopped, the stop is what has interrupted its calls.
             while self.can_be_seized(held.pid()) {
                 match StoppingProcess::begin_held(&held, deadline) {

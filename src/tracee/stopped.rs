@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Tid};
@@ -239,6 +240,8 @@ pub struct StoppingProcess {
     ending: Vec<Tid>,
     /// Could seccomp not be suspended?
     exposed: bool,
+    /// What it has to be, if that is more than a number.
+    held: Option<Arc<PidFd>>,
 }
 
 /// A process that has not stopped, and why not.
@@ -282,6 +285,7 @@ impl StoppingProcess {
             known: BTreeSet::new(),
             ending: Vec::new(),
             exposed: false,
+            held: None,
         };
         let begun = Instant::now();
         let mut seized = stopping.seize_new(deadline).map(drop);
@@ -301,18 +305,13 @@ impl StoppingProcess {
     /// As [`begin`](Self::begin), but this process and no other: see [`StoppedProcess::seize_held`].
     ///
     /// # Errors
-    /// Those of [`begin`](Self::begin); [`Cause::Died`] if the process is gone.
-    pub fn begin_held(held: &PidFd, deadline: Instant) -> Result<Self> {
+    /// Those of [`begin`](Self::begin); [`Cause::Died`] if the process is gone, which [`wait`](Self::wait) says as well.
+    pub fn begin_held(held: &Arc<PidFd>, deadline: Instant) -> Result<Self> {
         held.check()?;
-        let stopping = Self::begin(held.pid(), deadline)?;
-        match held.check() {
-            Ok(()) => Ok(stopping),
-            Err(e) => {
-                // Only who has stopped can be let go.
-                drop(stopping.wait(deadline));
-                Err(e)
-            }
-        }
+        let mut stopping = Self::begin(held.pid(), deadline)?;
+        // It may be let go before it has stopped, and be seized by its number once more: it is asked at the end.
+        stopping.held = Some(Arc::clone(held));
+        Ok(stopping)
     }
 
     /// The process.
@@ -342,7 +341,7 @@ impl StoppingProcess {
         let begun = Instant::now();
         loop {
             match self.settle(deadline) {
-                Ok(true) => return Ok(self.process),
+                Ok(true) => return self.finish(),
                 Ok(false) => {}
                 // execve(2) gives the leader's id to the thread that calls it, and ends all others.
                 Err(e) if e.is_died() && begun.elapsed() < EXEC_TIME && proc::is_alive(pid) => {}
@@ -359,6 +358,17 @@ impl StoppingProcess {
                     why: e.during(Phase::Seize, pid),
                 }));
             }
+        }
+    }
+
+    fn finish(self) -> std::result::Result<StoppedProcess<ByUs>, Box<Unfinished>> {
+        match self.held.as_ref().map_or(Ok(()), |held| held.check()) {
+            Ok(()) => Ok(self.process),
+            // All of it has stopped, and is let go with this.
+            Err(why) => Err(Box::new(Unfinished {
+                why: why.during(Phase::Seize, self.process.pid),
+                stopping: self,
+            })),
         }
     }
 
@@ -527,12 +537,15 @@ impl StoppingProcess {
         }
         for &tid in &fresh {
             match self.seize_in_time(tid, deadline) {
+                Ok(_) if self.is_strangers(tid) => let_go(tid)?,
                 Ok(suspended) => {
                     self.process.threads.push(tid);
                     self.due.push(tid);
                     self.exposed |= !suspended;
                 }
-                Err(e) if e.is_died() && tid.get() != self.process.pid.get() => ptrace::reap(tid),
+                Err(e) if tid != self.process.leader() && (e.is_died() || !self.has(tid)) => {
+                    ptrace::reap(tid);
+                }
                 // By execve(2) a thread that was seized has become the leader.
                 Err(e)
                     if matches!(e.cause(), Cause::Os(Errno::EPERM))
@@ -552,6 +565,18 @@ impl StoppingProcess {
             self.known.insert(tid.get());
         }
         Ok(true)
+    }
+
+    /// Is there a thread of this process with this number?
+    fn has(&self, tid: Tid) -> bool {
+        proc::has_thread(self.process.pid, tid)
+    }
+
+    /// Has a thread that ended after it was listed left its number to another process, whose thread has been seized now? What
+    /// is seized keeps its number: what holds now holds on.
+    fn is_strangers(&self, tid: Tid) -> bool {
+        // Not where execve(2) has given the thread the leader's number: nobody has this one then.
+        !self.has(tid) && is_ours(Pid::from(tid), tid)
     }
 
     /// As [`seize_thread`], which waits for a thread in execve(2) that may wait for this one: see [`super::alarm`].
@@ -701,6 +726,21 @@ fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
     }
 }
 
+/// A thread that was seized by mistake goes on as it was. Only one that has stopped can be let go, so it is waited for,
+/// however little time is left for the others.
+fn let_go(tid: Tid) -> Result<()> {
+    let (pid, deadline) = (Pid::from(tid), Instant::now() + LEAST_PATIENCE);
+    log::debug!("tid {tid}: another process's by now, let go");
+    let stopped = stop_thread(tid, deadline).and_then(|()| shield_thread(pid, tid));
+    match stopped.and_then(|_| ptrace::detach(tid)) {
+        Err(e) if e.is_died() => {
+            ptrace::note_end(tid);
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 fn is_timeout(e: &Error) -> bool {
     matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT))
 }
@@ -733,5 +773,35 @@ impl<Owner> Drop for StoppedProcess<Owner> {
                 Err(e) => log::error!("{}", e.during(Phase::Release, self.pid)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").spawn().unwrap()
+    }
+
+    fn pid(child: &Child) -> Pid {
+        Pid::new(child.id().cast_signed()).unwrap()
+    }
+
+    /// Let go before it had stopped, and seized once more by a number that is another's by then: that one goes on.
+    #[test]
+    fn another_with_its_number_goes_on() {
+        let (mut former, mut other) = (sleeper(), sleeper());
+        let held = PidFd::open(pid(&former)).unwrap();
+        former.kill().unwrap();
+        former.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut stopping = StoppingProcess::begin(pid(&other), deadline).unwrap();
+        stopping.held = Some(Arc::new(held));
+        assert!(stopping.wait(deadline).unwrap_err().why.is_died());
+        assert_eq!(proc::tracer(pid(&other), pid(&other).into()).unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }

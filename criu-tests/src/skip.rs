@@ -26,6 +26,8 @@ pub enum Need {
     Fuse,
     /// The helper by which users mount.
     Fusermount,
+    /// A kernel with uprobes, and tracefs to set them.
+    Uprobes,
     /// io_uring(7), which can be turned off.
     IoUring,
     /// The freezer of cgroup v1.
@@ -54,6 +56,12 @@ impl Need {
             }
             Need::Fusermount => (Command::new("fusermount3").arg("-V").output().is_err())
                 .then_some("there is no fusermount3: install fuse3"),
+            Need::Uprobes => {
+                let has_events = fs::read_to_string("/proc/kallsyms")
+                    .is_ok_and(|symbols| symbols.contains(" __uprobe_trace_func"));
+                (!has_events || !has_file_system("tracefs"))
+                    .then_some("this kernel has no uprobes (CONFIG_UPROBE_EVENTS)")
+            }
             Need::IoUring => {
                 let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
                 let is_there = disabled.is_ok_and(|disabled| disabled.trim() == "0");

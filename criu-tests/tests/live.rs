@@ -774,6 +774,10 @@ fn churn(how: &str, dir: &RunDir) -> Result<()> {
             } else {
                 said.expect(2, &["the task is gone"])?;
             }
+        } else {
+            tool(&["cat", &format!("{pid}/action")])?.expect(0, &[])?;
+            tool(&["dump", "-t", &pid, "-D", text(&folder)?])?.expect(0, &["1 process"])?;
+            fs::remove_dir_all(&folder)?;
         }
     }
     ensure!(enough(whole, trees), "{whole} and {trees} looks were all");

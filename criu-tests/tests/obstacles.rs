@@ -2,20 +2,22 @@
 //! before it is touched.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use criu_tests::cases::{self, CHECK, Test, start, test, with_plugin};
 use criu_tests::config;
-use criu_tests::procfs;
+use criu_tests::procfs::{self, Pid};
 use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::work::kill_all;
+use nix::mount::{MsFlags, mount};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -44,6 +46,10 @@ fn tests() -> Vec<Test> {
         test("ring.show", ring_show).needs(&[Need::IoUring]),
         test("served-code.show", served_code_show).needs(&[Need::Fuse]),
         test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
+        test("executing.criu", executing_criu),
+        probed("probed.show", |victim, _| probed_show(victim)),
+        probed("probed.killed", |victim, _| probed_killed(victim)),
+        probed("probed.criu", probed_criu),
     ]
 }
 
@@ -404,4 +410,177 @@ fn served_code_criu(dir: &RunDir) -> Result<()> {
         "it does not run on"
     );
     victim.finish(CHECK)
+}
+
+// ---- programs that are executed meanwhile ---------------------------------------------------------------------------
+
+fn has_companion() -> Result<bool> {
+    let mut pids = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok())
+        .filter(|&pid| procfs::state(pid) != Some('Z'));
+    Ok(pids.any(|pid| procfs::name(pid).is_some_and(|name| name == "signals-guard")))
+}
+
+/// 0: nobody.
+fn tracer(pid: Pid) -> Result<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    Ok(line.context("TracerPid")?.trim().parse()?)
+}
+
+/// Executed anew from a thread that is not the first, before and while criu seizes the process, and with a signal in custody
+/// from before that: whatever becomes of the dump, the process runs on and has its signal.
+fn executing_criu(dir: &RunDir) -> Result<()> {
+    const DUMPS: u32 = 20;
+    let victim = start("executing", None, dir)?;
+    let pid = victim.pid();
+    let mut dumped = 0;
+    for round in 0..DUMPS {
+        let run = RunDir::create(&dir.file("round"))?;
+        let dump = with_plugin()?.dump(pid, &run.images(), true)?;
+        dumped += u32::from(dump.ok);
+        wait::until("the guardians to end", PATIENCE, || {
+            Ok((!has_companion()?).then_some(()))
+        })?;
+        ensure!(
+            matches!(procfs::state(pid), Some('R' | 'S' | 'D' | 'Z')) && tracer(pid)? == 0,
+            "round {round}: it does not run on: {:?}",
+            procfs::state(pid)
+        );
+    }
+    println!("{dumped} of {DUMPS} dumps succeeded");
+    victim.finish(CHECK)
+}
+
+// ---- uprobes --------------------------------------------------------------------------------------------------------
+
+/// Those of one program, of all processes that run it.
+struct Probes {
+    tracefs: PathBuf,
+    name: String,
+}
+
+impl Probes {
+    /// At what the program says, and where the last of these returns.
+    fn set(program: &Path, dir: &RunDir) -> Result<Probes> {
+        let tracefs = dir.file("tracefs");
+        fs::create_dir(&tracefs)?;
+        mount(
+            Some("tracefs"),
+            &tracefs,
+            Some("tracefs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        // Those of other tests are there at the same time.
+        let run = dir.path().file_name().and_then(|name| name.to_str());
+        let name = run.context("the run's name")?.replace('.', "_");
+        let probes = Probes { tracefs, name };
+        probes.remove();
+        let said = dir.read("probes");
+        let places: Vec<&str> = said.split(' ').collect();
+        for (n, place) in places.iter().enumerate() {
+            probes.add(&format!("p:{} {}:{place}", probes.event(n), text(program)?))?;
+        }
+        let last = places.last().context("no place")?;
+        let event = probes.event(places.len());
+        probes.add(&format!("r:{event} {}:{last}", text(program)?))?;
+        fs::write(probes.events().join("enable"), "1")?;
+        Ok(probes)
+    }
+
+    /// Group and name.
+    fn event(&self, n: usize) -> String {
+        format!("{0}/{0}_{n}", self.name)
+    }
+
+    fn events(&self) -> PathBuf {
+        self.tracefs.join("events").join(&self.name)
+    }
+
+    /// Those that a run which was killed has left, too.
+    fn remove(&self) {
+        let _ = fs::write(self.events().join("enable"), "0");
+        for n in 0..4 {
+            let _ = self.add(&format!("-:{}", self.event(n)));
+        }
+    }
+
+    fn add(&self, line: &str) -> Result<()> {
+        let events = self.tracefs.join("uprobe_events");
+        let mut events = fs::OpenOptions::new().append(true).open(events)?;
+        events.write_all(line.as_bytes()).context(line.to_owned())
+    }
+
+    /// How often each has been met.
+    fn met(&self) -> Result<Vec<u64>> {
+        let profile = fs::read_to_string(self.tracefs.join("uprobe_profile"))?;
+        let count = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_ours = words.get(1)?.starts_with(&self.name);
+            words.get(2)?.parse().ok().filter(|_| is_ours)
+        };
+        Ok(profile.lines().filter_map(count).collect())
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.remove();
+        let _ = nix::mount::umount(&self.tracefs);
+    }
+}
+
+fn probed(name: &str, run: fn(&Victim, &RunDir) -> Result<()>) -> Test {
+    let probed = move |dir: &RunDir| {
+        let victim = start("probed", None, dir)?;
+        // Of this run's alone.
+        let probes = Probes::set(&config::victim("probed", false), dir)?;
+        wait::until("the probes to be met", PATIENCE, || {
+            let met = probes.met()?;
+            Ok((met.len() >= 4 && met.iter().all(|&n| n > 0)).then_some(()))
+        })?;
+        run(&victim, dir)?;
+        victim.finish(CHECK)
+    };
+    test(name, probed).needs(&[Need::Uprobes])
+}
+
+/// The thread stands at a breakpoint, before one, or in the copy of an instruction that the kernel has it execute.
+fn probed_show(victim: &Victim) -> Result<()> {
+    let pid = victim.pid().to_string();
+    for _ in 0..40 {
+        tool(&["show", &pid])?.expect(0, &["SIGUSR2"])?;
+        tool(&["cat", &format!("{pid}/action")])?.expect(0, &[])?;
+    }
+    Ok(())
+}
+
+fn probed_killed(victim: &Victim) -> Result<()> {
+    let pid = victim.pid().to_string();
+    let mut random = Random(7);
+    for _ in 0..KILLS {
+        let mut command = spawn(&["show", &pid])?;
+        std::thread::sleep(random.below(Duration::from_millis(8)));
+        kill_all(&mut command)?;
+    }
+    Ok(())
+}
+
+/// criu refuses the page that the kernel has mapped for the copies of instructions, with the plugin as without, unless it is
+/// told to go on without the probes (4.2). The program runs on in either case.
+fn probed_criu(victim: &Victim, dir: &RunDir) -> Result<()> {
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "the dump has succeeded");
+    if dump.log.contains("Unsupported mapping found") {
+        return Ok(());
+    }
+    let all = RunDir::create(&dir.file("all"))?;
+    let dump = with_plugin()?
+        .arg("--allow-uprobes")
+        .dump(victim.pid(), &all.images(), true)?;
+    ensure!(dump.ok, "{}", dump.tail(20));
+    Ok(())
 }

@@ -6,8 +6,10 @@
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode};
+use std::process::{Child, Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::image;
@@ -15,6 +17,8 @@ use criu_signals::proc;
 use criu_signals::run_report::{Document, Outcome};
 use criu_tests::cases::{self, CHECK, Test, expect_verdicts, start, test, with_plugin};
 use criu_tests::config;
+use criu_tests::criu::Criu;
+use criu_tests::mounted::USER;
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
@@ -32,8 +36,20 @@ use rust_criu::rust_criu_protobuf::rpc::{Criu_opts, Criu_req, Criu_req_type, Cri
 const PROGRAM: &str = "container";
 const VERDICTS: [Verdict; 3] = [Verdict::Repaired, Verdict::Repaired, Verdict::Verified];
 
+/// Makes this program a client of a service, which asks for what is in a file: `SOCKET REQUEST FOLDER`.
+const CLIENT: &str = "CRIU_TESTS_RPC_CLIENT";
+
 fn main() -> ExitCode {
-    cases::main("rpc", tests)
+    match std::env::var(CLIENT) {
+        Ok(what) => match client(&what) {
+            Ok(success) => ExitCode::from(u8::from(!success)),
+            Err(why) => {
+                println!("{why:#}");
+                ExitCode::from(2)
+            }
+        },
+        Err(_) => cases::main("rpc", tests),
+    }
 }
 
 fn tests() -> Vec<Test> {
@@ -47,6 +63,7 @@ fn tests() -> Vec<Test> {
         test("service.config-file", |dir| {
             service(Found::ByConfigFile, dir)
         }),
+        test("service.ordinary-user", ordinary_user),
     ]
 }
 
@@ -183,8 +200,12 @@ struct Service {
 
 impl Service {
     fn start(found: Found, dir: &RunDir) -> Result<Service> {
-        let socket = dir.file("service");
-        let mut criu = with_plugin()?.default_libdir();
+        let criu = with_plugin()?.default_libdir();
+        Service::of(criu, found, &dir.file("service"), dir)
+    }
+
+    fn of(mut criu: Criu, found: Found, socket: &Path, dir: &RunDir) -> Result<Service> {
+        let socket = socket.to_owned();
         let mut config_file = None;
         match found {
             Found::ByEnvironment => criu = criu.env("CRIU_LIBS_DIR", config::plugin_dir()?),
@@ -206,20 +227,9 @@ impl Service {
         };
         wait::until("criu to listen", PATIENCE, || {
             ensure!(service.criu.try_wait()?.is_none(), "criu has ended");
-            Ok(service.connect().ok())
+            Ok(connected(&service.socket).ok())
         })?;
         Ok(service)
-    }
-
-    fn connect(&self) -> Result<OwnedFd> {
-        let stream = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
-        connect(stream.as_raw_fd(), &UnixAddr::new(&self.socket)?)?;
-        Ok(stream)
     }
 
     fn request(&self, kind: Criu_req_type, mut opts: Criu_opts, dir: &RunDir) -> Result<Criu_resp> {
@@ -230,18 +240,33 @@ impl Service {
         let mut request = Criu_req::new();
         request.set_type(kind);
         request.opts = Some(opts).into();
-        let stream = self.connect()?;
-        send(
-            stream.as_raw_fd(),
-            &request.write_to_bytes()?,
-            MsgFlags::empty(),
-        )?;
-        let mut answer = vec![0; 64 * 1024];
-        let length = recv(stream.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        let answer = Criu_resp::parse_from_bytes(&answer[..length])?;
+        let answer = ask(&self.socket, &request)?;
         ensure!(answer.success(), "{kind:?}: {answer:?}");
         Ok(answer)
     }
+}
+
+fn connected(at: &Path) -> Result<OwnedFd> {
+    let stream = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(at)?).context("connect")?;
+    Ok(stream)
+}
+
+fn ask(at: &Path, request: &Criu_req) -> Result<Criu_resp> {
+    let stream = connected(at)?;
+    send(
+        stream.as_raw_fd(),
+        &request.write_to_bytes()?,
+        MsgFlags::empty(),
+    )?;
+    let mut answer = vec![0; 64 * 1024];
+    let length = recv(stream.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    Ok(Criu_resp::parse_from_bytes(&answer[..length])?)
 }
 
 impl Drop for Service {
@@ -278,4 +303,161 @@ fn service(found: Found, dir: &RunDir) -> Result<()> {
     })?;
     expect_verdicts(&log("restore.log", dir)?, &VERDICTS)?;
     Victim::restored(pid, dir).finish(CHECK)
+}
+
+// ---- criu service, and an ordinary user ------------------------------------------------------------------------------
+
+/// Where the user has what is his, and where the service listens.
+const OF_USER: &str = "/run/user";
+const SOCKET: &str = "/run/service";
+
+fn client(what: &str) -> Result<bool> {
+    let words: Vec<&str> = what.split(' ').collect();
+    let [socket, request, folder] = words.as_slice() else {
+        bail!("{what:?}")
+    };
+    let folder = File::open(folder).context("its folder")?;
+    let mut request = Criu_req::parse_from_bytes(&fs::read(request)?)?;
+    let opts = request.opts.mut_or_insert_default();
+    opts.set_images_dir_fd(folder.as_raw_fd());
+    Ok(ask(Path::new(socket), &request)?.success())
+}
+
+/// A user whose requests a service of root's takes.
+struct User;
+
+impl User {
+    fn new() -> Result<User> {
+        fs::set_permissions("/run", fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(OF_USER)?;
+        chown(OF_USER, Some(USER), Some(USER))?;
+        let program = format!("{OF_USER}/client");
+        fs::copy(std::env::current_exe()?, &program)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        Ok(User)
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = Path::new(OF_USER).join(name);
+        fs::create_dir(&folder)?;
+        chown(&folder, Some(USER), Some(USER))?;
+        Ok(folder)
+    }
+
+    /// Asks for a dump into the folder. All that the user can put into his environment is there.
+    fn dumps(&self, mut opts: Criu_opts, folder: &Path, outside: &Path) -> Result<bool> {
+        opts.set_log_file("dump.log".to_owned());
+        opts.set_log_level(4);
+        opts.set_leave_running(true);
+        // The client puts its own there.
+        opts.set_images_dir_fd(-1);
+        let mut request = Criu_req::new();
+        request.set_type(Criu_req_type::DUMP);
+        request.opts = Some(opts).into();
+        let place = Path::new(OF_USER).join("request");
+        fs::write(&place, request.write_to_bytes()?)?;
+        let settings = Path::new(OF_USER).join("settings");
+        fs::write(&settings, "policy = report\n")?;
+        chown(&settings, Some(USER), Some(USER))?;
+        let asked = Command::new(format!("{OF_USER}/client"))
+            .env_clear()
+            .env(
+                CLIENT,
+                format!("{SOCKET} {} {}", place.display(), folder.display()),
+            )
+            .env("CRIU_SIGNALS_REPORT", outside.join("report"))
+            .env("CRIU_SIGNALS_CONFIG", settings)
+            .env("CRIU_SIGNALS_POLICY", "strict")
+            .env("CRIU_LIBS_DIR", Path::new(OF_USER).join("plugins"))
+            .current_dir("/")
+            .uid(USER)
+            .gid(USER)
+            .output()?;
+        match asked.status.code() {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            _ => bail!("{}", String::from_utf8_lossy(&asked.stdout)),
+        }
+    }
+}
+
+/// criu asks no client who it is, and dumps whatever process is named. What the plugin adds to that: its settings are the
+/// service's, no file outside the user's folder is made, read or written, and what is in the folder is root's alone.
+fn ordinary_user(dir: &RunDir) -> Result<()> {
+    let user = User::new()?;
+    let foreign = user.folder("plugins")?;
+    fs::copy(config::other_plugin(), foreign.join("other_plugin.so"))?;
+    let outside = dir.file("outside");
+    fs::create_dir(&outside)?;
+    let precious = outside.join("dump.json");
+    fs::write(&precious, "precious")?;
+    let criu = with_plugin()?
+        .default_libdir()
+        .env("CRIU_SIGNALS_REPORT", "reports/%s.json");
+    let _service = Service::of(criu, Found::ByEnvironment, Path::new(SOCKET), dir)?;
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid();
+    let of = || {
+        let mut opts = Criu_opts::new();
+        opts.set_pid(pid);
+        opts
+    };
+    let untouched = || -> Result<()> {
+        ensure!(fs::read(&precious)? == b"precious", "it was written");
+        let files = fs::read_dir(&outside)?.count();
+        ensure!(files == 1, "{files} files outside");
+        Ok(())
+    };
+    let logged = |folder: &Path| fs::read_to_string(folder.join("dump.log"));
+
+    let folder = user.folder("links")?;
+    // Since 4.2.1 root has to open the socket for others.
+    if fs::metadata(SOCKET)?.mode() & 0o002 == 0 {
+        let refused = user.dumps(of(), &folder, &outside);
+        let why = format!("{:#}", refused.err().context("it was answered")?);
+        ensure!(why.contains("connect: EACCES"), "{why}");
+        fs::set_permissions(SOCKET, fs::Permissions::from_mode(0o666))?;
+    }
+
+    // A link where the service's settings want the report.
+    symlink(&outside, folder.join("reports"))?;
+    ensure!(user.dumps(of(), &folder, &outside)?, "the dump has failed");
+    untouched()?;
+    let log = logged(&folder)?;
+    ensure!(log.contains("ELOOP"), "{log}");
+    ensure!(
+        !log.contains("other_plugin.so"),
+        "the user's plugin was loaded"
+    );
+    ensure!(!log.contains("policy=strict"), "the user's settings hold");
+    let image = fs::symlink_metadata(folder.join(image::file_name(pid)))?;
+    ensure!(
+        (image.uid(), image.mode() & 0o7777) == (0, 0o600),
+        "the image is for {} and of mode {:o}",
+        image.uid(),
+        image.mode()
+    );
+
+    // Links in the place of what the plugin writes, and of the folder of the report.
+    let folder = user.folder("taken")?;
+    symlink(&precious, folder.join(image::file_name(pid)))?;
+    fs::create_dir(folder.join("reports"))?;
+    symlink(&precious, folder.join("reports/dump.json"))?;
+    let done = user.dumps(of(), &folder, &outside)?;
+    untouched()?;
+    ensure!(!done, "an image that is there was replaced");
+
+    // What criu itself lets every client do, and no plugin can prevent.
+    let settings = Path::new(OF_USER).join("rpc.conf");
+    fs::write(&settings, format!("libdir {}\n", foreign.display()))?;
+    let mut opts = of();
+    opts.config_file = Some(settings.display().to_string());
+    let folder = user.folder("config")?;
+    user.dumps(opts, &folder, &outside)?;
+    let log = logged(&folder)?;
+    ensure!(
+        log.contains("other_plugin.so"),
+        "this criu takes no plugins from a client: SECURITY.md says that it does"
+    );
+    victim.finish(CHECK)
 }

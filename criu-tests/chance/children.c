@@ -18,6 +18,8 @@ static struct child {
 	int line_count;
 	/* It has ended before the process was ready. */
 	int dead;
+	/* It was stopped then. */
+	int stopped;
 } children[CHILDREN];
 static struct thread in_child = { .number = 0 };
 static pid_t helpers[HELPERS];
@@ -274,6 +276,7 @@ static void bring_into_state(const struct line *line, int number, pid_t pid)
 	if (is(line, 2, "stopped")) {
 		if (consumed)
 			consume(line, pid, WSTOPPED);
+		children[number].stopped = 1;
 		return;
 	}
 	kill(pid, SIGCONT);
@@ -349,14 +352,20 @@ void children_complete(void)
 
 /* ---- the report ---------------------------------------------------------------------------------------------- */
 
-/* A stop by a tracer that is about to leave is no state of the child. */
-static char state_untraced(pid_t pid)
+/*
+ * A stop by a tracer that is about to leave is no state of the child. One that was stopped before, and was let go by the
+ * tracer, runs for a moment on its way back into the stop; one that is really continued stays running.
+ */
+static char state_untraced(const struct child *child)
 {
 	int64_t end = now(CLOCK_MONOTONIC) + 2 * SECOND;
+	char state = state_of(child->pid, child->pid);
 
-	while (state_of(pid, pid) == 't' && now(CLOCK_MONOTONIC) < end)
+	while ((state == 't' || (child->stopped && state && !strchr("TZX", state))) && now(CLOCK_MONOTONIC) < end) {
 		sleep_ns(MS);
-	return state_of(pid, pid) ?: '-';
+		state = state_of(child->pid, child->pid);
+	}
+	return state ?: '-';
 }
 
 void children_look(void)
@@ -367,7 +376,7 @@ void children_look(void)
 
 		if (!children[i].made)
 			continue;
-		say("child %d state %c", i, state_untraced(pid));
+		say("child %d state %c", i, state_untraced(&children[i]));
 		if (waitid(P_PID, (id_t)pid, &info, WEXITED | WSTOPPED | WCONTINUED | WNOHANG | WNOWAIT))
 			say("child %d status errno=%d", i, errno);
 		else if (!info.si_pid)

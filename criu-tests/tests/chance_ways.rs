@@ -3,6 +3,8 @@
 //!
 //! A line `#refused TEXT` is for dumps that criu refuses, with or without the plugin, with that in its first error: the program
 //! has to be as in the control.
+//! A line `#said TEXT` is for what the plugin can only say: the program is not as in the control, with criu alone neither, and the
+//! log has that text.
 //! A line `#bits 32` is for a plan of the 32-bit program, `#bits both` for one of both; else it is of the 64-bit one.
 
 use std::env;
@@ -94,8 +96,14 @@ fn same(plan: &str, ia32: bool, way: &str) -> Result<()> {
         }
         let shown = &outcome.shown;
         let refused = named(plan, "#refused ").next();
+        let said = named(plan, "#said ").next();
         let as_wanted = match (refused, &shown.refused) {
-            (None, _) => outcome.verdict == Verdict::Same,
+            (None, _)
+                if said.is_some_and(|said| shown.said.iter().any(|line| line.contains(said))) =>
+            {
+                outcome.verdict == Verdict::Said
+            }
+            (None, _) => said.is_none() && outcome.verdict == Verdict::Same,
             (Some(why), Some(error)) => {
                 error.contains(why) && shown.differences.is_empty() && shown.hang.is_none()
             }

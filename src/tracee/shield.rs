@@ -44,8 +44,12 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         return Ok(false);
     };
     if result != -EINTR {
-        if ends_with_a_handler(result) && restarts_before_handler(pid, tid)? {
-            set(tid, &registers, &call, RestartCode::Always)?;
+        if ends_with_a_handler(result) {
+            match HandlerDue::look(pid, tid)? {
+                HandlerDue::Afterwards => set(tid, &registers, &call, RestartCode::Always)?,
+                HandlerDue::ByBoth => says_other_mask(pid, tid, &call),
+                HandlerDue::ByOneMask => {}
+            }
         }
         return Ok(false);
     }
@@ -57,7 +61,13 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         }
         _ => false,
     };
-    if !once_more || stop_is_due(pid, tid)? {
+    if !once_more {
+        return Ok(false);
+    }
+    if stop_is_due(pid, tid)? {
+        if matches!(HandlerDue::look(pid, tid)?, HandlerDue::ByBoth) {
+            says_other_mask(pid, tid, &call);
+        }
         return Ok(false);
     }
     log::debug!("pid {pid} tid {tid}: {call}: EINTR is only this stop's");
@@ -79,18 +89,46 @@ fn ends_with_a_handler(result: i64) -> bool {
     )
 }
 
-/// Is the thread in a call with a mask of its own (pselect, ppoll, sigsuspend), by which no signal with a handler is due, and
-/// will one be by the mask that it gets back? The kernel decides by the first of the masks that the call is restarted, and lets
-/// the handler run then (arch/x86/kernel/signal.c, `arch_do_signal_or_restart`, `restore_saved_sigmask`). Whoever sets the
-/// thread's mask drops the first of the two, and the handler would end the call with EINTR.
-fn restarts_before_handler(pid: Pid, tid: Tid) -> Result<bool> {
-    let status = SignalStatus::read(pid, tid)?;
-    let handled = status
-        .pending
-        .union(status.shared_pending)
-        .intersection(status.caught);
-    let due = |blocked| !handled.difference(blocked).is_empty();
-    Ok(!due(status.blocked) && due(ptrace::signal_mask(tid)?))
+/// By which mask a pending signal with a handler is due, of a thread that is in a call with a mask of its own (pselect, ppoll,
+/// epoll_pwait, sigsuspend).
+enum HandlerDue {
+    /// By none, by the call's alone, or there is one mask only.
+    ByOneMask,
+    /// Only by the mask that the thread gets back. The kernel decides by the call's that it is restarted, and lets the handler
+    /// run then (arch/x86/kernel/signal.c, `arch_do_signal_or_restart`, `restore_saved_sigmask`). Whoever sets the thread's mask
+    /// drops the call's, and the handler would end the call with EINTR.
+    Afterwards,
+    /// By both: the handler ends the call, and finds the call's mask in force unless somebody has set another.
+    ByBoth,
+}
+
+impl HandlerDue {
+    fn look(pid: Pid, tid: Tid) -> Result<HandlerDue> {
+        let status = SignalStatus::read(pid, tid)?;
+        let given_back = ptrace::signal_mask(tid)?;
+        let handled = status
+            .pending
+            .union(status.shared_pending)
+            .intersection(status.caught);
+        let by_call = handled.difference(status.blocked);
+        let by_thread = handled.difference(given_back);
+        Ok(if status.blocked == given_back || by_thread.is_empty() {
+            HandlerDue::ByOneMask
+        } else if by_call.is_empty() {
+            HandlerDue::Afterwards
+        } else if by_call.intersection(by_thread).is_empty() {
+            HandlerDue::ByOneMask
+        } else {
+            HandlerDue::ByBoth
+        })
+    }
+}
+
+fn says_other_mask(pid: Pid, tid: Tid, call: &InterruptedCall) {
+    log::warn!(
+        "pid {pid} tid {tid}: {call}: the handler of a signal that is pending will find the thread's mask in force, and not that \
+         of the call (docs/eintr.md)"
+    );
 }
 
 /// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).

@@ -47,6 +47,7 @@ fn tests() -> Vec<Test> {
         test("served-code.show", served_code_show).needs(&[Need::Fuse]),
         test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
         test("executing.criu", executing_criu),
+        test("siblings.show", siblings_show),
         probed("probed.show", |victim, _| probed_show(victim)),
         probed("probed.killed", |victim, _| probed_killed(victim)),
         probed("probed.criu", probed_criu),
@@ -451,6 +452,24 @@ fn executing_criu(dir: &RunDir) -> Result<()> {
         );
     }
     println!("{dumped} of {DUMPS} dumps succeeded");
+    victim.finish(CHECK)
+}
+
+// ---- processes that share their memory ------------------------------------------------------------------------------
+
+/// What is injected into one is in the other's memory, which runs meanwhile; and who injects it may be killed.
+fn siblings_show(dir: &RunDir) -> Result<()> {
+    let victim = start("siblings", None, dir)?;
+    let pids = [victim.pid().to_string(), dir.read("sibling")];
+    let mut random = Random(7);
+    for _ in 0..KILLS / 2 {
+        for pid in &pids {
+            tool(&["show", pid])?.expect(0, &["siblings"])?;
+            let mut command = spawn(&["show", pid])?;
+            std::thread::sleep(random.below(Duration::from_millis(8)));
+            kill_all(&mut command)?;
+        }
+    }
     victim.finish(CHECK)
 }
 

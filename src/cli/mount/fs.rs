@@ -294,6 +294,8 @@ impl Filesystem for SigFs {
         // Else a lookup that waits for its turn holds a lock on the folder (fuse_lock_inode, fs/fuse/inode.c), and all
         // others wait for it, whoever they are. Kernels before 4.7 have no other way.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        // Never FUSE_ASYNC_DIO: io_submit(2) of a file opened with O_DIRECT would return before the answer, and the thread that
+        // has asked be somebody else by then (`super::identity`).
         let refused = |_| io::Error::other("the kernel takes no writes of that size");
         config.set_max_write(MAX_WRITE).map_err(refused).map(drop)
     }

@@ -1,5 +1,5 @@
-//! One error for everything that touches a process: it names the phase, the pid, the tid, the operation and
-//! the errno, because that is what a person needs who reads it in somebody else's log.
+//! The error type for everything that touches a process. An error names the phase, the pid, the tid, the operation and
+//! the errno, so that a log line explains itself without the source.
 
 use std::borrow::Cow;
 use std::fmt;

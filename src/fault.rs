@@ -1,22 +1,21 @@
-//! Fault points: numbered places in the work at which a test makes it fail, or ends the process that does it.
+//! Fault points: numbered places in the code at which a test makes the operation fail or kills the process.
 //!
-//! They do nothing unless this crate is built with the feature `faults`, which only the tests turn on: a build that
-//! people use has no variable that could break it. With the feature, `CRIU_SIGNALS_FAULT` arms them, a list with commas
-//! of `NUMBER:ACTION` or `NUMBER:ACTION:N`, where the N-th passage counts and not the first:
+//! Fault points do nothing unless this crate is built with the feature `faults`, which only tests enable: a release
+//! build reads no variable that could break it. With the feature, `CRIU_SIGNALS_FAULT` arms fault points: a
+//! comma-separated list of `NUMBER:ACTION` or `NUMBER:ACTION:N`, where N selects the N-th passage instead of the first:
 //!
 //! | action | what happens there |
 //! |---|---|
-//! | `fail` | the work has failed, once, with an error that names the point |
+//! | `fail` | the operation fails once, with an error that names the point |
 //! | `kill` | the process ends by SIGKILL: criu, the command, or the guardian |
-//! | `panic` | the thread panics, as by a fault of the program itself |
-//! | `stop` | it stops by SIGSTOP, so that a test can do something at just that instant, and continue it |
+//! | `panic` | the thread panics, as a bug in the program would |
+//! | `stop` | the process stops by SIGSTOP, so that a test can act at that instant and continue the process |
 //!
-//! What is to happen in a process that criu has started to outlive it, the guardian for one, has `companion/` in front
-//! of it, and happens in each: `companion/52:kill`.
+//! The prefix `companion/` arms a point in all detached processes, such as the guardian: `companion/52:kill`.
 //!
-//! Each passage of any point is in the log then, at the level debug.
+//! With the feature, each passage of a point is logged at the level debug.
 //!
-//! `criu-tests/tests/faults.rs` drives every point. Another fault of such builds is an order of replay that is wrong: see
+//! `criu-tests/tests/faults.rs` drives every point. Such builds can also run the replay in a wrong order: see
 //! [`replay`](crate::engine::replay).
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The parsers that are no part of the interface, for `fuzz/`: whatever the text, they end, and without a panic.
+//! Private parsers, exported for `fuzz/`: for every input a parser must return without a panic.
 
 use criu_signals_images::SigSet;
 

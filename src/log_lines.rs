@@ -1,4 +1,4 @@
-//! The lines that a capture and a check leave in a log. Programs parse them: docs/report.md.
+//! The log lines of a capture and of a check. Programs parse these lines: docs/report.md.
 
 use criu_signals_images::{Image, Pid, SigNo};
 

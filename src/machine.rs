@@ -1,4 +1,4 @@
-//! On which machine an image was made, and what it means that this is another one.
+//! Compares the machine on which an image was made with this machine.
 //!
 //! Signal numbers, siginfo_t, sigaction and the masks are the kernel's promise to programs: no kernel and no processor of
 //! one architecture changes them. What does change is how large a signal frame is, and `losses::altstack_fit` looks at every
@@ -61,13 +61,13 @@ impl Machine {
             return Ok(());
         }
         let why = format!(
-            "it was dumped on {}, and this machine is {}: system calls, registers and addresses in it mean nothing \
-             here. Restore it on a machine like its own",
+            "the image was dumped on {}, and this machine is {}: system call numbers, registers and addresses in the \
+             image mean nothing here. Restore on a machine with that architecture",
             self.arch,
             arch::ARCH
         );
         Err(Error::new(
-            "look at the machine of the dump",
+            "compare the machine of the dump",
             Cause::Unsupported(why.into()),
         ))
     }
@@ -77,7 +77,7 @@ impl Machine {
         let mut what = Vec::new();
         if !self.kernel_release.is_empty() && self.kernel_release != here.kernel_release {
             what.push(format!(
-                "under Linux {}, and this is {} (signal numbers and siginfos are the same on all)",
+                "under Linux {}, and this is {} (signal numbers and siginfos are the same)",
                 self.kernel_release.shown(),
                 here.kernel_release.shown()
             ));

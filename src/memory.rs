@@ -1,9 +1,9 @@
-//! Memory that somebody else decides how much is needed of: a deep queue, an image.
+//! Reserves memory for work whose size other programs determine: a deep queue, an image.
 //!
-//! A program of Rust's that finds no memory is aborted. In criu that is criu, with the tasks stopped. So before work that
-//! grows with what a process or an image holds, there is a look whether there is as much: in a process of one thread what
-//! is there is there a moment later. What ends memory with an error is RLIMIT_AS, and vm.overcommit_memory=2; a memory cgroup
-//! ends the process by SIGKILL instead, so how much is ever needed is bounded as well (see
+//! A Rust program that runs out of memory aborts. In a plugin that aborts criu, with the processes stopped. So before
+//! work whose size depends on a process or an image, this module checks that the memory can be allocated; in a
+//! single-threaded process the answer stays valid. RLIMIT_AS and vm.overcommit_memory=2 make allocations fail. A memory
+//! cgroup kills the process instead, so the total is bounded as well (see
 //! [`machine::allowance`](crate::machine::allowance)).
 
 #![allow(unsafe_code)]
@@ -48,10 +48,10 @@ fn ensure(bytes: u64, what: fmt::Arguments<'_>) -> Result<()> {
         return Ok(());
     }
     let why = format!(
-        "{} MB may be needed for {what}, and this process can't have as much: raise its RLIMIT_AS (ulimit -v)",
+        "{what} may need {} MB, which this process can't allocate: raise its RLIMIT_AS (ulimit -v)",
         bytes >> 20
     );
-    Err(Error::new("look for memory", Cause::Refused(why.into())))
+    Err(Error::new("check memory", Cause::Refused(why.into())))
 }
 
 /// Memory for a process that has to go through with its work when there is no more to be had: a memory cgroup ends by SIGKILL
@@ -143,8 +143,8 @@ impl Pages {
         // SAFETY: a new mapping, wherever there is room.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
         if at == libc::MAP_FAILED {
-            let why = format!("{} KB, to put signals back with if criu ends", bytes >> 10);
-            return Err(Error::new("look for memory", Cause::Refused(why.into())));
+            let why = format!("{} KB to put signals back if criu ends", bytes >> 10);
+            return Err(Error::new("check memory", Cause::Refused(why.into())));
         }
         Ok(Pages { at, bytes })
     }
@@ -181,7 +181,7 @@ mod tests {
         ensure_for(100_000).unwrap();
         for many in [u64::MAX >> 12, u64::MAX] {
             let said = ensure_for(many).unwrap_err().to_string();
-            assert!(said.starts_with("look for memory: "), "{said}");
+            assert!(said.starts_with("check memory: "), "{said}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What `/proc` says about a task, read once per thread.
+//! Reads the state of processes and threads from `/proc`.
 
 use std::fmt;
 use std::fs::File;
@@ -234,9 +234,9 @@ impl Uninterruptible {
 
 impl fmt::Display for Uninterruptible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SLEEPS: &str = "it is in uninterruptible sleep";
+        const SLEEPS: &str = "in uninterruptible sleep";
         match self {
-            Uninterruptible::Frozen => f.write_str("a freezer of cgroup v1 holds it"),
+            Uninterruptible::Frozen => f.write_str("held by a freezer of cgroup v1"),
             Uninterruptible::InVfork(function) => write!(
                 f,
                 "{SLEEPS}, in {function} (vfork: until its child has called exec or has ended)"
@@ -481,10 +481,7 @@ fn text_of(pid: Pid, name: &str, operation: &'static str) -> Result<String> {
 }
 
 fn not_understood(operation: &'static str) -> Error {
-    Error::new(
-        operation,
-        Cause::Proc("its text is not understood".to_owned()),
-    )
+    Error::new(operation, Cause::Proc("unknown format".to_owned()))
 }
 
 /// What procfs makes of a file. It panics on some texts that it does not expect, which is an error here.
@@ -937,12 +934,12 @@ mod tests {
         );
         assert_eq!(
             told("wait_for_vfork_done").to_string(),
-            "it is in uninterruptible sleep, in wait_for_vfork_done (vfork: until its child has called exec or has ended)"
+            "in uninterruptible sleep, in wait_for_vfork_done (vfork: until its child has called exec or has ended)"
         );
         assert_eq!(told("0"), Uninterruptible::Elsewhere(None));
         assert_eq!(
             told("io_schedule").to_string(),
-            "it is in uninterruptible sleep, in io_schedule"
+            "in uninterruptible sleep, in io_schedule"
         );
     }
 

@@ -1,4 +1,4 @@
-//! What the plugin tells a pipeline about a dump or a restore: one JSON document, described in `docs/report.md`.
+//! The report of a dump or a restore for programs: one JSON document, described in `docs/report.md`.
 //!
 //! The plugin writes it, whoever runs criu reads it. Within one [`VERSION`] fields and words are only added, so a reader
 //! ignores what it does not know.

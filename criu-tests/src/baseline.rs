@@ -1,4 +1,4 @@
-//! Figures of a bench, kept in a folder and compared with those of a later run (`make bench BASELINE=FOLDER`).
+//! Stores the figures of a benchmark in a folder, and compares them with a later run (`make bench BASELINE=FOLDER`).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

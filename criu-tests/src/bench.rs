@@ -1,4 +1,4 @@
-//! What all benches do: a number of rounds as their argument, and a run as pid 1 of a namespace.
+//! Shared parts of the benchmarks: the number of rounds as argument, and a run as pid 1 of a namespace.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Tests that are more than a row of [`crate::table`]: a function each, which runs as pid 1 of a namespace of its own, as
-//! the scenarios do; and the steps that such functions are made of.
+//! Tests that do not fit a row of [`crate::table`]: each is a function that runs as pid 1 of its own namespace, like a
+//! scenario. Also the steps that these functions share.
 
 use std::env;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Where things are: criu and the plugin from the environment, the programs where the build script put them.
+//! Paths: criu and the plugin from the environment, the test programs from the build script.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A test that runs in a namespace of its own: as one function call, with a message that says enough if it fails.
+//! Runs a test in its own namespace: one function call, with a complete message if the test fails.
 
 use std::env;
 use std::fmt::Write as _;

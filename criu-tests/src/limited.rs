@@ -1,4 +1,4 @@
-//! A criu in a cgroup of its own that has a limit.
+//! Runs criu in its own cgroup with a limit.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

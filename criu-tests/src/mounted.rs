@@ -1,4 +1,4 @@
-//! `criu-signals mount`, and those who use what it mounts: ordinary users, and programs that are set-user-id.
+//! `criu-signals mount` and its users: ordinary users, and set-user-id programs.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,4 +1,4 @@
-//! What the plugin says in criu's logs.
+//! Reads the plugin's lines in criu's logs.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What /proc says about a process and its tree.
+//! Reads a process and its tree from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Instants to kill at.
+//! Random instants for kills.
 
 use std::time::Duration;
 

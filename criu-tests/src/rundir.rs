@@ -1,4 +1,4 @@
-//! The folder of one run: what the victim writes, criu's images and logs, and what the run said.
+//! The folder of one run: the output of the victim, criu's images and logs, and the output of the run.
 
 use std::fs;
 use std::path::{Path, PathBuf};

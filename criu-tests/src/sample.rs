@@ -1,4 +1,4 @@
-//! Times with the plugin and without, side by side.
+//! Measured times with the plugin and without, side by side.
 
 use std::time::Duration;
 

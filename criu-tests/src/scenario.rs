@@ -1,4 +1,4 @@
-//! What a scenario is: a victim, and what is expected of it in each flavour.
+//! A scenario: a victim with its expected result in each flavour.
 
 use std::fmt;
 

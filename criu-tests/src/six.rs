@@ -1,4 +1,5 @@
-//! What the tests of the six files (docs/proc-sig.md) are made of: texts, processes to write them into, and two ways there.
+//! Shared parts of the tests of the six files (docs/proc-sig.md): texts, processes to write into, and the two ways to
+//! write.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -61,7 +61,7 @@ pub const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("posix_timer")
     },
     Scenario {
-        unsaid: Some("there is no telling whether they have expired"),
+        unsaid: Some("the plugin cannot tell whether they have expired"),
         ..Scenario::new("timer_ignored")
     },
     // Timers that CRIU makes in the leader, and for the leader, under a limit that does not allow them. From 4.3 on it gets

@@ -1,4 +1,4 @@
-//! A victim: started, told to go on, waited for, believed only if it printed PASS.
+//! A victim: starts the program, tells it to continue, waits for it, and accepts only a printed PASS.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};

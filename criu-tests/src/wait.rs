@@ -1,4 +1,4 @@
-//! Waiting for something that has no event to wait on, with an end.
+//! Waits, with a bound, for conditions that have no event.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

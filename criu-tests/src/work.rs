@@ -1,4 +1,4 @@
-//! The command `criu-signals` and the process that does its work, killed.
+//! Kills the command `criu-signals` and its worker process.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -1,8 +1,8 @@
-//! Dumped by one version of criu, restored by another.
+//! Dumps with one version of criu and restores with another.
 //!
-//! A container may be restored on a machine with another criu than the one that it was dumped on, an older one too. What
-//! the plugin has written must do there what it does at home. All versions that are in the target folder take part
-//! (`config::crius`), all with the one plugin: each pair in both directions, and a tour through all of them.
+//! A container may be restored on a machine with another criu than the one that it was dumped on, an older one too. The
+//! plugin's images must work there as well. All versions that are in the target folder take part (`config::crius`), all
+//! with the one plugin: each pair in both directions, and a tour through all of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

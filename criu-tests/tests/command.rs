@@ -1,5 +1,5 @@
-//! The command `criu-signals`, as it is called by people: against live programs, images of real dumps, and what cannot
-//! be. Each test is pid 1 of a namespace of its own.
+//! Tests the command `criu-signals` on live programs, on images of real dumps, and with invalid arguments. Each test is
+//! pid 1 of its own namespace.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -420,7 +420,7 @@ fn core_alone(dir: &RunDir) -> Result<()> {
     let alone = dir.file(&format!("core-{pid}.img"));
     fs::copy(&core, &alone)?;
     let said = run(&["show", &text(&alone)])?.expect(OK)?;
-    said.line(&["of other threads nothing is recorded"])?;
+    said.line(&["other threads are not recorded"])?;
     let other = dir.images().join(format!("core-{tid}.img"));
     run(&["show", &text(&other)])?
         .expect(FAILED)?
@@ -429,7 +429,7 @@ fn core_alone(dir: &RunDir) -> Result<()> {
     fs::copy(&core, &nameless)?;
     run(&["show", &text(&nameless)])?
         .expect(FAILED)?
-        .error(&["that is not core-PID.img"])?;
+        .error(&["must be named core-PID.img"])?;
     victim.finish(CHECK)
 }
 
@@ -543,7 +543,7 @@ fn diff_two_processes(dir: &RunDir) -> Result<()> {
     let (a, b) = (start("locked", None, dir)?, start("locked", None, &second)?);
     let (pa, pb) = (a.pid().to_string(), b.pid().to_string());
     let said = run(&["diff", &pa, &pb])?;
-    said.line(&["note", "two processes", "matched in order"])?;
+    said.line(&["note", "different processes", "matched by their order"])?;
     ensure!(
         !said.out.contains("existence"),
         "threads are paired: {}",
@@ -600,7 +600,7 @@ fn diff_namespaces(dir: &RunDir) -> Result<()> {
     said.line(&[
         "note",
         "different pid namespaces",
-        "need not be the same process",
+        "need not mean the same process",
     ])?;
     victim.finish(CHECK)?;
     other.finish(CHECK)
@@ -934,7 +934,7 @@ fn send_refused(dir: &RunDir) -> Result<()> {
         .error(&[&format!("process {pid} has no thread {other}")])?;
     for (args, why) in [
         (["send", &pid, "NONE"], "no signal is named"),
-        (["send", "x", "USR1"], "is no pid"),
+        (["send", "x", "USR1"], "is not a pid"),
     ] {
         let said = run(&args)?;
         ensure!(said.code == FAILED && said.err.contains(why), "{said:?}");
@@ -1019,11 +1019,11 @@ fn wrong_image(dir: &RunDir) -> Result<()> {
     ] {
         run(args)?
             .expect(FAILED)?
-            .error(&["garbage.img: this is another kind of file"])?;
+            .error(&["garbage.img: not an image of this kind"])?;
     }
     run(&["show", &empty])?
         .expect(FAILED)?
-        .error(&["holds neither a signals-PID.img nor"])?;
+        .error(&["contains neither a signals-PID.img nor"])?;
     run(&["show", &format!("criu:{empty}")])?
         .expect(FAILED)?
         .error(&["pstree.img"])?;
@@ -1187,12 +1187,7 @@ fn check_found(dir: &RunDir) -> Result<()> {
         )
     };
     check()?.line(&["ok", "criu", "4.1.1 at", "bin/criu"])?;
-    check()?.line(&[
-        "ok",
-        "plugin-folder",
-        &text(&plugins),
-        "built into this criu",
-    ])?;
+    check()?.line(&["ok", "plugin-folder", &text(&plugins), "built-in default"])?;
     check()?.line(&["missing", "plugin", "signals_plugin.so is not there"])?;
     let plugin = plugins.join(config::PLUGIN_FILE);
     fs::write(&plugin, "x")?;

@@ -1,8 +1,8 @@
-//! What the plugin makes of images that are not what they should be.
+//! Tests how the plugin handles damaged images.
 //!
-//! First CRIU's own: something is taken out of a core image, or changed in it, as if CRIU had lost it, and the plugin
-//! is to notice, and to do what the policy says. Then ours: an image that cannot be put back, or cannot be read.
-//! Then dumps that fail.
+//! First CRIU's images: state is removed from a core image or changed in it, as if CRIU had lost the state, and the
+//! plugin must notice and follow the policy. Then the plugin's images: an image that cannot be restored or read. Then
+//! dumps that fail.
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
@@ -501,7 +501,7 @@ const IMPOSSIBLE: &[Impossible] = &[
             image.process.threads.push(ThreadState::bare(ids));
         },
         says: &["existence: dumped: a thread; found: none; NOT put back"],
-        refused: "signal state is not as it was captured, and policy=strict",
+        refused: "signal state differs from the captured state, and policy=strict",
         early: false,
     },
     Impossible {
@@ -616,10 +616,10 @@ fn other_architecture(policy: Policy, dir: &RunDir) -> Result<()> {
         &restore,
         &[
             &name,
-            "it was dumped on aarch64, and this machine is x86_64",
+            "the image was dumped on aarch64, and this machine is x86_64",
         ],
     )?;
-    expect_error(&restore, &["of another architecture. Nothing is restored"])?;
+    expect_error(&restore, &["on another architecture. Nothing is restored"])?;
     expect_nothing_restored(&restore, true)?;
     let report: Document = serde_json::from_str(&fs::read_to_string(&path)?)?;
     ensure!(
@@ -688,7 +688,7 @@ const UNREADABLE: &[Unreadable] = &[
                 Ok(())
             })
         },
-        says: "the image is damaged: entry 0 is said to be 4294967295 bytes long, and 1048576 is the limit",
+        says: "the image is damaged: entry 0 has a size of 4294967295 bytes, and 1048576 is the limit",
     },
     Unreadable {
         name: "foreign",
@@ -697,7 +697,7 @@ const UNREADABLE: &[Unreadable] = &[
             fs::copy(other, path).context("copying")?;
             Ok(())
         },
-        says: "this is another kind of file: it begins with 0x54564319 0x50273030, not with 0x54564319 0x59511738",
+        says: "not an image of this kind: the file begins with 0x54564319 0x50273030, not with 0x54564319 0x59511738",
     },
     Unreadable {
         name: "newer",
@@ -768,8 +768,7 @@ fn cannot_be_read(bad: &Unreadable, policy: Policy, dir: &RunDir) -> Result<()> 
     found
 }
 
-const NO_STATE: &str =
-    "these images hold no signal state: they were made without this plugin, or its files are gone";
+const NO_STATE: &str = "these images hold no signal state: the dump ran without this plugin, or the plugin's files were removed";
 
 fn missing(policy: Policy, dir: &RunDir) -> Result<()> {
     let pid = dumped("demo", dir)?;
@@ -783,7 +782,7 @@ fn missing(policy: Policy, dir: &RunDir) -> Result<()> {
     let (restore, found) = restored(&criu, dir)?;
     expect_error(&restore, &[NO_STATE])?;
     expect_verdict(&restore, Verdict::Failed)?;
-    let reason = "there is no such image: nothing checked";
+    let reason = "the image is missing: nothing checked";
     expect_error(&restore, &[&image::file_name(pid), reason])?;
     found
 }
@@ -799,7 +798,7 @@ fn one_missing(policy: Policy, dir: &RunDir) -> Result<()> {
     ensure!(processes.len() > 1, "only one process");
     fs::remove_file(our_image(lost, dir))?;
     let name = image::file_name(lost);
-    let reason = "there is no such image";
+    let reason = "the image is missing";
 
     let criu = with_policy(policy)?;
     if policy == Policy::Strict {
@@ -915,7 +914,7 @@ fn folder_read_only(policy: Policy, dir: &RunDir) -> Result<()> {
         let (restore, found) = restored(&beside, dir)?;
         found?;
         expect_error(&restore, &says)?;
-        expect_error(&restore, &["there will be no report"])?;
+        expect_error(&restore, &["no report will be written"])?;
         restore
     };
     expect_verdict(&step, Verdict::Verified)?;
@@ -968,7 +967,7 @@ fn image_exists(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> {
     expect_error(
         &dump,
         &[&format!(
-            "{name} exists already, and images are never overwritten: remove it or choose another folder"
+            "{name} exists already, and images are never overwritten: remove the file or choose another folder"
         )],
     )?;
     ensure!(fs::read(&path)? == b"precious", "{name} was changed");

@@ -1,9 +1,8 @@
-//! Every fault point (`src/fault.rs` of the library), driven: the work fails there, or whoever does it is killed there,
-//! and the program must hold exactly what it held.
+//! Drives every fault point (`src/fault.rs` of the library): the operation fails there, or the process that executes it
+//! is killed there, and the program's state must be exactly unchanged.
 //!
-//! The program is `everything`, which has something of all that the plugin works on, and looks at itself, or one that is
-//! just about what fails there. As in the scenarios, each test is this program once more as pid 1 of a namespace of its
-//! own.
+//! The program is `everything`, which has every kind of state and checks itself, or a program for the particular fault.
+//! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
 use std::env;
 use std::fs;

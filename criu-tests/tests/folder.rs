@@ -1,4 +1,4 @@
-//! What else criu may find in its plugin folder, and a criu that is none for this plugin.
+//! Tests other files in criu's plugin folder, and a criu that is too old for the plugin.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ fn names_none(dir: &RunDir) -> Result<()> {
             let line = format!("other plugin: hook {hook}({pid}) gives -95");
             ensure!(step.log.contains(&line), "no {line:?}:\n{}", step.log);
         }
-        let said = plugin::lines(&step.log).filter(|line| line.contains("no process"));
+        let said = plugin::lines(&step.log).filter(|line| line.contains("not a process"));
         ensure!(said.count() == 1, "said once:\n{}", step.log);
         Ok(())
     };
@@ -229,7 +229,10 @@ fn hides_at_dump(dir: &RunDir) -> Result<()> {
 fn hides_at_restore(dir: &RunDir) -> Result<()> {
     let pid = dumped("demo", dir)?;
     let (restore, found) = restored(&hiding(dir)?, dir)?;
-    expect_error(&restore, &["never handed to this plugin: NOT checked"])?;
+    expect_error(
+        &restore,
+        &["never handed the process to this plugin: NOT checked"],
+    )?;
     let report = report(dir)?;
     ensure!(report.outcome == Outcome::Unchecked, "{report:?}");
     let process = report.processes.first().context("no process")?;

@@ -1,6 +1,6 @@
-//! What is left of a program when whoever works on it is killed: nothing may be.
+//! Kills the process that works on a program: the program must be unchanged.
 //!
-//! And what is said when the program itself dies under our hands, or may not be touched.
+//! Also tests the messages when the program itself dies meanwhile, or may not be accessed.
 //!
 //! The tracer is killed at random instants, many times over one program that checks itself without a pause; and criu
 //! is killed while the plugin holds signals in custody. `KILLS` sets how often each is killed.

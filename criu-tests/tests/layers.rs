@@ -1,5 +1,5 @@
-//! The architecture, as ARCHITECTURE.md has it, held against the `use` lines and paths of the sources: arrows between folders
-//! point down, and no files of a crate use each other in a circle.
+//! Checks the layers of ARCHITECTURE.md against the `use` lines and paths of the sources: a folder uses only layers
+//! below, and files of a crate do not use each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

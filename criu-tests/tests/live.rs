@@ -1,6 +1,7 @@
-//! Live processes: `criu-signals dump`, `restore` and `verify`, and that whatever looks at a process does not show.
+//! Live processes: tests `criu-signals dump`, `restore` and `verify`, and that a program cannot observe that it is
+//! read.
 //!
-//! `SHOWS` sets how often one program is looked at, `KILLS` how often the command is killed at it.
+//! `SHOWS` sets how often one program is read, `KILLS` how often the command is killed meanwhile.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -294,7 +295,7 @@ fn restore_into_another(dir: &RunDir) -> Result<()> {
     tool(&["verify", "-D", of_a, "--map", &map])?.expect(1, &["disposition of"])?;
     // Some of their handlers are nowhere.
     tool(&["restore", "-D", of_a, "--map", &map])?
-        .expect(2, &["there is no code at", "--force"])?;
+        .expect(2, &["no executable memory at", "--force"])?;
     tool(&["verify", "-D", of_b])?.expect(0, &["verdict=verified"])?;
     tool(&["restore", "--force", "-D", of_a, "--map", &map])?
         .expect(0, &["verdict=repaired", "disposition of"])?;
@@ -418,8 +419,10 @@ fn restore_other_program(dir: &RunDir) -> Result<()> {
     let folder = dir.file("live");
     dump(altstacks.pid(), &folder)?.expect(0, &[])?;
     let map = format!("{}:{}", altstacks.pid(), masks.pid());
-    tool(&["restore", "-D", text(&folder)?, "--map", &map])?
-        .expect(2, &["it executes", "masks", "altstacks", "--force"])?;
+    tool(&["restore", "-D", text(&folder)?, "--map", &map])?.expect(
+        2,
+        &["the process executes", "masks", "altstacks", "--force"],
+    )?;
     for victim in victims {
         victim.finish(CHECK)?;
     }
@@ -508,7 +511,7 @@ fn other_machine(dir: &RunDir) -> Result<()> {
     let architecture = changed("ARCH_X86_64", "ARCH_AARCH64")?;
     for args in [&["verify"][..], &["restore"], &["restore", "--force"]] {
         let args = [args, &["-D", text(&architecture)?]].concat();
-        tool(&args)?.expect(2, &["it was dumped on aarch64, and this machine is x86_64"])?;
+        tool(&args)?.expect(2, &["the image was dumped on aarch64, and this machine is x86_64"])?;
     }
     tool(&["show", text(&architecture)?])?.expect(0, &["dumped on", "aarch64, Linux "])?;
     victim.finish(CHECK)
@@ -676,7 +679,7 @@ fn traced(dir: &RunDir) -> Result<()> {
     let pid = victim.pid();
     let stopped = StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
     let name = fs::read_to_string("/proc/self/comm")?;
-    let by = format!("it is traced already, by 1 ({})", name.trim());
+    let by = format!("already traced by 1 ({})", name.trim());
     dump(pid, &dir.file("live"))?.expect(2, &[&format!("pid {pid}"), &by, "EPERM"])?;
     tool(&["show", &pid.to_string()])?.expect(2, &[&by])?;
     stopped.release()?;
@@ -693,7 +696,7 @@ fn zombie(dir: &RunDir) -> Result<()> {
         2,
         &[
             &format!("pid {pid}"),
-            "it has ended, and its parent has not waited for it",
+            "the process is a zombie, not waited for",
         ],
     )?;
     child.wait()?;
@@ -1211,7 +1214,7 @@ fn cgroup_dump(version: Version, dir: &RunDir) -> Result<()> {
         "-D",
         text(&dir.file("not"))?,
     ])?
-    .expect(2, &["a cgroup that it is in is frozen"])?;
+    .expect(2, &["a parent cgroup is frozen"])?;
     cgroup.freeze(&outer, false)?;
     for victim in victims {
         victim.finish(CHECK)?;
@@ -1244,10 +1247,10 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
     let cgroup = Cgroup::create(version, dir)?;
     let folder = dir.file("live");
     let dump = |what: &Path| tool(&["dump", "--cgroup", text(what)?, "-D", text(&folder)?]);
-    dump(&cgroup.dir)?.expect(2, &["there is no process"])?;
+    dump(&cgroup.dir)?.expect(2, &["no process to stop"])?;
     dump(cgroup.dir.parent().context("the root")?)?
-        .expect(2, &["the root cgroup can't be held"])?;
-    dump(Path::new("/no/such"))?.expect(2, &["there is no such cgroup"])?;
+        .expect(2, &["the root cgroup can't be frozen"])?;
+    dump(Path::new("/no/such"))?.expect(2, &["no such cgroup"])?;
     // One of them can't be stopped: nobody is.
     let runs = ["masks", "shared_queue"].map(|name| (name, RunDir::create(&dir.file(name))));
     let mut victims = Vec::new();
@@ -1258,7 +1261,7 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
     }
     let traced =
         StoppedProcess::<ByUs>::seize(Pid::new(victims[1].pid()).context("no pid")?, PATIENCE)?;
-    dump(&cgroup.dir)?.expect(2, &["it is traced already"])?;
+    dump(&cgroup.dir)?.expect(2, &["already traced"])?;
     ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it stays frozen");
     traced.release()?;
     ensure!(!folder.exists(), "images were written");
@@ -1272,7 +1275,7 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
         ],
     );
     command.args([&cgroup.dir, &config::command()?, &folder]);
-    Said::of(command.spawn()?)?.expect(2, &["this program is in it"])?;
+    Said::of(command.spawn()?)?.expect(2, &["this program is in the cgroup"])?;
     ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it is frozen");
     for victim in victims {
         victim.finish(CHECK)?;

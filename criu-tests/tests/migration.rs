@@ -1,5 +1,4 @@
-//! What live migration does with criu beside a plain dump and restore: memory that goes ahead, memory that comes later,
-//! memory that goes by the network; and a stream, in which the plugin's images would not be.
+//! Live migration: pre-dump, lazy pages, page server, and a stream, which would lack the plugin's images.
 //!
 //! That of containers is in `containers.rs`.
 

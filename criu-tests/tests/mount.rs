@@ -1,5 +1,5 @@
-//! The six files as files: mounted, and read and written by whoever may; and the tests of the 2007 patches, which need
-//! nothing but another path.
+//! The six files in the FUSE file system: reading and writing with and without permission, and the tests of the 2007
+//! patches, which need only another path.
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
@@ -629,7 +629,7 @@ fn by_a_user(_: &RunDir) -> Result<()> {
         let refused = as_user(NOBODY, "/run/criu-signals mount --allow-other /run/own")?;
         let said = String::from_utf8_lossy(&refused.stderr);
         ensure!(
-            refused.status.code() == Some(2) && said.contains("is for root"),
+            refused.status.code() == Some(2) && said.contains("needs root"),
             "{said}"
         );
         ensure!(fs::read_dir("/run/own")?.next().is_none());

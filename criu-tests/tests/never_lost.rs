@@ -1,7 +1,7 @@
-//! What goes wrong around a dump and a restore while signals are in custody, or half put back: the guardian dies, the
-//! task dies, the image folder is full or goes away.
+//! Failures during a dump and a restore while signals are in custody or half put back: the guardian dies, the process
+//! dies, the image folder is full or disappears.
 //!
-//! criu stops itself at a fault point (`src/fault.rs` of the library), something is done to it, and it goes on. As in the
+//! criu stops itself at a fault point (`src/fault.rs` of the library), the test acts, and criu continues. As in the
 //! scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
 use std::env;
@@ -132,7 +132,7 @@ fn dump_within(words: &str, stops: &[u32], dir: &RunDir) -> Result<()> {
         let criu = criu()?.env("CRIU_SIGNALS_STOPS", stops.to_string());
         let dump = criu.dump(victim.pid(), &dir.images(), false)?;
         ensure!(!dump.ok, "{stops} stops are enough");
-        expect_line(&dump, &["given up, and undone"])?;
+        expect_line(&dump, &["given up and undone"])?;
     }
     victim.finish(PATIENCE)
 }
@@ -329,7 +329,10 @@ fn guardian_killed(dir: &RunDir) -> Result<()> {
     ensure!(dump.ok, "criu dump failed");
     expect_line(
         &dump,
-        &["Warn", "all is put back, but the guardian was gone"],
+        &[
+            "Warn",
+            "all signals are put back, but the guardian had died",
+        ],
     )?;
     companions_gone(&procfs::tree(pid)?)?;
     victim.finish(PATIENCE)
@@ -541,7 +544,7 @@ fn number_reused(dir: &RunDir) -> Result<()> {
     };
     let dump = interrupted(|| criu.dump(root, &images, true), replaced)?;
     // What there was to change: else nothing is shown.
-    expect_line(&dump, &["stopped by SIGTTIN: put into a plain stop"])?;
+    expect_line(&dump, &["stopped by SIGTTIN: changed into a stop by SIGSTOP"])?;
     expect_line(&dump, &["SIGTRAP taken out"])?;
     ensure!(dump.ok, "criu dump failed");
     companions_gone(&[root, child])?;
@@ -778,7 +781,7 @@ fn limit_changed(dir: &RunDir) -> Result<()> {
         &dump,
         &[
             "Warn",
-            "not as it was before the dump: process: RLIMIT_SIGPENDING",
+            "differs from before the dump: process: RLIMIT_SIGPENDING",
             "777",
             "put back",
         ],

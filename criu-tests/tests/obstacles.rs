@@ -1,5 +1,5 @@
-//! Programs in states in which looking at them would harm them, hang, or be wrong: each is looked at without harm, or refused
-//! before it is touched.
+//! Programs in states in which reading them could harm them, hang, or give wrong results: each is read without harm, or
+//! refused before it is touched.
 
 use std::fs;
 use std::io::Write as _;
@@ -152,7 +152,7 @@ fn leaderless_show(dir: &RunDir) -> Result<()> {
     let victim = start("leaderless", None, dir)?;
     let pid = victim.pid().to_string();
     let said = [
-        "the first thread of leaderless has ended",
+        "the leader of leaderless has ended",
         &format!("pid {pid}"),
     ];
     for args in [
@@ -223,7 +223,7 @@ fn leaderless_cgroup(dir: &RunDir) -> Result<()> {
             "-D",
             text(&dir.file("live"))?,
         ])?;
-        said.expect(2, &["the first thread of leaderless has ended"])?;
+        said.expect(2, &["the leader of leaderless has ended"])?;
         victim.finish(CHECK)
     };
     let done = run();
@@ -330,14 +330,14 @@ fn other_restorer(dir: &RunDir) -> Result<()> {
         0,
         &[
             "the handler of SIGUSR1 returns to",
-            "as the process's own do",
+            "like the process's own handlers",
         ],
     )?;
     // It runs, and returns.
     handle(&victim, dir)?;
     handled(dir)?;
     let nowhere = format!("{signo} {flags} {mask} 4096 4096\n");
-    write(nowhere, &[])?.expect(2, &["no code at 0x1000, the handler of SIGUSR1", "--force"])?;
+    write(nowhere, &[])?.expect(2, &["no executable memory at 0x1000, the handler of SIGUSR1", "--force"])?;
     let other = format!("12 0 {mask} {handler} 0\n");
     write(other, &[])?.expect(0, &[])?;
     write(foreign, &["--force"])?.expect(0, &[])?;

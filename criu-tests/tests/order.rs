@@ -1,9 +1,9 @@
-//! The order of replay (`ORDER` in `src/engine/replay.rs` of the library): for each row a program that breaks when the row is
-//! moved, or, where none can, that it breaks nowhere.
+//! The order of replay (`ORDER` in `src/engine/replay.rs` of the library): for each row, a program that fails if the
+//! row is moved, or, if there is no such program, a test that no place of the row makes it fail.
 //!
-//! A program is dumped, and CRIU's image loses something that the row puts back. It is restored in the right order, and
-//! passes; and from the same images once more, with the row moved. As in the scenarios, each test is this program once
-//! more as pid 1 of a namespace of its own.
+//! A program is dumped, and state that the row puts back is removed from CRIU's image. It is restored in the right
+//! order, and passes; and from the same images once more, with the row moved. As in the scenarios, each test is this
+//! program once more as pid 1 of a namespace of its own.
 
 use std::env;
 use std::fs;

@@ -1,5 +1,5 @@
-//! The six files of the 2007 patches, of live processes: read and written, through the library, and as the patches'
-//! own tests do it.
+//! The six files of the 2007 patches for live processes: read and written through the library, and by the patches' own
+//! tests.
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
@@ -208,14 +208,14 @@ fn stops(_: &RunDir) -> Result<()> {
     for signals in [&[18, 20], &[18, 21]] {
         let error = write(pid, pid, SigFile::Pending, &mask(signals)).expect_err("both");
         ensure!(
-            error.to_string().contains("never pending in one process"),
+            error.to_string().contains("pending in the same process"),
             "{error}"
         );
     }
     write(pid, pid, SigFile::SharedPending, &mask(&[18]))?;
     let error = write(pid, pid, SigFile::Pending, &mask(&[20])).expect_err("the other queue");
     ensure!(
-        error.to_string().contains("never pending in one process"),
+        error.to_string().contains("pending in the same process"),
         "{error}"
     );
     ensure!(read(pid, pid, SigFile::SharedPending)? == mask(&[18]));
@@ -226,7 +226,7 @@ fn stops(_: &RunDir) -> Result<()> {
     procfs::comes_to(pid, 'T')?;
     let error =
         write(pid, pid, SigFile::Pending, &(mask(&[18]) + &entry(18))).expect_err("stopped");
-    ensure!(error.to_string().contains("continues it"), "{error}");
+    ensure!(error.to_string().contains("would continue it"), "{error}");
     // All else may be written, and it stays stopped.
     write(pid, pid, SigFile::Blocked, &mask(&[10, 18]))?;
     write(pid, pid, SigFile::Pending, &(mask(&[10]) + &entry(10)))?;
@@ -279,7 +279,7 @@ fn refused(_: &RunDir) -> Result<()> {
         (
             SigFile::Action,
             action(&format!("12 1024 {zeros} 4096 0")),
-            "reads back something else",
+            "returns another value",
         ),
         (
             SigFile::AltStack,
@@ -313,18 +313,14 @@ fn refused(_: &RunDir) -> Result<()> {
         (
             SigFile::Pending,
             mask(&[10]) + &entry(10) + &entry(10),
-            "reads back as something else",
+            "reads back differently",
         ),
         (
             SigFile::Pending,
             mask(&[10]) + &entry(10).replace("flags 0", "flags 1"),
             "flags 1 marks the own entry",
         ),
-        (
-            SigFile::Waiters,
-            "0 1 wait4 any\n".to_owned(),
-            "not written",
-        ),
+        (SigFile::Waiters, "0 1 wait4 any\n".to_owned(), "read-only"),
     ] {
         match write(pid, pid, file, &text) {
             Ok(()) => bail!("{file} took {text:?}"),

@@ -1,4 +1,4 @@
-//! criu by RPC, as engines and libraries drive it: `criu swrk` by a client that others have written, and `criu service`.
+//! criu by RPC, as engines and libraries use it: `criu swrk` with an existing client library, and `criu service`.
 //!
 //! A request has no field for the plugin folder. criu takes it from CRIU_LIBS_DIR in its environment, or from `libdir` in
 //! a configuration file, which a request can name.

@@ -1,5 +1,4 @@
-//! What the user sets, by a file and by the environment, and whether a real criu goes by it; and the report that a
-//! setting asks for.
+//! Tests settings from a file and from the environment with a real criu, and the report.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -71,7 +70,7 @@ fn good() -> Vec<Test> {
                 .context("mounting /etc")?;
             dumped("demo", dir)?;
             let (restore, found) = restored(&with_plugin()?.env_remove(CONFIG), dir)?;
-            expect_line(&restore, &["settings: all are the default"])?;
+            expect_line(&restore, &["settings: all default"])?;
             found
         }),
         test("file.environment-wins", |dir| {
@@ -87,7 +86,7 @@ fn good() -> Vec<Test> {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin/signals.conf");
             dumped("demo", dir)?;
             let (restore, found) = restored(&with_file(&file)?, dir)?;
-            expect_line(&restore, &["settings: all are the default"])?;
+            expect_line(&restore, &["settings: all default"])?;
             expect_verdict(&restore, Verdict::Verified)?;
             found
         }),
@@ -100,7 +99,7 @@ fn good() -> Vec<Test> {
                 &dump,
                 &[
                     "Warn",
-                    "CRIU_SIGNALS_POLCY is in the environment, and is no setting",
+                    "CRIU_SIGNALS_POLCY is in the environment, but is not a setting",
                 ],
             )?;
             victim.finish(CHECK)
@@ -164,7 +163,7 @@ const BAD: &[Bad] = &[
     Bad {
         name: "unknown-name",
         text: Some("polcy = strict\n"),
-        says: ":1: there is no setting \"polcy\"; there are policy, ",
+        says: ":1: unknown setting \"polcy\"; known settings are policy, ",
     },
     Bad {
         name: "no-setting",
@@ -305,7 +304,7 @@ impl AnewCase {
         let criu = if self.level == Level::Warning {
             let dump = refusing.dump(pid, &dir.images(), false)?;
             ensure!(!dump.ok, "criu dump has succeeded");
-            expect_error(&dump, &["begins anew", "refused, as", "lists timeout"])?;
+            expect_error(&dump, &["begins anew", "refused, because", "lists timeout"])?;
             criu
         } else {
             refusing
@@ -460,7 +459,7 @@ fn reports() -> Vec<Test> {
                 .find(|p| p.outcome == Outcome::Failed);
             let errors = &failed.context("counted before")?.errors;
             ensure!(
-                errors.iter().any(|e| e.contains("there is no such image")),
+                errors.iter().any(|e| e.contains("the image is missing")),
                 "{errors:?}"
             );
             Ok(())
@@ -548,7 +547,7 @@ fn reports() -> Vec<Test> {
                 &[
                     "report.json",
                     "No space left on device",
-                    "there is no report",
+                    "no report was written",
                 ],
             )?;
             only_filler(&folder)?;
@@ -563,7 +562,7 @@ fn reports() -> Vec<Test> {
             ensure!(dump.ok, "criu dump failed");
             expect_error(
                 &dump,
-                &["nowhere/report.json", "ENOENT", "there will be no report"],
+                &["nowhere/report.json", "ENOENT", "no report will be written"],
             )?;
             victim.finish(CHECK)
         }),

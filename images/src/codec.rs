@@ -1,4 +1,4 @@
-//! Between the types and their protobuf messages.
+//! Conversions between the types and their protobuf messages.
 
 use crate::error::FieldError;
 

@@ -1,4 +1,5 @@
-//! What concerns signals in a `core-*.img` of CRIU's as a JSON document, siginfos spelled out, and back into the image.
+//! Converts the signal state in a `core-*.img` of CRIU to a JSON document with decoded siginfos, and back into the
+//! image.
 //!
 //! The message is `CoreDocument` of `signals.proto`.
 

@@ -1,4 +1,4 @@
-//! What concerns signals in CRIU's own `core-*.img`, to read and to change; the rest stays as it is.
+//! Reads and changes the signal state in CRIU's `core-*.img`; other contents are preserved.
 
 use protobuf::{Message, MessageField};
 

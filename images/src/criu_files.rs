@@ -1,4 +1,4 @@
-//! What concerns signals and timers in CRIU's own `files.img`, to read and to change; the rest stays as it is.
+//! Reads and changes signal owners and timerfds in CRIU's `files.img`; other contents are preserved.
 
 use protobuf::Message;
 

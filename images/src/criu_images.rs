@@ -1,4 +1,4 @@
-//! Processes as CRIU's own images tell of them: `pstree.img`, and a `core-*.img` for each thread.
+//! Reads processes from CRIU's own images: `pstree.img`, and a `core-*.img` for each thread.
 
 use std::fs::Permissions;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! What differs between the state that was dumped and the state that is found.
+//! Compares dumped state with found state.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What a process does on each signal, `sigaction(2)`.
+//! Dispositions: the action of a process for each signal, `sigaction(2)`.
 
 use std::fmt;
 use std::ops::{Index, IndexMut};

@@ -1,4 +1,4 @@
-//! Why an image could not be read or written.
+//! Errors of reading and writing images.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub enum ImageError {
     },
     /// A file of that name is there already.
     #[error(
-        "{} exists already, and images are never overwritten: remove it or choose another folder", name.shown()
+        "{} exists already, and images are never overwritten: remove the file or choose another folder", name.shown()
     )]
     Exists {
         /// Of the file.
@@ -36,7 +36,7 @@ pub enum ImageError {
         name: String,
     },
     /// The file is larger than any image.
-    #[error("{} is {size} bytes long, and an image is at most {limit} bytes long", name.shown())]
+    #[error("{} is {size} bytes long, and an image has at most {limit} bytes", name.shown())]
     TooLarge {
         /// Of the file.
         name: String,
@@ -47,7 +47,7 @@ pub enum ImageError {
     },
     /// The first 8 bytes are something else's.
     #[error(
-        "this is another kind of file: it begins with {:#010x} {:#010x}, not with {:#010x} {:#010x}",
+        "not an image of this kind: the file begins with {:#010x} {:#010x}, not with {:#010x} {:#010x}",
         found[0], found[1], expected[0], expected[1]
     )]
     NotAnImage {
@@ -69,7 +69,7 @@ pub enum ImageError {
     },
     /// An entry claims to be larger than any entry is.
     #[error(
-        "the image is damaged: entry {entry} is said to be {size} bytes long, and {limit} is the limit"
+        "the image is damaged: entry {entry} has a size of {size} bytes, and {limit} is the limit"
     )]
     Oversized {
         /// Counted from 0.
@@ -96,9 +96,7 @@ pub enum ImageError {
         reason: String,
     },
     /// The bytes are not those that were written.
-    #[error(
-        "the image is damaged: its checksum is {computed:#010x}, and {stored:#010x} was written"
-    )]
+    #[error("the image is damaged: its checksum is {computed:#010x}, but {stored:#010x} is stored")]
     Checksum {
         /// The checksum in the trailer.
         stored: u32,
@@ -107,7 +105,7 @@ pub enum ImageError {
     },
     /// More of something than the reader takes in; see [`Allowance`](crate::image::Allowance).
     #[error(
-        "the image holds more {what} than are taken in here: {limit} of all images, of which {left} were left"
+        "the image holds more {what} than allowed: {limit} in all images together, of which {left} were left"
     )]
     TooMany {
         /// "siginfos and timers", "processes and threads".
@@ -118,13 +116,13 @@ pub enum ImageError {
         left: u64,
     },
     /// No memory for all that the image holds.
-    #[error("there is no memory for what the image holds: it has {siginfos} siginfos or more")]
+    #[error("out of memory for the image, which has {siginfos} siginfos or more")]
     NoMemory {
         /// As far as it was read.
         siginfos: u64,
     },
     /// State that no process can have, in a JSON document or on its way into an image.
-    #[error("this cannot be an image: {}: {}", field.shown(), reason.shown())]
+    #[error("not a valid image: {}: {}", field.shown(), reason.shown())]
     Invalid {
         /// Path of the field as in `signals.proto`.
         field: String,

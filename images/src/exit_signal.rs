@@ -1,4 +1,5 @@
-//! What a process sends its parent when it ends: the lowest byte of clone(2)'s flags.
+//! The exit signal, which the kernel sends to the parent when the process ends: the lowest byte of the flags of
+//! clone(2).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What an image says of itself before it says anything of a process.
+//! The header of an image: format version, producer and machine.
 
 use std::fmt;
 

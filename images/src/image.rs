@@ -1,4 +1,4 @@
-//! The image: how the parts of the state follow one another in a stream or a file.
+//! The image: the sequence of entries in a stream or a file.
 
 mod allowance;
 mod file;

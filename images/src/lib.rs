@@ -1,4 +1,4 @@
-//! What the signal state of a Linux process is, and how it is written down.
+//! The signal state of a Linux process: its types, and its forms as image, JSON and text.
 //!
 //! One module per kind of state: its type, its protobuf form and its tests side by side. Nothing here
 //! touches a process; the crate `criu-signals` takes this state and puts it back.

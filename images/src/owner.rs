@@ -1,4 +1,4 @@
-//! Whom the SIGIO of a file goes to, `fcntl(2)`, F_SETOWN_EX.
+//! The SIGIO owner of a file, `fcntl(2)`, F_SETOWN_EX.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Text from elsewhere, on its way to somebody's terminal.
+//! Escapes untrusted text for printing on a terminal.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;

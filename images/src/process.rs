@@ -1,4 +1,4 @@
-//! The whole of it: a process, its threads, and what they share.
+//! The state of a process: its threads, and the state that they share.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -448,7 +448,7 @@ impl ThreadIds {
         let refuse = |reason| Err(FieldError::new("ids", reason));
         if thread.as_slice().len() != process.as_slice().len() {
             return refuse(format!(
-                "{thread} is not in as many pid namespaces as its process, {process}"
+                "thread {thread} is in fewer or more pid namespaces than its process, {process}"
             ));
         }
         if self.0.is_empty() && thread.innermost() != process.innermost() {
@@ -542,7 +542,8 @@ impl ProcessState {
             return Ok(());
         }
         let reason = format!(
-            "there are {count} siginfos or more, and by its limits and counts the process can have had {possible}"
+            "there are {count} siginfos or more, but by its limits and counts the process can have had at most \
+             {possible}"
         );
         Err(FieldError::new("queue", reason))
     }

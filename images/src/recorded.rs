@@ -1,4 +1,4 @@
-//! What a source of signal state tells, and what it does not: nothing that is not known may pass for empty.
+//! Which parts of the state a source records, so that unknown state is never taken for empty state.
 
 use std::fmt;
 

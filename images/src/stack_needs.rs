@@ -1,4 +1,4 @@
-//! How much of an alternate stack a signal takes on one machine.
+//! The size of signal frames on an alternate stack, on one machine.
 
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;

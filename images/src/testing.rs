@@ -1,4 +1,4 @@
-//! States for the tests: one that is written out, and any that can be.
+//! States for tests: a fixed example, and a generator of arbitrary states.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! A POSIX timer, `timer_create(2)`, as far as signals are concerned.
+//! The signal state of a POSIX timer, `timer_create(2)`.
 
 use std::fmt;
 

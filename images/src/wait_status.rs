@@ -1,4 +1,4 @@
-//! What a parent can still learn of its child by wait(2).
+//! The status of a child that wait(2) has not reported to the parent yet.
 
 use std::fmt;
 

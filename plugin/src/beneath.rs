@@ -1,6 +1,7 @@
-//! Folders below a folder that may be anybody's: that of the images, which a client of `criu service` hands over.
+//! Opens folders below a folder that may belong to an untrusted user: the image folder, which a client of `criu
+//! service` passes.
 //!
-//! A path that leads through a symbolic link there leads wherever the folder's owner wants, with root's rights.
+//! Following a symbolic link there would let the owner of the folder choose the target with the privileges of root.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

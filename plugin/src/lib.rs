@@ -1,8 +1,8 @@
 //! The CRIU plugin: CRIU's hooks, the settings and the file of the report. The work is done by the library, in
 //! [`criu_signals::checkpoint`].
 //!
-//! Hooks here only check, call and map the result. They always pass on, so that the plugins behind this one
-//! (cuda's, amdgpu's) are called as well.
+//! A hook only checks its arguments, calls the library and maps the result. Every hook answers "pass on", so that CRIU
+//! also calls the other plugins (cuda, amdgpu).
 #![deny(unsafe_code)]
 
 mod beneath;
@@ -69,14 +69,14 @@ fn settings() -> Result<Settings, HookError> {
     let settings = Settings::read()?;
     log::info!("{}", settings.in_force());
     for name in settings::unknown_variables() {
-        log::warn!("{name} is in the environment, and is no setting");
+        log::warn!("{name} is in the environment, but is not a setting");
     }
     Ok(settings)
 }
 
 /// The task of a hook. The SDK calls no hook with another number.
 fn task(pid: criu::Pid) -> Result<Pid, HookError> {
-    Pid::new(pid.as_raw()).ok_or_else(|| HookError::new(Errno::ESRCH, "that is no process"))
+    Pid::new(pid.as_raw()).ok_or_else(|| HookError::new(Errno::ESRCH, "not a process"))
 }
 
 impl Plugin for Signals {
@@ -90,7 +90,7 @@ impl Plugin for Signals {
             Stage::Restore => begin_restore(host),
             other => Err(HookError::new(
                 Errno::EINVAL,
-                format!("this plugin does not know what to do at the stage {other}"),
+                format!("this plugin does not support the stage {other}"),
             )),
         }
     }

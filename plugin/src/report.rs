@@ -1,8 +1,8 @@
-//! The file of a run's report: made when the run begins, and written at its end, whatever becomes of the run.
+//! The report file of a run: created when the run begins, and written at its end, whether the run succeeds or fails.
 //!
-//! A pipeline that finds a report has to know that it is this run's and whole. So an older one of that name is removed
-//! when the run begins, and the new one appears under its name when all of it is on the disk. Its file is made at the
-//! beginning: where it can't be, that is known before anything is done.
+//! A pipeline that finds a report must be sure that the report is complete and belongs to this run. So an older report
+//! of the same name is removed when the run begins, and the new report gets its name when it is completely on the disk.
+//! The file is created at the beginning, so that a failure to create it is known before any other work.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -53,7 +53,7 @@ impl Report {
                     let what = format!("{what}. Nothing is done (policy=strict)");
                     return Err(HookError::new(Errno::EIO, what));
                 }
-                log::error!("{what}: there will be no report");
+                log::error!("{what}: no report will be written");
                 Ok(Report(None))
             }
         }
@@ -69,7 +69,7 @@ impl Report {
             Ok(()) => log::info!("report {} written", path.shown()),
             Err(e) => {
                 let what = Error::io(format!("write report {} ({REPORT})", path.shown()), &e);
-                log::error!("{what}: there is no report");
+                log::error!("{what}: no report was written");
             }
         }
     }
@@ -93,7 +93,7 @@ impl ReportFile {
         let name = path
             .file_name()
             .map(PathBuf::from)
-            .ok_or_else(|| io::Error::other("there is no file name in it"))?;
+            .ok_or_else(|| io::Error::other("the path has no file name"))?;
         // Of a name alone it is "".
         let parent = path.parent().unwrap_or(Path::new(""));
         let folder = if path.is_absolute() {

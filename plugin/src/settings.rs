@@ -1,10 +1,9 @@
-//! Settings, from a file and from the environment, which wins. There is no command line: container engines start criu
-//! themselves, and hand it an environment of their own making. So what is to hold for every checkpoint of a machine
-//! stands in a file.
+//! Settings from a file and from the environment, which takes precedence. Container engines start criu with their own
+//! command line and environment, so settings for every checkpoint of a machine are in a file.
 //!
-//! The file is beside criu's own in `/etc/criu`. criu reads `default.conf` there and nothing else that it is not told
-//! to (criu/config.c), so ours is not in its way. Its lines are `name = value`, with the names and the values that the
-//! variables have: `policy = strict` is `CRIU_SIGNALS_POLICY=strict`.
+//! The file is in `/etc/criu`, the folder of criu's own configuration. Unless told otherwise, criu reads only
+//! `default.conf` there (criu/config.c), so the files do not conflict. Its lines are `name = value`, with the names and
+//! the values that the variables have: `policy = strict` is `CRIU_SIGNALS_POLICY=strict`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -120,9 +119,7 @@ impl ReportPath {
         let mut letters = value.chars();
         let mut known = !value.ends_with('/');
         if !value.starts_with('/') && value.split('/').any(|part| part == "..") {
-            return Err(
-                "a path that stays in the image folder, or one that begins with /".to_owned(),
-            );
+            return Err("a path inside the image folder, or an absolute path".to_owned());
         }
         while let Some(letter) = letters.next() {
             if letter == '%' {
@@ -290,12 +287,9 @@ impl Settings {
     /// In one line: what is not the default, and where it is set.
     pub fn in_force(&self) -> String {
         if self.in_force.is_empty() {
-            return "settings: all are the default".to_owned();
+            return "settings: all default".to_owned();
         }
-        format!(
-            "settings: {}; others are the default",
-            self.in_force.join(", ")
-        )
+        format!("settings: {}; others default", self.in_force.join(", "))
     }
 
     fn from(
@@ -395,7 +389,7 @@ fn refuse(value: &str) -> std::result::Result<Refuse, String> {
             .find(|n| n.to_string() == word);
         known.ok_or_else(|| {
             format!(
-                "a list, with commas, of {}",
+                "a comma-separated list of {}",
                 Notice::REFUSABLE.map(|n| n.to_string()).join(", ")
             )
         })
@@ -426,7 +420,7 @@ fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Giv
         trusted(&file.metadata()?)?;
         file.take(LONGEST_FILE + 1).read_to_string(&mut text)?;
         if text.len() as u64 > LONGEST_FILE {
-            return Err(io::Error::other("too long to be a settings file"));
+            return Err(io::Error::other("too long for a settings file"));
         }
         Ok(text)
     };
@@ -454,7 +448,7 @@ fn trusted(file: &Metadata) -> io::Result<()> {
         )
     } else if file.mode() & OTHERS_MAY_WRITE != 0 {
         format!(
-            "others than its owner may write it (mode {:04o}): chmod go-w",
+            "users other than its owner may write it (mode {:04o}): chmod go-w",
             file.mode() & 0o7777
         )
     } else {
@@ -486,12 +480,12 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, Given>> {
         let Some(known) = known else {
             let names = NAMES.map(|known| known.in_file).join(", ");
             return Err(bad(format!(
-                "there is no setting {name:?}; there are {names}"
+                "unknown setting {name:?}; known settings are {names}"
             )));
         };
         // Which of the two was meant, nobody knows.
         if let Some(before) = seen.insert(known.in_file, line) {
-            return Err(bad(format!("{name} is set in line {before} already")));
+            return Err(bad(format!("{name} is already set in line {before}")));
         }
         if !value.is_empty() {
             let origin = Origin::File {
@@ -558,7 +552,7 @@ mod tests {
         assert!(!both.includes(Notice::SmallStack));
         assert_eq!(
             said(with(REFUSE, "pdeathsig,exitsignal")),
-            "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a list, with commas, of pdeathsig, exit-signal, \
+            "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a comma-separated list of pdeathsig, exit-signal, \
              altstack, timeout, overrun, timer, owner, cpu-limit, exit-status"
         );
     }
@@ -612,10 +606,7 @@ mod tests {
         assert_eq!(path("a..b/%p").unwrap(), "a..b/41");
         assert_eq!(path("/r/../%p").unwrap(), "/r/../41");
         for bad in ["../r.json", "a/../../r.json", "a/.."] {
-            assert!(
-                path(bad).unwrap_err().starts_with("a path that stays"),
-                "{bad}"
-            );
+            assert!(path(bad).unwrap_err().starts_with("a path inside"), "{bad}");
         }
         for bad in ["/r/%d.json", "r%", "/r/"] {
             assert!(
@@ -689,12 +680,9 @@ mod tests {
         );
         assert_eq!(
             settings.in_force(),
-            "settings: policy=strict (CRIU_SIGNALS_POLICY), deep_queue=17 (/f:2); others are the default"
+            "settings: policy=strict (CRIU_SIGNALS_POLICY), deep_queue=17 (/f:2); others default"
         );
-        assert_eq!(
-            Settings::default().in_force(),
-            "settings: all are the default"
-        );
+        assert_eq!(Settings::default().in_force(), "settings: all default");
     }
 
     #[test]
@@ -705,8 +693,8 @@ mod tests {
         );
         assert_eq!(
             said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
-            "/f:2: there is no setting \"CRIU_SIGNALS_POLICY\"; there are policy, report, refuse, long_timeout, take_out, \
-             deep_queue, timer_overruns, max_siginfos"
+            "/f:2: unknown setting \"CRIU_SIGNALS_POLICY\"; known settings are policy, report, refuse, long_timeout, \
+             take_out, deep_queue, timer_overruns, max_siginfos"
         );
         assert_eq!(
             said(from_file("policy strict")),
@@ -714,7 +702,7 @@ mod tests {
         );
         assert_eq!(
             said(from_file("policy = strict\npolicy =")),
-            "/f:2: policy is set in line 1 already"
+            "/f:2: policy is already set in line 1"
         );
     }
 

@@ -1,6 +1,5 @@
-//! What depends on the architecture: registers, the code that runs inside a tracee, system call numbers, the size of
-//! signal frames. Everything else in this crate is the same everywhere. A new architecture is files here that offer
-//! what those of x86_64 offer.
+//! Everything that depends on the architecture: registers, the injected code, system call numbers, the size of signal
+//! frames. A new architecture needs files here with the same items as those of x86_64.
 
 mod timespec;
 #[cfg(target_arch = "x86_64")]

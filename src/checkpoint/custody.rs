@@ -1,8 +1,8 @@
-//! Custody: pending signals that are taken out of a process for the time of a dump, because CRIU could not cope
-//! with them, and put back exactly.
+//! Custody: pending signals that the plugin takes out of a process for the duration of a dump, because CRIU cannot
+//! handle them, and puts back exactly.
 //!
-//! The rule is that what is taken out is never lost. It is written down before, a guardian watches, and whatever
-//! ends the dump, it goes back.
+//! A signal that is taken out is never lost: before the signal leaves its queue, it is in an image on the disk or in
+//! the memory of the guardian, and it goes back however the dump ends.
 
 use std::time::{Duration, Instant};
 
@@ -123,7 +123,7 @@ fn no_room(why: &TakenOut, limit: Rlimit) -> Error {
         "take out pending signals",
         Cause::Unsupported(
             format!(
-                "{why}, with which criu cannot cope, and what is taken out could not be put back under \
+                "{why}: criu cannot handle this state, and signals that are taken out could not be put back under \
                  RLIMIT_SIGPENDING {limit}: raise the hard limit, or run criu with CAP_SYS_RESOURCE"
             )
             .into(),
@@ -573,7 +573,7 @@ impl Custody {
 
     fn dismiss(self, pid: Pid) {
         if let Err(e) = self.guardian.dismiss() {
-            log::warn!("pid {pid}: all is put back, but the guardian was gone: {e}");
+            log::warn!("pid {pid}: all signals are put back, but the guardian had died: {e}");
         }
     }
 }
@@ -592,12 +592,14 @@ fn changes_but_trap<Owner>(
             .queue
             .retain(|info| number(info).is_some_and(|signo| !out.bits.contains(signo)));
     }
-    let said = |(difference, done)| format!("by taking out SIGTRAP: {difference}: {done}");
+    let said = |(difference, done)| {
+        format!("taking out SIGTRAP changed other state: {difference}: {done}")
+    };
     match repair::untouched(stopped, &before, entries) {
         Ok(found) => found.into_iter().map(said).collect(),
         Err(e) if e.is_died() => Vec::new(),
         Err(e) => vec![format!(
-            "not known what taking out SIGTRAP has changed: {e}"
+            "cannot tell what else taking out SIGTRAP changed: {e}"
         )],
     }
 }

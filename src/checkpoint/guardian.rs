@@ -1,11 +1,12 @@
-//! The guardian: a process that puts signals back if the one that took them out dies before it could.
+//! The guardian: a process that puts signals back if criu dies while signals are taken out.
 //!
-//! It is forked before the first signal is taken out, knows all that is, and does nothing as long as its link to
-//! the parent holds, and has the memory for its work before it answers: a memory cgroup that has ended the parent would end
-//! the guardian when it asks for more. If the link breaks without the parent having said that all is done, the parent is gone: the
-//! kernel has let its tracees go, they run, and the guardian stops them itself and queues what they lack, before
-//! what has arrived since. Where the trap that ends CRIU's own code has made an ignored SIGTRAP SIG_DFL, it is ignored
-//! again.
+//! The guardian is forked before the first signal is taken out, and is told of every signal that is taken out. It
+//! allocates the memory for its work before it acknowledges: a memory cgroup whose limit has killed the parent would
+//! kill the guardian as soon as it asks for more. As long as the socket to the parent is open, the guardian does
+//! nothing. If the socket closes without the message "done", the parent has died and the kernel has detached its
+//! tracees, which run. The guardian then stops them itself and queues the missing signals before the signals that have
+//! arrived since. If the trap at the end of CRIU's own code has reset an ignored SIGTRAP to SIG_DFL, the guardian sets
+//! SIG_IGN again.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -245,7 +246,7 @@ fn siginfos(state: &ProcessState) -> usize {
 fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: usize) -> i32 {
     let pid = held.pid();
     let told = |e: Error| {
-        log::error!("pid {pid}: the guardian ends: {e}");
+        log::error!("pid {pid}: the guardian failed: {e}");
         1
     };
     if let Err(e) = fault::point(Point::GuardianWatching) {
@@ -278,7 +279,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
             0
         }
         Err(e) if e.is_died() && is_gone(held) => {
-            log::warn!("pid {pid}: there is nobody left to put pending signals back to: {e}");
+            log::warn!("pid {pid}: the process has ended, and its pending signals with it: {e}");
             0
         }
         Err(e) => {
@@ -344,7 +345,7 @@ fn rescue(held: &PidFd, state: &ProcessState) -> Result<usize> {
             // a thread that has just ended.
             Err(e) if attempts < RESCUE_ATTEMPTS && Instant::now() < deadline => {
                 attempts += 1;
-                log::warn!("pid {pid}: putting pending signals back, once more: {e}");
+                log::warn!("pid {pid}: retrying to put pending signals back: {e}");
                 std::thread::sleep(BETWEEN_ATTEMPTS);
             }
             Err(e) => return Err(e),

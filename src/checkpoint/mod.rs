@@ -1,5 +1,5 @@
-//! What the plugin does around CRIU's own work, step by step: the [`dump`], with signals in [`custody`] and the guardian
-//! that watches them, the [`restore`], and the stop signals that CRIU leaves behind.
+//! The plugin's part of a checkpoint: the [`dump`], [`custody`] of signals and the guardian, the [`restore`], and the
+//! removal of stop signals that CRIU leaves behind.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! What the caller of a checkpoint decides. The plugin reads these options from its settings.
+//! Options of a dump and of a restore. The plugin reads them from its settings.
 
 use std::fmt;
 use std::time::Duration;

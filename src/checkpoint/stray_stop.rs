@@ -1,9 +1,9 @@
-//! What CRIU does to a stopped process that it lets go, put right.
+//! Removes the extra stop signal that CRIU sends to a stopped process when it detaches.
 //!
-//! CRIU does not know whether a process that it found stopped would be so without it, and sends it a stop signal as it
-//! lets it go (compel_resume_task_sig, compel/src/lib/infect.c). In one that is stopped already that signal stays
-//! pending, for all to see, until a SIGCONT takes it away. Nothing can be done about it while CRIU holds the process,
-//! and CRIU calls no plugin after that. So a process of its own waits until CRIU has let go, and takes it out.
+//! CRIU sends a stop signal to every process that was stopped when CRIU seized it, at the moment of detaching
+//! (compel_resume_task_sig, compel/src/lib/infect.c). In a process that is in a group stop already, that signal stays
+//! pending until a SIGCONT removes it. The signal does not exist while CRIU holds the process, and CRIU calls no plugin
+//! afterwards. So a helper process waits until CRIU has detached, and removes the signal.
 
 use std::time::{Duration, Instant};
 
@@ -132,18 +132,22 @@ pub fn put_right_afterwards(all: &[LetGo]) -> Result<()> {
         return Ok(());
     }
     let host = std::process::id().cast_signed();
-    let what = "start the process that looks after stopped ones";
+    let what = "start the process that removes stray stop signals";
     detached::start(NAME, what, &[], || {
         let mut code = 0;
         for one in all {
             match one.put_right(host) {
                 Ok(sent) if sent.is_empty() => {}
-                Ok(sent) => log::info!("pid {}: taken out again: {}", one.pid, names(sent)),
+                Ok(sent) => log::info!(
+                    "pid {}: removed the stop signal that criu sent: {}",
+                    one.pid,
+                    names(sent)
+                ),
                 Err(e) if e.is_died() => {}
                 Err(e) => {
                     code = 1;
                     log::warn!(
-                        "pid {}: stopped, and left running: the stop signal that criu has sent it stays pending until \
+                        "pid {}: stopped, and left running: the stop signal that criu sent stays pending until \
                          SIGCONT: {e}",
                         one.pid
                     );

@@ -1,4 +1,4 @@
-//! `criu-signals cat`: one of the files of a live process.
+//! `criu-signals cat`: prints the six files of a live process.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `criu-signals check`: what can be done on this machine, and what not for lack of what.
+//! `criu-signals check`: checks what works on this machine and what is missing.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -74,19 +74,21 @@ const CAPABILITIES: [(&str, u32, &str); 4] = [
     (
         "CAP_SYS_PTRACE",
         19,
-        "processes of other users, and such as have made themselves undumpable, can't be touched; those of one's own \
-         uid can",
+        "processes of other users and undumpable processes (PR_SET_DUMPABLE) can't be accessed; other processes of the \
+         same uid can",
     ),
     (
         "CAP_SYS_ADMIN",
         21,
-        "processes under a seccomp filter can't be touched: their filters can't be suspended, and what is done inside \
-         them could end them. criu itself needs it, or CAP_CHECKPOINT_RESTORE",
+        "processes under a seccomp filter can't be accessed: their filter can't be suspended, and the filter could \
+         kill them for the system calls that this program makes in them. criu itself needs CAP_SYS_ADMIN or \
+         CAP_CHECKPOINT_RESTORE",
     ),
     (
         "CAP_SYS_RESOURCE",
         24,
-        "RLIMIT_SIGPENDING can't be raised above a hard limit: what it leaves no room for is reported as not put back",
+        "RLIMIT_SIGPENDING can't be raised above the hard limit: signals that exceed the limit are reported as not put \
+         back",
     ),
     (
         "CAP_CHECKPOINT_RESTORE",
@@ -178,7 +180,7 @@ impl Idle {
             .as_mut()
             .map_or(Ok(()), |out| out.read_exact(&mut ready))?;
         let pid = Pid::new(child.id().cast_signed());
-        let pid = pid.ok_or_else(|| io::Error::other("it has no number"))?;
+        let pid = pid.ok_or_else(|| io::Error::other("the process has no pid"))?;
         Ok(Idle(child, pid))
     }
 }
@@ -213,7 +215,7 @@ fn engine(context: &Context) -> Finding {
     let idle = match Idle::start() {
         Ok(idle) => idle,
         Err(e) => {
-            let found = format!("no process to try it on: {e}");
+            let found = format!("cannot start a test process: {e}");
             return finding(State::Unknown, found, "");
         }
     };
@@ -228,7 +230,7 @@ fn engine(context: &Context) -> Finding {
     match tried {
         Ok(_) => finding(
             State::Ok,
-            "a process of one's own was stopped, read and let go".to_owned(),
+            "a test process was stopped, read and released".to_owned(),
             "",
         ),
         Err(e) => finding(
@@ -269,17 +271,17 @@ fn kernel() -> Vec<Finding> {
     findings.push(has(
         "checkpoint-restore",
         "/proc/self/timers",
-        "CONFIG_CHECKPOINT_RESTORE: no POSIX timers can be read, nor can seccomp be suspended, and there is no criu",
+        "CONFIG_CHECKPOINT_RESTORE: POSIX timers can't be read, seccomp can't be suspended, and criu does not work",
     ));
     findings.push(has(
         "children",
         "/proc/thread-self/children",
-        "CONFIG_PROC_CHILDREN: no tree of processes can be walked",
+        "CONFIG_PROC_CHILDREN: process trees can't be listed",
     ));
     findings.push(has(
         "syscall",
         "/proc/self/syscall",
-        "CONFIG_HAVE_ARCH_TRACEHOOK: who waits for a process can't be told",
+        "CONFIG_HAVE_ARCH_TRACEHOOK: the waiters of a process can't be listed",
     ));
     findings.push(has("fuse", "/dev/fuse", "`mount` does not work"));
     findings.push(yama());
@@ -292,16 +294,16 @@ fn yama() -> Finding {
     const FILE: &str = "/proc/sys/kernel/yama/ptrace_scope";
     let (state, found, lost) = match fs::read_to_string(FILE) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            (State::Ok, "there is no Yama in this kernel".to_owned(), "")
+            (State::Ok, "this kernel has no Yama".to_owned(), "")
         }
         Err(e) => (State::Unknown, format!("{FILE}: {e}"), ""),
         Ok(text) => {
             let scope = text.trim().to_owned();
             let lost = match scope.as_str() {
                 "0" => "",
-                "1" => "without CAP_SYS_PTRACE only descendants can be touched",
-                "2" => "without CAP_SYS_PTRACE no process can be touched",
-                _ => "no process can be touched",
+                "1" => "without CAP_SYS_PTRACE only descendants can be accessed",
+                "2" => "without CAP_SYS_PTRACE no process can be accessed",
+                _ => "no process can be accessed",
             };
             let may = proc::has_capability(19).unwrap_or(false);
             let state = match scope.as_str() {
@@ -343,7 +345,7 @@ fn freezer() -> Finding {
         name: "freezer",
         state,
         found,
-        lost: "a cgroup can't be frozen while it is dumped: its processes are stopped one after another",
+        lost: "a cgroup can't be frozen for a dump: its processes are stopped one after another",
     }
 }
 
@@ -371,7 +373,8 @@ fn permissions() -> Result<Vec<Finding>, Failure> {
             "this program is under no seccomp filter"
         }
         .to_owned(),
-        lost: "processes under a seccomp filter can't be touched: whoever has one can't suspend others",
+        lost: "processes under a seccomp filter can't be accessed: a process under a filter can't suspend the filters \
+               of others",
     });
     Ok(findings)
 }
@@ -388,8 +391,8 @@ fn criu() -> Vec<Finding> {
         return vec![finding(
             "criu",
             State::Missing,
-            "none in PATH, nor where system programs are".to_owned(),
-            "nothing can be checkpointed; this command works without",
+            "no criu in PATH, /usr/sbin or /usr/local/sbin".to_owned(),
+            "no checkpoints; criu-signals works without criu",
         )];
     };
     let mut findings = vec![match installed::version(&criu) {
@@ -446,9 +449,9 @@ fn criu() -> Vec<Finding> {
     };
     let lost = match state {
         State::Missing => {
-            "criu dumps and restores without it, unless it is named by --libdir or CRIU_LIBS_DIR"
+            "criu runs without the plugin, unless --libdir or CRIU_LIBS_DIR names another folder"
         }
-        State::Limited => "plugin and command should be of one version",
+        State::Limited => "the plugin and the command should have the same version",
         State::Ok | State::Unknown => "",
     };
     findings.push(finding("plugin", state, found, lost));

@@ -1,4 +1,4 @@
-//! What all commands have in common: options, exit codes, output.
+//! Options, exit codes and output that all commands share.
 
 use std::fmt;
 use std::io::{self, StdoutLock};
@@ -41,7 +41,7 @@ impl Context {
                 if DEFERRED.contains(&signal) {
                     raise(signal)?;
                 }
-                eprintln!("criu-signals: the process that did the work was ended by {signal}");
+                eprintln!("criu-signals: the worker process was killed by {signal}");
                 FAILED.into()
             }
             Role::Waited(_) => FAILED.into(),

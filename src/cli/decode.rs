@@ -1,4 +1,4 @@
-//! `criu-signals decode`: an image as JSON.
+//! `criu-signals decode`: prints an image as JSON.
 
 use std::io::Write;
 use std::path::PathBuf;

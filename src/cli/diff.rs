@@ -149,7 +149,7 @@ fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
                 let list = aspects.join(", ");
                 writeln!(
                     out,
-                    "{DIM}not compared, because not both tell: {list}{DIM:#}"
+                    "{DIM}not compared, because only one side records it: {list}{DIM:#}"
                 )?;
             }
             Ok(())
@@ -174,21 +174,21 @@ fn notes(a: &Found, b: &Found) -> Vec<String> {
     let (pa, pb) = (process(a), process(b));
     if own_pid(a) != own_pid(b) {
         notes.push(
-            "these are two processes: their threads are matched in order, and named by the ids of A"
+            "these are different processes: threads are matched by their order and shown with the ids of A"
                 .to_owned(),
         );
     }
     if pa.pid_ns != 0 && pb.pid_ns != 0 && pa.pid_ns != pb.pid_ns {
         notes.push(format!(
-            "they are in different pid namespaces, pid:[{}] and pid:[{}]: equal pids, also those of senders, need not be \
-             the same process",
+            "the processes are in different pid namespaces, pid:[{}] and pid:[{}]: equal pids, including sender pids, \
+             need not mean the same process",
             pa.pid_ns, pb.pid_ns
         ));
     }
     for (found, process) in [(a, pa), (b, pb)] {
         if !process.taken_out.is_empty() {
             notes.push(format!(
-                "what was pending was taken out for the dump, so that CRIU's own images do not hold it: {}",
+                "pending signals were taken out for the dump, so CRIU's images do not hold them: {}",
                 found.name
             ));
         }

@@ -1,4 +1,4 @@
-//! `criu-signals dump`: live processes, at one instant, as images.
+//! `criu-signals dump`: saves live processes in images, at one instant.
 
 use std::fs::File;
 use std::io::Write;

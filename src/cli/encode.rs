@@ -1,4 +1,4 @@
-//! `criu-signals encode`: JSON as an image.
+//! `criu-signals encode`: makes an image from JSON.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -53,8 +53,7 @@ impl Encode {
             (None, false) => ours(&json::from_json(&text).map_err(|e| named(&path, e))?)?,
             (None, true) => {
                 return Err(
-                    "this is the JSON of one of CRIU's own images: name the image that it is to \
-                     become part of by --core"
+                    "this is the JSON of a CRIU core image: name the image whose signal state it replaces with --core"
                         .into(),
                 );
             }

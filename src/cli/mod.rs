@@ -1,4 +1,4 @@
-//! The command line: what it accepts, and which part of the library does it. One module for each command.
+//! The command line, with one module for each command.
 
 mod cat;
 mod check;

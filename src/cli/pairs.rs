@@ -1,4 +1,4 @@
-//! Images, and the live processes that they are put into or compared with.
+//! Pairs of images and live processes for `restore` and `verify`.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -55,7 +55,7 @@ impl Pairs {
         let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
         let pids = image_folder::captured_processes(dir.as_fd())?;
         if pids.is_empty() {
-            return Err(format!("{folder}: holds no signals-PID.img").into());
+            return Err(format!("{folder}: contains no signals-PID.img").into());
         }
         let mut allowance = machine::allowance(self.max_siginfos);
         let open = |pid| {

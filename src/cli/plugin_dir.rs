@@ -1,4 +1,4 @@
-//! `criu-signals plugin-dir`: where the plugin is to be put, for the script that installs it.
+//! `criu-signals plugin-dir`: prints criu's plugin folder, for the installation script.
 
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -23,7 +23,7 @@ impl PluginDir {
         let criu = self
             .criu
             .or_else(installed::find)
-            .ok_or("there is no criu in PATH, nor in /usr/sbin or /usr/local/sbin")?;
+            .ok_or("no criu in PATH, /usr/sbin or /usr/local/sbin")?;
         let version = installed::version(&criu)?;
         let dir = installed::plugin_dir(&criu)?;
         eprintln!(
@@ -34,7 +34,8 @@ impl PluginDir {
         );
         if version < installed::Version::OLDEST {
             eprintln!(
-                "criu {version} is too old for the plugin, and will refuse to run with it there: {} is needed",
+                "criu {version} is too old for the plugin and will refuse to start with the plugin in that folder: {} \
+                 is needed",
                 installed::Version::OLDEST
             );
         }

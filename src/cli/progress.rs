@@ -1,4 +1,4 @@
-//! What a person sees of long work, and how it is ended early.
+//! The progress bar of long work, and its interruption by signals.
 
 use std::ops::ControlFlow;
 

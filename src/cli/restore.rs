@@ -1,4 +1,4 @@
-//! `criu-signals restore`: images, put into live processes.
+//! `criu-signals restore`: restores images into live processes.
 
 use std::io::Write;
 use std::process::ExitCode;

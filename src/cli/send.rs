@@ -1,4 +1,4 @@
-//! `criu-signals send`: one signal with a siginfo of one's choice.
+//! `criu-signals send`: queues one signal with any siginfo.
 
 use std::process::ExitCode;
 
@@ -103,12 +103,13 @@ impl Send {
         match sent? {
             Sent::Queued => return Ok(ExitCode::SUCCESS),
             Sent::AlreadyPending => eprintln!(
-                "criu-signals: {} is pending already, and of it the kernel keeps only the first: nothing was queued",
+                "criu-signals: {} is pending already, and the kernel keeps only the first signal of that number: \
+                 nothing was queued",
                 self.signal
             ),
             Sent::WithoutInfo => eprintln!(
-                "criu-signals: {}: RLIMIT_SIGPENDING left no room for the siginfo: it is pending without, and will be \
-                 delivered as SI_USER from pid 0",
+                "criu-signals: {}: RLIMIT_SIGPENDING left no room for the siginfo: the signal is pending without \
+                 siginfo and will be delivered as SI_USER from pid 0",
                 self.signal
             ),
         }
@@ -268,7 +269,7 @@ impl Given<'_> {
 }
 
 fn too_large(name: &str, bits: u32) -> Failure {
-    format!("{name} has {bits} bits").into()
+    format!("{name} holds only {bits} bits").into()
 }
 
 /// A number that 32 bits can hold, with a sign or without.
@@ -297,7 +298,7 @@ fn sender(receiver: Pid) -> (i32, u32) {
 fn target(text: &str) -> Result<Recipient, String> {
     let id = |text: &str| {
         let pid = text.parse().ok().and_then(Pid::new);
-        pid.ok_or_else(|| format!("{text:?} is no pid"))
+        pid.ok_or_else(|| format!("{text:?} is not a pid"))
     };
     Ok(match text.split_once('/') {
         Some((pid, tid)) => Recipient {
@@ -317,7 +318,7 @@ fn code(signo: SigNo, text: &str) -> Result<i32, Failure> {
         return Ok(number);
     }
     code_by_name(signo, text).ok_or_else(|| {
-        format!("{text} is no si_code of {signo}: expected a number, or a name like SI_QUEUE")
+        format!("{text} is not an si_code of {signo}: expected a number, or a name like SI_QUEUE")
             .into()
     })
 }
@@ -336,7 +337,7 @@ fn number(text: &str) -> Result<u64, String> {
         None if text.starts_with('-') => text.parse::<i64>().ok().map(i64::cast_unsigned),
         None => text.parse().ok(),
     };
-    parsed.ok_or_else(|| format!("{text:?} is no number of 64 bits"))
+    parsed.ok_or_else(|| format!("{text:?} is not a number of at most 64 bits"))
 }
 
 #[cfg(test)]
@@ -457,15 +458,15 @@ mod tests {
             ),
             (
                 "41 USR1 --code CLD_EXITED",
-                "CLD_EXITED is no si_code of SIGUSR1",
+                "CLD_EXITED is not an si_code of SIGUSR1",
             ),
             ("41 USR1 --as pid=1,pid=2", "pid is given twice"),
-            ("41 USR1 --as pid=4294967296", "pid has 32 bits"),
+            ("41 USR1 --as pid=4294967296", "pid holds only 32 bits"),
             ("41 USR1 --as pid", "not FIELD=VALUE"),
-            ("0 USR1", "is no pid"),
-            ("41/x USR1", "is no pid"),
+            ("0 USR1", "is not a pid"),
+            ("41/x USR1", "is not a pid"),
             ("41 USR9", "no signal is named"),
-            ("41 USR1 --value 0x1ffffffffffffffff", "is no number"),
+            ("41 USR1 --value 0x1ffffffffffffffff", "is not a number"),
         ] {
             let found = made(args).expect_err(args);
             assert!(found.contains(why), "{args}: {found}");

@@ -141,7 +141,7 @@ impl<W: Write> Table<'_, W> {
             self.row(2, "taken out", &text)?;
         }
         let unknown = if found.origin == Origin::Live {
-            "not known: only the parent can ask"
+            "not known: only the parent can read it"
         } else {
             "not recorded"
         };
@@ -202,8 +202,8 @@ impl<W: Write> Table<'_, W> {
             }
         }
         let text = match changed {
-            0 => "all are default".to_owned(),
-            n => format!("{n} of 64 are not default"),
+            0 => "all default".to_owned(),
+            n => format!("{n} of 64 not default"),
         };
         self.known(2, "dispositions", Aspect::Dispositions, &text)?;
         for (disposition, signals) in groups {
@@ -291,7 +291,7 @@ impl<W: Write> Table<'_, W> {
         } else {
             writeln!(
                 self.out,
-                "  {BOLD}the leader{BOLD:#} {DIM}(of other threads nothing is recorded){DIM:#}"
+                "  {BOLD}the leader{BOLD:#} {DIM}(other threads are not recorded){DIM:#}"
             )?;
         }
         for group in groups {
@@ -346,7 +346,7 @@ impl<W: Write> Table<'_, W> {
         self.known(4, "altstack", Aspect::AltStacks, &stack)?;
         if let Some(signo) = first.in_handler {
             let text =
-                format!("{WARN}of {signo}{WARN:#}: what is blocked is blocked until it returns");
+                format!("{WARN}of {signo}{WARN:#}: the mask is in force until the handler returns");
             self.row(4, "in a handler", &text)?;
         }
         if let Some(signo) = first.parent_death_signal {
@@ -410,7 +410,7 @@ pub fn pids(process: &ProcessState, origin: Origin) -> String {
         Origin::Live => "here",
         Origin::Ours | Origin::Criu => "where it was dumped",
     };
-    format!("{outer} {place}, {inner} in its own {own}, of which all pids below are")
+    format!("{outer} {place}, {inner} in its own {own}, to which all pids below belong")
 }
 
 /// `41, 43..47`: the ids in the processes' own pid namespace, and in brackets those outside if they differ.

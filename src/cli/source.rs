@@ -58,7 +58,7 @@ pub enum Extent {
 /// The processes of one source; never none.
 pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>, Failure> {
     if let Ok(number) = what.parse() {
-        let pid = Pid::new(number).ok_or_else(|| format!("{what} is no pid"))?;
+        let pid = Pid::new(number).ok_or_else(|| format!("{what} is not a pid"))?;
         return Ok(vec![live_process(pid, context, extent)?]);
     }
     if let Some(folder) = what.strip_prefix(CRIU) {
@@ -74,7 +74,9 @@ pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>,
         if path.join(criu_images::PSTREE).exists() {
             return of_criu(path);
         }
-        return Err(format!("{what}: holds neither a signals-PID.img nor images of CRIU's").into());
+        return Err(
+            format!("{what}: contains neither a signals-PID.img nor images of CRIU").into(),
+        );
     }
     pids.into_iter()
         .map(|pid| ours(&path.join(image::file_name(pid))))
@@ -126,7 +128,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
     let core = criu_images::open_core(path).map_err(|e| named(path, e))?;
     let pid = core_number(path).ok_or_else(|| {
         format!(
-            "{}: which process's it is only its name tells, and that is not core-PID.img",
+            "{}: the file must be named core-PID.img, because only the name tells the process",
             path.shown()
         )
     })?;
@@ -151,7 +153,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
 fn of_criu(folder: &Path) -> Result<Vec<Found>, Failure> {
     let found = criu_images::processes(folder).map_err(|e| named(folder, e))?;
     if found.is_empty() {
-        return Err(format!("{}: CRIU's images hold no live process", folder.shown()).into());
+        return Err(format!("{}: CRIU's images contain no live process", folder.shown()).into());
     }
     let of = |recorded: Recorded| {
         let pid = recorded.image.process.ids.innermost();

@@ -1,4 +1,4 @@
-//! How output looks on a terminal. `Context::stdout` leaves it out elsewhere.
+//! Styles of terminal output. `Context::stdout` removes them if the output is not a terminal.
 
 use anstyle::{AnsiColor, Style};
 

@@ -1,4 +1,4 @@
-//! `criu-signals verify`: live processes, compared with images.
+//! `criu-signals verify`: compares live processes with images.
 
 use std::io::Write;
 use std::process::ExitCode;

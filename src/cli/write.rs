@@ -1,4 +1,4 @@
-//! `criu-signals write`: one of the files of a live process, to be changed.
+//! `criu-signals write`: writes one of the six files of a live process.
 
 use std::fs;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! What bindgen makes of the `criu-plugin.h` that `build.rs` found.
+//! The bindings that bindgen generates from the `criu-plugin.h` that `build.rs` found.
 
 // Generated code keeps C's names and is not documented. It holds types and constants only: nothing here runs.
 #![allow(

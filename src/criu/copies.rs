@@ -1,8 +1,8 @@
 //! Two copies of one plugin in one criu.
 //!
-//! criu loads every `.so` of its plugin folder, by whatever name: a backup of the old version (`my_plugin (1).so`)
-//! is loaded as well, and both would do the work. Which of them comes first is chance, and the second has no way to
-//! know of the first but to look.
+//! criu loads every `.so` of its plugin folder, by whatever name: a backup of the old version (`my_plugin (1).so`) is
+//! loaded as well, and both would do the work. Their order is random, and the second copy can only find the first by
+//! searching for it.
 
 // Descriptors of other libraries are found by dlsym.
 #![allow(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What CRIU really calls: C functions, one set for each plugin type, which lead to the methods of [`Plugin`].
+//! The C functions that CRIU calls, one set for each plugin type. They call the methods of [`Plugin`].
 //!
 //! Public only for [`export_plugin!`](crate::export_plugin), and not part of the module's interface.
 
@@ -151,7 +151,7 @@ pub extern "C" fn init<P: Exported>(stage: c_int) -> c_int {
 
 fn init_as<P: Exported>(stage: c_int, host: Host) -> c_int {
     let Some(known) = Stage::from_c(stage) else {
-        log::error!("init: this criu has a stage {stage}, which is unknown here");
+        log::error!("init: this criu has a stage {stage}, which the plugin does not know");
         return FAILED;
     };
     let Some(mut slot) = P::slot().lock() else {
@@ -160,8 +160,8 @@ fn init_as<P: Exported>(stage: c_int, host: Host) -> c_int {
     };
     if slot.is_some() {
         // CRIU leaves `exit` out after a pre-dump, and one process can serve several requests.
-        log::debug!("init: the last run did not end with exit");
-        contain(&"dropping the state of the last run", || *slot = None);
+        log::debug!("init: the previous run did not call exit");
+        contain(&"dropping the state of the previous run", || *slot = None);
     }
     let idle = is_second_copy::<P>();
     P::slot().idle.store(idle, Ordering::Relaxed);
@@ -193,8 +193,7 @@ fn is_second_copy<P: Exported>() -> bool {
     let shown = |path: &Path| logger::escape(&path.to_string_lossy());
     let this = path(true).map_or("this file".into(), |(this, _)| shown(this));
     log::error!(
-        "two copies of this plugin are in criu's plugin folder: {} is at work, and {this} does nothing; remove one of \
-         them",
+        "criu's plugin folder holds two copies of this plugin: {} works, and {this} does nothing; remove one of them",
         shown(first)
     );
     true
@@ -209,7 +208,9 @@ pub extern "C" fn exit<P: Exported>(stage: c_int, ret: c_int) {
         };
         match Stage::from_c(stage) {
             Some(stage) => plugin.exit(stage, ret),
-            None => log::error!("exit: this criu has a stage {stage}, which is unknown here"),
+            None => {
+                log::error!("exit: this criu has a stage {stage}, which the plugin does not know")
+            }
         }
     });
 }
@@ -467,7 +468,7 @@ fn task(what: &dyn fmt::Display, pid: c_int) -> Option<Pid> {
         return Some(Pid::from_raw(pid));
     }
     if !SAID.swap(true, Ordering::Relaxed) {
-        log::debug!("{what}: that is no process: passed on");
+        log::debug!("{what}: not a process: passed on");
     }
     None
 }

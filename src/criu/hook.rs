@@ -1,4 +1,4 @@
-//! What a hook gets back to CRIU: the safe face of C's return codes.
+//! Return values of hooks, as a type in place of C return codes.
 
 use std::error::Error;
 use std::fmt;

@@ -34,7 +34,7 @@ pub struct Host {
 #[non_exhaustive]
 pub enum HostError {
     /// The process that loaded the plugin has no such function, though every CRIU from 4.0 on does.
-    #[error("this process has no function {0}: it is not a criu")]
+    #[error("this process has no function {0}: not a criu process")]
     Missing(&'static str),
     /// CRIU has no image folder open: before the run has started, or after a restore has succeeded.
     #[error("criu has no image folder open")]

@@ -105,7 +105,7 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::BuiltIn => f.write_str("built into this criu, as its --help says"),
+            Source::BuiltIn => f.write_str("built-in default, from criu --help"),
             Source::Config { file, line } => write!(f, "libdir in {}:{line}", shown(file)),
         }
     }
@@ -128,7 +128,7 @@ pub enum InstalledError {
         error: io::Error,
     },
     /// It failed, or says something else than a criu does.
-    #[error("{} {argument} does not say {what}; it says: {}", shown(.command), escape(.said))]
+    #[error("the output of {} {argument} does not contain {what}: {}", shown(.command), escape(.said))]
     Says {
         /// The criu.
         command: PathBuf,
@@ -175,7 +175,7 @@ pub fn version(criu: &Path) -> Result<Version, InstalledError> {
     let said = ask(criu, "--version")?;
     said.lines()
         .find_map(|line| Version::parse(line.strip_prefix("Version:")?.trim()))
-        .ok_or_else(|| unclear(criu, "--version", "which version it is", &said))
+        .ok_or_else(|| unclear(criu, "--version", "the version", &said))
 }
 
 /// Where a criu looks for plugins, unless its caller says otherwise (`--libdir`; `CRIU_LIBS_DIR`, which a `libdir` in a
@@ -205,8 +205,8 @@ pub fn plugin_dir(criu: &Path) -> Result<PluginDir, InstalledError> {
         return Ok(PluginDir { path, source });
     }
     let said = ask(criu, "--help")?;
-    let path = libdir_in_help(&said)
-        .ok_or_else(|| unclear(criu, "--help", "where its plugins are", &said))?;
+    let path =
+        libdir_in_help(&said).ok_or_else(|| unclear(criu, "--help", "the plugin folder", &said))?;
     Ok(PluginDir {
         path,
         source: Source::BuiltIn,
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(
             version(&file).unwrap_err().to_string(),
             format!(
-                "{} --version does not say which version it is; it says: I am a teapot",
+                "the output of {} --version does not contain the version: I am a teapot",
                 shown(&file)
             )
         );

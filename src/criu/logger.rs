@@ -1,4 +1,4 @@
-//! Records of the `log` crate, in CRIU's log.
+//! Writes records of the `log` crate to CRIU's log.
 
 use std::ffi::CString;
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! What stands in a plugin's descriptor: the functions of `entry.rs`.
+//! The hook table of a plugin's descriptor, made of the functions of `entry.rs`.
 
 use std::ffi::{c_int, c_uint, c_void};
 

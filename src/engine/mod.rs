@@ -1,5 +1,5 @@
-//! The engine: signal state is captured, replayed in the order that the kernel demands, and repaired where a restore left
-//! something out. Both wings, [`checkpoint`](crate::checkpoint) and [`live`](crate::live), stand on it.
+//! The engine captures signal state, replays it in the order that the kernel requires, and repairs processes whose
+//! state differs from an image. [`checkpoint`](crate::checkpoint) and [`live`](crate::live) are built on the engine.
 
 pub mod capture;
 pub mod repair;

@@ -1,4 +1,4 @@
-//! After a restore: what was put back, compared with what was captured, and the rest put back.
+//! Repair: compares a process with captured state, replays what differs, and reads the result back.
 
 use std::fmt;
 

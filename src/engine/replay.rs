@@ -1,8 +1,8 @@
-//! The order in which state is put back: one table, walked from top to bottom.
+//! Replay: the order in which state is put back, as one table that the code walks from top to bottom.
 //!
-//! All threads of the process are stopped throughout. A step does nothing where what it puts back is there
-//! already, reads back what it did, and a step that fails does not keep the others from being taken: in
-//! particular the masks are always put back.
+//! All threads of the process are stopped throughout. A step does nothing if the state is in place already, and reads
+//! back what it has written. After a failed step the remaining steps still run; in particular, the masks are always put
+//! back.
 
 use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
 

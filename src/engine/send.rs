@@ -1,5 +1,5 @@
-//! Queues one signal with a siginfo of the caller's choice, inside the process that gets it: from outside nobody may
-//! choose an `si_code` of 0 or above (do_rt_sigqueueinfo).
+//! Queues one signal with any siginfo. The receiver makes the system call itself, because the kernel refuses an
+//! `si_code` of 0 or above from other processes (do_rt_sigqueueinfo).
 
 use criu_signals_images::{SigNo, Siginfo, Tid};
 
@@ -43,12 +43,12 @@ pub fn send<Owner>(
             let number = info.signo();
             Error::new(
                 "send",
-                Cause::Unsupported(format!("{number} is no signal").into()),
+                Cause::Unsupported(format!("{number} is not a signal number").into()),
             )
         })?;
         if signo == SigNo::KILL || signo == SigNo::STOP {
             let reason = format!(
-                "{signo} cannot be blocked, so that nobody ever sees its siginfo: send it with kill(1)"
+                "{signo} cannot be blocked or handled, so no program ever sees the siginfo: use kill(1)"
             );
             return Err(Error::new("send", Cause::Unsupported(reason.into())));
         }
@@ -97,7 +97,7 @@ fn in_thread<Owner>(
     } else if pending(site)?.0 {
         Ok(Sent::WithoutInfo)
     } else {
-        let reason = "the kernel took it, and it is not pending";
+        let reason = "the kernel accepted the signal, but the signal is not pending";
         Err(Error::new(
             format!("queue {signo}"),
             Cause::NotKept(reason.into()),

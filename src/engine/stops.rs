@@ -1,10 +1,10 @@
-//! Stops, as the process and its parent see them.
+//! Group stops, as the process and its parent see them.
 //!
-//! What there is to a stop: the group stop itself ([`GroupStop`](crate::state::GroupStop)), the status that the
-//! parent's wait(2) reports once, and the SIGCHLD that the parent was sent. CRIU dumps the first, by number, and
-//! makes all three anew: the parent of a restored process would be told a second time. Here the second two are put
-//! right, in the parent, which is stopped by the same tracer. CRIU hands over parents before their children, so that
-//! what the parent's own check has found in its queue is not touched again.
+//! A stop consists of the group stop itself ([`GroupStop`](crate::state::GroupStop)), the status that the parent's
+//! wait(2) reports once, and the SIGCHLD for the parent. CRIU dumps the group stop and recreates all three, so the
+//! parent of a restored process would be notified a second time. This module corrects the status and the SIGCHLD in the
+//! parent, which the same tracer has stopped. CRIU hands over parents before their children, so this module does not
+//! touch signals that the check of the parent has found in its queue.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ impl Before {
         }
         if proc::is_frozen(pid)? {
             return Err(Error::new(
-                "look at the stop",
+                "read the stop",
                 Cause::Unsupported("a cgroup v1 freezer holds the process".into()),
             ));
         }
@@ -367,7 +367,7 @@ fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
         if stopped.trapped_for(tid)? != Some(SigNo::STOP) {
             return Err(Error::new(
                 "stop by SIGSTOP",
-                Cause::Unexpected("the thread is not stopped by it".into()),
+                Cause::Unexpected("SIGSTOP did not stop the thread".into()),
             )
             .in_thread(tid));
         }
@@ -442,7 +442,7 @@ impl WaitStatuses {
         let pid = state.pid();
         state.wait_status = self.status(pid)?;
         if count_arrived_stop(state) {
-            log::info!("pid {pid}: a SIGSTOP has arrived since {since}, and is in effect");
+            log::info!("pid {pid}: a SIGSTOP has arrived since {since} and has taken effect");
         }
         Ok(())
     }
@@ -564,7 +564,7 @@ impl Parent {
         Err(Error::new(
             "put back the status for wait(2)",
             Cause::NotKept(format!(
-                "pid {} would be told {}, not {wanted}",
+                "wait(2) in pid {} would report {}, not {wanted}",
                 self.stopped.pid(),
                 found.first().copied().unwrap_or_default()
             )),
@@ -593,7 +593,9 @@ impl Parent {
         let tid = clear.ok_or_else(|| {
             Error::new(
                 "take out the SIGCHLD of the stop",
-                Cause::Unsupported("each thread of the parent has one of its own pending".into()),
+                Cause::Unsupported(
+                    "every thread of the parent has a private SIGCHLD pending".into(),
+                ),
             )
         })?;
         for outcome in self.run(tid, &[take_one(SigNo::CHLD)])? {
@@ -611,7 +613,7 @@ impl Parent {
                 injector.finish()?;
                 return Err(Error::new(
                     "take out the SIGCHLD of the stop",
-                    Cause::Unexpected(format!("took out another: {info}")),
+                    Cause::Unexpected(format!("another signal was removed: {info}")),
                 ));
             }
         }
@@ -696,9 +698,9 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
     };
     if stop.is_some() && dies_with_us(child) {
         log::warn!(
-            "pid {child}: stopped, a child of this criu and in its session: if criu exits first (restore --detach), the \
-             kernel sends SIGHUP and SIGCONT to its process group, as to any that is orphaned with stopped jobs in it. \
-             Restore without --detach, or with --restore-sibling"
+            "pid {child}: stopped, a child of this criu and in criu's session: if criu exits first (restore --detach), \
+             the process group is orphaned with a stopped member, and the kernel sends SIGHUP and SIGCONT to the \
+             group. Restore without --detach, or with --restore-sibling"
         );
     }
     note(match stop {

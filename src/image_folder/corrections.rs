@@ -1,4 +1,4 @@
-//! Corrections of CRIU's own images: what CRIU would put back wrongly is set right in its images at the dump.
+//! Corrections of CRIU's own images at the dump, for state that CRIU would restore wrongly.
 //!
 //! An image is replaced as a whole or not at all.
 

@@ -1,4 +1,4 @@
-//! Image folders: which processes a folder knows, and under which name.
+//! Image folders: which processes an image folder contains, and under which names.
 
 use std::io;
 use std::os::fd::BorrowedFd;

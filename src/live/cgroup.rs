@@ -1,7 +1,7 @@
-//! Cgroups, held still by their freezer for as long as it takes to get hold of every process in them.
+//! Cgroups: freezes a cgroup until every process in the cgroup is seized.
 //!
-//! Stopping processes one after the other gives a picture of no instant: what runs still goes on forking and sending
-//! signals. A freezer stops all of them together. But nothing can be done inside a frozen process, so the freezer
+//! Processes that are stopped one after the other do not show one instant: the processes that still run keep forking
+//! and sending signals. A freezer stops all of them together. But code cannot run in a frozen process, so the freezer
 //! holds them only until each is seized and told to stop:
 //!
 //! 1. The cgroup is frozen.
@@ -11,7 +11,7 @@
 //!    Linux 6.18.)
 //! 3. The cgroup is thawed. The first thing that a thread does is to look whether it has to trap, before it returns to
 //!    user mode (get_signal): not one instruction of any program is executed. From here on ptrace holds them.
-//! 4. They are read, and let go.
+//! 4. The processes are read and released.
 //!
 //! Processes that are stopped by job control are the exception with v1: to seize one takes until it is thawed
 //! (JOBCTL_TRAPPING, ptrace_attach), so its turn is after step 3. It does not run either.
@@ -22,8 +22,8 @@
 //! Freezing interrupts system calls as a stop does, and some end with EINTR because of it. That is put right as soon as
 //! a thread has stopped, as after every stop (`tracee::shield`): with v2 while it is still frozen.
 //!
-//! **If this program dies**, whatever kills it, a companion process notices and puts the freezer back as it was; of
-//! processes that nobody has seized yet it puts right what the freezing did to their system calls.
+//! **If this program dies**, a detached process puts the freezer back into its previous state, and repairs the system
+//! calls that the freezing interrupted in processes that were not seized yet.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -128,7 +128,7 @@ impl Cgroup {
         let dir = find(path)?.ok_or_else(|| {
             refused(
                 path,
-                "there is no such cgroup: neither a folder with cgroup.procs, nor a name below a mounted hierarchy",
+                "no such cgroup: neither a folder with cgroup.procs nor a path below a mounted hierarchy",
             )
         })?;
         let dir = fs::canonicalize(dir).map_err(|e| Error::io(format!("cgroup {path}"), &e))?;
@@ -136,7 +136,7 @@ impl Cgroup {
         let freezer = [Freezer::V2, Freezer::V1].into_iter().find(has);
         let is_root = !dir.parent().is_some_and(|above| above.join(PROCS).exists());
         if is_root {
-            return Err(refused(path, "the root cgroup can't be held"));
+            return Err(refused(path, "the root cgroup can't be frozen"));
         }
         Ok(Cgroup { dir, freezer })
     }
@@ -163,9 +163,9 @@ impl Cgroup {
                 // Threads of processes that are listed further up (cgroup-v2.rst, "Threads").
                 Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) && dir != self.dir => continue,
                 Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    return Err(
-                        self.refused("it is threaded: name the cgroup that its processes are in")
-                    );
+                    return Err(self.refused(
+                        "the cgroup is threaded: name the cgroup that contains its processes",
+                    ));
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound && dir != self.dir => continue,
                 Err(e) => return Err(self.failed("list its processes", &e)),
@@ -174,11 +174,12 @@ impl Cgroup {
                 match word.parse().map(Pid::new) {
                     Ok(None) => {
                         return Err(self.refused(
-                            "a process in it has no pid here: it is in another pid namespace, that is not below this one",
+                            "a process in the cgroup has no pid here: the process is in a pid namespace that is not \
+                             below this one",
                         ));
                     }
                     Ok(Some(pid)) => pids.push(pid),
-                    Err(_) => return Err(self.refused("its list of processes is not understood")),
+                    Err(_) => return Err(self.refused("the content of cgroup.procs is malformed")),
                 }
             }
         }
@@ -229,12 +230,12 @@ impl Cgroup {
         let Some(freezer) = self.freezer else {
             return Ok(None);
         };
-        let failed = |e: io::Error| self.failed("look at its freezer", &e);
+        let failed = |e: io::Error| self.failed("read its freezer", &e);
         let locks = self.lock(deadline)?;
         if freezer.is_held_from_above(&self.dir).map_err(failed)? {
-            return Err(
-                self.refused("a cgroup that it is in is frozen: thaw that one, or name it instead")
-            );
+            return Err(self.refused(
+                "a parent cgroup is frozen: thaw the parent, or name the parent instead",
+            ));
         }
         let folders = self.folders()?;
         let frozen_before = folders
@@ -278,7 +279,7 @@ impl Cgroup {
                     Err((again, Errno::EAGAIN)) if Instant::now() < deadline => file = again,
                     Err((_, errno)) => {
                         let what = format!(
-                            "cgroup {}: lock (another criu-signals is at work on it)",
+                            "cgroup {}: lock (another criu-signals works on this cgroup)",
                             dir.shown()
                         );
                         return Err(Error::os(what, errno));

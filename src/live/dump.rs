@@ -1,4 +1,4 @@
-//! A dump: what several processes look like at one instant, and the images of that.
+//! A dump of live processes: captures the state of several processes at one instant, and writes the images.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -70,8 +70,8 @@ fn told_apart(pids: impl Iterator<Item = Pid>) -> Result<()> {
             .innermost();
         if let Some(other) = names.insert(innermost, pid) {
             let why = format!(
-                "pid {other} and pid {pid} are both {innermost} in their own pid namespaces ({} and {}), by which images \
-                 are named: dump each namespace into a folder of its own",
+                "pid {other} and pid {pid} are both {innermost} in their own pid namespaces ({} and {}), and images \
+                 are named by that pid: dump each namespace into a folder of its own",
                 proc::pid_namespace(other)?,
                 proc::pid_namespace(pid)?,
             );

@@ -1,8 +1,7 @@
-//! Live processes, without a checkpoint: all of one process, a tree or a cgroup at one instant, written down, put back,
-//! compared.
+//! Live processes, without a checkpoint: dumps, restores and compares a process, a tree or a cgroup.
 //!
-//! All processes are stopped before the first is read, and run on when the last has been. What is read is in memory
-//! until then: nothing waits for a disk while processes stand still.
+//! All processes are stopped before the first is read, and resume after the last is read. The images are written
+//! afterwards, so that no process is stopped during disk I/O.
 
 pub mod cgroup;
 mod dump;

@@ -1,15 +1,15 @@
-//! Which live process an image is put into, or compared with; and what the numbers in the image are called there.
+//! Finds the live process for an image, and translates the ids in the image to the ids of that process.
 //!
 //! A pid means nothing without its namespace. An image has its process's ids in every namespace from the dump's own down
 //! to the process's own, and tells the latter by its inode number. So an image finds its process by that namespace and
 //! the id in it, whatever ids it has elsewhere. Where the namespace is gone (a container was restored, or started anew)
 //! the caller names one process of the new one, and the others of that namespace are found in it.
 //!
-//! What is translated, where a process has another id now:
+//! If a process has another id now, these ids are translated:
 //!
 //! - the ids of the process and its threads;
 //! - the sender in a siginfo (`si_pid`), if it names a process of the dump in the receiver's namespace;
-//! - whom a POSIX timer tells (SIGEV_THREAD_ID).
+//! - the thread that a POSIX timer signals (SIGEV_THREAD_ID).
 //!
 //! Threads are matched by their ids where the process has kept its own, as a restore by CRIU leaves it. In another
 //! process they are matched in the order of their ids, the leader first: that is the order in which they were made.
@@ -155,7 +155,7 @@ pub fn pair(
             .iter()
             .any(|i| i.process.ids.innermost() == mapping.old)
         {
-            let why = format!("there is no {}", named(mapping.old));
+            let why = format!("{} does not exist", named(mapping.old));
             return Err(failed(mapping, why));
         }
         if !targets.insert(mapping.new) {
@@ -210,7 +210,9 @@ pub fn pair(
     {
         return Err(Error::new(
             format!("find the image of pid {pid}"),
-            Cause::Unsupported("no image is of it: name one with --map OLD:NEW".into()),
+            Cause::Unsupported(
+                "no image belongs to this process: name an image with --map OLD:NEW".into(),
+            ),
         ));
     }
     Ok(pairs)
@@ -226,8 +228,8 @@ fn failed(mapping: &Mapping, why: String) -> Error {
 fn no_process(process: &ProcessState) -> Error {
     let (old, pid_ns) = (process.ids.innermost(), process.pid_ns);
     let why = format!(
-        "no process that can be looked at is {old} in pid namespace {pid_ns}: name one with --map {old}:PID; with --others \
-         those of its namespace are found by that"
+        "no accessible process has pid {old} in pid namespace {pid_ns}: name the process with --map {old}:PID; with \
+         --others the other processes of that namespace are then found"
     );
     Error::new(
         format!("find the process of {}", image::file_name(old)),

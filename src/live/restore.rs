@@ -1,4 +1,4 @@
-//! A dump, put into live processes.
+//! Restores a dump into live processes.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
     match (&dumped.exe, &proc::executable(pair.pid)?) {
         (Some(then), Some(now)) if then != now => {
             return Err(refused(format!(
-                "it executes {now}, and the image is of {then}"
+                "the process executes {now}, but the image was made of {then}"
             )));
         }
         (Some(_), Some(_)) => {}
@@ -95,7 +95,7 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
             let now = proc::SignalStatus::read(pair.pid, pair.pid.into())?.comm;
             if now != dumped.comm {
                 return Err(refused(format!(
-                    "it is {now}, and the image is of {}",
+                    "the process is {now}, but the image was made of {}",
                     dumped.comm
                 )));
             }
@@ -107,7 +107,7 @@ fn refuse_other_program(pair: &Pair) -> Result<()> {
 fn refused(why: impl std::fmt::Display) -> Error {
     Error::new(
         "look at the program",
-        Cause::Unsupported(format!("{why}. --force restores all the same").into()),
+        Cause::Unsupported(format!("{why}. Use --force to restore anyway").into()),
     )
 }
 
@@ -124,12 +124,12 @@ fn refuse_handlers(wanted: &ProcessState, now: &ProcessState) -> Result<()> {
             _ if same => continue,
             (None, None) => continue,
             (Some(signo), _) => format!(
-                "thread {} was in its handler of {signo} at the dump: what it blocked then would stay blocked for good, as \
-                 that handler's return, which would put back the mask, is not to come",
+                "thread {} was in its handler of {signo} at the dump: the mask of the handler would stay in force for \
+                 good, because the handler that would restore the mask is not running now",
                 thread.ids.outermost()
             ),
             (None, Some(signo)) => format!(
-                "thread {} is in its handler of {signo} now, whose return will put back the mask from before it",
+                "thread {} is in its handler of {signo} now, which will overwrite the mask when it returns",
                 thread.ids.outermost()
             ),
         };
@@ -143,7 +143,7 @@ fn refuse_lost_addresses(wanted: &ProcessState, now: &ProcessState) -> Result<()
     let pid = now.pid();
     match lost_address(wanted, now, &proc::regions(pid)?) {
         Some(why) => Err(refused(format_args!(
-            "{why}: this is not the memory that the image is of"
+            "{why}: the memory of the process does not match the image"
         ))),
         None => Ok(()),
     }
@@ -164,12 +164,12 @@ fn lost_address(wanted: &ProcessState, now: &ProcessState, regions: &[Region]) -
         } = *disposition;
         if !runs(handler) {
             return Some(format!(
-                "there is no code at {handler:#x}, the handler of {signo}"
+                "no executable memory at {handler:#x}, the handler of {signo}"
             ));
         }
         if restorer != 0 && !runs(restorer) {
             return Some(format!(
-                "there is no code at {restorer:#x}, where the handler of {signo} returns"
+                "no executable memory at {restorer:#x}, where the handler of {signo} returns"
             ));
         }
     }
@@ -187,7 +187,7 @@ fn lost_address(wanted: &ProcessState, now: &ProcessState, regions: &[Region]) -
             !stack.is_disabled() && stack.size != 0 && !region(stack.sp).is_some_and(|r| r.writable)
         })?;
     Some(format!(
-        "there is no memory at {:#x}, the alternate stack of thread {}",
+        "no memory at {:#x}, the alternate stack of thread {}",
         lost.altstack.sp,
         lost.ids.innermost()
     ))

@@ -1,4 +1,4 @@
-//! Stopping several processes, so that there is an instant at which all of them stand still.
+//! Stops several processes so that all of them are stopped at one instant.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ impl Stopped {
         if stopped.processes.is_empty() {
             return Err(Error::new(
                 "stop",
-                Cause::Unsupported("there is no process to be stopped".into()),
+                Cause::Unsupported("no process to stop".into()),
             ));
         }
         Ok(stopped)
@@ -157,11 +157,11 @@ impl Stopped {
                 continue;
             }
             if !is_first && Instant::now() >= self.deadline {
-                let what = "stop (processes are made faster than they are stopped)";
+                let what = "stop (processes are created faster than they are stopped)";
                 return Err(Error::os(what, Errno::ETIMEDOUT).during(Phase::Seize, pid));
             }
             if pid == Pid::own() || Some(pid) == worker::waiter() {
-                log::warn!("pid {pid}: this program itself, left out");
+                log::warn!("pid {pid}: skipped, because it is this program");
                 continue;
             }
             match StoppedProcess::seize(pid, timeout) {
@@ -227,7 +227,9 @@ impl Stopped {
         if cgroup.processes()?.contains(&Pid::own()) {
             return Err(Error::new(
                 format!("cgroup {}", cgroup.dir().shown()),
-                Cause::Unsupported("this program is in it: start it from another cgroup".into()),
+                Cause::Unsupported(
+                    "this program is in the cgroup: start it from another cgroup".into(),
+                ),
             ));
         }
         self.since = Instant::now();

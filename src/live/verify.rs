@@ -1,4 +1,4 @@
-//! Live processes, compared with a dump.
+//! Compares live processes with a dump.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! Whether this machine's signal frames fit on the alternate stacks that processes brought from another.
+//! Whether the signal frames of this machine fit on the alternate stacks of processes from another machine.
 //!
-//! A frame holds the processor's registers, so it grows from one processor to the next. Nobody says so in time:
-//! CRIU gives the stack back by rt_sigreturn, which drops what the kernel refuses (restore_altstack,
-//! kernel/signal.c), and the kernel takes a stack on which no frame fits and kills the process at the first signal.
+//! A frame holds the processor's registers, so it grows from one processor to the next. No call reports a stack that is
+//! too small in time: CRIU restores the stack by rt_sigreturn, which ignores errors (restore_altstack,
+//! kernel/signal.c), and the kernel accepts a stack on which no frame fits and kills the process at the first signal.
 
 use std::fmt;
 
@@ -56,13 +56,13 @@ impl fmt::Display for SmallStack {
         match self.trouble {
             Trouble::Refused => write!(
                 f,
-                " is too small for this machine: the kernel refuses one below {MINSIGSTKSZ}, and handlers would run \
-                 on the main stack"
+                " is too small for this machine: the kernel refuses stacks below {MINSIGSTKSZ} bytes, and handlers \
+                 would run on the main stack"
             )?,
             Trouble::Overflow(frame) => write!(
                 f,
                 " is too small for this machine: a signal frame has {frame} bytes here, and the first signal on that \
-                 stack would be a SIGSEGV"
+                 stack would cause SIGSEGV"
             )?,
             Trouble::Tight(frame) => write!(
                 f,
@@ -73,11 +73,15 @@ impl fmt::Display for SmallStack {
         match self.there {
             Some(there) if self.is_fatal() && there.frame >= self.stack.size => write!(
                 f,
-                " (it was too small where it was dumped, too: {} there)",
+                " (the stack was too small at the dump as well, where a frame has {} bytes)",
                 there.frame
             ),
             Some(there) if self.is_fatal() => {
-                write!(f, " (where it was dumped, {} were enough)", there.frame)
+                write!(
+                    f,
+                    " (at the dump a frame had {} bytes and fitted)",
+                    there.frame
+                )
             }
             _ => Ok(()),
         }
@@ -162,10 +166,10 @@ mod tests {
         assert_eq!(
             small.to_string(),
             "thread 7: alternate stack of 3000 bytes is too small for this machine: a signal frame has 3336 \
-             bytes here, and the first signal on that stack would be a SIGSEGV (where it was dumped, 1100 were enough)"
+             bytes here, and the first signal on that stack would cause SIGSEGV (at the dump a frame had 1100 bytes and fitted)"
         );
         small.there = Some(arch::stack_needs());
         small.stack.size = 2048;
-        assert!(small.to_string().contains("too small where it was dumped"));
+        assert!(small.to_string().contains("too small at the dump"));
     }
 }

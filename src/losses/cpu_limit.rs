@@ -9,10 +9,10 @@ pub fn at_dump(pid: Pid, process: &ProcessState, seconds: u64) -> Saying {
     Saying {
         notice: Notice::CpuLimit,
         what: format!(
-            "pid {pid} ({}): RLIMIT_CPU is {seconds} s, and the CPU time that has been used is 0 after a restore: SIGXCPU \
-             comes later by as much",
+            "pid {pid} ({}): RLIMIT_CPU is {seconds} s, and the CPU time used begins at 0 after a restore: SIGXCPU \
+             comes late by the time used before the dump",
             process.comm
         ),
-        advice: "checkpoint it if that may be",
+        advice: "checkpoint it if the program can live with that",
     }
 }

@@ -1,4 +1,4 @@
-//! The owners of files (`F_SETOWN`), whom SIGIO goes to: CRIU can set those only that are dumped with the process.
+//! SIGIO owners of files (`F_SETOWN`): CRIU can restore an owner only if the owner is dumped with the process.
 
 use crate::state::owners;
 use criu_signals_images::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
@@ -51,24 +51,25 @@ pub fn files(
         }
         let what = match owner.kind {
             OWNER_PROCESS | OWNER_GROUP => "which is not in these images",
-            _ => "which is no thread of it",
+            _ => "which is not a thread of this process",
         };
         sayings.push(Saying {
             notice: Notice::Owner,
             what: format!(
-                "pid {pid} ({comm}): the SIGIO of file descriptor {} goes to {owner}, {what}: where there is no such one at \
-                 the restore, it goes to nobody",
+                "pid {pid} ({comm}): the SIGIO of file descriptor {} goes to {owner}, {what}: if there is no such \
+                 process or group at the restore, no process gets the SIGIO",
                 owner.fd
             ),
-            advice: "see that it is there at the restore, or checkpoint it if the program can live with that",
+            advice: "make sure that the owner exists at the restore, or checkpoint the process if the program can live \
+                     with the loss",
         });
     }
     for fd in &looked.directories {
         sayings.push(Saying {
             notice: Notice::Owner,
             what: format!(
-                "pid {pid} ({comm}): file descriptor {fd} is a directory whose SIGIO goes to somebody: it is watched by \
-                 dnotify (F_NOTIFY), which criu does not restore, and of which the kernel shows nothing"
+                "pid {pid} ({comm}): file descriptor {fd} is a directory with a SIGIO owner, so the program watches \
+                 the directory by dnotify (F_NOTIFY): criu does not restore dnotify, and the kernel does not show it"
             ),
             advice: "checkpoint it if the program can live with that; inotify is restored",
         });
@@ -81,8 +82,8 @@ pub fn unseen_files(pid: Pid, process: &ProcessState, why: &str) -> Saying {
     Saying {
         notice: Notice::Owner,
         what: format!(
-            "pid {pid} ({}): whom the SIGIO of its files goes to is not known ({why}). If that is a thread, criu's restore \
-             will fail",
+            "pid {pid} ({}): the SIGIO owners of its files are not known ({why}). If an owner is a thread, criu's \
+             restore will fail",
             process.comm
         ),
         advice: "dump under Linux 5.6 or later",

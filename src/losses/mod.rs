@@ -1,4 +1,4 @@
-//! What a checkpoint cannot keep, or a destination cannot give: found and named, never passed over.
+//! Losses: finds and reports state that a checkpoint cannot preserve or that the destination cannot provide.
 
 pub(crate) mod altstack_fit;
 pub(crate) mod cpu_limit;

@@ -1,4 +1,4 @@
-//! What of a process no verdict covers: captured and restored, but not compared.
+//! State that no verdict covers, because it is captured and restored but not compared.
 
 use criu_signals_images::ProcessState;
 

@@ -1,4 +1,5 @@
-//! What a run cannot keep, and says: in words where it is found, and counted in one line at the end.
+//! Notices: messages about state that a run cannot preserve, logged where they are found and counted in a summary at
+//! the end.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -112,7 +113,7 @@ impl Refuse {
         if !self.includes(*notice) {
             return Ok(());
         }
-        let refused = format!("refused, as {REFUSE} lists {notice}. Else: {advice}");
+        let refused = format!("refused, because {REFUSE} lists {notice}. Otherwise: {advice}");
         Err(Error::new(what.clone(), Cause::Unsupported(refused.into())))
     }
 }
@@ -151,7 +152,7 @@ impl Notices {
                 advice,
             } = saying;
             let what = format!(
-                "{what}. What to do: {advice}; or {REFUSE}={notice}, and such a dump fails"
+                "{what}. What to do: {advice}; or set {REFUSE}={notice} to make such a dump fail"
             );
             self.say(notice, &what);
         }

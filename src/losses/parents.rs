@@ -1,5 +1,5 @@
-//! What ties a process to its parent by signals, and does not survive a checkpoint: said at the dump, in words that
-//! say what can be done.
+//! Warns at the dump about signals between a process and its parent that do not survive a checkpoint (parent-death
+//! signal, exit signal), with a remedy.
 
 use criu_signals_images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
 
@@ -63,11 +63,11 @@ pub fn at_dump(pid: Pid, ties: &Ties, parent_is_dumped: bool) -> Vec<Saying> {
         sayings.push(Saying {
             notice: Notice::ExitSignal,
             what: format!(
-                "pid {pid} ({comm}): its exit signal, which clone(2) set, is {signal}. CRIU makes every process with \
-                 SIGCHLD, and nothing can set that afterwards: after a restore the parent gets SIGCHLD, and finds \
-                 this child by wait() and not by wait(__WCLONE)"
+                "pid {pid} ({comm}): its exit signal, which clone(2) set, is {signal}. CRIU creates every process with \
+                 SIGCHLD, and an exit signal cannot be changed afterwards: after a restore the parent gets SIGCHLD, \
+                 and wait() reports this child, not wait(__WCLONE)"
             ),
-            advice: "restore it if its parent can live with that: it can if it waits with __WALL",
+            advice: "restore it if the parent can live with SIGCHLD; a parent that waits with __WALL can",
         });
     }
     sayings

@@ -1,8 +1,8 @@
-//! Calls with a timeout that begin anew with the whole of it, because nobody knows or can be told the rest:
-//! docs/eintr.md says which, and why. Said at the dump and at the restore.
+//! Warns at the dump and at the restore about system calls that begin anew with their whole timeout, because the
+//! remaining time is unknown or cannot be passed to the call. docs/eintr.md lists the calls and the reasons.
 //!
-//! Such a call ends late by no more than its timeout. Those of milliseconds or seconds which many programs sleep in a loop are
-//! nothing that anybody would act on, so they are said more quietly.
+//! Such a call ends late by at most its timeout. Many programs sleep for milliseconds or seconds in a loop; for these
+//! short timeouts the message is information and not a warning.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ impl<'p> Anew<'p> {
         Saying {
             notice: Notice::WholeTimeout,
             what: format!(
-                "pid {pid} ({}): {}: begins anew with its whole timeout, of which a part has passed: it ends late, by as \
-                 much as it had waited{late}, never early{}",
+                "pid {pid} ({}): {}: begins anew with its whole timeout, of which a part has passed: the call ends \
+                 late by the time waited so far{late}, never early{}",
                 self.comm,
                 self.calls(),
                 self.quiet()
@@ -86,7 +86,7 @@ impl<'p> Anew<'p> {
             text += &format!(" ({:?})", Duration::from_nanos(ns));
         }
         if self.others != 0 {
-            text += &format!(", and such of {} more", self.others);
+            text += &format!(", and of {} more", self.others);
         }
         text
     }
@@ -155,17 +155,11 @@ mod tests {
         );
         assert_eq!(
             calls(&[Some(Some(2 * MS)), None, Some(Some(999 * MS))]),
-            said(
-                "system call 232 of thread 9 (999ms), and such of 1 more",
-                false
-            )
+            said("system call 232 of thread 9 (999ms), and of 1 more", false)
         );
         assert_eq!(
             calls(&[Some(Some(1001 * MS)), Some(Some(2 * MS)), Some(Some(3))]),
-            said(
-                "system call 232 of thread 7 (1.001s), and such of 2 more",
-                true
-            )
+            said("system call 232 of thread 7 (1.001s), and of 2 more", true)
         );
         // So tini and node wait.
         assert_eq!(
@@ -175,7 +169,7 @@ mod tests {
         // Nobody knows that it is short.
         assert_eq!(
             calls(&[Some(Some(5000 * MS)), Some(None)]),
-            said("system call 232 of thread 8, and such of 1 more", true)
+            said("system call 232 of thread 8, and of 1 more", true)
         );
     }
 

@@ -1,4 +1,4 @@
-//! POSIX timers of which something can't be kept: said at the dump, in words that say what can be done.
+//! Warns at the dump about POSIX timers whose state cannot be preserved completely, with a remedy.
 
 use crate::error::Result;
 use crate::state::cpu_clocks::{self, Unclear};
@@ -19,14 +19,16 @@ pub fn clocks(pid: Pid, process: &ProcessState, unclear: &[(i32, Unclear)]) -> V
     let say = |(id, unclear): &(i32, Unclear)| {
         let what = match unclear {
             Unclear::Unknown(why) => format!(
-                "it counts the CPU time of a thread, and there is no telling of which ({why}): after a restore it counts the \
-                 leader's"
+                "the timer counts the CPU time of a thread, but which thread is unknown ({why}): after a restore the \
+                 timer counts the CPU time of the leader"
             ),
-            Unclear::ThreadIsGone => "it counts the CPU time of a thread that has ended: it never expires any more, nor does \
-                                      it after a restore, but timer_settime(2) arms it there where it fails with ESRCH here"
+            Unclear::ThreadIsGone => "the timer counts the CPU time of a thread that has ended and never expires \
+                                      again. The same holds after a restore, but timer_settime(2) succeeds there, and \
+                                      fails with ESRCH without a restore"
                 .to_owned(),
             Unclear::Elsewhere(other) => format!(
-                "it counts the CPU time of process {other}, which is not in these images: after a restore it is not armed"
+                "the timer counts the CPU time of process {other}, which is not in these images: after a restore the \
+                 timer is not armed"
             ),
         };
         saying(Notice::Timer, pid, process, *id, &what, LIVE_WITH_IT)
@@ -40,8 +42,8 @@ pub fn tell_nobody(pid: Pid, process: &ProcessState) -> Vec<String> {
     let gone = timers.filter(|timer| timer.notify == Notify::Thread(0));
     gone.map(|timer| {
         format!(
-            "pid {pid} ({}): timer {} tells a thread that has ended (SIGEV_THREAD_ID), so that nothing comes of it: it is \
-             restored as one that tells nobody (SIGEV_NONE)",
+            "pid {pid} ({}): timer {} signals a thread that has ended (SIGEV_THREAD_ID), so its signals are dropped: \
+             the timer is restored without a recipient (SIGEV_NONE)",
             process.comm, timer.id
         )
     })
@@ -53,12 +55,11 @@ pub fn uncounted(pid: Pid, process: &ProcessState, left: &[(i32, Uncounted)]) ->
     let say = |(id, uncounted): &(i32, Uncounted)| {
         let what = match uncounted {
             Uncounted::Left(why) => format!(
-                "its overruns are not counted ({why}): how often it has expired while its signal is pending begins at 0 \
-                 after a restore"
+                "the overrun of its pending signal is not counted ({why}) and begins at 0 after a restore"
             ),
             Uncounted::Forgotten(overrun) => format!(
-                "its signal is pending, and was taken out for a moment, so that its overruns could be counted: \
-                 timer_getoverrun(2) of the delivery before, which was {overrun}, is forgotten"
+                "its pending signal was taken out for a moment to count the overrun: timer_getoverrun(2) of the \
+                 previous delivery, {overrun}, is lost"
             ),
         };
         saying(Notice::Overruns, pid, process, *id, &what, LET_IT_COME)
@@ -81,8 +82,8 @@ pub fn of_new_clocks(pid: Pid, process: &mut ProcessState) -> Vec<Saying> {
     }
     let say = |&(id, before, pending): &(i32, u32, u32)| {
         let what = format!(
-            "it runs on a clock of CPU time, which begins anew at a restore: its overruns ({pending} of the signal that is \
-             pending, {before} of the one before) are fewer there"
+            "the timer runs on a CPU-time clock, which begins at 0 after a restore: its overruns ({pending} of the \
+             pending signal, {before} of the previous delivery) are lower there"
         );
         saying(Notice::Overruns, pid, process, id, &what, LIVE_WITH_IT)
     };
@@ -95,7 +96,7 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
     let periodic = timers.filter(|timer| timer.interval != 0 && timers::is_countable(timer));
     let say = |id| {
         let what = format!(
-            "how often it has expired while its signal is pending is not counted ({why}), and begins at 0 after a restore"
+            "the overrun of a pending signal is not counted ({why}) and begins at 0 after a restore"
         );
         saying(Notice::Overruns, pid, process, id, &what, LET_IT_COME)
     };
@@ -105,8 +106,8 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
 /// An entry that the kernel drops. Nothing that anybody would have got is lost: it is worth a note.
 pub fn dropped(pid: Pid, process: &ProcessState, dropped: &Dropped) -> String {
     format!(
-        "pid {pid} ({}): timer {} is gone, and the entry that it has left pending in {} is dropped by the kernel as soon as the \
-         signal is looked for: after a restore it is not there",
+        "pid {pid} ({}): timer {} was deleted, and the kernel drops its pending entry of {} at delivery: the entry is \
+         not restored",
         process.comm, dropped.timer, dropped.signo
     )
 }
@@ -114,8 +115,9 @@ pub fn dropped(pid: Pid, process: &ProcessState, dropped: &Dropped) -> String {
 /// One of which there is no telling.
 pub fn perhaps(pid: Pid, process: &ProcessState, entry: &Dropped) -> Saying {
     let what = format!(
-        "it is gone, and an entry of {} is pending that it may have left. The kernel drops such a one, and there is no telling, \
-         as other signals of its number are pending: after a restore it is delivered",
+        "the timer was deleted, and a pending entry of {} may be the timer's. The kernel would drop an entry of the \
+         timer, but other signals of that number are pending, so the origin is unknown: after a restore the entry is \
+         delivered",
         entry.signo
     );
     saying(Notice::Timer, pid, process, entry.timer, &what, LET_IT_COME)
@@ -135,8 +137,9 @@ pub fn unseen(pid: Pid, process: &ProcessState) -> Result<Option<Saying>> {
     Ok((!numbers.is_empty()).then(|| Saying {
         notice: Notice::Overruns,
         what: format!(
-            "pid {pid} ({}): periodic timers with signals that are ignored ({numbers}): in a process with several threads \
-             there is no telling whether they have expired. After a restore they expire when their period ends",
+            "pid {pid} ({}): periodic timers whose signals are ignored ({numbers}): in a process with several threads \
+             the plugin cannot tell whether they have expired. After a restore they expire at the end of their \
+             period",
             process.comm
         ),
         advice: LIVE_WITH_IT,
@@ -189,7 +192,7 @@ mod tests {
         let said = tell_nobody(Pid::new(7).unwrap(), &process);
         assert_eq!(said.len(), 1);
         assert!(
-            said[0].starts_with("pid 7 (x): timer 1 tells a thread"),
+            said[0].starts_with("pid 7 (x): timer 1 signals a thread"),
             "{said:?}"
         );
     }
@@ -204,6 +207,6 @@ mod tests {
         let said = not_counted(Pid::new(7).unwrap(), &process, "why");
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].notice, Notice::Overruns);
-        assert!(said[0].what.contains("timer 1: how often"), "{said:?}");
+        assert!(said[0].what.contains("timer 1: the overrun"), "{said:?}");
     }
 }

@@ -1,11 +1,11 @@
-//! Processes that have ended and were not waited for: how they ended, and that this is so after a restore.
+//! Zombies: preserves the wait status of processes that have ended and were not waited for.
 //!
-//! CRIU makes such a process anew and lets it end, with exit(3) and seven of the eight bits of its exit status
-//! (criu/cr-restore.c, `restore_one_zombie`): 163 comes back as 35. It is a child that was forked with this library in it,
-//! so a handler of atexit(3) runs there, which ends it with all eight.
+//! CRIU recreates a zombie by a process that calls exit(3) with seven of the eight bits of the exit status
+//! (criu/cr-restore.c, `restore_one_zombie`): 163 comes back as 35. That process is forked from criu with this library
+//! loaded, so an atexit(3) handler runs in it, which exits with all eight bits.
 //!
-//! Two things can't be kept: that a process which a signal ended left a core file (CRIU lets it leave none), and that
-//! SIGRTMAX ended it (CRIU takes it for a signal that ends nothing, and uses SIGABRT).
+//! Two statuses cannot be preserved: that a signal left a core file (CRIU recreates the process without), and death by
+//! SIGRTMAX (CRIU takes SIGRTMAX for a signal that kills nothing, and uses SIGABRT).
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -76,7 +76,7 @@ impl fmt::Display for Status {
 pub fn dumped(dir: BorrowedFd<'_>) -> Result<Vec<Ended>> {
     let alive = image_folder::dumped_processes(dir)?;
     criu_images::ended_in(dir, &alive)
-        .map_err(|e| Error::new("read how processes ended", Cause::Image(e)))
+        .map_err(|e| Error::new("read the exit statuses of zombies", Cause::Image(e)))
 }
 
 /// One that is to end with a status of which CRIU keeps a part.
@@ -127,7 +127,7 @@ pub fn end_with_whole_status(ended: &[Ended]) -> Result<()> {
     } else {
         Err(Error::new(
             "atexit",
-            Cause::Unexpected("there is no room for a handler".into()),
+            Cause::Unexpected("no signal is free for a handler".into()),
         ))
     }
 }
@@ -171,11 +171,11 @@ pub fn at_dump(pid: Pid, ended: &[(Pid, Status)]) -> Vec<Saying> {
     let say = |(child, status): &(Pid, Status)| Saying {
         notice: Notice::ExitStatus,
         what: format!(
-            "pid {child}, which has ended and was not waited for: its parent, pid {pid}, would find {status}, and finds {} after \
-             a restore: criu can't make it end so",
+            "pid {child} is a zombie (not waited for): its parent, pid {pid}, would find {status}, and finds {} after \
+             a restore, because criu cannot recreate that status",
             status.restored()
         ),
-        advice: "checkpoint it when the parent has waited for it, or if the parent can live with that",
+        advice: "checkpoint the parent after its wait(2), or if the parent can live with that",
     };
     changed.map(say).collect()
 }
@@ -187,8 +187,8 @@ pub fn at_restore(pid: Pid, ended: &[(Pid, Status)], dumped: &[Ended]) -> Vec<St
         let was = Status(dumped.iter().find(|ended| ended.pid == innermost)?.status);
         (was != *is).then(|| {
             format!(
-                "pid {child}, which has ended and was not waited for: its parent, pid {pid}, finds {is} now, not {was} as \
-                 before the dump"
+                "pid {child} is a zombie (not waited for): its parent, pid {pid}, finds {is} now, not {was} as before \
+                 the dump"
             )
         })
     };
@@ -234,7 +234,7 @@ mod tests {
         ];
         let said = at_dump(pid(7), &ended);
         assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].what.starts_with("pid 9, which"), "{said:?}");
+        assert!(said[0].what.starts_with("pid 9 is a zombie"), "{said:?}");
         assert!(
             said[1].what.contains("SIGRTMIN+30, and finds SIGABRT"),
             "{said:?}"

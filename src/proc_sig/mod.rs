@@ -1,4 +1,4 @@
-//! The files of the 2007 patches, of live processes: read, and written, one at a time.
+//! Reads and writes the `/proc/PID/sig/` files of the kernel patches of 2007 for live processes, one file at a time.
 //!
 //! The process is stopped for as long as that takes, and a write is made inside it, by the steps of
 //! [`crate::engine::replay`] that concern the file. What a write makes deliverable is delivered when the process goes on.
@@ -173,7 +173,7 @@ impl Held {
             (SigFile::SharedPending, Written::Queue(queue)) => {
                 write_queue(site, Queue::Shared, queue)
             }
-            _ => Err(refused(format!("{file} is not written like that"))),
+            _ => Err(refused(format!("{file} cannot be written with this text"))),
         })?;
         Ok(said)
     }
@@ -235,7 +235,7 @@ fn also(e: Error, back: Option<Error>) -> Error {
         Some(back) => Error::new(
             "write",
             Cause::Unexpected(format!(
-                "{e}; and what was there before could NOT be put back: {back}"
+                "{e}; and the previous content could NOT be put back: {back}"
             )),
         ),
     }
@@ -248,7 +248,7 @@ fn write_altstack(site: &mut Site<'_, '_, ByUs>, wanted: &AltStack) -> Result<()
     }
     if wanted.on_stack() {
         return Err(refused(
-            "SS_ONSTACK (1) says that the thread runs on its alternate stack at present: it is read, not written",
+            "SS_ONSTACK (1) means that the thread runs on its alternate stack now: the flag is read-only",
         ));
     }
     if found.on_stack() {
@@ -288,7 +288,7 @@ fn fit_addresses(
         }
         if !runs(new.handler) {
             return Err(refused(format!(
-                "the process has no code at {:#x}, the handler of {signo}. --force writes it all the same",
+                "the process has no executable memory at {:#x}, the handler of {signo}. Use --force to write it anyway",
                 new.handler
             )));
         }
@@ -301,13 +301,14 @@ fn fit_addresses(
             .find(has_one);
         let Some(own) = own else {
             return Err(refused(format!(
-                "the process has no code at {:#x}, where the handler of {signo} would return to, and no handler of its own \
-                 that tells where its handlers do. --force writes it all the same",
+                "the process has no executable memory at {:#x}, where the handler of {signo} would return, and no \
+                 handler of its own with a restorer to use instead. Use --force to write it anyway",
                 new.restorer
             )));
         };
         said.push(format!(
-            "the handler of {signo} returns to {:#x}, as the process's own do: it has no code at {:#x}",
+            "the handler of {signo} returns to {:#x}, like the process's own handlers, because the process has no \
+             executable memory at {:#x}",
             own.restorer, new.restorer
         ));
         wanted[signo].restorer = own.restorer;
@@ -424,7 +425,7 @@ fn write_queue(site: &mut Site<'_, '_, ByUs>, which: Queue, written: &WrittenQue
             return Ok(());
         }
         let what = format!(
-            "it reads back as something else: {} entries, {}",
+            "the queue reads back differently: {} entries, {}",
             which.read(site, usize::MAX)?.queue.len(),
             which.read(site, 0)?.bits
         );
@@ -446,7 +447,7 @@ fn may_be_pending(site: &Site<'_, '_, ByUs>, which: Queue, wanted: &Pending) -> 
     for signo in [SigNo::KILL, SigNo::STOP] {
         if wanted.bits.contains(signo) {
             return Err(refused(format!(
-                "{signo} can't be made pending: it takes effect when it is sent"
+                "{signo} can't be made pending: it takes effect as soon as it is sent"
             )));
         }
     }
@@ -463,7 +464,7 @@ fn may_be_pending(site: &Site<'_, '_, ByUs>, which: Queue, wanted: &Pending) -> 
         || bits.contains(cont) && !wanted.bits.intersection(stops).is_empty()
     {
         return Err(refused(format!(
-            "{cont} and a stop signal ({}) are never pending in one process: each removes the other",
+            "{cont} and a stop signal ({}) can't be pending in the same process: each removes the other",
             bits.intersection(stops)
         )));
     }
@@ -472,7 +473,7 @@ fn may_be_pending(site: &Site<'_, '_, ByUs>, which: Queue, wanted: &Pending) -> 
         && !all.iter().any(|(_, _, bits)| bits.contains(cont))
     {
         return Err(refused(format!(
-            "the process is stopped, and {cont} continues it as soon as it is queued"
+            "the process is stopped, and queueing {cont} would continue it at once"
         )));
     }
     Ok(())
@@ -543,7 +544,7 @@ mod tests {
                 .map(|said| (wanted[SigNo::USR1], said.len()))
         };
         let refused = |before: &Dispositions, new| fit(before, new).unwrap_err().to_string();
-        assert!(refused(&before, handler(0x1100, 0x9000)).contains("would return to"));
+        assert!(refused(&before, handler(0x1100, 0x9000)).contains("would return,"));
         assert!(refused(&before, handler(0x9000, 0x7000)).contains("the handler of SIGUSR1"));
         before[SigNo::HUP] = handler(0x1200, 0x7123);
         let kept = handler(0x1100, 0x7123);

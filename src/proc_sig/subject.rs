@@ -1,4 +1,4 @@
-//! Whose files are read and written: `PID`, or `PID/TID`.
+//! The process or thread of a file: `PID`, or `PID/TID`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,7 +32,7 @@ impl fmt::Display for Subject {
 
 /// The text is no `PID` or `PID/TID`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the number of a process, or PID/TID for one of its threads")]
+#[error("{0:?} is neither PID nor PID/TID")]
 pub struct ParseSubjectError(String);
 
 impl FromStr for Subject {

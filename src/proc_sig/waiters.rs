@@ -1,4 +1,4 @@
-//! Who waits for a task: the threads that sit in wait4(2) or waitid(2) and would be told of it.
+//! Lists the waiters of a process or thread: the threads in wait4(2) or waitid(2) to which the kernel would report it.
 //!
 //! Read from `/proc` alone; nobody is stopped. The waiter can only be a thread of the parent, or of the tracer
 //! (kernel/exit.c, `__do_wait`), and where it waits, and for whom, is in `/proc/PID/task/TID/syscall`. That shows the call of

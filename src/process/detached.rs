@@ -65,11 +65,11 @@ fn await_start(child: nix::unistd::Pid, what: &'static str) -> Result<()> {
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
         return Err(Error::os(
-            format!("{what} (the process that was to start it does not get on)"),
+            format!("{what} (the process that should start it makes no progress)"),
             Errno::ETIMEDOUT,
         ));
     }
-    let why = format!("the process that was to start it: {ended:?}");
+    let why = format!("the process that should start it ended: {ended:?}");
     Err(Error::new(what, Cause::Unexpected(why)))
 }
 

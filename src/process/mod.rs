@@ -1,4 +1,4 @@
-//! Processes: helpers of this program's own, and others that are held by a descriptor.
+//! Processes: this program's helper processes, and pidfds of other processes.
 
 pub(crate) mod detached;
 pub mod pidfd;

@@ -1,4 +1,4 @@
-//! A process, held by a descriptor: numbers are given to others when their process has ended (pidfd_open(2)).
+//! A process held by a pidfd (pidfd_open(2)), because a pid may be reused after its process has ended.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -60,12 +60,12 @@ impl PidFd {
     /// [`Cause::Died`] if the process is gone, and its number may be another's.
     pub fn check(&self) -> Result<()> {
         if self.fd.is_some() {
-            return self.signal(0, "look for the process");
+            return self.signal(0, "open the process");
         }
         if proc::start_time(self.pid)? == self.started {
             Ok(())
         } else {
-            Err(Error::new("look for the process", Cause::Died))
+            Err(Error::new("open the process", Cause::Died))
         }
     }
 

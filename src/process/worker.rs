@@ -40,7 +40,7 @@ pub enum Role {
 /// # Errors
 /// If there can be no further process.
 pub fn run_in_child(name: &CStr) -> Result<Role> {
-    let failed = |errno| Error::os("start the process that does the work", errno);
+    let failed = |errno| Error::os("start the worker process", errno);
     // With SIG_IGN, which a program may inherit, nobody hears of a child's end.
     // SAFETY: no handler is set.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map_err(failed)?;

@@ -1,14 +1,13 @@
-//! How long a thread has been waiting when it is stopped.
+//! Measures how long a thread has been waiting in a system call when it is stopped.
 //!
-//! Nobody can ask the kernel when a call with a relative timeout will be over: the `restart_block` is not shown, and
-//! /proc/timer_list names no threads. But it can be seen, before the thread is stopped, when it last ran: that is
-//! `se.exec_start` of /proc/PID/sched (kernel/sched/fair.c, update_curr), by the clock of its processor, and a thread
-//! that waits ran last when it began to wait. If it has been switched exactly once since, into the stop, then the
-//! call that was interrupted is the one that was seen.
+//! The kernel does not tell when a call with a relative timeout ends: `restart_block` is not visible, and
+//! /proc/timer_list names no threads. But before the stop, /proc/PID/sched shows when the thread last ran
+//! (`se.exec_start`, kernel/sched/fair.c, update_curr), by the clock of its processor, and a waiting thread last ran
+//! when it began to wait. If the thread has been switched exactly once since then, into the stop, the interrupted call
+//! is the call that was seen.
 //!
-//! The error goes one way. A thread that was woken for nothing and waits again is taken to have begun later, and
-//! the processor's clock leaves out the time of its interrupts, so that the time left is never less than what was left,
-//! and never more than the whole.
+//! The estimate never understates the remaining time and never exceeds the whole timeout: a spurious wakeup makes the
+//! wait appear to begin later, and the processor's clock excludes the time spent in interrupts.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -350,7 +349,7 @@ impl Clocks {
         if let Some(allowed) = self.allowed
             && let Err(e) = sched_setaffinity(NixPid::from_raw(0), &allowed)
         {
-            log::error!("going back to the processors that criu may use: {e}");
+            log::error!("cannot restore the CPU affinity of criu: {e}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whose CPU time a POSIX timer counts.
+//! Finds the process or thread whose CPU time a POSIX timer counts.
 //!
 //! A clock of CPU time is a number below 0: whose time it is, and of what kind (include/linux/posix-timers_types.h).
 //! timer_create(CLOCK_THREAD_CPUTIME_ID) makes a timer for the thread that calls it, and of that the kernel shows
@@ -156,7 +156,7 @@ fn find_out<Owner>(
         });
     }
     if timer.overrun != 0 {
-        let why = "to ask would make timer_getoverrun(2) forget the delivery before";
+        let why = "reading the clock would reset timer_getoverrun(2) of the previous delivery";
         return Ok(Found::Unclear(Unclear::Unknown(why)));
     }
     let mut injector = Injector::new(stopped)?;
@@ -180,7 +180,7 @@ fn find_out<Owner>(
         Answer::Clock(clock) => Found::Clock(clock),
         Answer::Gone => Found::Unclear(Unclear::ThreadIsGone),
         Answer::Unknown => Found::Unclear(Unclear::Unknown(
-            "no thread's clock, or several, show its time",
+            "the time of the timer matches the clock of no thread, or of several",
         )),
     })
 }

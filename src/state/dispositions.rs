@@ -90,7 +90,7 @@ fn write(signo: SigNo, disposition: &Disposition, compat: bool) -> Result<Call> 
     let name = format!("rt_sigaction({signo})");
     let call = if compat {
         let bytes = to_compat_bytes(disposition).ok_or_else(|| {
-            let what = format!("{disposition}: no 32-bit task can have that");
+            let what = format!("{disposition}: a 32-bit process cannot have this disposition");
             Error::new(name.clone(), Cause::Unexpected(what))
         })?;
         Call::compat(SYS32_RT_SIGACTION, name)

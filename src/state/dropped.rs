@@ -1,4 +1,4 @@
-//! Entries in queues that the kernel drops instead of delivering them, because their POSIX timer is gone.
+//! Queue entries of deleted POSIX timers, which the kernel drops instead of delivering.
 //!
 //! timer_delete(2) leaves the timer's own entry in the queue. Since Linux 6.13 it is dropped as soon as somebody looks for
 //! its signal; before, it was delivered (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). CRIU queues it as one
@@ -195,7 +195,7 @@ fn with_any_id<Owner>(
     let id = i32::from_ne_bytes(id.map_err(|_| {
         Error::new(
             "timer_create",
-            Cause::Unexpected("it gives no timer".into()),
+            Cause::Unexpected("timer_create returned no timer id".into()),
         )
     })?);
     let timer = timer(dropped, id);
@@ -236,7 +236,7 @@ fn queue(dropped: &Dropped) -> Queue {
 }
 
 fn does_not_come(tid: Tid) -> Error {
-    let what = "its entry does not come into the queue";
+    let what = "the timer's entry does not appear in the queue";
     Error::new("let a timer expire", Cause::NotKept(what.into())).in_thread(tid)
 }
 

@@ -1,10 +1,10 @@
-//! Is a thread executing a handler? The mask that it has then is not for good: the handler's return puts back another, which
-//! is in the frame that the kernel has built on the thread's stack (setup_rt_frame, arch/x86/kernel/signal_64.c). Put into a
-//! thread that has no such frame, a handler's mask stays for ever.
+//! Whether a thread is executing a signal handler. The mask of a handler is temporary: its return restores the mask in
+//! the signal frame on the thread's stack (setup_rt_frame, arch/x86/kernel/signal_64.c). In a thread without such a
+//! frame, the mask of a handler would stay in force for good.
 //!
-//! Nobody can ask the kernel, so the frame is looked for: where the handler returns to, and behind that a mask, twice, that
-//! is a part of the one in force. Frames that are over may still lie on a stack; one counts only if the mask in force is what
-//! its handler has. So threads that block nothing, or what no handler blocks, are not looked at further.
+//! The kernel does not tell, so this module searches the stack for a frame: the return address of a handler, followed
+//! by two copies of a mask that is a subset of the mask in force. Old frames may remain on a stack, so a frame counts
+//! only if its handler would have the mask in force. Threads whose mask matches no handler are not searched.
 
 use criu_signals_images::{Disposition, Dispositions, SigNo, SigSet, ThreadState};
 

@@ -1,5 +1,5 @@
-//! System calls that a thread was waiting in when it was stopped, so that it sees EINTR where it would have seen
-//! it without the stop, and nowhere else. docs/eintr.md has the table, call by call.
+//! System calls that a stop has interrupted. The program must see EINTR exactly where it would see EINTR without the
+//! stop. docs/eintr.md has the table, call by call.
 //!
 //! A stop interrupts every wait. Most calls then leave a restart code where their result goes, and the kernel
 //! decides only when the thread goes on whether a handler runs and what follows from that. So the best that can be
@@ -339,8 +339,8 @@ fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
 
 fn says_eintr(tid: Tid, call: &InterruptedCall) {
     log::warn!(
-        "tid {tid}: {call}: it had been interrupted before, and only the kernel knows which call it goes on with: it \
-         ends with EINTR"
+        "tid {tid}: {call}: the call had been interrupted before, and only the kernel knows which call would be \
+         restarted: the call ends with EINTR"
     );
 }
 
@@ -349,7 +349,8 @@ fn says_whole_time(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Regis
         && let Some(whole) = asked_for(pid, registers, call)
     {
         log::info!(
-            "pid {pid} tid {tid}: {call}: begins anew with its whole time, {:?}: how much was left is not known",
+            "pid {pid} tid {tid}: {call}: begins anew with its whole timeout, {:?}, because the remaining time is not \
+             known",
             std::time::Duration::from_nanos(whole)
         );
     }
@@ -359,7 +360,7 @@ fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
     Error::new(
         "put back the interrupted system call",
         Cause::Unexpected(format!(
-            "{call} behind {:#x}, but the thread stands at {:#x}: left alone",
+            "{call} was at {:#x}, but the thread is at {:#x}: not changed",
             call.ip,
             registers.ip()
         )),

@@ -1,8 +1,8 @@
 //! Interval timers: setitimer(2).
 //!
-//! CRIU arms one of which it finds an interval and nothing that remains, as if it had just been about to expire. But an
-//! ITIMER_REAL that has expired is not armed until its SIGALRM is delivered (kernel/signal.c, `posixtimer_rearm_itimer`), and
-//! the two others may have an interval without being armed (`set_cpu_itimer`).
+//! If a timer has an interval and no remaining time, CRIU arms the timer as if it were about to expire. But an
+//! ITIMER_REAL that has expired is not armed until its SIGALRM is delivered (kernel/signal.c,
+//! `posixtimer_rearm_itimer`), and the two others may have an interval without being armed (`set_cpu_itimer`).
 
 use std::time::{Duration, Instant};
 
@@ -216,7 +216,7 @@ fn let_expire<Owner>(injector: &mut Injector<'_, Owner>, wanted: &IntervalTimer)
         if Instant::now() >= deadline {
             return Err(Error::new(
                 "let ITIMER_REAL expire",
-                Cause::NotKept("it does not".into()),
+                Cause::NotKept("the timer does not expire".into()),
             ));
         }
         std::thread::sleep(Duration::from_micros(50));

@@ -1,4 +1,4 @@
-//! RLIMIT_SIGPENDING, against which queued siginfos are counted.
+//! RLIMIT_SIGPENDING, the limit on queued siginfos.
 //!
 //! Set by the process itself wherever the hard limit is not raised: from outside it takes CAP_SYS_RESOURCE to set those of a
 //! process of another user (check_prlimit_permission, kernel/sys.c), and a tracer can have all rights but that.

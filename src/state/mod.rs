@@ -1,4 +1,4 @@
-//! One module per kind of signal state: how it is taken from a stopped process, and how it is put back.
+//! One module per kind of signal state, with its capture from a stopped process and its replay.
 
 mod altstack;
 pub(crate) mod asleep;
@@ -118,7 +118,7 @@ pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
     outcomes.try_into().map_err(|_| {
         Error::new(
             "batch",
-            Cause::Unexpected("outcomes and calls differ".into()),
+            Cause::Unexpected("the number of results differs from the number of calls".into()),
         )
     })
 }
@@ -142,7 +142,7 @@ pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::Stat
         } else {
             Err(Error::new(
                 format!("put back {}", K::NAME),
-                Cause::NotKept("the kernel accepted it and reads back something else".into()),
+                Cause::NotKept("the kernel accepted the value but returns another value".into()),
             ))
         }
     };

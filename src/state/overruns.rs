@@ -1,4 +1,4 @@
-//! How many overruns the pending entries of timers stand for, and whether the kernel would deliver them.
+//! Counts the overruns of pending timer entries, and finds whether the kernel would deliver the entries.
 //!
 //! The kernel counts them and tells the number only with the entry, to whom it delivers it
 //! (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). So the entry is taken out and the timer made to
@@ -9,10 +9,9 @@
 //! The same call tells whether the entry would be delivered at all: the kernel drops that of a timer which was
 //! disarmed or set since, and leaves it in the queue until it is about to be delivered.
 //!
-//! Afterwards two things are not as they were, none of which a program should see: the entry is the last of
-//! its queue (it was the only one of its number, and numbers are delivered in their own order), and a timer on
-//! CLOCK_REALTIME that was set to a relative time now follows the clock when that is set. That is why nobody
-//! counts unless asked to.
+//! Afterwards two things are not as they were, none of which a program should see: the entry is the last of its queue
+//! (it was the only one of its number, and numbers are delivered in their own order), and a timer on CLOCK_REALTIME
+//! that was set to a relative time now follows the clock when that is set. So overruns are counted only on request.
 
 use std::time::Instant;
 
@@ -74,7 +73,7 @@ pub fn count<Owner>(
                 continue;
             }
             if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {
-                let why = "timer_getoverrun(2) would forget the delivery before";
+                let why = "counting would reset timer_getoverrun(2) of the previous delivery";
                 left.push((timer.id, Uncounted::Left(why)));
                 continue;
             }
@@ -289,7 +288,7 @@ impl Counting {
         Queue::Private.queue(&mut Site { injector, tid }, &ids, &[taken])?;
         Err(Error::new(
             format!("count the overruns of timer {}", self.timer.id),
-            Cause::Unexpected(format!("{taken} came instead of its entry")),
+            Cause::Unexpected(format!("{taken} was returned instead of the timer's entry")),
         ))
     }
 
@@ -313,7 +312,7 @@ impl Counting {
         if !comes_into_queue(timer, *tid, self.which, 0)? {
             return Err(Error::new(
                 format!("let timer {} expire again", timer.id),
-                Cause::NotKept("its entry does not come back into the queue".into()),
+                Cause::NotKept("the timer's entry does not return to the queue".into()),
             ));
         }
         Ok(())

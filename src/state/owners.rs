@@ -1,8 +1,9 @@
-//! Whom the SIGIO of files goes to: F_SETOWN_EX of fcntl(2), FIOSETOWN and SIOCSPGRP of ioctl(2).
+//! SIGIO owners of files: F_SETOWN_EX of fcntl(2), FIOSETOWN and SIOCSPGRP of ioctl(2).
 //!
-//! CRIU sets owners when it opens the files, at a time at which the process has no threads yet: for one that is a thread, or
-//! that is not restored with the process, the restore fails and the program is lost. So CRIU's image is told of no owner
-//! there, and the owner is set when all is there. What CRIU can set is compared all the same.
+//! CRIU sets owners when it opens the files, at a time at which the process has no threads yet: for one that is a
+//! thread, or that is not restored with the process, the restore fails and the program is lost. So the dump removes
+//! such an owner from CRIU's image, and the plugin sets the owner when all processes exist. Owners that CRIU can set
+//! are compared as well.
 //!
 //! Files are read from outside, by a descriptor of the same open file.
 
@@ -54,7 +55,10 @@ pub fn look(pid: Pid) -> Result<Looked> {
         looked.owners.push(owner);
         if looked.owners.len() > OWNERS_LIMIT {
             let why = format!("more than {OWNERS_LIMIT} files have an owner (F_SETOWN)");
-            return Err(Error::new("look at files", Cause::Unsupported(why.into())));
+            return Err(Error::new(
+                "read the owners of files",
+                Cause::Unsupported(why.into()),
+            ));
         }
     }
     Ok(looked)
@@ -111,7 +115,8 @@ pub fn check<Owner>(
             match set(injector, wanted)? {
                 Some(Errno::ESRCH) => {
                     let text = format!(
-                        "the SIGIO of file descriptor {} went to {wanted}, which is not here: it goes to nobody",
+                        "the SIGIO of file descriptor {} went to {wanted}, which does not exist here: no process gets \
+                         the SIGIO",
                         wanted.fd
                     );
                     lost.push((Lost::Owner, text));
@@ -127,8 +132,8 @@ pub fn check<Owner>(
                 Some(now) if (now.kind, now.id) == (wanted.kind, wanted.id) => {
                     if now != *wanted {
                         let text = format!(
-                            "the SIGIO of file descriptor {} goes to {now}, no longer to {wanted}: it is sent with the rights \
-                             that the process has now",
+                            "the SIGIO of file descriptor {} goes to {now}, no longer to {wanted}: SIGIO is sent with \
+                             the current credentials of the process",
                             wanted.fd
                         );
                         lost.push((Lost::Owner, text));

@@ -30,7 +30,7 @@ impl ParentDeathSignal {
             Ok(number) if SigNo::new(number).is_some() => Ok(SigNo::new(number)),
             other => Err(Error::new(
                 "prctl(PR_GET_PDEATHSIG)",
-                Cause::Unexpected(format!("{other:?} is no signal")),
+                Cause::Unexpected(format!("{other:?} is not a signal number")),
             )),
         }
     }

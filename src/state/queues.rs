@@ -314,7 +314,7 @@ impl Queue {
     ) -> Result<bool> {
         match self.set(site, found, wanted) {
             Err(e) if matches!(e.cause(), Cause::Refused(_)) => {
-                log::debug!("tid {}: {e}: piece by piece", site.tid);
+                log::debug!("tid {}: {e}: retrying in smaller pieces", site.tid);
                 Ok(false)
             }
             done => done.map(|()| true),
@@ -467,8 +467,8 @@ impl Queue {
                 return mixed.ended();
             }
             log::info!(
-                "pid {} tid {}: {} signals that have just been sent to the thread came out instead of its process's: they \
-                 are put back",
+                "pid {} tid {}: rt_sigtimedwait returned {} signals that were just sent to the thread instead of \
+                 signals of the shared queue: they are put back",
                 site.pid(),
                 site.tid,
                 mixed.strange.len()
@@ -807,7 +807,8 @@ impl Mixed {
             (None, Some(info)) => Err(Error::new(
                 "rt_sigtimedwait",
                 Cause::Unexpected(format!(
-                    "{info} did not come out: it is gone, or somebody keeps sending the thread the same signal"
+                    "{info} was not returned: the entry is gone, or the same signal is sent to the thread again and \
+                     again"
                 )),
             )),
         }
@@ -884,7 +885,8 @@ fn needs_room(
         "change a queue",
         Cause::Refused(
             format!(
-                "RLIMIT_SIGPENDING has no room for it: {needed} entries of the process's user, and the hard limit is {}",
+                "RLIMIT_SIGPENDING has no room for the queue: the user of the process would have {needed} entries, and \
+                 the hard limit is {}",
                 limit.hard
             )
             .into(),
@@ -927,8 +929,8 @@ fn refuse_own_entries<'i>(pid: Pid, infos: impl Iterator<Item = &'i Siginfo>) ->
         return Ok(());
     };
     let why = format!(
-        "{own} is the own entry of a POSIX timer: only the timer can queue it, so that it can't be taken \
-         out or get another place; entries of other signals, and those behind it, can"
+        "{own} is the own entry of a POSIX timer, which only the timer can queue: the entry cannot be removed or \
+         moved; entries of other signals, and entries behind it, can"
     );
     Err(Error::new("change a queue", Cause::Refused(why.into())))
 }
@@ -1053,9 +1055,9 @@ pub(crate) fn only_by_timer(info: &Siginfo) -> Error {
         "take out pending signals",
         Cause::Unsupported(
             format!(
-                "{info} can't be taken out: an entry of a POSIX timer of that number is, or may be, pending as well, and only \
-                 the timer can queue a second entry of a number below 32; criu cannot cope with it where it is: checkpoint \
-                 the process when one of them has been delivered"
+                "{info} can't be taken out: an entry of a POSIX timer with the same number is or may be pending as \
+                 well, and only the timer can queue a second entry of a number below 32. criu cannot cope with the \
+                 entry in the queue: checkpoint the process when one of the two has been delivered"
             )
             .into(),
         ),
@@ -1067,8 +1069,9 @@ pub(crate) fn only_by_timer(info: &Siginfo) -> Error {
 /// (`__posixtimer_deliver_signal`, kernel/time/posix-timers.c).
 fn timers_own(info: &Siginfo) -> Error {
     let why = format!(
-        "{info} can't be taken out: it is, or may be, the own entry of a POSIX timer, which only the timer can queue; criu does not \
-         seize a process with a pending SIGTRAP: checkpoint the process when the signal has been delivered"
+        "{info} can't be taken out: the entry is or may be the own entry of a POSIX timer, which only the timer can \
+         queue. criu does not seize a process with a pending SIGTRAP: checkpoint the process when the signal has been \
+         delivered"
     );
     Error::new("take out pending signals", Cause::Unsupported(why.into()))
 }

@@ -30,7 +30,9 @@ impl Kind for GroupStop {
             RunState::Stopped(signal) => site.injector.process().enter_group_stop(signal, None),
             RunState::Running => Err(Error::new(
                 "leave the group stop",
-                Cause::Unsupported("only SIGCONT ends it, and that has effects of its own".into()),
+                Cause::Unsupported(
+                    "only SIGCONT ends a group stop, and SIGCONT has effects of its own".into(),
+                ),
             )),
         }
     }

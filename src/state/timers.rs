@@ -143,7 +143,8 @@ impl PosixTimers {
         rebuild.all();
         let text = |timer: &PosixTimer| {
             let text = format!(
-                "timer {}: its signal is pending, and timer_getoverrun(2) of the delivery before ({}) is given up for it",
+                "timer {}: to restore its pending signal, timer_getoverrun(2) of the previous delivery ({}) is given \
+                 up",
                 timer.id, timer.overrun
             );
             (Lost::Overruns, text)
@@ -551,7 +552,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         }
         Err(Error::new(
             "empty a queue",
-            Cause::NotKept("it fills as fast as it is emptied".into()),
+            Cause::NotKept("new signals arrive as fast as the queue is emptied".into()),
         )
         .in_thread(plan.tid))
     }
@@ -652,7 +653,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         }
         Err(Error::new(
             format!("let timer {} expire", timer.id),
-            Cause::NotKept("its entry does not come into the queue".into()),
+            Cause::NotKept("the timer's entry does not appear in the queue".into()),
         )
         .in_thread(tid))
     }
@@ -745,7 +746,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             .ok_or_else(|| {
                 Error::new(
                     format!("put back timer {}", timer.id),
-                    Cause::Unexpected(format!("there is no thread {id}")),
+                    Cause::Unexpected(format!("thread {id} does not exist")),
                 )
             })
     }

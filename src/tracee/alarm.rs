@@ -1,11 +1,11 @@
-//! An end to the one request of ptrace(2) that may wait without one.
+//! A timeout for PTRACE_SEIZE, the only ptrace(2) request that can block indefinitely.
 //!
-//! PTRACE_SEIZE takes the tracee's cred_guard_mutex (ptrace_attach, kernel/ptrace.c). A thread in execve(2) holds that from
-//! before it reads the program until all other threads of its process are gone (bprm_execve and de_thread, fs/exec.c),
-//! and one that is traced is gone when its tracer has heard of its end. So whoever seizes threads one by one while another
-//! of them calls execve waits for it, and it for him; and a program on a disk that does not answer takes as long as it
-//! likes. A signal ends the wait in the kernel, but the call is then begun again whatever sigaction(2) says
-//! (ERESTARTNOINTR). Hence a handler that steps over it.
+//! PTRACE_SEIZE takes the tracee's cred_guard_mutex (ptrace_attach, kernel/ptrace.c). A thread in execve(2) holds that
+//! from before it reads the program until all other threads of its process are gone (bprm_execve and de_thread,
+//! fs/exec.c), and one that is traced is gone when its tracer has heard of its end. So a tracer that seizes threads one
+//! by one and a thread that calls execve wait for each other; and reading a program from a disk that does not respond
+//! has no bound. A signal ends the wait in the kernel, but the call is then begun again whatever sigaction(2) says
+//! (ERESTARTNOINTR). So the signal handler steps over the system call.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! System calls to be made inside a tracee, and their layout in scratch memory: a table that the stub's loop
-//! walks, and behind it what the calls read and write.
+//! Batches of system calls for a tracee, and their layout in scratch memory: the table that the stub's loop walks,
+//! followed by the buffers of the calls.
 
 use std::sync::Arc;
 
@@ -270,7 +270,7 @@ impl<'a> Layout<'a> {
         let n = fit.count();
         if n == 0 && !calls.is_empty() {
             return Err(Error::os(
-                format!("{}: arguments of more than {room} bytes", calls[0].name),
+                format!("{}: the arguments exceed {room} bytes", calls[0].name),
                 Errno::E2BIG,
             ));
         }

@@ -1,8 +1,8 @@
-//! How long, and for how many stops, is waited for threads. docs/bounds.md says what that comes to.
+//! Bounds on waiting for threads, in time and in number of stops. docs/bounds.md lists them.
 //!
-//! Two bounds, and neither is met in the ordinary course, where a stop takes microseconds. A [`Bound`] is that of one errand
-//! to one thread: a number of stops, because somebody who sends signals can make a thread stop for ever without a pause,
-//! and a time. A [`Budget`] is what all waiting in one process may come to, for as long as it is held.
+//! Normally a stop takes microseconds, and no bound is reached. A [`Bound`] limits one operation in one thread: in
+//! number of stops, because a stream of signals can stop a thread again and again, and in time. A [`Budget`] limits the
+//! total waiting in one process while the budget is held.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -126,14 +126,14 @@ impl Bound {
     /// ETIMEDOUT if there have been too many, or it has taken too long.
     pub fn one_more(&mut self) -> Result<()> {
         let why = if self.stops == 0 {
-            "it stops over and over, as somebody keeps sending it signals"
+            "the thread stops over and over, because signals keep arriving"
         } else if Instant::now() >= self.deadline {
-            "it takes too long"
+            "the work takes too long"
         } else {
             self.stops -= 1;
             return Ok(());
         };
-        let what = format!("{} ({why}: given up, and undone)", self.what);
+        let what = format!("{} ({why}: given up and undone)", self.what);
         Err(Error::os(what, Errno::ETIMEDOUT).in_thread(self.tid))
     }
 }

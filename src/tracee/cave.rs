@@ -71,7 +71,7 @@ impl Cave {
             let stub = at.0..at.0 + Stub::len() as u64;
             if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {
                 return Err(Error::os(
-                    "a tracer died a moment ago, and the thread is not yet back in the program",
+                    "a tracer has just died, and the thread is not back in the program yet",
                     Errno::EAGAIN,
                 )
                 .in_thread(*tid));
@@ -84,7 +84,7 @@ impl Cave {
         };
         let (at, before) = fresh.or_else(oldest).ok_or_else(|| {
             Error::new(
-                "look for room for the injected code",
+                "find room for the injected code",
                 Cause::Unsupported(
                     format!("no executable mapping ends in {} unused bytes", Stub::len()).into(),
                 ),
@@ -128,8 +128,8 @@ impl Cave {
             let mut found = vec![0; self.before.len()];
             memory.read(self.at, &mut found)?;
             if found != self.before {
-                let why = Cause::NotKept("other bytes read back".into());
-                return Err(Error::new("put back what the injected code was in", why));
+                let why = Cause::NotKept("the bytes read back differ".into());
+                return Err(Error::new("restore the bytes under the injected code", why));
             }
             self.dirty = false;
         }

@@ -1,4 +1,4 @@
-//! Open files of another process: pidfd_getfd(2) gives a descriptor of the same open file, without the process's help.
+//! Open files of another process: pidfd_getfd(2) duplicates a descriptor of the process without its cooperation.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

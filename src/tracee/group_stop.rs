@@ -1,4 +1,4 @@
-//! Group stops: entering, joining and ending them, in a process that is traced and stays so.
+//! Enters, joins and ends group stops in a process that stays traced.
 //!
 //! Nothing is injected, and not one instruction of the program is executed: a thread that is let go with a signal
 //! pending handles that one, and traps again, on its way out of the kernel (get_signal, kernel/signal.c). So this
@@ -255,7 +255,7 @@ fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
                 wait_trap(tid)?;
                 return Err(Error::new(
                     format!("wait for {carrier}"),
-                    Cause::Unexpected("it was taken away: somebody sends SIGCONT".into()),
+                    Cause::Unexpected("the signal is gone: another process sent SIGCONT".into()),
                 )
                 .in_thread(tid));
             }

@@ -1,4 +1,4 @@
-//! System calls made inside a stopped thread, and nothing left of it.
+//! Makes system calls in a stopped thread, and restores the thread completely.
 //!
 //! One thread at a time. The order below is what makes the death of the tracer harmless at every instant:
 //!
@@ -312,7 +312,7 @@ fn refuse_signals(calls: &[Call]) -> Result<()> {
     if calls.iter().any(|call| call.touches().is_some()) {
         return Err(Error::new(
             "make system calls",
-            Cause::Unexpected("one of them sends a signal, or changes what one does".into()),
+            Cause::Unexpected("a call would send a signal or change a disposition".into()),
         ));
     }
     Ok(())
@@ -325,7 +325,7 @@ impl<Owner> Drop for Injector<'_, Owner> {
             && !e.is_died()
         {
             log::error!(
-                "pid {}: taking back what was injected: {e}",
+                "pid {}: removing the injected code: {e}",
                 self.process.pid()
             );
         }
@@ -715,7 +715,7 @@ impl<'i> Visit<'i> {
         self.scratch = None;
         // Nobody else maps anything: all threads stand still.
         if self.memory.read(at, &mut [0]).is_ok() {
-            let why = Cause::NotKept("it can be read still".into());
+            let why = Cause::NotKept("the memory is still mapped".into());
             return Err(Error::new("unmap scratch memory", why));
         }
         fault::point(Point::ScratchUnmapped)
@@ -743,7 +743,7 @@ impl<'i> Visit<'i> {
         if !self.run_to_end(layout.calls().len())?.batch_is_through() {
             return Err(Error::new(
                 "run the batch",
-                Cause::Unexpected("the thread left it early".into()),
+                Cause::Unexpected("the thread left the batch early".into()),
             ));
         }
         fault::point(Point::BatchDone)?;
@@ -943,8 +943,8 @@ fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
         match ptrace::wait_stop(tid, slice) {
             Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
                 if proc::is_held(Pid::from(tid)) {
-                    let what = "wait for the stop (its cgroup was frozen meanwhile: what was begun in it ends, or is \
-                                undone, when it is thawed)";
+                    let what = "wait for the stop (the cgroup was frozen meanwhile: the work begun in the thread ends \
+                                or is undone when the cgroup is thawed)";
                     return Err(Error::os(what, Errno::ETIMEDOUT));
                 }
                 if Instant::now() >= within_budget(deadline) {
@@ -980,7 +980,7 @@ fn abort_address(memory: &Memory, cs: u64, ip: u64) -> Result<Option<u64>> {
 
 fn no_room(calls: &[Call], len: usize, errno: Errno) -> Error {
     let why = format!(
-        "to make {} system calls in one go takes {len} bytes of memory in the process, and mmap says {errno}",
+        "a batch of {} system calls needs {len} bytes of memory in the process, and mmap failed with {errno}",
         calls.len()
     );
     Error::new("map memory", Cause::Refused(why.into()))

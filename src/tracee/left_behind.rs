@@ -1,5 +1,5 @@
-//! Threads that a tracer has left in its injected code: it died or gave up, and they are on their way back into the program
-//! by themselves. Where another tracer stops them on that way, it takes them to the end of it.
+//! Threads that are still in the injected code of a tracer that died or gave up. Such threads return to the program by
+//! themselves; a tracer that stops them on the way completes the return.
 
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ const STOPS: usize = 4_000_000;
 /// If a thread is gone or does not come to the end of its way: the program itself may hold such code.
 pub(super) fn bring_back(memory: &Memory, threads: &[InStub]) -> Result<()> {
     for InStub { tid, base, stub } in threads {
-        log::debug!("tid {tid}: in the code of a tracer that has died or given up: brought back");
+        log::debug!(
+            "tid {tid}: was in the injected code of a tracer that died or gave up: brought back"
+        );
         leave(memory, *tid, *base, stub).map_err(|e| e.in_thread(*tid))?;
     }
     Ok(())

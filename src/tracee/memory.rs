@@ -1,11 +1,11 @@
 //! A tracee's memory, through `/proc/PID/mem`: unlike process_vm_writev(2) it writes where the program itself
 //! may only execute, on a private copy of the page (mm/gup.c, FOLL_FORCE).
 //!
-//! A page that is not there is fetched, by whoever serves it: a FUSE server, a host on the network, a program behind
-//! userfaultfd(2). None of them need answer, and the one that waits for it waits in uninterruptible sleep. So there are
-//! two kinds of access. [`Memory::read`] and [`Memory::write`] are for what the kernel or this program has put there: the
-//! vDSO, scratch memory. [`Memory::read_program`] and [`Memory::write_program`] are for addresses that the program has
-//! chosen, and refuse a page that somebody might have to be asked for.
+//! A page that is not present is fetched from a server: a FUSE server, a host on the network, a program that uses
+//! userfaultfd(2). The server may never answer, and the access waits in uninterruptible sleep. So there are two kinds
+//! of access. [`Memory::read`] and [`Memory::write`] are for what the kernel or this program has put there: the vDSO,
+//! scratch memory. [`Memory::read_program`] and [`Memory::write_program`] are for addresses that the program has
+//! chosen, and refuse a page that would have to be fetched.
 
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
@@ -172,7 +172,7 @@ impl Memory {
                 Access::Read => "read",
                 Access::Write => "write",
             };
-            let why = format!("{why}, and whoever serves it need not answer");
+            let why = format!("{why}, and the server of the page may never answer");
             Error::new(
                 format!("{operation} {len} bytes at {:#x}", at.0),
                 Cause::Refused(why.into()),
@@ -191,7 +191,9 @@ impl Memory {
                 continue;
             }
             if !self.is_local(mapping) {
-                return Err(refused("the page is of a file on a foreign file system"));
+                return Err(refused(
+                    "the page belongs to a file on a FUSE or network file system",
+                ));
             }
             let entry = self.page(page)?;
             let is_there = entry & (PM_PRESENT | PM_SWAP) != 0;
@@ -200,7 +202,7 @@ impl Memory {
             let is_on_disk =
                 matches!(mapping.backing, Backing::File { device } if !proc::is_memory(device));
             if is_kept || !is_there && !is_on_disk {
-                return Err(refused("the page is not there"));
+                return Err(refused("the page is not present"));
             }
         }
         Ok(())

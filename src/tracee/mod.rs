@@ -1,7 +1,7 @@
-//! Another process, stopped: reading it, and making it run system calls.
+//! Stopped processes: ptrace, reading memory, and system calls made in the process.
 //!
-//! What is unsafe in this crate is here, in `ptrace` (the requests), in `files` (its open files) and in `crate::arch` (the
-//! injected code).
+//! Unsafe code of this module is in `ptrace` (the requests) and in `files` (open files of the process); the injected
+//! code is in `crate::arch`.
 
 mod alarm;
 mod batch;

@@ -1,5 +1,5 @@
-//! What a program can have set up so that a system call made inside one of its threads would not be one: seen to before the
-//! first is made.
+//! Checks for program settings under which an injected system call would not be executed as a system call, before the
+//! first call is made.
 //!
 //! - **Syscall User Dispatch** (prctl(2), PR_SET_SYSCALL_USER_DISPATCH) turns calls into SIGSYS as long as a byte of the
 //!   program's says so. For the time of a visit that byte allows them. The dispatch itself is not touched: to turn it on
@@ -37,7 +37,7 @@ pub(super) fn selector(tid: Tid, memory: &Memory) -> Result<Option<RemoteAddr>> 
         Dispatch::By(0) => {
             return Err(unsupported(
                 WHAT,
-                "it has no selector, so that nothing but turning it off allows calls, and turning it on again can fail",
+                "it has no selector: only turning it off allows calls, and turning it on again can fail",
             ));
         }
         Dispatch::By(at) => RemoteAddr(at),
@@ -49,7 +49,7 @@ pub(super) fn selector(tid: Tid, memory: &Memory) -> Result<Option<RemoteAddr>> 
         [SYSCALL_DISPATCH_FILTER_BLOCK] => Ok(Some(at)),
         _ => Err(unsupported(
             WHAT,
-            "its selector says neither that calls are allowed nor that they are blocked, so that each ends the process",
+            "its selector is neither ALLOW nor BLOCK, so every call kills the process",
         )),
     }
 }
@@ -85,7 +85,7 @@ pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
     if keys.denies_default(&state) {
         return Err(unsupported(
             "make system calls",
-            "the thread's protection keys (PKRU) keep it from memory with key 0, which is all that has no other",
+            "the thread's protection keys (PKRU) deny access to memory with key 0, the default key",
         ));
     }
     Ok(())
@@ -97,7 +97,7 @@ pub(super) fn refuse_x32(registers: &Registers) -> Result<()> {
     if registers.is_x32() {
         return Err(unsupported(
             "make system calls",
-            "this is a program of x32, whose handlers would not be called as such any more",
+            "this is an x32 program, whose handlers would be called with the wrong frame afterwards",
         ));
     }
     Ok(())

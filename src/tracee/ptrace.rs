@@ -230,7 +230,7 @@ pub fn put_back_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
     if found == wanted {
         return Ok(());
     }
-    let why = Cause::NotKept(format!("it is {found}, and was {wanted}"));
+    let why = Cause::NotKept(format!("the mask is {found}, and was {wanted}"));
     Err(Error::new("put back the signal mask", why).in_thread(tid))
 }
 
@@ -243,7 +243,7 @@ pub fn put_back_registers(tid: Tid, wanted: &Registers) -> Result<()> {
     if registers(tid)? == *wanted {
         return Ok(());
     }
-    let why = Cause::NotKept("the kernel accepted them and reads back others".into());
+    let why = Cause::NotKept("the kernel accepted the registers but returns others".into());
     Err(Error::new("put back the registers", why).in_thread(tid))
 }
 
@@ -418,7 +418,7 @@ pub fn await_trap(tid: Tid, patience: Duration) -> Result<()> {
             Stop::Syscall | Stop::OtherEvent(_) => {
                 return Err(Error::new(
                     "leave the stub",
-                    Cause::Unexpected("the thread ran on".into()),
+                    Cause::Unexpected("the thread kept running".into()),
                 ));
             }
         }

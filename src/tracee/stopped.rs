@@ -1,5 +1,5 @@
-//! Stopped processes, as types: what needs a stopped thread takes one of these, and only what this crate has
-//! stopped itself can be let go by it.
+//! Stopped processes as types: every operation that needs a stopped thread takes such a type, and only processes that
+//! this crate has stopped can be released by this crate.
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -264,7 +264,7 @@ impl StoppingProcess {
         while proc::is_stopped_and_held(pid) {
             if Instant::now() >= deadline {
                 return Err(Error::os(
-                    "PTRACE_SEIZE (it is stopped, and a freezer of cgroup v1 holds it)",
+                    "PTRACE_SEIZE (the process is stopped, and a freezer of cgroup v1 holds it)",
                     Errno::ETIMEDOUT,
                 )
                 .during(Phase::Seize, pid));
@@ -391,8 +391,8 @@ impl StoppingProcess {
         while proc::is_held(self.process.pid) {
             if Instant::now() >= deadline {
                 return Err(Error::os(
-                    "wait until it is thawed (its cgroup is frozen, and nothing can be executed in it; `dump --cgroup` \
-                     thaws it for that time)",
+                    "wait until the process is thawed (its cgroup is frozen, and nothing can run in it; `dump \
+                     --cgroup` thaws the cgroup for the dump)",
                     Errno::ETIMEDOUT,
                 ));
             }
@@ -527,7 +527,7 @@ impl StoppingProcess {
         // The first pass has to be made; whoever makes threads faster than they are stopped is not followed for ever.
         if !self.known.is_empty() && Instant::now() >= deadline {
             return Err(Error::os(
-                "seize (it makes threads faster than they are stopped)",
+                "seize (the process creates threads faster than they are stopped)",
                 Errno::ETIMEDOUT,
             ));
         }
@@ -606,7 +606,7 @@ fn why_not(tid: Tid, e: Error) -> Error {
         Err(gone) if gone.is_died() => return gone,
         Ok(status) if status.dead => {
             return Error::new(
-                "PTRACE_SEIZE (it has ended, and its parent has not waited for it)",
+                "PTRACE_SEIZE (the process is a zombie, not waited for)",
                 Cause::Died,
             )
             .in_thread(tid);
@@ -625,7 +625,7 @@ fn why_not(tid: Tid, e: Error) -> Error {
     }
     match (e.cause(), proc::tracer(pid, tid)) {
         (Cause::Os(errno), Ok(Some((tracer, name)))) => Error::os(
-            format!("PTRACE_SEIZE (it is traced already, by {tracer} ({name}))"),
+            format!("PTRACE_SEIZE (already traced by {tracer} ({name}))"),
             *errno,
         )
         .in_thread(tid),
@@ -649,8 +649,8 @@ fn without_leader(pid: Pid, e: Error) -> Error {
         0 => e,
         others => {
             let why = format!(
-                "the first thread of {} has ended (pthread_exit), and {others} others run on: a process without its \
-                 first thread can't be read or changed",
+                "the leader of {} has ended (pthread_exit), and {others} other threads still run: a process without \
+                 its leader can't be read or changed",
                 status.comm
             );
             Error::new("PTRACE_SEIZE", Cause::Unsupported(why.into()))
@@ -701,8 +701,8 @@ fn refuse_seccomp(stopped: &StoppedProcess<ByUs>) -> Result<()> {
             proc::Seccomp::Filter => "a seccomp filter",
         };
         let what = format!(
-            "the thread is under {mode}, which would judge the system calls that have to be made inside it; to suspend \
-             that takes CAP_SYS_ADMIN, in a tracer that is not under seccomp itself"
+            "the thread is under {mode}, which would apply to the system calls that have to be made in it; suspending \
+             seccomp needs CAP_SYS_ADMIN and a tracer that is not under seccomp itself"
         );
         return Err(
             Error::new("PTRACE_O_SUSPEND_SECCOMP", Cause::Unsupported(what.into())).in_thread(tid),

@@ -1,7 +1,7 @@
-//! `make bench`: what the plugin adds to the checkpoint and to the restore of a container, as its engine takes them, and
-//! how large its images are beside CRIU's.
+//! `make bench`: measures what the plugin adds to the checkpoint and the restore of a container by its engine, and the
+//! size of the plugin's images beside CRIU's.
 //!
-//! With and without the plugin alternate, so that whatever else the machine does falls on both.
+//! Runs with and without the plugin alternate, so that other load on the machine affects both.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! `make bench`: how long live processes stand still for `criu-signals`, and how long the command takes, beside gdb and
-//! CRIU for the same processes.
+//! `make bench`: measures how long `criu-signals` stops live processes and how long the command takes, compared with
+//! gdb and CRIU on the same processes.
 //!
-//! All take turns, so that whatever else the machine does falls on each of them. Medians are shown.
+//! All tools take turns, so that other load on the machine affects each of them. Medians are shown.
 
 use std::fs;
 use std::path::{Path, PathBuf};

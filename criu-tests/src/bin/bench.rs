@@ -1,7 +1,8 @@
-//! `make bench`: what the plugin adds to a dump and to a restore, side by side in one run, and what one capture takes.
+//! `make bench`: measures what the plugin adds to a dump and to a restore, side by side in one run, and the time of one
+//! capture.
 //!
-//! With and without the plugin alternate, so that whatever else the machine does falls on both. Medians are shown:
-//! these are times of whole processes, with outliers upwards only.
+//! Runs with and without the plugin alternate, so that other load on the machine affects both. Medians are shown,
+//! because times of whole processes have outliers only upwards.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

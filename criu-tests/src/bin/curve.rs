@@ -1,7 +1,7 @@
-//! `make curve`: what a deep queue costs, with the plugin and without, side by side in one run.
+//! `make curve`: measures what a deep queue costs, with the plugin and without, side by side in one run.
 //!
-//! With and without alternate, so that whatever else the machine does falls on both. Medians are shown. The file of
-//! figures and the picture are for `docs/`.
+//! Runs with and without the plugin alternate, so that other load on the machine affects both. Medians are shown. The
+//! figures and the picture are written for `docs/`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `make demo`: one program, dumped and restored by a real criu with the plugin, and its signal state before, in the
+//! `make demo`: dumps and restores a program by a real criu with the plugin, and shows its signal state before, in the
 //! image, and after.
 
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
-//! Somebody who uses mounted files, or whose files they are: does what a test says, one line at a time, with the rights that
-//! the test has started the program with, or that its file gives (set-user-id).
+//! A user or a target of mounted files: executes commands of a test, one per line, with the privileges with which the
+//! test has started the program, or those of its file (set-user-id).
 //!
-//! Each line is answered by one: `ok` and what was found, or `err` and the errno. Descriptors have numbers, which they keep
-//! across `exec`.
+//! Each command line gets one line in reply: `ok` and the result, or `err` and the errno. Descriptors have numbers,
+//! which they keep across `exec`.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What an engine runs: a configuration (OCI runtime specification, config.md) and a root file system.
+//! A bundle for an engine: a configuration (OCI runtime specification, config.md) and a root file system.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! What a run ended with, and what follows from all runs of a case.
+//! The result of a run, and the verdict from all runs of a case.
 
 use std::fmt;
 

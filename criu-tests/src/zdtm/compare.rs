@@ -1,4 +1,4 @@
-//! Where a run without the plugin and one with it differ.
+//! Compares a run without the plugin and a run with the plugin.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What the plugin said in the logs of a whole run of the suite: every verdict, and everything out of the ordinary.
+//! Collects the plugin's lines from the logs of a run of the suite: every verdict, and every unusual line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

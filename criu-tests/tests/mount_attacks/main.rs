@@ -1,5 +1,5 @@
-//! Attacks on mounted files: by users, by way of programs that are set-user-id, and of what the kernel lets pass from one
-//! process to another. docs/proc-sig.md ("Who may do what") says what must hold.
+//! Attacks on mounted files: by users, by set-user-id programs, and by passing descriptors between processes.
+//! docs/proc-sig.md ("Who may do what") lists the guarantees.
 //!
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 

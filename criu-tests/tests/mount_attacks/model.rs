@@ -1,6 +1,6 @@
-//! What two users and root do with the files of three processes, in random order, against a model of who may see what.
+//! Two users and root access the files of three processes in random order; a model predicts who may see what.
 //!
-//! The seed is printed when it fails; `MOUNT_MODEL_SEED` runs it again, `MOUNT_MODEL_STEPS` longer.
+//! A failure prints the seed; `MOUNT_MODEL_SEED` repeats the run, `MOUNT_MODEL_STEPS` sets its length.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

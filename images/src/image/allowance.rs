@@ -1,4 +1,4 @@
-//! How much images may hold, where they come from somebody else.
+//! Limits on the contents of untrusted images.
 
 use crate::error::ImageError;
 

@@ -1,4 +1,4 @@
-//! How the file of an image is made and found.
+//! Creates and opens image files.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Read, Take};

@@ -1,4 +1,4 @@
-//! In whose words a text is, and what is wrong with one.
+//! The dialect of a text (this project's or the patches of 2007), and errors in a text.
 
 /// Whose text it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! One line of text, taken apart word by word, with the place of whatever is wrong.
+//! Parses one line of text word by word, and reports the position of errors.
 
 use super::dialect::TextError;
 
@@ -28,11 +28,11 @@ impl<'t> Line<'t> {
             .iter()
             .position(|&byte| !(byte == b'\t' || (b' '..=b'~').contains(&byte)))
         {
-            let reason = format!("byte {:#04x} is in none of these files", bytes[at]);
+            let reason = format!("byte {:#04x} is not allowed in these files", bytes[at]);
             return Err(wrong(at, reason));
         }
         if bytes.len() > LONGEST {
-            let reason = format!("no line is longer than {LONGEST} characters");
+            let reason = format!("the line is longer than {LONGEST} characters");
             return Err(wrong(LONGEST, reason));
         }
         let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.valid_up_to(), e.to_string()))?;
@@ -90,7 +90,7 @@ impl<'t> Line<'t> {
 
     fn expected(&self, what: &str, found: &str) -> TextError {
         if found.is_empty() {
-            self.wrong(format!("expected {what}, and the line ends"))
+            self.wrong(format!("expected {what}, but the line ends"))
         } else {
             self.wrong(format!("expected {what}, found {found:?}"))
         }
@@ -128,7 +128,7 @@ impl<'t> Line<'t> {
         match number {
             Some(number) if (low..=high).contains(&number) => Ok(number),
             Some(number) => Err(self.wrong(format!(
-                "{what} is a number from {low} to {high}, and this is {number}"
+                "{what} is a number from {low} to {high}, not {number}"
             ))),
             None => Err(self.expected(&format!("{what}, a number{}", behind(end)), word)),
         }
@@ -234,7 +234,7 @@ mod tests {
         line.end().expect("that was all");
         let error = line.u64("the size").expect_err("no more");
         assert_eq!(error.column, 14);
-        assert!(error.reason.ends_with("and the line ends"), "{error}");
+        assert!(error.reason.ends_with("but the line ends"), "{error}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl fmt::Display for SigFile {
 /// The name is none of the six.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no file is named {0:?}: there are action, altstack, blocked, pending, shared_pending and waiters"
+    "unknown file {0:?}: the files are action, altstack, blocked, pending, shared_pending and waiters"
 )]
 pub struct ParseSigFileError(String);
 
@@ -127,7 +127,7 @@ pub fn parse(file: SigFile, text: &[u8], dialect: Option<Dialect>) -> Result<Wri
     parser.finish()?.ok_or_else(|| TextError {
         line: last,
         column: 1,
-        reason: format!("there is nothing to be written to {file}"),
+        reason: format!("no text for {file}"),
     })
 }
 
@@ -198,7 +198,7 @@ impl Parser {
             }
             State::Queue(parser) => parser.feed(line)?,
             State::ReadOnly => {
-                return Err(line.wrong("this file is not written: a wait is begun by the waiter"));
+                return Err(line.wrong("this file is read-only: only the waiter can begin a wait"));
             }
         }
         Ok(())

@@ -235,7 +235,7 @@ impl Parser {
                     Dialect::Patches => entry.signo.get() + 1,
                 };
                 let reason = format!(
-                    "{} has an entry here, and column {column} of the mask says that it is not pending",
+                    "{} has an entry here, but column {column} of the mask says that it is not pending",
                     entry.signo
                 );
                 return Err(TextError {
@@ -295,7 +295,7 @@ impl Entry {
                     && sender(fields).is_some_and(|sender| sender != stated)
                 {
                     let reason = format!(
-                        "pid and uid are others here than pid {} and uid {} in line {}",
+                        "pid and uid differ from pid {} and uid {} in line {}",
                         self.pid, self.uid, self.line
                     );
                     return Err(TextError {
@@ -442,8 +442,11 @@ fn raw(line: &mut Line<'_>, entry: &Entry) -> Result<Siginfo, TextError> {
     let stated = (entry.signo.get(), entry.errno, entry.code);
     if stated != (info.signo(), info.errno(), info.code()) {
         return Err(line.wrong(format!(
-            "these bytes begin with signal {}, errno {} and code {}, and line {} says something else",
-            info.signo(), info.errno(), info.code(), entry.line
+            "these bytes begin with signal {}, errno {} and code {}, but line {} differs",
+            info.signo(),
+            info.errno(),
+            info.code(),
+            entry.line
         )));
     }
     Ok(info)
@@ -696,7 +699,7 @@ mod tests {
             (
                 format!("{mask}\n{head}\n    pid 6 uid 0"),
                 (3, 1),
-                "others here",
+                "pid and uid differ",
             ),
             (
                 format!("{mask}\n{head}\n    raw 00"),

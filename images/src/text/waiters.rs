@@ -1,4 +1,4 @@
-//! `waiters`: who waits for the task.
+//! `waiters`: the threads that wait for the process or thread.
 
 use std::fmt;
 

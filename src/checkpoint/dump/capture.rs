@@ -1,4 +1,5 @@
-//! The steps from a process that CRIU hands over to one that CRIU goes by.
+//! The steps of a dump between the moment when CRIU hands a process to the plugin and the moment when CRIU dumps the
+//! process.
 
 use criu_signals_images::{Pid, ProcessState, Rlimit, RunState, TakenOut};
 use nix::sys::resource::{Resource, getrlimit};
@@ -153,11 +154,11 @@ fn enough_for_timers(hard: u64, timers: u64, may_raise: bool) -> Result<u64> {
         return Ok(Rlimit::INFINITY);
     }
     let why = format!(
-        "{timers} POSIX timers are charged to RLIMIT_SIGPENDING, of which criu can give at most {hard} at the restore, and \
+        "{timers} POSIX timers are charged to RLIMIT_SIGPENDING, but criu can set at most {hard} at the restore, and \
          the restore would fail: raise criu's hard limit, or run criu with CAP_SYS_RESOURCE"
     );
     Err(Error::new(
-        "lend room for timers",
+        "raise RLIMIT_SIGPENDING for timers",
         Cause::Unsupported(why.into()),
     ))
 }

@@ -1,4 +1,4 @@
-//! The image folder of a dump: the images of this project, and what is corrected in CRIU's own.
+//! The image folder of a dump: writes the images of this project, and corrects CRIU's own images.
 
 use std::os::fd::BorrowedFd;
 
@@ -53,17 +53,17 @@ impl Dump {
         let dumped = match image_folder::dumped_processes(dir) {
             Ok(dumped) => dumped,
             Err(e) => {
-                return self
-                    .recorder
-                    .error(format!("cannot tell whether every task was captured: {e}"));
+                return self.recorder.error(format!(
+                    "cannot tell whether every process was captured: {e}"
+                ));
             }
         };
         let captured: Vec<i32> = self.processes.values().filter_map(|p| p.captured).collect();
         for pid in dumped.iter().filter(|pid| !captured.contains(pid)) {
             self.recorder.error(format!(
-                "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: \
-                 its signal state is NOT in the images. Another plugin's CHECKPOINT_DEVICES hook has \
-                 ended the round before this one's turn"
+                "pid {pid} (in its own namespace): dumped by criu, but never handed to this plugin: its signal state \
+                 is NOT in the images. The CHECKPOINT_DEVICES hook of another plugin kept criu from calling this \
+                 plugin"
             ));
         }
     }
@@ -102,11 +102,12 @@ impl Dump {
         match corrections::correct_files(dir, is_unwanted) {
             Ok(corrected) if corrected == Corrected::default() => {}
             Ok(Corrected { owners, timerfds }) => log::info!(
-                "criu's image of files: {owners} owners are left to the restore, and {timerfds} timerfds that have expired and \
-                 were not read go on"
+                "criu's files.img: removed {owners} owners (F_SETOWN), which the plugin sets at the restore, and armed \
+                 {timerfds} timerfds that had expired and were not read"
             ),
             Err(e) => self.recorder.error(format!(
-                "criu will fail to restore files whose SIGIO goes to a thread, or timerfds will not go on: {e}"
+                "cannot correct criu's files.img: the restore will fail for files whose SIGIO goes to a thread, or \
+                 expired timerfds will stay disarmed: {e}"
             )),
         }
     }
@@ -116,13 +117,13 @@ impl Dump {
 fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> std::result::Result<(), String> {
     corrections::lend_room(dir, pid, limit).map_err(|e| {
         format!(
-            "pid {pid} (in its own namespace): criu will fail to restore queue or timers, as RLIMIT_SIGPENDING leaves \
-             too little room: {e}"
+            "pid {pid} (in its own namespace): cannot raise RLIMIT_SIGPENDING in criu's image: criu will fail to \
+             restore the queue or the timers: {e}"
         )
     })?;
     log::info!(
-        "pid {pid} (in its own namespace): criu's image has RLIMIT_SIGPENDING {limit}, under which queue and \
-         timers can be restored; the right one is set at the restore"
+        "pid {pid} (in its own namespace): raised RLIMIT_SIGPENDING to {limit} in criu's image, so that criu can \
+         restore the queue and the timers; the plugin sets the captured limit at the restore"
     );
     Ok(())
 }
@@ -135,13 +136,14 @@ fn correct_timers(
 ) -> std::result::Result<(), String> {
     let corrected = corrections::correct_timers(dir, pid, timers).map_err(|e| {
         format!(
-            "pid {pid} (in its own namespace): criu will fail to restore timers that count or tell threads, or \
-             make them for others: {e}"
+            "pid {pid} (in its own namespace): cannot correct the timers in criu's image: criu will fail to restore \
+             timers that count the CPU time of a thread or signal a thread, or will assign them to the wrong thread: \
+             {e}"
         )
     })?;
     if corrected {
         log::info!(
-            "pid {pid} (in its own namespace): criu's image names the threads that timers count or tell"
+            "pid {pid} (in its own namespace): corrected the threads of timers in criu's image"
         );
     }
     Ok(())

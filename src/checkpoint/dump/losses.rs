@@ -1,4 +1,4 @@
-//! What a dump can't keep of a process: said, or refused, as the options have it.
+//! Warns about state that cannot be preserved, or fails the dump if so configured.
 
 use criu_signals_images::{Pid, PosixTimer, ProcessState};
 use nix::unistd::getpgid;

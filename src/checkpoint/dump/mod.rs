@@ -1,9 +1,10 @@
-//! `criu dump`: every task's signal state, captured when all are stopped and none has been dumped.
+//! `criu dump`: captures the signal state of every process when all processes are stopped and CRIU has dumped none of
+//! them.
 //!
-//! CRIU calls the plugin three times for a process, and [`Dump`] has a method for each: [`before_seize`](Dump::before_seize)
-//! while the process still runs, [`capture`](Dump::capture) when all are stopped, and [`end`](Dump::end), when CRIU has
-//! written its images. What is done to a process in between is in `process.rs`, as an order of types; what has to be undone
-//! at the end is in `take_back.rs`, as a table.
+//! CRIU calls the plugin three times for a process, and [`Dump`] has a method for each:
+//! [`before_seize`](Dump::before_seize) while the process still runs, [`capture`](Dump::capture) when all are stopped,
+//! and [`end`](Dump::end), when CRIU has written its images. `process.rs` has the steps for one process, as an order of
+//! types; `take_back.rs` has the table of what is undone at the end.
 
 mod capture;
 mod images;
@@ -71,8 +72,8 @@ fn refuse_stream(host: &Host) -> std::result::Result<(), HookError> {
             "criu-image-streamer takes the images of this dump (--stream)",
             Cause::Unsupported(
                 format!(
-                    "criu has no way to send it a plugin's, and without these signals would be lost at the restore. \
-                     Dump into a folder and send that, or remove {STREAMER} if nothing is streamed"
+                    "criu cannot stream the images of a plugin, and a restore without these images would lose signals. \
+                     Dump into a folder and send the folder, or remove {STREAMER} if nothing is streamed"
                 )
                 .into(),
             ),
@@ -97,7 +98,8 @@ impl Dump {
         let recorded = host.add_inventory_plugin(INVENTORY_NAME)? == Inventory::Recorded;
         if !recorded {
             log::info!(
-                "this criu keeps no list of plugins: restore with --libdir, or nothing is checked"
+                "this criu does not record in the images that the restore needs the plugin: restore with --libdir, or \
+                 nothing is checked"
             );
         }
         Ok(Dump {
@@ -162,8 +164,8 @@ impl Dump {
             Ok(Some(found)) => {
                 if let Some(signal) = found.changed_over() {
                     log::info!(
-                        "pid {pid}: stopped by {signal}: put into a plain stop by SIGSTOP for the time of the dump, \
-                         because criu dumps no other, or takes pending signals away where stop signals are among them"
+                        "pid {pid}: stopped by {signal}: changed into a stop by SIGSTOP for the duration of the dump, \
+                         because criu dumps no other stop, or would discard pending stop signals"
                     );
                 }
                 match &mut process.before {
@@ -270,9 +272,9 @@ fn may_take_out(recorded: bool, setting: TakeOut, why: &str) -> Result<()> {
         "take out pending signals",
         Cause::Unsupported(
             format!(
-                "{why}; criu cannot cope with that, and this criu (before 4.1) would let a restore \
-                 without this plugin lose what is taken out. {TAKE_OUT}=always does it all \
-                 the same, =never leaves it to criu"
+                "{why}; criu cannot cope with this state, and with this criu (before 4.1) a restore without the plugin \
+                 would lose the signals that are taken out. {TAKE_OUT}=always takes them out all the same, =never \
+                 leaves them to criu"
             )
             .into(),
         ),

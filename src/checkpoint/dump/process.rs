@@ -1,15 +1,15 @@
-//! One process on its way through a dump: an order of types, of which each step consumes the one before.
+//! One process during a dump: an order of types, in which each step consumes the type of the step before.
 //!
 //! | Type | What holds |
 //! |---|---|
-//! | [`Seen`](interrupted::Seen) | CRIU has not seized the process; what its threads wait in was looked at |
-//! | [`Confirmed`] | CRIU has stopped it, and nothing has run in it since; the stop itself ends no system call |
-//! | [`Captured`] | its state was read |
-//! | [`Completed`] | so was what only the time before the stop tells |
-//! | [`Secured`] | its image is on the disk, and what CRIU can't cope with is taken out |
-//! | [`HandedOver`] | CRIU goes by what it finds |
+//! | [`Seen`](interrupted::Seen) | CRIU has not seized the process; the system calls in which its threads wait are known |
+//! | [`Confirmed`] | CRIU has stopped the process, and no code has run in the process since; the stop itself ends no system call |
+//! | [`Captured`] | the state of the process was read |
+//! | [`Completed`] | the state that only the time before the stop shows was added |
+//! | [`Secured`] | the image is on the disk, and the signals that CRIU cannot handle are taken out |
+//! | [`HandedOver`] | CRIU dumps the process as it is now |
 //!
-//! What has to be undone is in [`DumpedProcess`] as soon as it is done: a step that fails, and a panic, lose nothing.
+//! Every change is noted in [`DumpedProcess`] as soon as it is made, so that a failed step or a panic loses nothing.
 
 use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo, Tid};
 
@@ -158,7 +158,7 @@ impl<'p> Secured<'p> {
         }
     }
 
-    /// From here on CRIU goes by what it finds. Returns the whole state.
+    /// From here on CRIU dumps the process as it is. Returns the whole state.
     pub fn finish(self, process: &mut DumpedProcess) -> Result<ProcessState> {
         let pid = self.stopped.pid();
         if self.state.dispositions[SigNo::TRAP].is_ignored() {
@@ -177,7 +177,8 @@ fn refuse_dispatch(stopped: &StoppedProcess<ByHost>) -> Result<()> {
     let Some(tid) = stopped.dispatched()? else {
         return Ok(());
     };
-    let why = "the thread is under Syscall User Dispatch, and the system calls that criu makes in it would end it: refused";
+    let why = "the thread uses Syscall User Dispatch: the system calls that criu makes in the thread would kill the \
+               process, so the dump is refused";
     Err(Error::new("dump", Cause::Unsupported(why.into())).in_thread(tid))
 }
 
@@ -201,7 +202,8 @@ impl TrapIgnored {
         let guardian = Guardian::of_trap(pid, state).map_err(|e| {
             let e = e.during(Phase::Capture, pid);
             log::warn!(
-                "{e}: if criu is killed, SIGTRAP, which the process ignores, may be SIG_DFL in it"
+                "{e}: the process ignores SIGTRAP; if criu is killed during the dump, the disposition may become \
+                 SIG_DFL"
             );
         });
         TrapIgnored {
@@ -221,7 +223,7 @@ impl TrapIgnored {
             Some(guardian) if errors.is_empty() => {
                 if let Err(e) = guardian.dismiss() {
                     log::warn!(
-                        "pid {}: dispositions are back, but the guardian was gone: {e}",
+                        "pid {}: dispositions are put back, but the guardian had died: {e}",
                         self.pid
                     );
                 }

@@ -1,7 +1,7 @@
-//! Do the dumped processes go on running?
+//! Whether the dumped processes keep running.
 //!
-//! CRIU tells its plugins nothing of --leave-running and --leave-stopped. On its command line they can be seen; a request
-//! that came by RPC (criu swrk, criu service) can't be.
+//! CRIU does not pass --leave-running and --leave-stopped to plugins. The options are visible on criu's command line,
+//! but not in a request by RPC (criu swrk, criu service).
 
 /// May the processes go on running after this dump? False only if criu was told on its command line to dump, and not to leave
 /// them.

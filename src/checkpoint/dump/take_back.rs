@@ -1,5 +1,5 @@
-//! The end of a dump: everything that was done to the processes is undone, whatever became of the dump. Even after a good one
-//! a script of the user's may decide that the tasks run on.
+//! The end of a dump: undoes everything that was done to the processes, whether the dump succeeded or failed. Even
+//! after a successful dump, a post-dump script may decide that the processes keep running.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ const TAKE_BACK: [Step; 9] = [
     },
     // Goes by the stops as they remain.
     Step {
-        what: "look after stopped processes",
+        what: "start the process that removes stray stop signals",
         run: |dump, _| dump.look_after_stopped(),
     },
     // Processes come first.
@@ -80,8 +80,9 @@ impl Dump {
         }
         for Step { what, run } in TAKE_BACK {
             if contain(&what, || run(self, ret)).is_none() {
-                let what =
-                    format!("{what}: ended by an error in this plugin; the log has the place");
+                let what = format!(
+                    "{what}: a bug in this plugin ended the step; the log has the location"
+                );
                 self.recorder.error(what);
             }
         }
@@ -129,7 +130,7 @@ impl Dump {
                         log::warn!("{}", e.during(Phase::Replay, pid));
                     }
                     Err(e) => recorder.error(format!(
-                        "{}; the guardian tries again when criu has ended",
+                        "{}; the guardian retries when criu has exited",
                         e.during(Phase::Replay, pid)
                     )),
                 }
@@ -158,7 +159,7 @@ impl Dump {
                 Ok(differences) => {
                     for (difference, done) in differences {
                         let what = format!(
-                            "pid {pid}: not as it was before the dump: {difference}: {done}"
+                            "pid {pid}: differs from before the dump: {difference}: {done}"
                         );
                         match done {
                             Done::PutBack => log::warn!("{what}"),
@@ -168,7 +169,7 @@ impl Dump {
                 }
                 Err(e) if e.is_died() && proc::is_gone(pid) => {}
                 Err(e) => recorder.error(format!(
-                    "{}: whether it is as it was before the dump is not known",
+                    "{}: cannot tell whether the process is unchanged since before the dump",
                     e.during(Phase::Verify, pid)
                 )),
             }
@@ -185,7 +186,7 @@ impl Dump {
                 if let Err(e) = made
                     && !e.is_died()
                 {
-                    log::warn!("{e}: {} is not shown as pending any more", one.signo);
+                    log::warn!("{e}: {} no longer shows as pending", one.signo);
                 }
             }
         }
@@ -234,8 +235,8 @@ impl Dump {
             match interrupted::shield_traced(pid) {
                 Ok(true) => {}
                 Ok(false) => log::warn!(
-                    "pid {pid}: criu has failed before it handed the process over: a system call that waits in it may have \
-                     ended with EINTR, as without this plugin (docs/eintr.md)"
+                    "pid {pid}: criu failed before it handed the process to this plugin: a system call in which the \
+                     process waited may have failed with EINTR, as without the plugin (docs/eintr.md)"
                 ),
                 Err(e) if e.is_died() => {}
                 Err(e) => self
@@ -259,7 +260,7 @@ impl Dump {
         }
         if let Err(e) = stray_stop::put_right_afterwards(&all) {
             log::warn!(
-                "{e}: where stopped processes are left running, the stop signal that criu sends them stays pending \
+                "{e}: if stopped processes are left running, the additional stop signal that criu sends stays pending \
                  until SIGCONT"
             );
         }

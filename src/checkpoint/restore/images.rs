@@ -1,5 +1,5 @@
-//! The images of a restore, before anything is restored: are all there, do they mean anything on this machine, and does a
-//! signal fit on the alternate stacks, here?
+//! Checks the images before anything is restored: whether every image exists and fits this machine, and whether a
+//! signal frame of this machine fits on the alternate stacks.
 
 use std::os::fd::BorrowedFd;
 
@@ -43,7 +43,7 @@ impl Restore {
         // Whatever the policy: there is nothing that could be put back, or compared.
         if examined.foreign != 0 {
             let what = format!(
-                "the signal state of {} processes is of another architecture. Nothing is restored",
+                "the signal state of {} processes was captured on another architecture. Nothing is restored",
                 examined.foreign
             );
             return Err(HookError::new(Errno::ENOEXEC, what));
@@ -82,7 +82,7 @@ impl Restore {
                 self.recorder.error(format!("{name}: {e}"));
             }
             Err(e) => {
-                log::warn!("{name}: {e}: its stacks are not checked");
+                log::warn!("{name}: {e}: alternate stacks are not checked");
                 self.read.insert(innermost, Err(e));
             }
         }
@@ -124,7 +124,7 @@ impl Restore {
             if !self.left.contains(&pid) {
                 examined.unusable += 1;
                 self.recorder
-                    .error(format!("{}: there is no such image", image::file_name(pid)));
+                    .error(format!("{}: the image is missing", image::file_name(pid)));
             }
         }
         Ok(())
@@ -135,8 +135,8 @@ impl Restore {
             return Ok(());
         }
         let what = format!(
-            "{too_small} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on one with \
-             smaller signal frames",
+            "{too_small} alternate stacks are too small for this machine (AT_MINSIGSTKSZ is {}): restore on a machine \
+             with smaller signal frames",
             arch::stack_needs().minimum
         );
         let policy = self.options.policy;
@@ -144,7 +144,9 @@ impl Restore {
             (Policy::Strict, _) => "policy=strict".to_owned(),
             (_, true) => format!("{REFUSE} lists altstack"),
             _ => {
-                log::warn!("{what}, or change the program; going on (policy={policy})");
+                log::warn!(
+                    "{what}, or change the program; the restore continues (policy={policy})"
+                );
                 return Ok(());
             }
         };
@@ -158,7 +160,7 @@ fn too_much(name: &str, e: &ImageError) -> HookError {
     match e {
         ImageError::TooMany { .. } => {
             let what = format!(
-                "{name}: {e}. Nothing is restored. If the images are to be trusted, {MAX_SIGINFOS} says how many there may be"
+                "{name}: {e}. Nothing is restored. If you trust the images, raise the limit with {MAX_SIGINFOS}"
             );
             HookError::new(Errno::E2BIG, what)
         }

@@ -1,4 +1,5 @@
-//! `criu restore`: every task, whole again and still stopped, compared with what was captured of it.
+//! `criu restore`: compares every process with its captured state, and repairs differences, while CRIU holds all
+//! processes stopped after restoring them.
 
 mod images;
 
@@ -91,7 +92,8 @@ impl Restore {
         let policy = self.options.policy;
         if self.left.is_empty() {
             // Not a word about these images in the inventory either: they were made without this plugin.
-            let what = "these images hold no signal state: they were made without this plugin, or its files are gone";
+            let what = "these images hold no signal state: the dump ran without this plugin, or the plugin's files \
+                        were removed";
             if policy == Policy::Strict {
                 return Err(HookError::new(Errno::ENOENT, what));
             }
@@ -127,8 +129,8 @@ impl Restore {
             });
         if let Err(e) = prepared {
             log::warn!(
-                "{e}: of children that have ended and were not waited for, exit statuses above 127 come back without their \
-                 highest bit"
+                "{e}: exit statuses above 127 of children that were not waited for are restored without their highest \
+                 bit"
             );
         }
     }
@@ -168,7 +170,7 @@ impl Restore {
         if refused {
             return Err(HookError::new(
                 Errno::EIO,
-                "signal state is not as it was captured, and policy=strict",
+                "signal state differs from the captured state, and policy=strict",
             ));
         }
         Ok(())
@@ -235,7 +237,7 @@ impl Restore {
                 && !e.is_died()
             {
                 log::warn!(
-                    "{}: if criu is killed now, the process runs on as it is",
+                    "{}: if criu is killed now, the process keeps running in an incomplete state",
                     e.during(Phase::Verify, pid)
                 );
             }
@@ -251,7 +253,7 @@ impl Restore {
         {
             let what = format!(
                 "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \
-                 criu's exit sends it: use --restore-sibling as well",
+                 criu's exit sends that signal: use --restore-sibling as well",
                 process.comm
             );
             self.notices.say(Notice::ParentDeathSignal, &what);
@@ -260,8 +262,8 @@ impl Restore {
             && was != is
         {
             let what = format!(
-                "pid {pid} ({}): its exit signal is {is} now, not {was} as before the dump: only clone(2) \
-                 can set that",
+                "pid {pid} ({}): its exit signal is {is} now, not {was} as before the dump: only clone(2) can set an \
+                 exit signal",
                 process.comm
             );
             self.notices.say(Notice::ExitSignal, &what);
@@ -307,7 +309,7 @@ impl Restore {
             .ok_or_else(|| {
                 Error::new(
                     format!("read {name}"),
-                    Cause::Unsupported("there is no such image: nothing checked".into()),
+                    Cause::Unsupported("the image is missing: nothing checked".into()),
                 )
             })
     }
@@ -321,8 +323,7 @@ impl Restore {
             let process = Process {
                 pid: Some(pid.get()),
                 errors: vec![
-                    "the check was ended by an error in this plugin: the log has the place"
-                        .to_owned(),
+                    "a bug in this plugin ended the check: the log has the location".to_owned(),
                 ],
                 ..Process::new(Outcome::Failed)
             };
@@ -361,9 +362,9 @@ impl Restore {
         }
         for pid in &self.left {
             let what = format!(
-                "pid {pid} (in its own namespace): its signal state is in the images, but the task was never handed \
-                 to this plugin: NOT checked. Another plugin's RESUME_DEVICES_LATE hook has ended the round before \
-                 this one's turn"
+                "pid {pid} (in its own namespace): its signal state is in the images, but criu never handed the \
+                 process to this plugin: NOT checked. The RESUME_DEVICES_LATE hook of another plugin kept criu from \
+                 calling this plugin"
             );
             log::error!("{what}");
             let process = Process {

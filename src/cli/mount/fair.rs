@@ -1,5 +1,5 @@
-//! Which request is answered next, and how much one caller may have of this server: threads, what waits, open files,
-//! memory. One user's requests never keep another's waiting, nor the owner's.
+//! Fair scheduling of requests, and limits for each caller on threads, queued requests, open files and memory. The
+//! requests of one user never block the requests of another user or of the owner.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! The file system. The server's threads take requests and give answers; what is asked is found out by processes that are
-//! what the caller is ([`super::visit`]), so that nothing is done by the rights of the server.
+//! The file system. The server's threads receive requests and send replies; a process with the identity of the caller
+//! does the work ([`super::visit`]), so that no work is done with the privileges of the server.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

@@ -1,8 +1,9 @@
-//! Who asks, and how a process becomes what the caller is, so that the kernel judges the caller and nobody else.
+//! The identity of a caller, and how a process takes on that identity, so that the kernel checks the permissions of the
+//! caller.
 //!
-//! Nothing here decides who may trace whom. A process that has taken on an identity does the work, and the kernel applies
-//! ptrace(2)'s rule ("Ptrace access mode checking") to it: to PTRACE_SEIZE by the real uid, gid and permitted capabilities,
-//! to `/proc/PID/mem` by the file-system uid, gid and effective capabilities.
+//! This module makes no decision about who may trace whom. A process that has taken on an identity does the work, and
+//! the kernel applies ptrace(2)'s rule ("Ptrace access mode checking") to it: to PTRACE_SEIZE by the real uid, gid and
+//! permitted capabilities, to `/proc/PID/mem` by the file-system uid, gid and effective capabilities.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! `criu-signals mount` and `unmount`: the six files as files.
+//! `criu-signals mount` and `unmount`: the six files in a FUSE file system.
 
 mod fair;
 mod fs;
@@ -73,7 +73,7 @@ impl Mount {
         }
         if self.allow_other && !geteuid().is_root() {
             return Err(
-                "--allow-other is for root: a server without root's rights can't take on the identity of others".into(),
+                "--allow-other needs root: the server must be able to take on the identity of other users".into(),
             );
         }
         if self.foreground || self.serve {
@@ -172,7 +172,7 @@ impl Unmount {
         if !top.is_some_and(|m| {
             m.fs_type.starts_with("fuse") && m.mount_source.as_deref() == Some(NAME)
         }) {
-            return Err(format!("{shown}: nothing of {NAME} is mounted there").into());
+            return Err(format!("{shown}: no file system of {NAME} is mounted there").into());
         }
         match nix::mount::umount(&folder) {
             Ok(()) => Ok(ExitCode::SUCCESS),

@@ -1,4 +1,4 @@
-//! What there is below the mount point, and its inode numbers.
+//! The files and folders below the mount point, and their inode numbers.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,6 +1,7 @@
-//! One request, answered by a process that is what the caller is ([`super::identity`]), does nothing else, and ends.
+//! Answers one request in a process that has the identity of the caller ([`super::identity`]), handles only this
+//! request, and exits.
 //!
-//! Whatever ends it, the kernel lets go of what it traces, a thread too that has not stopped yet.
+//! However the process ends, the kernel detaches its tracees, including threads that have not stopped yet.
 
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;

@@ -1,7 +1,8 @@
-//! The processes that answer requests: one for each, started by one that has a single thread and does nothing else.
+//! The worker processes, one per request. A single-threaded starter process forks them.
 //!
-//! The server has many threads, and a copy of such a process may do next to nothing. So before it has any it starts the
-//! process that starts the others, which ends when the server has ended, however that came; the others go on to their end.
+//! The server has many threads, and the child of a multi-threaded process may call hardly anything. So the server forks
+//! the starter before it creates threads. The starter exits when the server has ended, however the server ended;
+//! workers finish their request.
 
 #![allow(unsafe_code)]
 
@@ -82,7 +83,7 @@ impl Workers {
             .collect();
         if send_files(&self.starter, &files).is_err() {
             // Without that one there is nothing left to serve.
-            eprintln!("criu-signals: the process that starts the others is gone");
+            eprintln!("criu-signals: the process that starts the workers has ended");
             std::process::exit(1);
         }
         drop(other);

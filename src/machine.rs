@@ -196,7 +196,7 @@ mod tests {
             said,
             [
                 "2 processes were dumped on another machine: under Linux 6.1.0-13, and this is 6.18.5 (signal numbers \
-                 and siginfos are the same on all)",
+                 and siginfos are the same)",
                 "1 process was dumped on another machine: where AT_MINSIGSTKSZ is 11952 and a signal frame has up to \
                  1000 bytes, here 3632 and 1000 (alternate stacks are checked)"
             ]

@@ -92,17 +92,24 @@ const MAX_SIGINFOS: Name = Name {
     variable: setting_names::MAX_SIGINFOS,
 };
 
-/// All of them, in the order in which they are described.
-const NAMES: [Name; 8] = [
-    POLICY,
-    REPORT,
-    REFUSE,
-    LONG_TIMEOUT,
-    TAKE_OUT,
-    DEEP_QUEUE,
-    OVERRUNS,
-    MAX_SIGINFOS,
+/// Sets a setting from its text, and tells whether that changed anything. The error names the accepted values.
+type Set = fn(&mut Settings, &str) -> std::result::Result<bool, String>;
+
+/// All settings, in the order in which they are described.
+const SETTINGS: [(Name, Set); 8] = [
+    (POLICY, set_policy),
+    (REPORT, set_report),
+    (REFUSE, set_refuse),
+    (LONG_TIMEOUT, set_long_timeout),
+    (TAKE_OUT, set_take_out),
+    (DEEP_QUEUE, set_deep_queue),
+    (OVERRUNS, set_overruns),
+    (MAX_SIGINFOS, set_max_siginfos),
 ];
+
+fn names() -> [Name; 8] {
+    SETTINGS.map(|(name, _)| name)
+}
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -296,7 +303,7 @@ impl Settings {
         mut given: BTreeMap<&'static str, Given>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Settings> {
-        for name in NAMES {
+        for name in names() {
             // An empty variable is as good as none: unsetting one is not always in a caller's power.
             if let Some(value) = variable(name.variable).filter(|value| !value.is_empty()) {
                 let origin = Origin::Environment;
@@ -304,61 +311,65 @@ impl Settings {
             }
         }
         let mut settings = Settings::default();
-        let mut in_force = Vec::new();
-        let mut set =
-            |name: Name, change: &mut dyn FnMut(&str) -> std::result::Result<bool, String>| {
-                let Some(given) = given.get(name.in_file) else {
-                    return Ok(());
-                };
-                match change(&given.value) {
-                    Ok(true) => in_force.push(given.in_force(name)),
-                    Ok(false) => {}
-                    Err(accepted) => {
-                        let setting = given.quoted(name);
-                        return Err(BadSetting::Value { setting, accepted });
-                    }
+        for (name, set) in SETTINGS {
+            let Some(given) = given.get(name.in_file) else {
+                continue;
+            };
+            match set(&mut settings, &given.value) {
+                Ok(true) => settings.in_force.push(given.in_force(name)),
+                Ok(false) => {}
+                Err(accepted) => {
+                    let setting = given.quoted(name);
+                    return Err(BadSetting::Value { setting, accepted });
                 }
-                Ok(())
-            };
-        set(POLICY, &mut |value| {
-            let all = [Policy::Repair, Policy::Strict, Policy::Report];
-            put(&mut settings.options.policy, one_of(value, &all)?)
-        })?;
-        set(REPORT, &mut |value| {
-            put(&mut settings.report, Some(ReportPath::parse(value)?))
-        })?;
-        set(REFUSE, &mut |value| {
-            put(&mut settings.options.refuse, refuse(value)?)
-        })?;
-        set(LONG_TIMEOUT, &mut |value| {
-            let long = value.parse().map(Duration::from_millis);
-            let long = long.map_err(|_| "a number of milliseconds".to_owned())?;
-            put(&mut settings.options.long_timeout, long)
-        })?;
-        set(TAKE_OUT, &mut |value| {
-            let all = [TakeOut::Auto, TakeOut::Always, TakeOut::Never];
-            put(&mut settings.options.take_out, one_of(value, &all)?)
-        })?;
-        set(DEEP_QUEUE, &mut |value| {
-            let deep = value
-                .parse()
-                .map_err(|_| "a number of signals".to_owned())?;
-            put(&mut settings.options.limits.deep, deep)
-        })?;
-        set(OVERRUNS, &mut |value| {
-            let all = [Overruns::Count, Overruns::Leave];
-            put(&mut settings.options.overruns, one_of(value, &all)?)
-        })?;
-        set(MAX_SIGINFOS, &mut |value| {
-            let most = match value {
-                AUTO => None,
-                number => Some(number.parse().map_err(|_| "auto or a number".to_owned())?),
-            };
-            put(&mut settings.options.max_siginfos, most)
-        })?;
-        settings.in_force = in_force;
+            }
+        }
         Ok(settings)
     }
+}
+
+fn set_policy(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let all = [Policy::Repair, Policy::Strict, Policy::Report];
+    put(&mut settings.options.policy, one_of(value, &all)?)
+}
+
+fn set_report(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    put(&mut settings.report, Some(ReportPath::parse(value)?))
+}
+
+fn set_refuse(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    put(&mut settings.options.refuse, refuse(value)?)
+}
+
+fn set_long_timeout(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let long = value.parse().map(Duration::from_millis);
+    let long = long.map_err(|_| "a number of milliseconds".to_owned())?;
+    put(&mut settings.options.long_timeout, long)
+}
+
+fn set_take_out(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let all = [TakeOut::Auto, TakeOut::Always, TakeOut::Never];
+    put(&mut settings.options.take_out, one_of(value, &all)?)
+}
+
+fn set_deep_queue(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let deep = value
+        .parse()
+        .map_err(|_| "a number of signals".to_owned())?;
+    put(&mut settings.options.limits.deep, deep)
+}
+
+fn set_overruns(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let all = [Overruns::Count, Overruns::Leave];
+    put(&mut settings.options.overruns, one_of(value, &all)?)
+}
+
+fn set_max_siginfos(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    let most = match value {
+        AUTO => None,
+        number => Some(number.parse().map_err(|_| "auto or a number".to_owned())?),
+    };
+    put(&mut settings.options.max_siginfos, most)
 }
 
 /// Sets it, and says whether that changed anything.
@@ -476,9 +487,9 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, Given>> {
             .split_once('=')
             .map(|(name, value)| (name.trim(), value.trim()))
             .ok_or_else(|| bad(format!("{text:?}: a line must be NAME = VALUE")))?;
-        let known = NAMES.into_iter().find(|known| known.in_file == name);
+        let known = names().into_iter().find(|known| known.in_file == name);
         let Some(known) = known else {
-            let names = NAMES.map(|known| known.in_file).join(", ");
+            let names = names().map(|known| known.in_file).join(", ");
             return Err(bad(format!(
                 "unknown setting {name:?}; known settings are {names}"
             )));
@@ -505,7 +516,7 @@ pub fn unknown_variables() -> Vec<String> {
     std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
         .filter(|name| name.starts_with(PREFIX) && name != CONFIG)
-        .filter(|name| NAMES.iter().all(|known| known.variable != name))
+        .filter(|name| names().iter().all(|known| known.variable != name))
         .collect()
 }
 
@@ -622,7 +633,7 @@ mod tests {
                     timer_overruns = leave\nmax_siginfos = 3";
         let settings = from_file(file).unwrap();
         let lines: Vec<&str> = file.lines().collect();
-        for (name, line) in NAMES.into_iter().zip(&lines) {
+        for (name, line) in names().into_iter().zip(&lines) {
             assert!(
                 line.trim().starts_with(name.in_file),
                 "one line for each: {line}"
@@ -631,11 +642,11 @@ mod tests {
             assert_eq!(name.variable, variable);
         }
         let given = Settings::from(BTreeMap::new(), |variable| {
-            let at = NAMES.iter().position(|name| name.variable == variable)?;
+            let at = names().iter().position(|name| name.variable == variable)?;
             Some(lines[at].split_once('=')?.1.trim().to_owned())
         });
         let given = given.unwrap();
-        assert_eq!(settings.in_force.len(), NAMES.len());
+        assert_eq!(settings.in_force.len(), names().len());
         assert_eq!(
             Settings {
                 in_force: Vec::new(),
@@ -656,8 +667,8 @@ mod tests {
         let lines = installed.lines().filter_map(|line| line.strip_prefix('#'));
         let settings: Vec<&str> = lines.filter(|line| !line.starts_with([' ', '#'])).collect();
         let settings: Vec<&str> = settings.into_iter().filter(|l| !l.is_empty()).collect();
-        assert_eq!(settings.len(), NAMES.len());
-        for (line, name) in settings.iter().zip(NAMES) {
+        assert_eq!(settings.len(), names().len());
+        for (line, name) in settings.iter().zip(names()) {
             assert!(line.starts_with(&format!("{} =", name.in_file)), "{line}");
         }
         assert_eq!(from_file(&settings.join("\n")), Ok(Settings::default()));

@@ -1,7 +1,7 @@
 //! x86_64: registers, and the stub that runs inside a tracee.
 #![allow(unsafe_code)]
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use criu_signals_images::{Arch, InterruptedCall, RestartCode, SigNo, SigSet};
 
@@ -26,6 +26,16 @@ const SYS32_RESTART_SYSCALL: u64 = 0;
 pub const SYS32_MMAP2: i64 = 192;
 /// rt_sigaction(2) in the 32-bit table.
 pub const SYS32_RT_SIGACTION: i64 = 174;
+
+/// The number of a system call in the 64-bit table, as images hold it, from libc's constant.
+///
+/// # Panics
+/// If `number` is not a number of that table: at compile time, because it is called in constants only.
+#[allow(clippy::cast_possible_truncation)]
+pub const fn syscall_number(number: libc::c_long) -> u32 {
+    assert!(0 <= number && number < 1024);
+    number.cast_unsigned() as u32
+}
 
 /// nanosleep(2) in the 32-bit table.
 pub const SYS32_NANOSLEEP: u32 = 162;
@@ -268,8 +278,9 @@ impl Registers {
 pub fn step_over_call(context: &mut libc::ucontext_t, number: i64, first: u64) {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let g = &mut context.uc_mcontext.gregs;
+    // glibc's enum of indices into gregs, 0 to 22.
     let [ip, result, argument] =
-        [libc::REG_RIP, libc::REG_RAX, libc::REG_RDI].map(|at| usize::try_from(at).unwrap_or(0));
+        [libc::REG_RIP, libc::REG_RAX, libc::REG_RDI].map(|at| at.cast_unsigned() as usize);
     if g[result] != number || g[argument].cast_unsigned() != first {
         return;
     }
@@ -782,9 +793,11 @@ impl Stub {
         marker: Option<SigNo>,
     ) -> Stub {
         let r = &registers.0;
-        let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // By a clock that is before 1970 it is the oldest.
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let age = age.unwrap_or(Duration::ZERO).as_nanos();
         let data = StubData {
-            made: made.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0)),
+            made: u64::try_from(age).unwrap_or(u64::MAX),
             undo: 0,
             undo_end: 0,
             mask: mask.bits(),

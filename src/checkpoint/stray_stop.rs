@@ -41,7 +41,7 @@ impl LetGo {
     ///
     /// # Errors
     /// If it is not seized, or gone.
-    pub fn of(pid: Pid) -> Result<Option<LetGo>> {
+    pub fn look(pid: Pid) -> Result<Option<LetGo>> {
         // It is seized, so that its number is its own.
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         if stopped.trap_again(stopped.leader())?.is_none() {

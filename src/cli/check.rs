@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use criu_signals::criu::installed;
@@ -380,54 +380,71 @@ fn permissions() -> Result<Vec<Finding>, Failure> {
 }
 
 fn criu() -> Vec<Finding> {
-    let finding = |name, state, found: String, lost| Finding {
-        group: "criu",
-        name,
-        state,
-        found,
-        lost,
-    };
     let Some(criu) = installed::find() else {
-        return vec![finding(
+        return vec![criu_finding(
             "criu",
             State::Missing,
             "no criu in PATH, /usr/sbin or /usr/local/sbin".to_owned(),
             "no checkpoints; criu-signals works without criu",
         )];
     };
-    let mut findings = vec![match installed::version(&criu) {
-        Ok(version) if version < installed::Version::OLDEST => finding(
+    let mut findings = vec![criu_version(&criu)];
+    match plugin_folder(&criu) {
+        Ok((folder, source)) => {
+            let found = format!("{} ({source})", folder.shown());
+            findings.push(criu_finding("plugin-folder", State::Ok, found, ""));
+            findings.push(plugin(&folder));
+        }
+        Err(e) => findings.push(criu_finding(
+            "plugin-folder",
+            State::Unknown,
+            e.to_string(),
+            "",
+        )),
+    }
+    findings
+}
+
+fn criu_finding(name: &'static str, state: State, found: String, lost: &'static str) -> Finding {
+    Finding {
+        group: "criu",
+        name,
+        state,
+        found,
+        lost,
+    }
+}
+
+fn criu_version(criu: &Path) -> Finding {
+    match installed::version(criu) {
+        Ok(version) if version < installed::Version::OLDEST => criu_finding(
             "criu",
             State::Missing,
             format!("{version} at {}", criu.shown()),
             "the plugin needs criu 4.0 or newer",
         ),
-        Ok(version) => finding(
-            "criu",
-            State::Ok,
-            format!("{version} at {}", criu.shown()),
-            "",
-        ),
-        Err(e) => finding("criu", State::Unknown, e.to_string(), ""),
-    }];
-    // What the environment says goes before what is built in, and behind a configuration file.
+        Ok(version) => {
+            let found = format!("{version} at {}", criu.shown());
+            criu_finding("criu", State::Ok, found, "")
+        }
+        Err(e) => criu_finding("criu", State::Unknown, e.to_string(), ""),
+    }
+}
+
+/// The plugin folder, and where it is configured. The environment overrides the built-in default, and a configuration
+/// file overrides the environment.
+fn plugin_folder(criu: &Path) -> Result<(PathBuf, String), installed::InstalledError> {
+    let dir = installed::plugin_dir(criu)?;
     let environment = std::env::var_os("CRIU_LIBS_DIR").filter(|folder| !folder.is_empty());
-    let (folder, source) = match (installed::plugin_dir(&criu), environment) {
-        (Ok(dir), Some(folder)) if dir.source == installed::Source::BuiltIn => {
+    Ok(match environment {
+        Some(folder) if dir.source == installed::Source::BuiltIn => {
             (folder.into(), "CRIU_LIBS_DIR".to_owned())
         }
-        (Ok(dir), _) => (dir.path, dir.source.to_string()),
-        (Err(e), _) => {
-            findings.push(finding("plugin-folder", State::Unknown, e.to_string(), ""));
-            return findings;
-        }
-    };
-    findings.push(finding(
-        "plugin-folder",
-        State::Ok,
-        format!("{} ({source})", folder.shown()),
-        "",
-    ));
+        _ => (dir.path, dir.source.to_string()),
+    })
+}
+
+fn plugin(folder: &Path) -> Finding {
     let file = folder.join(plugin_file::NAME);
     let ours = env!("CARGO_PKG_VERSION");
     let (state, found) = match plugin_file::version(&file) {
@@ -454,6 +471,5 @@ fn criu() -> Vec<Finding> {
         State::Limited => "the plugin and the command should have the same version",
         State::Ok | State::Unknown => "",
     };
-    findings.push(finding("plugin", state, found, lost));
-    findings
+    criu_finding("plugin", state, found, lost)
 }

@@ -80,7 +80,7 @@ impl Progress for Console {
         }
         match self.signals.read_signal() {
             Ok(Some(info)) => {
-                let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+                let number = info.ssi_signo.cast_signed();
                 self.ended_by = Signal::try_from(number).ok();
                 ControlFlow::Break(())
             }

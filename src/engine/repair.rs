@@ -109,21 +109,7 @@ pub fn check<Owner>(
         Mode::Report => Vec::new(),
     };
     let mut report = report(stopped.pid(), dumped, Vec::new());
-    // What this library took out is its own to put back: no difference, and no matter of the mode.
-    if !dumped.taken_out.is_empty() {
-        // The limit is not among what was taken out.
-        let back = || {
-            fault::point(Point::OutGoingBack)?;
-            let limit = proc::rlimit_sigpending(stopped.pid())?;
-            give_back_under(stopped, dumped, limit)
-        };
-        match back() {
-            Ok(count) => report.given_back = count,
-            Err(e) => report.errors.push(e),
-        }
-    }
-    report.errors.extend(take_back_limit(stopped, dumped).err());
-    report.errors.extend(fault::point(Point::LimitBack).err());
+    undo_dump(stopped, dumped, &mut report);
     // Before the queues are looked at: what an expiry leaves is to be seen there.
     report.errors.extend(
         put_back_rest(
@@ -154,7 +140,39 @@ pub fn check<Owner>(
         report.errors.extend(resume_calls(stopped, &wanted, &found));
         return Ok(report);
     }
-    let (errors, lost) = put_back_and_say(stopped, &wanted, &found, Extent::All);
+    put_back_and_read_back(stopped, dumped, (wanted, &found), differences, &mut report);
+    Ok(report)
+}
+
+/// Puts back the signals that the dump has taken out, and the limit that it has raised in CRIU's image: these are no
+/// differences, and are put back in every mode.
+fn undo_dump<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState, report: &mut Report) {
+    if !dumped.taken_out.is_empty() {
+        // The limit is not among what was taken out.
+        let back = || {
+            fault::point(Point::OutGoingBack)?;
+            let limit = proc::rlimit_sigpending(stopped.pid())?;
+            give_back_under(stopped, dumped, limit)
+        };
+        match back() {
+            Ok(count) => report.given_back = count,
+            Err(e) => report.errors.push(e),
+        }
+    }
+    report.errors.extend(take_back_limit(stopped, dumped).err());
+    report.errors.extend(fault::point(Point::LimitBack).err());
+}
+
+/// Puts back what differs between the wanted state and the state that was found, and reports for each difference whether
+/// it is gone.
+fn put_back_and_read_back<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    (wanted, found): (ProcessState, &ProcessState),
+    differences: Vec<Difference>,
+    report: &mut Report,
+) {
+    let (errors, lost) = put_back_and_say(stopped, &wanted, found, Extent::All);
     report.errors.extend(errors);
     report.lost.extend(lost);
     let seen = look(stopped, dumped, &wanted)
@@ -167,7 +185,6 @@ pub fn check<Owner>(
         }
     };
     report.findings.extend(judged(differences, &left));
-    Ok(report)
 }
 
 /// What belongs to no step of the order: interval timers, and whom the SIGIO of files goes to.

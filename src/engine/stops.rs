@@ -452,7 +452,7 @@ impl WaitStatuses {
         if let Some(status) = self.known.get(&child) {
             return Ok(*status);
         }
-        let Some(parent) = Parent::of(child)? else {
+        let Some(parent) = Parent::find(child)? else {
             return Ok(WaitStatus::Unknown);
         };
         let mut children = proc::children(parent.stopped.pid())?;
@@ -475,7 +475,7 @@ struct Parent {
 
 impl Parent {
     /// `None` if it is stopped by somebody else or not at all: it is not among what is dumped or restored.
-    fn of(child: Pid) -> Result<Option<Parent>> {
+    fn find(child: Pid) -> Result<Option<Parent>> {
         let Some(pid) = proc::parentage(child)?.parent else {
             return Ok(None);
         };
@@ -682,7 +682,7 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
         return errors;
     }
     let child = stopped.pid();
-    let parent = match (dumped.wait_status, Parent::of(child)) {
+    let parent = match (dumped.wait_status, Parent::find(child)) {
         (WaitStatus::Unknown, _) | (_, Ok(None)) => None,
         (_, Ok(Some(parent))) => match parent.has_chld() {
             Ok(had_chld) => Some((parent, had_chld)),

@@ -127,7 +127,7 @@ fn trouble(stack: &AltStack, minimum: u64, frame: impl Fn(u64) -> u64) -> Option
 mod tests {
     use super::*;
 
-    fn of(size: u64) -> Option<Trouble> {
+    fn judge(size: u64) -> Option<Trouble> {
         let stack = AltStack {
             sp: 0x1000,
             flags: 0,
@@ -138,12 +138,12 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!(of(1024), Some(Trouble::Refused));
-        assert_eq!(of(2048), Some(Trouble::Overflow(3336)));
-        assert_eq!(of(3336), Some(Trouble::Overflow(3336)));
-        assert_eq!(of(3337), Some(Trouble::Tight(3336)));
-        assert_eq!(of(8192), Some(Trouble::Tight(3336)));
-        assert_eq!(of(11952), None);
+        assert_eq!(judge(1024), Some(Trouble::Refused));
+        assert_eq!(judge(2048), Some(Trouble::Overflow(3336)));
+        assert_eq!(judge(3336), Some(Trouble::Overflow(3336)));
+        assert_eq!(judge(3337), Some(Trouble::Tight(3336)));
+        assert_eq!(judge(8192), Some(Trouble::Tight(3336)));
+        assert_eq!(judge(11952), None);
         assert_eq!(trouble(&AltStack::DISABLED, 11952, |_| 3336), None);
     }
 

@@ -23,7 +23,7 @@ pub struct Anew<'p> {
 
 impl<'p> Anew<'p> {
     /// `None` if there are none. A timeout is long that is longer than `long`, or if nobody knows how long it is.
-    pub fn of(process: &'p ProcessState, long: Duration) -> Option<Anew<'p>> {
+    pub fn find(process: &'p ProcessState, long: Duration) -> Option<Anew<'p>> {
         let calls = process.threads.iter().filter_map(|thread| {
             let call = thread.interrupted.filter(|call| call.whole_timeout)?;
             Some((thread.ids.innermost(), call))
@@ -138,7 +138,7 @@ mod tests {
 
     fn calls(timeouts: &[Option<Option<u64>>]) -> Option<(String, bool)> {
         let process = process(timeouts);
-        let anew = Anew::of(&process, LONG)?;
+        let anew = Anew::find(&process, LONG)?;
         Some((anew.calls(), anew.is_long()))
     }
 
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_short_one_says_why_it_is_quiet() {
         let process = process(&[Some(Some(2 * MS))]);
-        let anew = Anew::of(&process, LONG).unwrap();
+        let anew = Anew::find(&process, LONG).unwrap();
         for text in [
             anew.at_dump(Pid::new(7).unwrap()).what,
             anew.at_restore(Pid::new(7).unwrap()),
@@ -187,6 +187,6 @@ mod tests {
             );
         }
         // With 0 all are long.
-        assert!(Anew::of(&process, Duration::ZERO).unwrap().is_long());
+        assert!(Anew::find(&process, Duration::ZERO).unwrap().is_long());
     }
 }

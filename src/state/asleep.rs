@@ -188,16 +188,19 @@ impl Asleep {
 impl Restarted {
     /// The call whose arguments these are. nanosleep and clock_nanosleep are restarted by one function.
     fn number(self, args: [u64; 6]) -> u32 {
-        let number = match self {
+        const CLOCK_NANOSLEEP: u32 = arch::syscall_number(libc::SYS_clock_nanosleep);
+        const NANOSLEEP: u32 = arch::syscall_number(libc::SYS_nanosleep);
+        const POLL: u32 = arch::syscall_number(libc::SYS_poll);
+        const FUTEX: u32 = arch::syscall_number(libc::SYS_futex);
+        match self {
             // A clock's number is small; those of other processes' clocks are negative.
             Restarted::Nanosleep if !(LOWEST_ADDRESS..HIGHEST_ADDRESS).contains(&args[0]) => {
-                libc::SYS_clock_nanosleep
+                CLOCK_NANOSLEEP
             }
-            Restarted::Nanosleep => libc::SYS_nanosleep,
-            Restarted::Poll => libc::SYS_poll,
-            Restarted::Futex => libc::SYS_futex,
-        };
-        u32::try_from(number).unwrap_or_default()
+            Restarted::Nanosleep => NANOSLEEP,
+            Restarted::Poll => POLL,
+            Restarted::Futex => FUTEX,
+        }
     }
 
     /// The same in the 32-bit table, where two of them take their time in either of two layouts, and `words` reads the

@@ -38,7 +38,7 @@ pub struct Looked {
 /// # Errors
 /// If the files can't be looked at: before Linux 5.6 they can't.
 pub fn look(pid: Pid) -> Result<Looked> {
-    let files = Files::of(pid)?;
+    let files = Files::open(pid)?;
     let mut looked = Looked::default();
     for fd in proc::descriptors(pid)? {
         let Some(file) = files.get(fd)? else { continue };
@@ -104,7 +104,7 @@ pub fn check<Owner>(
     if dumped.file_owners.is_empty() {
         return Ok(Vec::new());
     }
-    let files = Files::of(injector.process().pid())?;
+    let files = Files::open(injector.process().pid())?;
     let mut findings = Vec::new();
     for wanted in &dumped.file_owners {
         let found = owner_of(&files, wanted.fd)?;
@@ -112,35 +112,9 @@ pub fn check<Owner>(
             continue;
         }
         let done = if repair {
-            match set(injector, wanted)? {
-                Some(Errno::ESRCH) => {
-                    let text = format!(
-                        "the SIGIO of file descriptor {} went to {wanted}, which does not exist here: no process gets \
-                         the SIGIO",
-                        wanted.fd
-                    );
-                    lost.push((Lost::Owner, text));
-                    continue;
-                }
-                Some(errno) => {
-                    let call = format!("fcntl({}, F_SETOWN_EX)", wanted.fd);
-                    return Err(Error::os(call, errno));
-                }
-                None => {}
-            }
-            match owner_of(&files, wanted.fd)? {
-                Some(now) if (now.kind, now.id) == (wanted.kind, wanted.id) => {
-                    if now != *wanted {
-                        let text = format!(
-                            "the SIGIO of file descriptor {} goes to {now}, no longer to {wanted}: SIGIO is sent with \
-                             the current credentials of the process",
-                            wanted.fd
-                        );
-                        lost.push((Lost::Owner, text));
-                    }
-                    Done::PutBack
-                }
-                _ => Done::NotPutBack,
+            match put_back(injector, &files, wanted, lost)? {
+                Some(done) => done,
+                None => continue,
             }
         } else {
             Done::LeftAlone
@@ -154,6 +128,45 @@ pub fn check<Owner>(
         findings.push((difference, done));
     }
     Ok(findings)
+}
+
+/// Sets an owner and reads it back. `None` if the owner does not exist here, which is added to `lost`.
+fn put_back<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    files: &Files,
+    wanted: &FileOwner,
+    lost: &mut Vec<(Lost, String)>,
+) -> Result<Option<Done>> {
+    match set(injector, wanted)? {
+        Some(Errno::ESRCH) => {
+            let text = format!(
+                "the SIGIO of file descriptor {} went to {wanted}, which does not exist here: no process gets the SIGIO",
+                wanted.fd
+            );
+            lost.push((Lost::Owner, text));
+            return Ok(None);
+        }
+        Some(errno) => {
+            let call = format!("fcntl({}, F_SETOWN_EX)", wanted.fd);
+            return Err(Error::os(call, errno));
+        }
+        None => {}
+    }
+    let Some(now) = owner_of(files, wanted.fd)? else {
+        return Ok(Some(Done::NotPutBack));
+    };
+    if (now.kind, now.id) != (wanted.kind, wanted.id) {
+        return Ok(Some(Done::NotPutBack));
+    }
+    if now != *wanted {
+        let text = format!(
+            "the SIGIO of file descriptor {} goes to {now}, no longer to {wanted}: SIGIO is sent with the current \
+             credentials of the process",
+            wanted.fd
+        );
+        lost.push((Lost::Owner, text));
+    }
+    Ok(Some(Done::PutBack))
 }
 
 /// F_SETOWN_EX inside the process, for whose user and ids the call is meant. The errno, if it failed.

@@ -214,7 +214,7 @@ pub(super) struct Glance<'a>(&'a [Call; 2]);
 
 impl<'a> Glance<'a> {
     /// If `calls` are two such.
-    pub(super) fn of(calls: &'a [Call]) -> Option<Glance<'a>> {
+    pub(super) fn from_calls(calls: &'a [Call]) -> Option<Glance<'a>> {
         let pair: &[Call; 2] = calls.try_into().ok()?;
         let fits = pair.iter().zip(GLANCE_OUTPUTS).all(|(call, room)| {
             let plain = !call.compat && call.undo.is_none() && call.touches.is_none();
@@ -244,6 +244,30 @@ impl<'a> Glance<'a> {
     }
 }
 
+/// Splits off the calls at the front that fit into `room` bytes: at least one, unless there are none.
+fn split_by_room(calls: &[Call], room: usize) -> Result<(&[Call], &[Call])> {
+    let mut sum = 0;
+    let fit = calls.iter().take_while(|call| {
+        sum += call.size();
+        sum <= room
+    });
+    let n = fit.count();
+    if n == 0 && !calls.is_empty() {
+        return Err(Error::os(
+            format!("{}: the arguments exceed {room} bytes", calls[0].name),
+            Errno::E2BIG,
+        ));
+    }
+    Ok(calls.split_at(n))
+}
+
+/// Writes words of 8 bytes to the front of `row`.
+fn write_words(row: &mut [u8], words: impl Iterator<Item = u64>) {
+    for (slot, word) in row.chunks_exact_mut(8).zip(words) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
 /// A run of calls laid out for scratch memory at one address.
 #[derive(Debug)]
 pub(super) struct Layout<'a> {
@@ -262,80 +286,71 @@ impl<'a> Layout<'a> {
         base: RemoteAddr,
         room: usize,
     ) -> Result<(Layout<'a>, &'a [Call])> {
-        let mut sum = 0;
-        let fit = calls.iter().take_while(|call| {
-            sum += call.size();
-            sum <= room
-        });
-        let n = fit.count();
-        if n == 0 && !calls.is_empty() {
-            return Err(Error::os(
-                format!("{}: the arguments exceed {room} bytes", calls[0].name),
-                Errno::E2BIG,
-            ));
-        }
-        let (now, later) = calls.split_at(n);
-
-        let mut bytes = vec![0u8; n * BATCH_ROW];
-        let mut args = Vec::with_capacity(n);
-        let mut outputs = Vec::with_capacity(n);
+        let (now, later) = split_by_room(calls, room)?;
+        let n = now.len();
+        let mut layout = Layout {
+            calls: now,
+            base,
+            bytes: vec![0u8; n * BATCH_ROW],
+            args: Vec::with_capacity(n),
+            outputs: Vec::with_capacity(n),
+            undo: (0, 0),
+        };
         for (row, call) in now.iter().enumerate() {
-            let mut values = [0u64; 6];
-            let mut output = None;
-            for (value, arg) in values.iter_mut().zip(&call.args) {
-                let at = bytes.len();
-                match arg {
-                    Arg::Value(v) => {
-                        *value = *v;
-                        continue;
-                    }
-                    Arg::Input(input) => bytes.extend_from_slice(input),
-                    Arg::Output(len) => {
-                        bytes.resize(at + len, 0);
-                        output = Some((at, *len));
-                    }
-                }
-                *value = base.offset(at).0;
-                if call.compat && u32::try_from(*value).is_err() {
-                    return Err(Error::new(
-                        call.name.to_string(),
-                        Cause::Unexpected(format!("scratch memory at {value:#x}, out of reach")),
-                    ));
-                }
-                bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
-            }
-            let words = std::iter::once(call.row_nr()).chain(values);
-            for (slot, word) in bytes[row * BATCH_ROW..].chunks_exact_mut(8).zip(words) {
-                slot.copy_from_slice(&word.to_le_bytes());
-            }
-            args.push(values);
-            outputs.push(output);
+            layout.add_call(row, call)?;
         }
-        let undo_start = bytes.len();
-        for (call, output) in now.iter().zip(&outputs) {
+        layout.add_undo_table();
+        Ok((layout, later))
+    }
+
+    /// Appends what `call` reads and writes, and fills its row of the table.
+    fn add_call(&mut self, row: usize, call: &Call) -> Result<()> {
+        let bytes = &mut self.bytes;
+        let mut values = [0u64; 6];
+        let mut output = None;
+        for (value, arg) in values.iter_mut().zip(&call.args) {
+            let at = bytes.len();
+            match arg {
+                Arg::Value(v) => {
+                    *value = *v;
+                    continue;
+                }
+                Arg::Input(input) => bytes.extend_from_slice(input),
+                Arg::Output(len) => {
+                    bytes.resize(at + len, 0);
+                    output = Some((at, *len));
+                }
+            }
+            *value = self.base.offset(at).0;
+            if call.compat && u32::try_from(*value).is_err() {
+                return Err(Error::new(
+                    call.name.to_string(),
+                    Cause::Unexpected(format!("scratch memory at {value:#x}, out of reach")),
+                ));
+            }
+            bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+        }
+        let words = std::iter::once(call.row_nr()).chain(values);
+        write_words(&mut bytes[row * BATCH_ROW..], words);
+        self.args.push(values);
+        self.outputs.push(output);
+        Ok(())
+    }
+
+    /// Appends the table by which a thread undoes the batch if the tracer dies.
+    fn add_undo_table(&mut self) {
+        let start = self.bytes.len();
+        for (call, output) in self.calls.iter().zip(&self.outputs) {
             let Some(undo) = &call.undo else { continue };
             let mut row = [0u8; BATCH_ROW];
-            let address = output.map(|(at, _)| base.offset(at).0);
+            let address = output.map(|(at, _)| self.base.offset(at).0);
             let words = std::iter::once(undo.nr.cast_unsigned())
                 .chain(undo.args.iter().copied())
                 .chain(address);
-            for (slot, word) in row.chunks_exact_mut(8).zip(words) {
-                slot.copy_from_slice(&word.to_le_bytes());
-            }
-            bytes.extend_from_slice(&row);
+            write_words(&mut row, words);
+            self.bytes.extend_from_slice(&row);
         }
-        let undo = (undo_start, bytes.len());
-        Ok((
-            Layout {
-                calls: now,
-                base,
-                bytes,
-                args,
-                outputs,
-                undo,
-            },
-            later,
-        ))
+        self.undo = (start, self.bytes.len());
     }
 
     /// What is written to scratch memory before the calls are made.
@@ -464,7 +479,7 @@ mod tests {
         let read = |len| Call::new(131, "first").value(0).output(len);
         let small = Call::new(157, "second").value(2).output(4);
         let calls = [read(24), small.clone()];
-        let glance = Glance::of(&calls).unwrap();
+        let glance = Glance::from_calls(&calls).unwrap();
         assert_eq!(glance.calls(), [(131, 0), (157, 2)]);
         let found = |second| [(0, vec![7; 24]), (second, vec![1, 0, 0, 0, 9, 9, 9, 9])];
         let outcomes = glance.outcomes(found(0)).unwrap();
@@ -486,7 +501,7 @@ mod tests {
             vec![Call::new(131, "first").value(1 << 32).output(24), small],
         ];
         for calls in unfit {
-            assert!(Glance::of(&calls).is_none(), "{calls:?}");
+            assert!(Glance::from_calls(&calls).is_none(), "{calls:?}");
         }
     }
 

@@ -45,28 +45,7 @@ impl Cave {
             // Nothing can run without code: its memory is gone already.
             return Err(Error::new("read maps", Cause::Died));
         }
-        let mut room = None;
-        let mut left_behind = Vec::new();
-        let (vdso, others): (Vec<&Mapping>, Vec<&Mapping>) =
-            mappings.iter().filter(|m| m.code).partition(|m| m.vdso);
-        for mapping in vdso.into_iter().chain(others) {
-            // No other page is touched where the vDSO has room; and none that somebody else serves.
-            let is_needed = mapping.vdso || room.is_none() && memory.is_local(mapping);
-            if !is_needed {
-                continue;
-            }
-            let Some((start, page)) = last_page(memory, mapping)? else {
-                continue;
-            };
-            for at in stubs_in(&page) {
-                let made = Stub::made(&page[at..]);
-                let before = page[at..at + Stub::len()].to_vec();
-                left_behind.push((made, RemoteAddr(start).offset(at), before));
-            }
-            if room.is_none() {
-                room = room_in(&page).map(|at| RemoteAddr(start).offset(at));
-            }
-        }
+        let Places { room, left_behind } = Places::find(memory, &mappings)?;
         for (_, at, _) in &left_behind {
             let stub = at.0..at.0 + Stub::len() as u64;
             if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {
@@ -137,6 +116,43 @@ impl Cave {
     }
 }
 
+/// Where a stub can be written.
+struct Places {
+    /// Unused bytes.
+    room: Option<RemoteAddr>,
+    /// Stubs that dead tracers have left: when each was made, where it is, and its bytes.
+    left_behind: Vec<(Option<u64>, RemoteAddr, Vec<u8>)>,
+}
+
+impl Places {
+    /// Searches the last pages of the executable mappings, the vDSO first.
+    fn find(memory: &Memory, mappings: &[Mapping]) -> Result<Places> {
+        let mut room = None;
+        let mut left_behind = Vec::new();
+        let (vdso, others): (Vec<&Mapping>, Vec<&Mapping>) =
+            mappings.iter().filter(|m| m.code).partition(|m| m.vdso);
+        for mapping in vdso.into_iter().chain(others) {
+            // No other page is touched where the vDSO has room; and none that somebody else serves.
+            let is_needed = mapping.vdso || room.is_none() && memory.is_local(mapping);
+            if !is_needed {
+                continue;
+            }
+            let Some((start, page)) = last_page(memory, mapping)? else {
+                continue;
+            };
+            for at in stubs_in(&page) {
+                let made = Stub::made(&page[at..]);
+                let before = page[at..at + Stub::len()].to_vec();
+                left_behind.push((made, RemoteAddr(start).offset(at), before));
+            }
+            if room.is_none() {
+                room = room_in(&page).map(|at| RemoteAddr(start).offset(at));
+            }
+        }
+        Ok(Places { room, left_behind })
+    }
+}
+
 /// The last page of a mapping, and where it is. `None` where it can't be read.
 fn last_page(memory: &Memory, mapping: &Mapping) -> Result<Option<(u64, Vec<u8>)>> {
     let start = mapping.end.saturating_sub(PAGE).max(mapping.start);
@@ -144,7 +160,9 @@ fn last_page(memory: &Memory, mapping: &Mapping) -> Result<Option<(u64, Vec<u8>)
 }
 
 fn page_at(memory: &Memory, start: u64, end: u64) -> Result<Option<(u64, Vec<u8>)>> {
-    let mut page = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    let len = usize::try_from(end.saturating_sub(start));
+    let len = len.map_err(|e| Error::new("read a page", Cause::Unexpected(e.to_string())))?;
+    let mut page = vec![0; len];
     match memory.read_program(RemoteAddr(start), &mut page) {
         Ok(()) => Ok(Some((start, page))),
         Err(e) if e.is_died() => Err(e),

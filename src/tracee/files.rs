@@ -44,7 +44,7 @@ impl Files {
     ///
     /// # Errors
     /// If it is gone, or the kernel has no pidfds (before 5.3).
-    pub fn of(pid: Pid) -> Result<Files> {
+    pub fn open(pid: Pid) -> Result<Files> {
         // SAFETY: pidfd_open(2) takes two numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.get(), 0) };
         let fd = descriptor(fd).map_err(|errno| Error::os("pidfd_open", errno))?;
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn the_owner_of_one_s_own_file() {
         let (read, _write) = nix::unistd::pipe().unwrap();
-        let files = Files::of(Pid::own()).unwrap();
+        let files = Files::open(Pid::own()).unwrap();
         let file = files.get(read.as_raw_fd()).unwrap().unwrap();
         assert_eq!(owner(file.as_fd()).unwrap(), None);
         // SAFETY: F_SETOWN takes a number.

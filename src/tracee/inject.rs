@@ -685,7 +685,7 @@ impl<'i> Visit<'i> {
     /// Two small calls, in one stop: the rest of a visit has more of them than one thread of many is worth. `None` where
     /// that can't be, or has not worked.
     fn glance(&mut self, calls: &[Call]) -> Result<Option<Vec<Outcome>>> {
-        let Some(glance) = Glance::of(calls) else {
+        let Some(glance) = Glance::from_calls(calls) else {
             return Ok(None);
         };
         if self.scratch.is_some() || self.saved.is_compat() {

@@ -226,7 +226,7 @@ impl Memory {
 
     /// Word by word; what of the first and last one is not to be written is read before.
     fn poke(&self, tid: Tid, at: RemoteAddr, bytes: &[u8]) -> Result<()> {
-        let before = usize::try_from(at.0 % WORD as u64).unwrap_or(0);
+        let before = usize::from(at.0.to_le_bytes()[0]) % WORD;
         let start = RemoteAddr(at.0 - before as u64);
         let mut words = vec![0; (before + bytes.len()).next_multiple_of(WORD)];
         self.read(start, &mut words)?;

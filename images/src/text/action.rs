@@ -96,11 +96,8 @@ pub(super) fn parse(line: &mut Line<'_>, dialect: Option<Dialect>) -> Result<Act
         Dialect::Ours => (1, 64),
         Dialect::Patches => (0, 63),
     };
-    let number = line.between("the signal", "", first, last)?;
-    let signo = i32::try_from(number - first + 1)
-        .ok()
-        .and_then(SigNo::new)
-        .ok_or_else(|| line.wrong("no signal"))?;
+    let number: i32 = line.between("the signal", "", first.into(), last.into())?;
+    let signo = SigNo::new(number - first + 1).ok_or_else(|| line.wrong("no signal"))?;
     let flags = line.u64("the flags")?;
     let mask = mask::parse(line)?.read_as(dialect);
     let handler = line.u64("the handler")?;

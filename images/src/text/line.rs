@@ -116,46 +116,47 @@ impl<'t> Line<'t> {
     }
 
     /// A whole number between these, in decimal or (0x) hexadecimal digits. `end` stands right behind it.
-    pub(super) fn between(
+    pub(super) fn between<T: TryFrom<i128>>(
         &mut self,
         what: &str,
         end: &str,
         low: i128,
         high: i128,
-    ) -> Result<i128, TextError> {
+    ) -> Result<T, TextError> {
         let word = self.word();
-        let number = word.strip_suffix(end).and_then(whole);
-        match number {
-            Some(number) if (low..=high).contains(&number) => Ok(number),
-            Some(number) => Err(self.wrong(format!(
-                "{what} is a number from {low} to {high}, not {number}"
-            ))),
-            None => Err(self.expected(&format!("{what}, a number{}", behind(end)), word)),
-        }
+        let Some(number) = word.strip_suffix(end).and_then(whole) else {
+            return Err(self.expected(&format!("{what}, a number{}", behind(end)), word));
+        };
+        let in_range = Some(number).filter(|number| (low..=high).contains(number));
+        in_range
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| {
+                self.wrong(format!(
+                    "{what} is a number from {low} to {high}, not {number}"
+                ))
+            })
     }
 
     pub(super) fn i32(&mut self, what: &str) -> Result<i32, TextError> {
-        let number = self.between(what, "", i32::MIN.into(), i32::MAX.into())?;
-        Ok(i32::try_from(number).unwrap_or_default())
+        self.between(what, "", i32::MIN.into(), i32::MAX.into())
     }
 
     /// The patches print these by %d.
     pub(super) fn u32(&mut self, what: &str) -> Result<u32, TextError> {
-        let number = self.between(what, "", i32::MIN.into(), u32::MAX.into())?;
-        Ok(u32::try_from(number)
-            .unwrap_or_else(|_| i32::try_from(number).unwrap_or_default().cast_unsigned()))
+        let number: i64 = self.between(what, "", i32::MIN.into(), u32::MAX.into())?;
+        let [a, b, c, d, ..] = number.to_le_bytes();
+        Ok(u32::from_le_bytes([a, b, c, d]))
     }
 
     pub(super) fn u64(&mut self, what: &str) -> Result<u64, TextError> {
-        let number = self.between(what, "", 0, u64::MAX.into())?;
-        Ok(u64::try_from(number).unwrap_or_default())
+        self.between(what, "", 0, u64::MAX.into())
     }
 
     /// The patches print some of these by %lu.
     pub(super) fn i64(&mut self, what: &str) -> Result<i64, TextError> {
-        let number = self.between(what, "", i64::MIN.into(), u64::MAX.into())?;
-        Ok(i64::try_from(number)
-            .unwrap_or_else(|_| u64::try_from(number).unwrap_or_default().cast_signed()))
+        let number: i128 = self.between(what, "", i64::MIN.into(), u64::MAX.into())?;
+        let [a, b, c, d, e, f, g, h, ..] = number.to_le_bytes();
+        Ok(i64::from_le_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// A keyword and the number that follows it.
@@ -223,7 +224,7 @@ mod tests {
         let mut line = line("  sig 10 what");
         line.keyword("sig").expect("that is there");
         let error = line
-            .between("the signal", ":", 1, 64)
+            .between::<i32>("the signal", ":", 1, 64)
             .expect_err("no colon");
         assert_eq!(
             error.to_string(),

@@ -191,10 +191,7 @@ impl Parser {
     fn header(&mut self, line: &mut Line<'_>) -> Result<Entry, TextError> {
         line.keyword("sig")?;
         let signo = line.between("the signal", ":", 1, 64)?;
-        let signo = i32::try_from(signo)
-            .ok()
-            .and_then(SigNo::new)
-            .ok_or_else(|| line.wrong("no signal"))?;
+        let signo = SigNo::new(signo).ok_or_else(|| line.wrong("no signal"))?;
         // The first of the two patches calls it so, and has no pid.
         let user = line.peek() == "user";
         self.patches |= user;
@@ -319,45 +316,11 @@ fn body(line: &mut Line<'_>, entry: &Entry) -> Result<(Body, bool), TextError> {
             line.keyword("raw")?;
             return Ok((Body::Raw(raw(line, entry)?), false));
         }
-        "Unsupported" => {
-            for word in ["Unsupported", "siginfo", "for", "signal"] {
-                line.keyword(word)?;
-            }
-            let of = line.i32("the signal")?;
-            if of != entry.signo.get() {
-                return Err(line.wrong(format!("the line above is about {}", entry.signo.get())));
-            }
-            let (pid, uid) = (entry.pid, entry.uid);
+        "Unsupported" | "spid" => {
             patches = true;
-            Fields::Kill { pid, uid }
+            of_patches(line, entry)?
         }
-        "spid" => {
-            let pid = line.named("spid", Line::i32)?;
-            // "suid" in what reads it out, "uid" in its description.
-            let uid = if line.peek() == "suid" { "suid" } else { "uid" };
-            let uid = line.named(uid, Line::u32)?;
-            patches = true;
-            Fields::Kill { pid, uid }
-        }
-        "pid" => {
-            let pid = line.named("pid", Line::i32)?;
-            let uid = line.named("uid", Line::u32)?;
-            match line.peek() {
-                "value" => Fields::Value {
-                    pid,
-                    uid,
-                    value: line.named("value", Line::u64)?,
-                },
-                "status" => Fields::Child {
-                    pid,
-                    uid,
-                    status: line.named("status", Line::i32)?,
-                    utime: line.named("utime", Line::i64)?,
-                    stime: line.named("stime", Line::i64)?,
-                },
-                _ => Fields::Kill { pid, uid },
-            }
-        }
+        "pid" => of_sender(line)?,
         "timer" => Fields::Timer {
             id: line.named("timer", Line::i32)?,
             overrun: line.named("overrun", Line::i32)?,
@@ -393,13 +356,53 @@ fn body(line: &mut Line<'_>, entry: &Entry) -> Result<(Body, bool), TextError> {
     ))
 }
 
+/// The two forms that only the patches print.
+fn of_patches(line: &mut Line<'_>, entry: &Entry) -> Result<Fields, TextError> {
+    if line.peek() == "spid" {
+        let pid = line.named("spid", Line::i32)?;
+        // "suid" in what reads it out, "uid" in its description.
+        let uid = if line.peek() == "suid" { "suid" } else { "uid" };
+        let uid = line.named(uid, Line::u32)?;
+        return Ok(Fields::Kill { pid, uid });
+    }
+    for word in ["Unsupported", "siginfo", "for", "signal"] {
+        line.keyword(word)?;
+    }
+    let of = line.i32("the signal")?;
+    if of != entry.signo.get() {
+        return Err(line.wrong(format!("the line above is about {}", entry.signo.get())));
+    }
+    let (pid, uid) = (entry.pid, entry.uid);
+    Ok(Fields::Kill { pid, uid })
+}
+
+/// The forms that begin with a sender: the next word tells which.
+fn of_sender(line: &mut Line<'_>) -> Result<Fields, TextError> {
+    let pid = line.named("pid", Line::i32)?;
+    let uid = line.named("uid", Line::u32)?;
+    Ok(match line.peek() {
+        "value" => Fields::Value {
+            pid,
+            uid,
+            value: line.named("value", Line::u64)?,
+        },
+        "status" => Fields::Child {
+            pid,
+            uid,
+            status: line.named("status", Line::i32)?,
+            utime: line.named("utime", Line::i64)?,
+            stime: line.named("stime", Line::i64)?,
+        },
+        _ => Fields::Kill { pid, uid },
+    })
+}
+
 fn detail(line: &mut Line<'_>) -> Result<FaultDetail, TextError> {
     Ok(match line.peek() {
         "trapno" => FaultDetail::Trapno(line.named("trapno", Line::i32)?),
         "lsb" => {
             line.keyword("lsb")?;
-            let lsb = line.between("lsb", "", i16::MIN.into(), i16::MAX.into())?;
-            FaultDetail::Lsb(i16::try_from(lsb).unwrap_or_default())
+            FaultDetail::Lsb(line.between("lsb", "", i16::MIN.into(), i16::MAX.into())?)
         }
         "lower" => FaultDetail::Bounds {
             lower: line.named("lower", Line::u64)?,

@@ -36,7 +36,7 @@ impl Dump {
 
     /// System calls that begin anew with their whole timeout.
     pub(super) fn say_what_begins_anew(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
-        match Anew::of(state, self.options.long_timeout) {
+        match Anew::find(state, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self.say_or_refuse([anew.at_dump(pid)])?,
             Some(anew) => self
                 .notices

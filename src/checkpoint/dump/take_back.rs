@@ -252,7 +252,7 @@ impl Dump {
         let stopped = stopped.filter(|(_, p)| p.before.is_some() || p.stopped_since);
         let mut all = Vec::new();
         for (&pid, _) in stopped {
-            match LetGo::of(pid) {
+            match LetGo::look(pid) {
                 Ok(one) => all.extend(one),
                 Err(e) if e.is_died() => {}
                 Err(e) => log::warn!("{}", e.during(Phase::Release, pid)),

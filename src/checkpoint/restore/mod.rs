@@ -271,7 +271,7 @@ impl Restore {
         for what in zombies::at_restore(pid, &zombies::ended_children(pid)?, &self.ended) {
             self.notices.say(Notice::ExitStatus, &what);
         }
-        match Anew::of(process, self.options.long_timeout) {
+        match Anew::find(process, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self
                 .notices
                 .say(Notice::WholeTimeout, &anew.at_restore(pid)),

@@ -55,11 +55,11 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 .DEFAULT_GOAL := help
 .PHONY: help deps criu build faults demo test gaps chance curve bench fuzz kills zdtm versions install uninstall deb msrv tools lint clean root source
 
-help: ## this list
+help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
 
-deps: ## installs what the build and the tests need, if it is missing (Rust itself is not installed)
+deps: ## installs missing packages for the build and the tests (not Rust)
 	@scripts/install-deps
 
 criu: ## gets a criu with its headers, and makes target/criu a link to it
@@ -115,10 +115,10 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
 	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
 
-fuzz: ## fuzzes whatever reads what others have written, each target for TIME seconds (60; TARGETS="proc names" for some)
+fuzz: ## fuzzes every decoder of untrusted input, each target for TIME seconds (60; TARGETS="proc names" for some)
 	@scripts/fuzz "$(target_path)" "$(or $(TIME),60)" $(TARGETS)
 
-kills: root faults build ## kills criu, tracers, companions and the mount's server at random instants, N (1000) times in each way, N/5 where a dump is made for each
+kills: root faults build ## kills criu, tracers, helper processes and the mount's server at random instants, N (1000) times in each way (N/5 with a dump each)
 	@rm -f -- "$(target_path)/criu-tests/kills.txt"
 	KILLS="$(or $(N),1000)" $(with_criu) test -p criu-tests$(locked)$(profile_flag) --test kills --test live --test mount_attacks \
 	  -- killed
@@ -135,7 +135,7 @@ install: deps criu ## installs the plugin where the installed criu looks for it,
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PLUGINDIR="$(PLUGINDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install install \
 	  "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals"
 
-uninstall: ## takes away what install has installed (PREFIX, DESTDIR as then)
+uninstall: ## removes the installed files (PREFIX, DESTDIR as for install)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install uninstall
 
 deb: PROFILE := release
@@ -169,7 +169,7 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 	  echo "cargo deny check $(DENY)"; cargo deny$(locked) --log-level warn check $(DENY); \
 	else echo "lint: dependencies are not checked: cargo-deny is not installed (make tools)"; fi
 
-clean: ## removes all that was built and fetched
+clean: ## removes everything that was built and fetched
 	cargo clean --quiet
 	@rm -rf -- "$(TARGET)"/host "$(TARGET)"/host-*
 	@rm -rf -- "$(TARGET)"/criu "$(TARGET)"/criu-* "$(TARGET)"/plugins "$(TARGET)"/plugins-* "$(TARGET)"/faults "$(TARGET)"/faults-*

@@ -4,7 +4,7 @@
 //! where pkg-config says that CRIU's headers are, then in `target/criu/include` below the workspace root, where
 //! `make criu` unpacks a private CRIU.
 
-// What a build says of its own paths is for whoever builds.
+// Paths in messages of a build are the builder's own.
 #![allow(clippy::disallowed_methods)]
 
 use std::env;

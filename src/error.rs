@@ -61,7 +61,7 @@ pub enum Cause {
     Image(ImageError),
     /// The operation went through, but reading back shows something else.
     NotKept(String),
-    /// Whoever asked for it wants it no more.
+    /// The caller has cancelled the operation.
     Cancelled,
 }
 

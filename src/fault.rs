@@ -161,7 +161,7 @@ points! {
     StopsBack = 72,
     /// Dump: CRIU's image with a larger limit is written, and has not taken the place of the other.
     RoomWritten = 73,
-    /// Dump: whoever looks after a stopped process begins to wait until CRIU lets it go.
+    /// Dump: the process that removes stray stop signals begins to wait until CRIU detaches.
     LetGoAwaited = 74,
     /// Dump: it has been let go, and CRIU's stop signal is pending.
     LetGoSeen = 75,

@@ -1,8 +1,8 @@
 //! Compares the machine on which an image was made with this machine.
 //!
-//! Signal numbers, siginfo_t, sigaction and the masks are the kernel's promise to programs: no kernel and no processor of
-//! one architecture changes them. What does change is how large a signal frame is, and `losses::altstack_fit` looks at every
-//! alternate stack for that. So another kernel or processor is said, and not refused.
+//! Signal numbers, siginfo_t, sigaction and the masks are the kernel's promise to programs: no kernel and no processor
+//! of one architecture changes them. What does change is how large a signal frame is, and `losses::altstack_fit` looks
+//! at every alternate stack for that. So another kernel or processor is a note in the log, and not refused.
 //!
 //! Another architecture is refused: an image names system calls by number, addresses by what a program of that
 //! architecture has there, and flags that the other one does not have (SA_RESTORER).

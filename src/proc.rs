@@ -112,8 +112,8 @@ impl SignalStatus {
     /// out another's entry, even a blocked one (`dequeue_synchronous_signal`). The tracer would pass that entry back,
     /// and find it again, for ever.
     ///
-    /// Nor may it be one of `reserved`. If there is one that the thread does not block, it is such a one: the same signal
-    /// from somebody else is then ignored at any time, while a blocked one would have stayed pending.
+    /// Nor may it be one of `reserved`. A signal that the thread does not block is preferred: the same signal from
+    /// somebody else is then ignored at any time, while a blocked one would have stayed pending.
     pub fn harmless_signal(&self, reserved: SigSet) -> Option<SigNo> {
         let default_ignored: SigSet = [SigNo::URG, SigNo::WINCH].into_iter().collect();
         let harmless = default_ignored.difference(self.caught).union(self.ignored);

@@ -1,7 +1,7 @@
 //! The report of a dump or a restore for programs: one JSON document, described in `docs/report.md`.
 //!
-//! The plugin writes it, whoever runs criu reads it. Within one [`VERSION`] fields and words are only added, so a reader
-//! ignores what it does not know.
+//! The plugin writes the report; the program that runs criu reads it. Within one [`VERSION`] fields and words are only
+//! added, so a reader ignores what it does not know.
 
 use std::fmt;
 

@@ -511,7 +511,10 @@ fn other_machine(dir: &RunDir) -> Result<()> {
     let architecture = changed("ARCH_X86_64", "ARCH_AARCH64")?;
     for args in [&["verify"][..], &["restore"], &["restore", "--force"]] {
         let args = [args, &["-D", text(&architecture)?]].concat();
-        tool(&args)?.expect(2, &["the image was dumped on aarch64, and this machine is x86_64"])?;
+        tool(&args)?.expect(
+            2,
+            &["the image was dumped on aarch64, and this machine is x86_64"],
+        )?;
     }
     tool(&["show", text(&architecture)?])?.expect(0, &["dumped on", "aarch64, Linux "])?;
     victim.finish(CHECK)

@@ -544,7 +544,10 @@ fn number_reused(dir: &RunDir) -> Result<()> {
     };
     let dump = interrupted(|| criu.dump(root, &images, true), replaced)?;
     // What there was to change: else nothing is shown.
-    expect_line(&dump, &["stopped by SIGTTIN: changed into a stop by SIGSTOP"])?;
+    expect_line(
+        &dump,
+        &["stopped by SIGTTIN: changed into a stop by SIGSTOP"],
+    )?;
     expect_line(&dump, &["SIGTRAP taken out"])?;
     ensure!(dump.ok, "criu dump failed");
     companions_gone(&[root, child])?;

@@ -151,10 +151,7 @@ fn dispatch_criu(dir: &RunDir) -> Result<()> {
 fn leaderless_show(dir: &RunDir) -> Result<()> {
     let victim = start("leaderless", None, dir)?;
     let pid = victim.pid().to_string();
-    let said = [
-        "the leader of leaderless has ended",
-        &format!("pid {pid}"),
-    ];
+    let said = ["the leader of leaderless has ended", &format!("pid {pid}")];
     for args in [
         &["show", &pid][..],
         &["cat", &format!("{pid}/action")],
@@ -337,7 +334,13 @@ fn other_restorer(dir: &RunDir) -> Result<()> {
     handle(&victim, dir)?;
     handled(dir)?;
     let nowhere = format!("{signo} {flags} {mask} 4096 4096\n");
-    write(nowhere, &[])?.expect(2, &["no executable memory at 0x1000, the handler of SIGUSR1", "--force"])?;
+    write(nowhere, &[])?.expect(
+        2,
+        &[
+            "no executable memory at 0x1000, the handler of SIGUSR1",
+            "--force",
+        ],
+    )?;
     let other = format!("12 0 {mask} {handler} 0\n");
     write(other, &[])?.expect(0, &[])?;
     write(foreign, &["--force"])?.expect(0, &[])?;

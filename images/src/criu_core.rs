@@ -381,7 +381,7 @@ const SIGEV_NONE: u32 = 1;
 fn correct_timer(criu: &mut pb::Posix_timer_entry, timer: &PosixTimer) {
     match timer.notify {
         // To the kernel a timer whose thread is gone is like one that tells nobody: it runs, and nothing comes of it
-        // (posixtimer_send_sigqueue). Only that nobody can make such a one.
+        // (posixtimer_send_sigqueue). But such a timer cannot be created.
         Notify::Thread(0) => {
             criu.set_it_sigev_notify(SIGEV_NONE);
             criu.notify_thread_id = None;

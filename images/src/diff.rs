@@ -456,7 +456,7 @@ fn same_timer(dumped: &PosixTimer, found: &PosixTimer) -> bool {
             interval,
             ..
         } = *timer;
-        // One that tells a thread which is gone tells nobody, and can only be made as such a one.
+        // A timer that signals an ended thread has no recipient, and can only be recreated without one.
         let notify = match notify {
             Notify::Thread(0) => Notify::Nobody,
             other => other,

@@ -77,7 +77,7 @@ impl Shown for Path {
 pub struct Name(String);
 
 impl Name {
-    /// As it is, for whoever compares or writes it down.
+    /// The original bytes, for comparing and for storing.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -120,7 +120,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Does a terminal, or whoever lays out text, do something on this character other than to show it?
+/// Whether a terminal or a text layout treats this character as a control character instead of showing it.
 fn acts(c: char) -> bool {
     // Line and paragraph separators; marks, embeddings, overrides and isolates of direction (Unicode, UAX #9).
     c.is_control()

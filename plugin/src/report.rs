@@ -100,7 +100,7 @@ impl ReportFile {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             open(parent, flags, Mode::empty())?
         } else {
-            // Whoever asks for a checkpoint may own the image folder: a link in it is not the settings' word.
+            // An untrusted client may own the image folder, so symbolic links in it are not followed.
             beneath::open_folder(host.image_dir().map_err(io::Error::other)?, parent)?
         };
         let temporary = PathBuf::from(format!(

@@ -447,7 +447,7 @@ fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Giv
     }
 }
 
-/// Whoever can write the file says where root writes reports, and what is restored unchecked.
+/// A user who can write the file controls where root writes reports, and what is restored unchecked.
 fn trusted(file: &Metadata) -> io::Result<()> {
     let wrong = if !file.is_file() {
         "it is not a regular file".to_owned()

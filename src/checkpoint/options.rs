@@ -50,7 +50,7 @@ pub enum Policy {
     Repair,
     /// It is put back. What can't be put back, or an image that is missing or unreadable, makes the restore fail.
     Strict,
-    /// It is said, and nothing is changed.
+    /// The difference is logged, and nothing is changed.
     Report,
 }
 

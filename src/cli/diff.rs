@@ -85,7 +85,7 @@ impl Diff {
 
 fn pairs<'f>(a: &'f [Found], b: &'f [Found]) -> Vec<Pair<'f>> {
     let both = |a: &'f Found, b: &'f Found| Pair::Both(a, b, compare_all(&a.recorded, &b.recorded));
-    // One process each: whoever asks knows that they are not the same one.
+    // One process on each side: the caller knows that they are two processes.
     if let ([a], [b]) = (a, b) {
         return vec![both(a, b)];
     }

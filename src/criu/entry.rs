@@ -59,7 +59,7 @@ impl<P> Slot<P> {
     fn lock(&self) -> Option<MutexGuard<'_, Option<P>>> {
         match self.plugin.try_lock() {
             Ok(guard) => Some(guard),
-            // Panics are caught while the lock is held; whoever poisoned it, the plugin is still there.
+            // Panics are caught while the lock is held; a poisoned lock still holds the plugin.
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }

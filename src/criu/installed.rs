@@ -22,7 +22,7 @@ use super::logger::escape;
 /// of `cargo` seldom has the folders of the system's own programs.
 const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin"];
 
-/// criu reads this one at every start, whoever starts it, unless `--no-default-config` or `--config` is given.
+/// criu reads this file at every start, unless `--no-default-config` or `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/criu/default.conf";
 
 /// A version of criu: `4.1.1`.

@@ -9,7 +9,7 @@ use crate::error::{Cause, Error, Result};
 use crate::run_report::{self, Level};
 use crate::setting_names::REFUSE;
 
-/// A kind of thing that is said because it can't be kept.
+/// A kind of notice: state that cannot be preserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// A parent-death signal that criu's own exit will send.
@@ -30,7 +30,7 @@ pub enum Notice {
     CpuLimit,
     /// How a process ended that was not waited for.
     ExitStatus,
-    /// Images from another kernel or processor. Nothing is lost by that, so it is only ever a note.
+    /// Images from another kernel or processor. Nothing is lost, so this is always information and never a warning.
     Machine,
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::error::{Cause, Error, Result};
 use crate::proc;
 
-/// One process, for as long as this is there, whoever has its number.
+/// One process, held by a pidfd, even if another process gets its pid.
 #[derive(Debug)]
 pub struct PidFd {
     pid: Pid,

@@ -31,9 +31,9 @@ pub enum Role {
 /// Goes on in a child, called `name`, which is in a session of its own and blocks [`DEFERRED`]. This process waits for it
 /// and passes those signals on.
 ///
-/// Whoever traces others must not be killed at any instant: a thread puts itself right if its tracer dies, but its seccomp
-/// filter judges what it does for that, and a restore of which a half was done stays a half. Whoever ends a command ends
-/// the process that he knows, and that one does not trace.
+/// A tracer must not be killed at an arbitrary instant: a thread undoes the injected work if its tracer dies, but its
+/// seccomp filter applies to the system calls for that, and a half-finished restore stays half-finished. A user who
+/// kills a command kills the process that he knows, and that one does not trace.
 ///
 /// The caller's process must have one thread.
 ///

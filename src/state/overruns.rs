@@ -52,7 +52,7 @@ pub enum Uncounted {
 /// [`cpu_clocks::resolve`] does for the others.
 ///
 /// # Errors
-/// If a timer could not be brought back to what it was; which one is said.
+/// If the state of a timer could not be restored; the error names the timer.
 pub fn count<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
@@ -165,7 +165,7 @@ fn count_one<Owner>(
     let Some(now) = one.look(injector, state)? else {
         return Ok((one.timer, None));
     };
-    // The entry is back, and its overruns are still to be gathered again: done before anything is said.
+    // The entry is back, and its overruns are still to be gathered again: done before any error is returned.
     let passed = fault::point(Point::OverrunCounted);
     let timer = one.timer;
     if timer.overrun != 0

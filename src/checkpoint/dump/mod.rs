@@ -222,7 +222,7 @@ impl Dump {
         let mut process = match &captured {
             Ok(state) => captured_process(state),
             Err(e) => {
-                // Said in the log by whoever gets the error.
+                // The caller logs the error.
                 self.recorder.refuse();
                 Process {
                     pid_in_namespace: image_folder::innermost(pid).ok(),

@@ -699,7 +699,7 @@ fn zombie(dir: &RunDir) -> Result<()> {
         2,
         &[
             &format!("pid {pid}"),
-            "the process is a zombie, not waited for",
+            "the process has ended, and its parent has not waited for it",
         ],
     )?;
     child.wait()?;

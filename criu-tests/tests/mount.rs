@@ -704,11 +704,11 @@ fn mounting(dir: &RunDir) -> Result<()> {
     let folder = dir.path().display().to_string();
     fails(
         &["unmount", &folder],
-        "nothing of criu-signals is mounted there",
+        "no file system of criu-signals is mounted there",
     )?;
     fails(
         &["unmount", "/proc"],
-        "nothing of criu-signals is mounted there",
+        "no file system of criu-signals is mounted there",
     )?;
     fails(&["mount", "/run/none"], "No such file or directory")?;
     fs::write(dir.file("plain"), "")?;

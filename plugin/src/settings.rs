@@ -296,7 +296,7 @@ impl Settings {
         if self.in_force.is_empty() {
             return "settings: all default".to_owned();
         }
-        format!("settings: {}; others default", self.in_force.join(", "))
+        format!("settings: {}; others are default", self.in_force.join(", "))
     }
 
     fn from(
@@ -691,7 +691,7 @@ mod tests {
         );
         assert_eq!(
             settings.in_force(),
-            "settings: policy=strict (CRIU_SIGNALS_POLICY), deep_queue=17 (/f:2); others default"
+            "settings: policy=strict (CRIU_SIGNALS_POLICY), deep_queue=17 (/f:2); others are default"
         );
         assert_eq!(Settings::default().in_force(), "settings: all default");
     }

@@ -45,7 +45,7 @@ impl Cave {
             // Nothing can run without code: its memory is gone already.
             return Err(Error::new("read maps", Cause::Died));
         }
-        let Places { room, left_behind } = Places::find(memory, &mappings)?;
+        let Places { room, left_behind } = Places::find(memory, mappings)?;
         for (_, at, _) in &left_behind {
             let stub = at.0..at.0 + Stub::len() as u64;
             if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {

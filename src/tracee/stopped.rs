@@ -606,7 +606,7 @@ fn why_not(tid: Tid, e: Error) -> Error {
         Err(gone) if gone.is_died() => return gone,
         Ok(status) if status.dead => {
             return Error::new(
-                "PTRACE_SEIZE (the process is a zombie, not waited for)",
+                "PTRACE_SEIZE (the process has ended, and its parent has not waited for it)",
                 Cause::Died,
             )
             .in_thread(tid);

@@ -705,11 +705,11 @@ const UNREADABLE: &[Unreadable] = &[
             edit(path, |bytes| {
                 // Two magic numbers and a size; Entry.header and its length; Header.format_version.
                 changed(bytes[12] == 0x0a && bytes[14..16] == [0x08, 1])?;
-                bytes[15] = 2;
+                bytes[15] = 3;
                 Ok(())
             })
         },
-        says: "the image has format version 2, and this program reads versions up to 1",
+        says: "the image has format version 3, and this program reads versions up to 2",
     },
     Unreadable {
         name: "symlink",

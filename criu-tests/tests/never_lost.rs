@@ -50,6 +50,13 @@ const TESTS: &[Test] = &[
     ("strangers-for-a-bit", strangers_for_a_bit),
     ("equal-to-what-is-out", equal_to_what_is_out),
     ("equal-to-what-is-out-deep", equal_to_what_is_out_deep),
+    ("equal-before-it-is-taken", equal_before_taken),
+    (
+        "equal-before-it-is-taken-restored",
+        equal_before_taken_restored,
+    ),
+    ("equal-left-in-after-a-failure", equal_left_in),
+    ("equal-left-in-after-a-kill", equal_left_in_rescued),
     ("limit-changed-meanwhile", limit_changed),
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
@@ -710,6 +717,85 @@ fn sent_again(words: &str, depth: usize, passage: u32, dir: &RunDir) -> Result<(
     // Until no child is left.
     drop(sender);
     victim.end();
+    Ok(())
+}
+
+/// The same is sent once more when the image is written, and before anything is taken out.
+fn equal_before_taken(dir: &RunDir) -> Result<()> {
+    let (victim, before) = sent_before_taken(true, dir)?;
+    let found = queues(victim.pid())?.shared.queue.len();
+    victim.end();
+    ensure!(found == before + 2, "{found} of {} are there", before + 2);
+    Ok(())
+}
+
+/// What has arrived is in CRIU's image alone, and what was there before in this project's alone.
+fn equal_before_taken_restored(dir: &RunDir) -> Result<()> {
+    let (_, before) = sent_before_taken(false, dir)?;
+    reap_all()?;
+    let (_, restored) = criu()?.restore(&dir.images())?;
+    let victim = Victim::restored(restored.context("criu restore failed")?, dir);
+    let found = queues(victim.pid())?.shared.queue.len();
+    victim.end();
+    ensure!(found == before + 2, "{found} of {} are there", before + 2);
+    Ok(())
+}
+
+/// Returns how many entries there were before.
+fn sent_before_taken(leave_running: bool, dir: &RunDir) -> Result<(Victim, usize)> {
+    let victim = start("queued", Some("p:11:1"), dir)?;
+    let pid = victim.pid();
+    let mut sender = Sender::start(pid)?;
+    sender.send(3)?;
+    let before = queues(pid)?.shared.queue.len();
+    let criu = stopping_at(Point::GuardianStarted)?;
+    let images = dir.images();
+    let dump = interrupted(|| criu.dump(pid, &images, leave_running), || sender.send(2))?;
+    ensure!(dump.ok, "criu dump failed");
+    companions_gone(&[pid, Pid::try_from(sender.shell.id())?])?;
+    Ok((victim, before))
+}
+
+/// Some pieces of a deep queue are out when something fails, and what is in it still is equal to them.
+fn equal_left_in(dir: &RunDir) -> Result<()> {
+    for point in [Point::TakingOut, Point::TakenOut, Point::GuardianTold] {
+        left_in(point, "fail", 2, dir)?;
+        left_in(point, "fail", 4, dir)?;
+    }
+    Ok(())
+}
+
+/// As `equal-left-in-after-a-failure`; the guardian puts them back.
+fn equal_left_in_rescued(dir: &RunDir) -> Result<()> {
+    for point in [Point::TakingOut, Point::TakenOut, Point::GuardianTold] {
+        left_in(point, "kill", 2, dir)?;
+    }
+    left_in(Point::TakenOut, "kill", 4, dir)
+}
+
+fn left_in(point: Point, action: &str, passage: u32, dir: &RunDir) -> Result<()> {
+    let victim = start("queued", Some("s:36:-1"), dir)?;
+    let pid = victim.pid();
+    let mut sender = Sender::start(pid)?;
+    sender.send(2_000)?;
+    let before = queues(pid)?.shared.queue;
+    let fault = format!("{}:{action}:{passage}", point.number());
+    let criu = criu()?.env("CRIU_SIGNALS_FAULT", &fault);
+    let dump = criu.dump(pid, &dir.images(), true)?;
+    ensure!(!dump.ok, "criu dump has not failed at {fault}");
+    companions_gone(&[pid, Pid::try_from(sender.shell.id())?])?;
+    let found = queues(pid)?.shared.queue;
+    ensure!(
+        found == before,
+        "{fault}: {} of {} are there",
+        found.len(),
+        before.len()
+    );
+    drop(sender);
+    victim.end();
+    fs::remove_dir_all(dir.images()).context("removing the images")?;
+    fs::create_dir(dir.images()).context("making the folder anew")?;
+    let _ = fs::remove_file(dir.file("ready"));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::criu_core::CoreImage;
 use crate::criu_files::{FILES, FilesImage};
 use crate::error::{FieldError, ImageError};
 use crate::framing::FrameReader;
-use crate::header::{FORMAT_VERSION, Header};
+use crate::header::Header;
 use crate::ids::NsIds;
 use crate::image::{Image, open_path, open_regular_in};
 use crate::pending::Pending;
@@ -260,7 +260,7 @@ fn from_cores(pid: i32, cores: &[(i32, &CoreImage)]) -> Result<Recorded, ImageEr
         .collect::<Result<_, ImageError>>()?;
     process.queued = process.siginfos();
     let header = Header {
-        format_version: FORMAT_VERSION,
+        format_version: process.format_version(),
         arch: leader.arch()?,
         kernel_release: String::new(),
         tool_version: String::new(),

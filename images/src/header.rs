@@ -7,8 +7,10 @@ use protobuf::EnumOrUnknown;
 use crate::codec::{Codec, limited, proto::signals as pb};
 use crate::error::{FieldError, ImageError};
 
-/// The format version that this crate writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest format version that this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// The one of images that need no newer: older programs read them.
+pub(crate) const FIRST_VERSION: u32 = 1;
 
 /// Of each text in the header, in bytes.
 const TEXT_LIMIT: usize = 256;
@@ -50,7 +52,7 @@ impl fmt::Display for Arch {
 /// The first entry of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// The oldest that can hold the state: [`ProcessState::format_version`](crate::ProcessState::format_version).
     pub format_version: u32,
     /// Where the process ran.
     pub arch: Arch,
@@ -80,7 +82,7 @@ impl Codec for Arch {
             Ok(pb::Arch::ARCH_AARCH64) => Ok(Arch::Aarch64),
             Ok(pb::Arch::ARCH_UNSPECIFIED) => Err(FieldError::missing("arch")),
             Err(number) => {
-                let reason = format!("{number} is not an architecture that format version 1 knows");
+                let reason = format!("{number} is not an architecture that this program knows");
                 Err(FieldError::new("arch", reason))
             }
         }

@@ -51,6 +51,14 @@ impl Image {
     /// What a reader would refuse.
     pub(crate) fn check(&self) -> Result<(), ImageError> {
         check_version(self.header.format_version)?;
+        if self.header.format_version < self.process.format_version() {
+            let reason = format!(
+                "is {}, and what timers that are gone have left is in images from {} on",
+                self.header.format_version,
+                self.process.format_version()
+            );
+            return Err(FieldError::new("header.format_version", reason).into());
+        }
         self.header
             .check()
             .map_err(|error| error.within("header"))?;
@@ -194,7 +202,7 @@ fn kind(frame: &Frame) -> Result<Kind, ImageError> {
     match (entry.kind, count_kinds(&frame.bytes).map_err(undecodable)?) {
         (Some(kind), 1) => Ok(kind),
         // To skip an entry of an unknown kind would be to lose state silently.
-        (None, _) => Err("is not one that format version 1 has"),
+        (None, _) => Err("is not one that this program knows"),
         // The protobuf crate takes the last and drops the others.
         (Some(_), _) => Err("is there more than once"),
     }
@@ -247,7 +255,7 @@ impl<'a> Parts<'a> {
         };
         let process = ProcessState::from_proto(&process)
             .map_err(|error| error.within("process").in_entry(frame.index))?;
-        allowance.take_siginfos(process.timers.len())?;
+        allowance.take_siginfos(process.timers.len() + process.deleted_timers.len())?;
         Ok(Parts {
             process,
             ids: ThreadIds::default(),
@@ -335,6 +343,7 @@ mod tests {
     use protobuf::MessageField;
 
     use super::*;
+    use crate::FORMAT_VERSION;
     use crate::sigset::SigSet;
     use crate::testing::{self, sample_image};
 
@@ -453,7 +462,7 @@ mod tests {
     #[test]
     fn a_newer_version_is_told_whatever_follows() {
         let header = pb::Header {
-            format_version: 2,
+            format_version: FORMAT_VERSION + 1,
             arch: protobuf::EnumOrUnknown::from_i32(99),
             ..pb::Header::default()
         };
@@ -461,8 +470,8 @@ mod tests {
         bytes.extend_from_slice(&[0xff; 100]);
         match read(&*bytes) {
             Err(ImageError::NewerVersion {
-                found: 2,
-                supported: 1,
+                found: 3,
+                supported: 2,
             }) => {}
             other => panic!("{other:?}"),
         }
@@ -611,9 +620,13 @@ mod tests {
         assert!(bytes.is_empty());
 
         image = sample_image();
-        image.header.format_version = 2;
-        write(&mut bytes, &image).expect_err("this crate writes version 1");
+        image.header.format_version = FORMAT_VERSION + 1;
+        write(&mut bytes, &image).expect_err("this crate does not write it");
         image.header.format_version = 1;
+        image.process.deleted_timers = vec![testing::deleted_timer()];
+        write(&mut bytes, &image)
+            .expect_err("a reader of version 1 would queue a signal that nobody gets");
+        image.process.deleted_timers.clear();
         image.header.tool_version = "x".repeat(1000);
         write(&mut bytes, &image).expect_err("too long");
     }

@@ -194,7 +194,7 @@ mod tests {
             match edited(from, to) {
                 Err(ImageError::NewerVersion {
                     found,
-                    supported: 1,
+                    supported: 2,
                 }) => assert!(found >= 7),
                 other => panic!("{other:?}"),
             }

@@ -69,7 +69,7 @@ pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;
 pub use stack_needs::StackNeeds;
-pub use timer::{Notify, PosixTimer, TimerEntry};
+pub use timer::{DeletedTimer, Notify, PosixTimer, TIMERS_LIMIT, TimerEntry};
 pub use wait_status::WaitStatus;
 
 /// So that the example there is compiled.

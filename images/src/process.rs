@@ -8,16 +8,18 @@ use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
 use crate::exit_signal::ExitSignal;
+use crate::header::{FIRST_VERSION, FORMAT_VERSION};
 use crate::ids::{NsIds, Pid, Tid};
 use crate::interrupted::InterruptedCall;
 use crate::itimer::{self, IntervalTimer};
 use crate::owner::{self, FileOwner};
 use crate::pending::Pending;
 use crate::printable::Name;
+use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
 use crate::stack_needs::StackNeeds;
-use crate::timer::{self, PosixTimer};
+use crate::timer::{self, DeletedTimer, PosixTimer};
 use crate::wait_status::WaitStatus;
 
 /// Of `comm`, in bytes. The kernel's own limit is 15 for user tasks.
@@ -192,6 +194,8 @@ pub struct ProcessState {
     pub stack_needs: Option<StackNeeds>,
     /// Its POSIX timers.
     pub timers: Vec<PosixTimer>,
+    /// Timers that were deleted while their entries were pending. The entries are in the queues, at their places.
+    pub deleted_timers: Vec<DeletedTimer>,
     /// Its interval timers that are armed or have an interval; empty where nobody looked.
     pub interval_timers: Vec<IntervalTimer>,
     /// Its file descriptors whose SIGIO goes to somebody; empty where nobody looked.
@@ -330,6 +334,7 @@ impl Codec for ProcessState {
             stack_needs: self.stack_needs.map(|needs| needs.to_proto()).into(),
             exe: self.exe.clone().map(String::from),
             timers: self.timers.iter().map(Codec::to_proto).collect(),
+            deleted_timers: self.deleted_timers.iter().map(Codec::to_proto).collect(),
             interval_timers: self.interval_timers.iter().map(Codec::to_proto).collect(),
             file_owners: self.file_owners.iter().map(Codec::to_proto).collect(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
@@ -350,6 +355,8 @@ impl Codec for ProcessState {
             })
             .collect::<Result<Vec<_>, _>>()?;
         timer::check(&timers)?;
+        let deleted_timers: Vec<DeletedTimer> = all(&message.deleted_timers)?;
+        timer::check_deleted(&deleted_timers)?;
         let interval_timers = all(&message.interval_timers)?;
         itimer::check(&interval_timers)?;
         let file_owners = all(&message.file_owners)?;
@@ -382,6 +389,7 @@ impl Codec for ProcessState {
                 .map(StackNeeds::from_proto)
                 .transpose()?,
             timers,
+            deleted_timers,
             taken_out: taken_out(&message.taken_out)?,
             lent_limit: message
                 .lent_limit
@@ -431,7 +439,7 @@ impl Codec for TakenOut {
             Ok(pb::TakenOut::TAKEN_OUT_DEEP) => Ok(TakenOut::Deep),
             Ok(pb::TakenOut::TAKEN_OUT_UNSPECIFIED) => Err(FieldError::missing("taken_out")),
             Err(number) => {
-                let reason = format!("{number} is not a reason that format version 1 knows");
+                let reason = format!("{number} is not a reason that this program knows");
                 Err(FieldError::new("taken_out", reason))
             }
         }
@@ -502,6 +510,7 @@ impl ProcessState {
             wait_status: WaitStatus::Unknown,
             shared: Pending::default(),
             timers: Vec::new(),
+            deleted_timers: Vec::new(),
             interval_timers: Vec::new(),
             file_owners: Vec::new(),
             taken_out: Vec::new(),
@@ -548,6 +557,21 @@ impl ProcessState {
         Err(FieldError::new("queue", reason))
     }
 
+    /// Of an image that holds it: the oldest that can.
+    pub fn format_version(&self) -> u32 {
+        if self.deleted_timers.is_empty() {
+            FIRST_VERSION
+        } else {
+            FORMAT_VERSION
+        }
+    }
+
+    /// The timer that is gone and has left this entry in the queue of that thread, or in the shared one.
+    pub fn left_by(&self, thread: Option<i32>, info: &Siginfo) -> Option<&DeletedTimer> {
+        let mut deleted = self.deleted_timers.iter();
+        deleted.find(|timer| timer.thread == thread && timer.made(info))
+    }
+
     /// How many siginfos all its queues hold.
     pub fn siginfos(&self) -> u64 {
         self.queues()
@@ -561,6 +585,7 @@ impl ProcessState {
         self.run_state.check()?;
         itimer::check(&self.interval_timers)?;
         owner::check(&self.file_owners)?;
+        timer::check_deleted(&self.deleted_timers)?;
         timer::check(&self.timers)
     }
 }

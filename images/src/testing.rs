@@ -19,7 +19,7 @@ use crate::siginfo::{Fields, SIGINFO_SIZE, Siginfo};
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
 use crate::stack_needs::StackNeeds;
-use crate::timer::{Notify, PosixTimer, TimerEntry};
+use crate::timer::{DeletedTimer, Notify, PosixTimer, TimerEntry};
 use crate::wait_status::WaitStatus;
 
 /// Two threads, something pending everywhere, and a signal pending without a siginfo.
@@ -72,6 +72,7 @@ pub(crate) fn sample() -> ProcessState {
         taken_out: Vec::new(),
         lent_limit: None,
         timers: Vec::new(),
+        deleted_timers: Vec::new(),
         threads: vec![leader, thread],
     }
 }
@@ -79,7 +80,7 @@ pub(crate) fn sample() -> ProcessState {
 pub(crate) fn sample_image() -> Image {
     Image {
         header: Header {
-            format_version: FORMAT_VERSION,
+            format_version: 1,
             arch: Arch::X86_64,
             kernel_release: "6.18.0".to_owned(),
             tool_version: "0.1.0".to_owned(),
@@ -256,6 +257,28 @@ pub(crate) fn timer() -> impl Strategy<Value = PosixTimer> {
         )
 }
 
+/// One, for those who need one.
+pub(crate) fn deleted_timer() -> DeletedTimer {
+    DeletedTimer {
+        id: 3,
+        signo: SigNo::USR1,
+        value: 7,
+        thread: None,
+    }
+}
+
+fn any_deleted_timer() -> impl Strategy<Value = DeletedTimer> {
+    let thread = prop::option::of(1..1_000_000_i32);
+    (0..=i32::MAX, 1..=64_i32, any::<u64>(), thread).prop_map(|(id, signo, value, thread)| {
+        DeletedTimer {
+            id,
+            signo: SigNo::new(signo).expect("a signal"),
+            value,
+            thread,
+        }
+    })
+}
+
 fn timers() -> impl Strategy<Value = Vec<PosixTimer>> {
     vec(timer(), 0..4).prop_map(|mut timers| {
         timers.sort_by_key(|timer| timer.id);
@@ -301,7 +324,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
         any_pending(),
         (
             prop::sample::subsequence(TAKEN_OUT.to_vec(), 0..=TAKEN_OUT.len()),
-            timers(),
+            (timers(), vec(any_deleted_timer(), 0..3)),
         ),
         vec(thread(), 1..4),
         (0..=300_u32).prop_map(ExitSignal::new),
@@ -315,7 +338,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 dispositions,
                 (run_state, wait_status),
                 shared,
-                (taken_out, timers),
+                (taken_out, (timers, deleted_timers)),
                 threads,
                 exit_signal,
                 stack_needs,
@@ -349,6 +372,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                     hard: numbers.2,
                 }),
                 timers,
+                deleted_timers,
                 interval_timers: interval_timers(numbers),
                 file_owners: file_owners(pid),
                 threads: threads

@@ -7,6 +7,7 @@ use protobuf::EnumOrUnknown;
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;
 use crate::siginfo::{Fields, Siginfo};
+use crate::signo::SigNo;
 
 /// Of the timers of one process, so that an entry of the image stays small.
 pub const TIMERS_LIMIT: usize = 10_000;
@@ -98,6 +99,53 @@ impl PosixTimer {
             Notify::Thread(tid) => Some(tid),
             Notify::Process | Notify::Nobody | Notify::Library => None,
         }
+    }
+}
+
+/// A POSIX timer that is gone: timer_delete(2) leaves an entry that is pending where it is. Since Linux 6.13 the kernel drops
+/// it when its signal is looked for; until then it is shown as pending, and keeps out a second signal of a number below 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeletedTimer {
+    /// The kernel's number that it had.
+    pub id: i32,
+    /// The signal.
+    pub signo: SigNo,
+    /// `sigev_value`.
+    pub value: u64,
+    /// The thread in whose queue the entry is, by its id in its own pid namespace; `None` for the shared queue.
+    pub thread: Option<i32>,
+}
+
+impl DeletedTimer {
+    /// Does this siginfo look as the entry does? It is one of the timer's, unless it is in another queue.
+    pub fn made(&self, info: &Siginfo) -> bool {
+        info.signo() == self.signo.get()
+            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+    }
+}
+
+impl Codec for DeletedTimer {
+    type Message = pb::DeletedTimer;
+
+    fn to_proto(&self) -> pb::DeletedTimer {
+        pb::DeletedTimer {
+            id: self.id,
+            signo: self.signo.to_proto(),
+            value: self.value,
+            tid: self.thread,
+            ..pb::DeletedTimer::default()
+        }
+    }
+
+    fn from_proto(message: &pb::DeletedTimer) -> Result<DeletedTimer, FieldError> {
+        let deleted = DeletedTimer {
+            id: message.id,
+            signo: SigNo::from_proto(&message.signo)
+                .map_err(|error| error.within("deleted_timers"))?,
+            value: message.value,
+            thread: message.tid,
+        };
+        Ok(deleted)
     }
 }
 
@@ -194,7 +242,7 @@ impl Codec for PosixTimer {
             pb::TimerNotify::TIMER_NOTIFY_LIBRARY => Notify::Library,
             pb::TimerNotify::TIMER_NOTIFY_THREAD => Notify::Thread(message.notify_tid),
         };
-        if notify != Notify::Nobody && crate::SigNo::new(message.signo).is_none() {
+        if notify != Notify::Nobody && SigNo::new(message.signo).is_none() {
             let reason = format!("{} is not a signal (1 to 64)", message.signo);
             return Err(FieldError::new("signo", reason));
         }
@@ -220,10 +268,7 @@ impl Codec for PosixTimer {
 
 fn known<E: protobuf::Enum>(field: &str, number: EnumOrUnknown<E>) -> Result<E, FieldError> {
     number.enum_value().map_err(|number| {
-        FieldError::new(
-            field,
-            format!("{number} is none that format version 1 knows"),
-        )
+        FieldError::new(field, format!("{number} is none that this program knows"))
     })
 }
 
@@ -246,6 +291,24 @@ pub(crate) fn check(timers: &[PosixTimer]) -> Result<(), FieldError> {
             .map_err(|error| error.within_item("timers", index))?;
     }
     Ok(())
+}
+
+/// As [`check`], of those that are gone. A number may have been given twice.
+pub(crate) fn check_deleted(timers: &[DeletedTimer]) -> Result<(), FieldError> {
+    if timers.len() > TIMERS_LIMIT {
+        let reason = format!(
+            "there are {}, and {TIMERS_LIMIT} is the limit",
+            timers.len()
+        );
+        return Err(FieldError::new("deleted_timers", reason));
+    }
+    match timers.iter().position(|timer| timer.id < 0) {
+        None => Ok(()),
+        Some(index) => {
+            let reason = format!("{} is not a timer", timers[index].id);
+            Err(FieldError::new("id", reason).within_item("deleted_timers", index))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -318,6 +381,21 @@ mod tests {
         check(&[timer(), timer()]).expect_err("one id twice");
         check(&vec![timer(); TIMERS_LIMIT + 1]).expect_err("too many");
         check(&[timer()]).expect("a timer");
+    }
+
+    #[test]
+    fn what_a_timer_that_is_gone_has_left() {
+        let gone = testing::deleted_timer();
+        assert!(gone.made(&siginfo(10, 3, 7)));
+        assert!(!gone.made(&siginfo(10, 4, 7)));
+        assert!(!gone.made(&siginfo(12, 3, 7)));
+        assert!(!gone.made(&testing::queued(10, 7)));
+        check_deleted(&[gone, gone]).expect("a number may be given twice");
+        check_deleted(&vec![gone; TIMERS_LIMIT + 1]).expect_err("too many");
+        check_deleted(&[DeletedTimer { id: -1, ..gone }]).expect_err("no timer");
+        let mut message = gone.to_proto();
+        message.signo = 65;
+        DeletedTimer::from_proto(&message).expect_err("no signal");
     }
 
     proptest! {

@@ -18,9 +18,11 @@ use crate::fault::{self, Point};
 use crate::image_folder::OnDisk;
 use crate::proc::{self, SignalStatus};
 use crate::process::pidfd::PidFd;
-use crate::state::queues::{is_fault, is_timers, only_by_timer, stays_beside_timer};
-use crate::state::{PendingLimit, Queue, Site, itimers};
-use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, ptrace};
+use crate::state::queues::{
+    Dropped, StillIn, is_fault, is_timers, only_by_timer, stays_beside_timer,
+};
+use crate::state::{PendingLimit, Queue, Site, dropped, itimers};
+use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
@@ -168,15 +170,6 @@ impl Safe<'_> {
     }
 }
 
-/// How many entries all queues of a process have.
-fn depth<Owner>(stopped: &StoppedProcess<Owner>) -> Result<usize> {
-    let mut depth = ptrace::depth(stopped.leader(), true)?;
-    for &tid in stopped.threads() {
-        depth += ptrace::depth(tid, false)?;
-    }
-    Ok(depth)
-}
-
 /// Signals in custody: those of one process.
 #[derive(Debug)]
 pub struct Custody {
@@ -192,6 +185,17 @@ pub struct Custody {
     changes: Vec<String>,
     /// What is out of the process and in no other custody, as soon as all that can be is.
     out: Out,
+    /// Where taking out has failed.
+    failed: Option<Failed>,
+}
+
+/// A queue that could not be emptied.
+#[derive(Debug)]
+struct Failed {
+    queue: Queue,
+    tid: Tid,
+    /// What of the piece that was named last is in it still.
+    still_in: StillIn,
 }
 
 /// See [`Custody::out`].
@@ -252,12 +256,12 @@ impl Custody {
                     .iter()
                     .for_each(|custody| custody.add_to(&mut taken));
             }
-            let guardian = Guardian::start(stopped.pid(), &taken, depth(stopped)?)?;
+            let guardian = Guardian::start(stopped.pid(), &taken, guardian::depth(stopped)?)?;
             let out = match entries {
-                // What is in another custody has its place among this.
-                _ if !earlier.is_empty() => Out::Unknown,
-                Entries::Known => Out::these_of(&taken),
                 Entries::Unread => Out::AllTaken,
+                // What is in another custody has its place among this.
+                Entries::Known if !earlier.is_empty() => Out::Unknown,
+                Entries::Known => Out::these_of(&taken),
             };
             let mut custody = Custody {
                 state,
@@ -266,6 +270,7 @@ impl Custody {
                 is_stopped: true,
                 changes: Vec::new(),
                 out,
+                failed: None,
             };
             let started = fault::point(Point::GuardianStarted);
             match started.and_then(|()| custody.take_all(stopped, entries)) {
@@ -337,7 +342,7 @@ impl Custody {
                 tid: stopped.leader(),
             })?;
         }
-        let guardian = Guardian::start(stopped.pid(), &taken, depth(stopped)?)?;
+        let guardian = Guardian::start(stopped.pid(), &taken, guardian::depth(stopped)?)?;
         let mut custody = Custody {
             state: taken.clone(),
             taken,
@@ -345,6 +350,7 @@ impl Custody {
             is_stopped: false,
             changes: Vec::new(),
             out: Out::Unknown,
+            failed: None,
         };
         let mut take = || {
             for (&(tid, queue), pending) in places.iter().zip(custody.taken.queues_mut()) {
@@ -453,17 +459,30 @@ impl Custody {
         let mut left_in = 0;
         // What arrives meanwhile, at the end, is left to CRIU: else somebody who goes on sending would never let this end.
         let mut left = queue.depth(site)?;
-        let mut begun = false;
-        queue.take_out_in_pieces(site, || {
+        // What has arrived since the capture is in no image, and is left to CRIU as well.
+        let captured = self.captured(queue, tid, entries).map(<[Siginfo]>::to_vec);
+        let mut captured = captured.as_deref();
+        let thread = self.thread(queue, tid);
+        let (state, mut begun) = (without_queues(&self.state), false);
+        let may_be_dropped = |info: &Siginfo| {
+            entries == Entries::Unread && dropped::may_be_left(&state, thread, info)
+        };
+        let mut still_in = StillIn::These(Vec::new());
+        let next = |dropped: Dropped<'_>| {
             if std::mem::replace(&mut begun, true) {
+                left = left.saturating_sub(dropped.instead.len());
+                self.note_dropped(queue, tid, dropped)?;
                 fault::point(Point::TakenOut)?;
             }
             loop {
-                let chunk = queue.peek(tid, left_in, CHUNK.min(left))?;
+                let mut chunk = queue.peek(tid, left_in, CHUNK.min(left))?;
+                left -= chunk.len();
+                if let Some(captured) = &mut captured {
+                    chunk.truncate(before_first_arrival(captured, &chunk));
+                }
                 if chunk.is_empty() {
                     return Ok(chunk);
                 }
-                left -= chunk.len();
                 let go: Vec<Siginfo> = chunk
                     .iter()
                     .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
@@ -478,22 +497,81 @@ impl Custody {
                 if let (Queue::Private, Some(info)) = (queue, chunk.iter().find(stays)) {
                     return Err(only_by_timer(info));
                 }
-                if entries == Entries::Unread {
-                    self.guardian.hold(queue, tid, &go)?;
-                    guardian::hold(&mut self.taken, queue, tid, &go);
-                    guardian::hold(&mut self.state, queue, tid, &chunk);
-                } else {
-                    self.guardian.check()?;
-                    if let Out::These(out) = &mut self.out {
-                        guardian::hold(out, queue, tid, &go);
-                    }
-                }
-                fault::point(Point::TakingOut)?;
+                self.about_to_take(queue, tid, entries, &chunk, &go)?;
                 if !go.is_empty() {
                     return Ok(go);
                 }
             }
-        })
+        };
+        let taken = queue.take_out_in_pieces(site, next, may_be_dropped, &mut still_in);
+        if taken.is_err() {
+            self.failed = Some(Failed {
+                queue,
+                tid,
+                still_in,
+            });
+        }
+        taken
+    }
+
+    /// Tells the guardian, and notes what is out from here on.
+    fn about_to_take(
+        &mut self,
+        queue: Queue,
+        tid: Tid,
+        entries: Entries,
+        chunk: &[Siginfo],
+        go: &[Siginfo],
+    ) -> Result<()> {
+        match entries {
+            Entries::Unread => self.guardian.hold(queue, tid, go)?,
+            Entries::Known => self.guardian.check()?,
+        }
+        fault::point(Point::TakingOut)?;
+        if entries == Entries::Unread {
+            guardian::hold(&mut self.taken, queue, tid, go);
+            guardian::hold(&mut self.state, queue, tid, chunk);
+        } else if let Out::These(out) = &mut self.out {
+            guardian::hold(out, queue, tid, go);
+        }
+        Ok(())
+    }
+
+    /// Entries of timers that are gone: they go back as such.
+    fn note_dropped(&mut self, queue: Queue, tid: Tid, dropped: Dropped<'_>) -> Result<()> {
+        let Dropped { gone, instead } = dropped;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        guardian::hold(&mut self.taken, queue, tid, instead);
+        guardian::hold(&mut self.state, queue, tid, instead);
+        if !instead.is_empty() {
+            self.guardian.hold(queue, tid, instead)?;
+        }
+        guardian::dropped(&mut self.taken, queue, tid, gone);
+        guardian::dropped(&mut self.state, queue, tid, gone);
+        self.guardian.dropped(queue, tid, gone)
+    }
+
+    /// What was captured of the queue, where it was.
+    fn captured(&self, queue: Queue, tid: Tid, entries: Entries) -> Option<&[Siginfo]> {
+        if entries == Entries::Unread {
+            return None;
+        }
+        let pending = match queue {
+            Queue::Shared => Some(&self.state.shared),
+            Queue::Private => {
+                let mut threads = self.state.threads.iter();
+                threads.find(|t| t.tid() == tid).map(|t| &t.pending)
+            }
+        };
+        Some(pending.map_or(&[], |pending| &pending.queue))
+    }
+
+    fn thread(&self, queue: Queue, tid: Tid) -> Option<i32> {
+        let mut threads = self.state.threads.iter();
+        let thread = threads.find(|t| queue == Queue::Private && t.tid() == tid);
+        thread.map(|t| t.ids.innermost())
     }
 
     /// The numbers that are not taken out of this queue, known before the first entry is: a number of which anything
@@ -537,10 +615,26 @@ impl Custody {
         Ok(stay)
     }
 
-    /// After a failure, while the process has been stopped all the time: puts back all that was seen in its queues, and
-    /// sends the guardian home.
-    fn undo<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<()> {
+    /// After a failure, while the process has been stopped all the time: puts back what is out, or where that is not known
+    /// all that was seen in its queues, and sends the guardian home.
+    fn undo<Owner>(mut self, stopped: &StoppedProcess<Owner>) -> Result<()> {
         let _undo = Budget::of_undo();
+        let failed = self.failed.take();
+        let out = match &self.out {
+            Out::These(out) => Some(out.as_ref()),
+            Out::AllTaken => Some(&self.taken),
+            Out::Unknown => None,
+        };
+        match out.and_then(|out| but_for(out, failed)) {
+            // What is in the queue still may be equal to what is out.
+            Some(out) => repair::give_back_all(stopped, &out, None)?,
+            None => repair::give_back(stopped, &self.seen())?,
+        };
+        self.dismiss(stopped.pid());
+        Ok(())
+    }
+
+    fn seen(&self) -> ProcessState {
         let mut seen = ProcessState {
             timers: Vec::new(),
             ..self.state.clone()
@@ -549,9 +643,7 @@ impl Custody {
             // Bits without siginfo are not taken out. Of a deep queue those of entries that have not been read are here too.
             pending.bits = pending.queued();
         }
-        repair::give_back(stopped, &seen)?;
-        self.dismiss(stopped.pid());
-        Ok(())
+        seen
     }
 
     /// Puts everything back, in its order and before what has arrived since, and sends the guardian home. Returns
@@ -562,8 +654,8 @@ impl Custody {
     pub fn give_back<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
         fault::point(Point::GivingBack)?;
         let count = match &self.out {
-            Out::These(out) => repair::give_back_all(stopped, out)?,
-            Out::AllTaken => repair::give_back_all(stopped, &self.taken)?,
+            Out::These(out) => repair::give_back_all(stopped, out, None)?,
+            Out::AllTaken => repair::give_back_all(stopped, &self.taken, None)?,
             Out::Unknown => repair::give_back(stopped, &self.taken)?,
         };
         fault::point(Point::GivenBack)?;
@@ -576,6 +668,43 @@ impl Custody {
             log::warn!("pid {pid}: all signals are put back, but the guardian had died: {e}");
         }
     }
+}
+
+/// What is out, where taking out has failed: all of `out` but what is in its queue still. `None`: that is not known.
+fn but_for(out: &ProcessState, failed: Option<Failed>) -> Option<ProcessState> {
+    let mut out = out.clone();
+    if let Some(Failed {
+        queue,
+        tid,
+        still_in,
+    }) = failed
+    {
+        let StillIn::These(still_in) = still_in else {
+            return None;
+        };
+        let pending = guardian::pending_of(&mut out, queue, tid)?;
+        for info in still_in.iter().rev() {
+            let at = pending.queue.iter().rposition(|one| one == info)?;
+            pending.queue.remove(at);
+        }
+    }
+    for pending in out.queues_mut() {
+        // Bits without siginfo are not taken out.
+        pending.bits = pending.queued();
+    }
+    Some(out)
+}
+
+/// How many of the entries in `chunk` are of those captured, which come first; these are taken off `captured`. Some of them may
+/// be gone: a SIGCONT that has arrived takes stop signals away, and the other way round (prepare_signal).
+fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
+    for (count, info) in chunk.iter().enumerate() {
+        match captured.iter().position(|one| one == info) {
+            Some(at) => *captured = &captured[at + 1..],
+            None => return count,
+        }
+    }
+    chunk.len()
 }
 
 /// Compares the process with what it was before SIGTRAP was taken out, and what goes along with it.
@@ -601,6 +730,13 @@ fn changes_but_trap<Owner>(
         Err(e) => vec![format!(
             "cannot tell what else taking out SIGTRAP changed: {e}"
         )],
+    }
+}
+
+fn without_queues(state: &ProcessState) -> ProcessState {
+    ProcessState {
+        timers: state.timers.clone(),
+        ..ProcessState::bare(state.ids.clone())
     }
 }
 

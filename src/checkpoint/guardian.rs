@@ -24,8 +24,8 @@ use crate::memory::{self, Reserve};
 use crate::proc;
 use crate::process::detached;
 use crate::process::pidfd::PidFd;
-use crate::state::Queue;
-use crate::tracee::{Budget, ByUs, StoppedProcess};
+use crate::state::{Queue, dropped};
+use crate::tracee::{Budget, ByUs, StoppedProcess, ptrace};
 
 /// How long a rescue tries to stop the process: its tracer is about to end, or has ended.
 const RESCUE_TIME: Duration = Duration::from_secs(30);
@@ -39,6 +39,7 @@ const READY_TIME: Duration = Duration::from_secs(30);
 
 const READY: u8 = b'r';
 const HOLD: u8 = b'h';
+const GONE: u8 = b'g';
 const DONE: u8 = b'd';
 /// Kind, whether shared, tid, number of siginfos.
 const HEADER: usize = 10;
@@ -167,15 +168,7 @@ impl Guardian {
     /// # Errors
     /// EPIPE if the guardian is gone: then nothing may be taken out.
     pub fn hold(&mut self, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Result<()> {
-        let count = u32::try_from(infos.len()).unwrap_or(u32::MAX);
-        let mut message = Vec::with_capacity(HEADER + infos.len() * SIGINFO_SIZE);
-        message.push(HOLD);
-        message.push(u8::from(queue == Queue::Shared));
-        message.extend_from_slice(&tid.get().to_le_bytes());
-        message.extend_from_slice(&count.to_le_bytes());
-        for info in infos {
-            message.extend_from_slice(info.as_bytes());
-        }
+        let message = message(HOLD, queue, tid, infos);
         fault::point(Point::GuardianTelling)?;
         // It has earlier ones in its hands, and must not be the one that is ended for want of memory.
         self.amount.told += infos.len();
@@ -183,6 +176,15 @@ impl Guardian {
         self.send(&message)?;
         self.await_ready()?;
         fault::point(Point::GuardianTold)
+    }
+
+    /// Tells the guardian which of the entries that it was told of the kernel has dropped, as their timers are gone.
+    ///
+    /// # Errors
+    /// Those of [`hold`](Self::hold).
+    pub fn dropped(&mut self, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Result<()> {
+        self.send(&message(GONE, queue, tid, infos))?;
+        self.await_ready()
     }
 
     /// It holds what it was told, and has the memory to put that back.
@@ -213,6 +215,19 @@ impl Guardian {
     fn send(&mut self, message: &[u8]) -> Result<()> {
         self.link.write_all(message).map_err(|e| told(&e))
     }
+}
+
+fn message(kind: u8, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Vec<u8> {
+    let count = u32::try_from(infos.len()).unwrap_or(u32::MAX);
+    let mut message = Vec::with_capacity(HEADER + infos.len() * SIGINFO_SIZE);
+    message.push(kind);
+    message.push(u8::from(queue == Queue::Shared));
+    message.extend_from_slice(&tid.get().to_le_bytes());
+    message.extend_from_slice(&count.to_le_bytes());
+    for info in infos {
+        message.extend_from_slice(info.as_bytes());
+    }
+    message
 }
 
 /// How much may have to be put back.
@@ -254,6 +269,10 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
     }
     let mut reserve = Reserve::default();
     let mut amount = Amount::of(&state, queued);
+    let mut told_of = Told {
+        amount,
+        last: [None; 2],
+    };
     loop {
         if let Err(e) = reserve.ensure_for(amount.whole()) {
             return told(e);
@@ -261,8 +280,14 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
         // If nobody hears it, the parent is gone, and the next message does not come.
         let _ = link.write_all(&[READY]);
         match receive(&mut link, &mut state) {
-            Ok(true) => amount.told = siginfos(&state) - amount.known,
-            Ok(false) => return 0,
+            Ok(Some(piece)) => {
+                amount.told = siginfos(&state) - amount.known;
+                told_of.amount = amount;
+                if piece.is_some() {
+                    told_of.last = [told_of.last[1], piece];
+                }
+            }
+            Ok(None) => return 0,
             Err(_) => break,
         }
         if let Err(e) = fault::point(Point::GuardianHeard) {
@@ -271,7 +296,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
     }
     // From here on there is that much room.
     drop(reserve);
-    match rescue(held, &state) {
+    match rescue(held, &state, &told_of) {
         Ok(count) => {
             if holds_any(&state) {
                 log::error!("pid {pid}: criu is gone; {count} pending signals were put back");
@@ -289,12 +314,29 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
     }
 }
 
-/// Takes one message. False: all is done. An error: the parent is gone.
-fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<bool> {
+/// What was told piece by piece.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    amount: Amount,
+    /// The last two of them. A thread whose tracer dies queues again what it has taken of a piece until it begins with the next
+    /// one, so that no others may be in the queue.
+    last: [Option<Piece>; 2],
+}
+
+/// Entries that were about to be taken out: so many of this queue.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    queue: Queue,
+    tid: Tid,
+    entries: usize,
+}
+
+/// Takes one message, and says what is about to be taken out. `None`: all is done. An error: the parent is gone.
+fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Option<Option<Piece>>> {
     let mut header = [0; HEADER];
     link.read_exact(&mut header)?;
     if header[0] == DONE {
-        return Ok(false);
+        return Ok(None);
     }
     let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
     let tid = Tid::new(number(2).cast_signed()).unwrap_or(Tid::NONE);
@@ -309,20 +351,37 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<bool> 
     } else {
         Queue::Private
     };
+    if header[0] == GONE {
+        dropped(state, queue, tid, &infos);
+        return Ok(Some(None));
+    }
     hold(state, queue, tid, &infos);
-    Ok(true)
+    let piece = Piece {
+        queue,
+        tid,
+        entries: infos.len(),
+    };
+    Ok(Some((!infos.is_empty()).then_some(piece)))
+}
+
+/// Notes in `state` of which entries the timers are gone.
+pub fn dropped(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo]) {
+    let thread = match queue {
+        Queue::Shared => None,
+        Queue::Private => {
+            let mut threads = state.threads.iter();
+            threads.find(|t| t.tid() == tid).map(|t| t.ids.innermost())
+        }
+    };
+    let gone = infos
+        .iter()
+        .filter_map(|info| dropped::of_timer(info, thread));
+    state.deleted_timers.extend(gone);
 }
 
 /// Notes in `state` what is about to be taken out.
 pub fn hold(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo]) {
-    let pending = match queue {
-        Queue::Shared => Some(&mut state.shared),
-        Queue::Private => {
-            let thread = state.threads.iter_mut().find(|t| t.tid() == tid);
-            thread.map(|t| &mut t.pending)
-        }
-    };
-    if let Some(pending) = pending {
+    if let Some(pending) = pending_of(state, queue, tid) {
         pending
             .bits
             .extend(infos.iter().filter_map(|info| SigNo::new(info.signo())));
@@ -330,7 +389,7 @@ pub fn hold(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo])
     }
 }
 
-fn rescue(held: &PidFd, state: &ProcessState) -> Result<usize> {
+fn rescue(held: &PidFd, state: &ProcessState, told: &Told) -> Result<usize> {
     let pid = held.pid();
     let deadline = Instant::now() + RESCUE_TIME;
     let mut attempts = 0;
@@ -338,7 +397,8 @@ fn rescue(held: &PidFd, state: &ProcessState) -> Result<usize> {
         if is_gone(held) {
             return Err(Error::new("find the process", Cause::Died));
         }
-        match try_rescue(held, state, deadline) {
+        let told = (attempts == 0).then_some(told);
+        match try_rescue(held, state, told, deadline) {
             Ok(Some(count)) => return Ok(count),
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             // There is nobody after this one. What is back already is not put back twice. That "the task is gone" can mean
@@ -362,7 +422,11 @@ fn holds_any(state: &ProcessState) -> bool {
     state.queues().any(|pending| *pending != Pending::default())
 }
 
-fn put_back(stopped: &StoppedProcess<ByUs>, state: &ProcessState) -> Result<usize> {
+fn put_back(
+    stopped: &StoppedProcess<ByUs>,
+    state: &ProcessState,
+    told: Option<&Told>,
+) -> Result<usize> {
     // First: a signal that becomes ignored is taken out of all queues (do_sigaction).
     if repair::ignore_trap_again(stopped, state)? {
         log::error!(
@@ -373,11 +437,72 @@ fn put_back(stopped: &StoppedProcess<ByUs>, state: &ProcessState) -> Result<usiz
     if !holds_any(state) {
         return Ok(0);
     }
-    repair::give_back(stopped, state)
+    match told {
+        // What is in the queue still may be equal to what is out, and nobody has read it.
+        Some(told) if told.amount.known == 0 && told.amount.told > 0 => {
+            let depth = depth(stopped)?;
+            repair::give_back_all(stopped, state, Some(&told.still_in(state, depth)))
+        }
+        _ => repair::give_back(stopped, state),
+    }
+}
+
+impl Told {
+    /// What of `state` is in a process that has `depth` entries now. Some of it the kernel may have dropped, and some may have
+    /// been sent since.
+    fn still_in(&self, state: &ProcessState, depth: usize) -> ProcessState {
+        let mut still_in = state.clone();
+        let mut rest = state.clone();
+        for pending in still_in.queues_mut() {
+            *pending = Pending::default();
+        }
+        let Amount { queued, told, .. } = self.amount;
+        let mut out = told;
+        for piece in self.last.iter().rev().flatten() {
+            if depth + out < queued + piece.entries.div_ceil(2) {
+                break;
+            }
+            out = out.saturating_sub(piece.entries);
+            if let Some(pending) = pending_of(&mut rest, piece.queue, piece.tid) {
+                let first = pending.queue.len().saturating_sub(piece.entries);
+                let entries = pending.queue.split_off(first);
+                hold(&mut still_in, piece.queue, piece.tid, &entries);
+            }
+        }
+        still_in
+    }
+}
+
+/// How many entries all queues of a process have.
+///
+/// # Errors
+/// If it is gone.
+pub fn depth<Owner>(stopped: &StoppedProcess<Owner>) -> Result<usize> {
+    let mut depth = ptrace::depth(stopped.leader(), true)?;
+    for &tid in stopped.threads() {
+        depth += ptrace::depth(tid, false)?;
+    }
+    Ok(depth)
+}
+
+/// The queue of that thread, or the shared one.
+pub fn pending_of(state: &mut ProcessState, queue: Queue, tid: Tid) -> Option<&mut Pending> {
+    match queue {
+        Queue::Shared => Some(&mut state.shared),
+        Queue::Private => {
+            let thread = state.threads.iter_mut().find(|t| t.tid() == tid);
+            thread.map(|t| &mut t.pending)
+        }
+    }
 }
 
 /// `None`: it is traced still.
-fn try_rescue(held: &PidFd, state: &ProcessState, deadline: Instant) -> Result<Option<usize>> {
+fn try_rescue(
+    held: &PidFd,
+    state: &ProcessState,
+    told: Option<&Told>,
+    deadline: Instant,
+) -> Result<Option<usize>> {
     let _budget = Budget::of_process();
     fault::point(Point::CriuGone)?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -389,7 +514,7 @@ fn try_rescue(held: &PidFd, state: &ProcessState, deadline: Instant) -> Result<O
         seized => seized?,
     };
     let result = fault::point(Point::RescueSeized)
-        .and_then(|()| put_back(&stopped, state))
+        .and_then(|()| put_back(&stopped, state, told))
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
     stopped.release()?;
     result.map(Some)

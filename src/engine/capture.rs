@@ -1,8 +1,8 @@
 //! The whole signal state of one stopped process.
 
 use criu_signals_images::{
-    Dispositions, FORMAT_VERSION, Header, Image, InterruptedCall, IntervalTimer, Pending,
-    ProcessState, ThreadState, Tid, WaitStatus,
+    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState,
+    ThreadState, Tid, WaitStatus,
 };
 
 use crate::arch;
@@ -50,6 +50,33 @@ pub fn unless_deeper<Owner>(
         pending.queue.clear();
     }
     Ok((state, Entries::Unread))
+}
+
+/// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deep ones stay so.
+///
+/// # Errors
+/// If a thread is gone.
+pub fn shallow_queues<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    state: &mut ProcessState,
+    most: usize,
+) -> Result<()> {
+    let leader = stopped.leader();
+    let read = |queue: Queue, tid, into: &mut Pending| {
+        let entries = queue.peek(tid, 0, most + 1)?;
+        if entries.len() <= most {
+            into.queue = entries;
+            into.bits = into.bits.union(into.queued());
+        }
+        Ok::<_, Error>(())
+    };
+    let mut inner = || {
+        for thread in &mut state.threads {
+            read(Queue::Private, thread.tid(), &mut thread.pending)?;
+        }
+        read(Queue::Shared, leader, &mut state.shared)
+    };
+    inner().map_err(|e| e.during(Phase::Capture, stopped.pid()))
 }
 
 /// As [`process`], but of each queue at most `most` entries are read, so that a deep one does not hold the process up.
@@ -204,6 +231,7 @@ fn capture<Owner>(
         timers: Vec::new(),
         interval_timers,
         file_owners: Vec::new(),
+        deleted_timers: Vec::new(),
         threads,
     };
     for thread in &mut state.threads {
@@ -353,7 +381,7 @@ pub fn with_header(mut process: ProcessState) -> Result<Image> {
     // What was queued before a change of uid is charged to another one.
     process.queued = process.queued.max(process.siginfos());
     let header = Header {
-        format_version: FORMAT_VERSION,
+        format_version: process.format_version(),
         arch: arch::ARCH,
         kernel_release: machine::kernel_release()?,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

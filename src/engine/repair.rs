@@ -4,7 +4,7 @@ use std::fmt;
 
 use criu_signals_images::{
     Difference, Disposition, Pending, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo,
-    SigSet, Siginfo, ThreadState, Tid, TimerEntry, compare,
+    SigSet, Siginfo, TakenOut, ThreadState, Tid, TimerEntry, compare,
 };
 
 use crate::engine::capture::{self, Entries};
@@ -13,9 +13,9 @@ use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
-use crate::state::queues::before_arrivals;
-use crate::state::timers::with_timer_arrivals;
-use crate::state::{self, PendingLimit, Queue, Site, itimers, owners};
+use crate::state::queues::{before_arrivals, is_timers};
+use crate::state::timers::{with_expiries, with_timer_arrivals};
+use crate::state::{self, PendingLimit, Queue, Site, dropped, itimers, owners};
 pub use crate::state::{Done, Lost};
 use crate::tracee::{Budget, Injector, StoppedProcess};
 
@@ -152,7 +152,11 @@ fn undo_dump<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState, repo
         let back = || {
             fault::point(Point::OutGoingBack)?;
             let limit = proc::rlimit_sigpending(stopped.pid())?;
-            give_back_under(stopped, dumped, limit)
+            // With a SIGTRAP alone nothing was taken out that can be pending twice.
+            if dumped.taken_out.iter().all(|why| *why == TakenOut::Trap) {
+                return give_back_under(stopped, dumped, limit);
+            }
+            give_back_restored(stopped, dumped, limit)
         };
         match back() {
             Ok(count) => report.given_back = count,
@@ -318,20 +322,68 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     give_back_under(stopped, state, state.rlimit_sigpending)
 }
 
-/// As [`give_back`], of signals of which none is back: what is found equal to one of them has arrived since.
+/// As [`give_back`], of signals of which only those of `still_in` are in the process: what else is found equal to one of them
+/// has arrived since, or was behind it.
 ///
 /// # Errors
 /// Those of [`give_back`]. What is back by then is not known: [`give_back`] can be tried.
 pub fn give_back_all<Owner>(
     stopped: &StoppedProcess<Owner>,
     taken: &ProcessState,
+    still_in: Option<&ProcessState>,
 ) -> Result<usize> {
     let _budget = Budget::of_process();
     let found = capture::expecting(stopped, Phase::Replay, taken)?;
-    let wanted = queue_by_queue(taken.clone(), &found, |taken, found, _, _| {
-        before_arrivals(taken, found)
+    let wanted = queue_by_queue(taken.clone(), &found, |taken, found, _, thread| {
+        let still_in = still_in.and_then(|state| match thread {
+            None => Some(&state.shared),
+            Some(id) => {
+                let mut threads = state.threads.iter();
+                let thread = threads.find(|t| t.ids.innermost() == id);
+                thread.map(|thread| &thread.pending)
+            }
+        });
+        before_arrivals(taken, found, still_in.map_or(&[], |pending| &pending.queue))
     });
+    bring_about_around_dropped(stopped, wanted, found)
+}
+
+/// As [`give_back`], in a process that CRIU has restored, which has of what was taken out what has arrived before CRIU read
+/// the queues: that may be equal. Leaves the process with this RLIMIT_SIGPENDING.
+fn give_back_restored<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    limit: Rlimit,
+) -> Result<usize> {
+    let _budget = Budget::of_process();
+    let found = capture::expecting(stopped, Phase::Replay, dumped)?;
+    let stay = may_have_stayed(dumped);
+    // What the leader has of its own is in the way of the process's.
+    let leaders = [dumped.threads.first(), found.threads.first()];
+    let bits = leaders.iter().flatten().map(|leader| leader.pending.bits);
+    let in_the_way = bits.fold(stay, SigSet::union);
+    let mut wanted = queue_by_queue(dumped.clone(), &found, |dumped, found, timers, thread| {
+        let stay = if thread.is_none() { in_the_way } else { stay };
+        let stays = |info: &&Siginfo| SigNo::new(info.signo()).is_some_and(|s| stay.contains(s));
+        let still_in: Vec<Siginfo> = dumped.queue.iter().filter(stays).copied().collect();
+        let merged = before_arrivals(dumped, found, &still_in);
+        with_expiries(merged, found, timers, thread)
+    });
+    wanted.rlimit_sigpending = limit;
     bring_about(stopped, &wanted, &found)
+}
+
+/// The numbers of which entries may have been left in, in any queue, while the others were taken out: see
+/// `Custody::numbers_that_stay`.
+fn may_have_stayed(dumped: &ProcessState) -> SigSet {
+    let entries = dumped.queues().flat_map(|pending| &pending.queue);
+    let of_timers = entries.filter(|info| is_timers(info));
+    let of_timers = of_timers.filter_map(|info| SigNo::new(info.signo()));
+    let timers = dumped.timers.iter();
+    let timers = timers.filter_map(|timer| SigNo::new(timer.signo));
+    let mut stay: SigSet = of_timers.chain(timers).collect();
+    stay.extend(itimers::armed_by_taking(dumped).iter());
+    stay
 }
 
 /// As [`give_back`], and leaves the process with this RLIMIT_SIGPENDING.
@@ -344,6 +396,21 @@ fn give_back_under<Owner>(
     let found = capture::expecting(stopped, Phase::Replay, state)?;
     let mut wanted = wanted(state, &found);
     wanted.rlimit_sigpending = limit;
+    bring_about_around_dropped(stopped, wanted, found)
+}
+
+/// Where something has to be taken out for a moment, what timers that are gone have left would not come out.
+fn bring_about_around_dropped<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    mut wanted: ProcessState,
+    mut found: ProcessState,
+) -> Result<usize> {
+    let is_head = std::iter::zip(found.queues(), wanted.queues())
+        .all(|(found, wanted)| wanted.queue.starts_with(&found.queue));
+    if !is_head {
+        dropped::find(stopped, &mut found)?;
+        wanted.deleted_timers.extend(&found.deleted_timers);
+    }
     bring_about(stopped, &wanted, &found)
 }
 
@@ -541,7 +608,24 @@ fn count_queued_stop(found: &mut ProcessState, dumped: &ProcessState) {
 
 /// What CRIU puts into a queue in the place of a timer's own entry looks exactly like it, and is not it: nobody
 /// but the timer can queue that.
+///
+/// So it is with what timers that are gone have left: that would be delivered.
 fn distrust_entries(found: &mut ProcessState, dumped: &ProcessState) {
+    let distrust = |pending: &mut Pending, thread| {
+        let before = pending.queued();
+        pending
+            .queue
+            .retain(|info| dumped.left_by(thread, info).is_none());
+        let gone = before.difference(pending.queued());
+        pending.bits = pending.bits.difference(gone);
+    };
+    if !dumped.deleted_timers.is_empty() {
+        distrust(&mut found.shared, None);
+        for thread in &mut found.threads {
+            let id = thread.ids.innermost();
+            distrust(&mut thread.pending, Some(id));
+        }
+    }
     for timer in &mut found.timers {
         let was = dumped.timers.iter().find(|was| was.id == timer.id);
         if was.is_some_and(|was| was.entry != TimerEntry::Idle) {

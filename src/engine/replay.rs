@@ -4,14 +4,17 @@
 //! back what it has written. After a failed step the remaining steps still run; in particular, the masks are always put
 //! back.
 
-use criu_signals_images::{ProcessState, RunState, SigSet, ThreadState, Tid};
+use std::cell::RefCell;
+
+use criu_signals_images::{DeletedTimer, ProcessState, RunState, SigSet, ThreadState, Tid};
 
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::Lost;
+use crate::state::dropped::{self, Place};
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
-    PosixTimers, PrivateQueue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,
+    PosixTimers, PrivateQueue, Queue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,
     put_back,
 };
 use crate::tracee::{Injector, ptrace};
@@ -266,15 +269,9 @@ impl<Owner> Replay<'_, '_, Owner> {
                 let siginfos: usize = wanted.queues().map(|pending| pending.queue.len()).sum();
                 PendingLimit::raise(site, (siginfos + wanted.timers.len()) as u64)
             }),
-            Step::PrivateQueues => self.each_thread(|site, wanted| {
-                if PosixTimers::builds(process, Some(wanted.ids.innermost())) {
-                    return Ok(());
-                }
-                put_back::<PrivateQueue, _>(site, &wanted.pending).map(drop)
-            }),
+            Step::PrivateQueues => self.private_queues(),
             Step::SharedQueue if PosixTimers::builds(process, None) => Vec::new(),
-            Step::SharedQueue => self
-                .leader(|site, wanted| put_back::<SharedQueue, _>(site, &wanted.shared).map(drop)),
+            Step::SharedQueue => self.shared_queue(),
             Step::Timers => self.timers(),
             Step::AlternateStacks => self.each_thread(|site, wanted| {
                 put_back::<AlternateStack, _>(site, &wanted.altstack).map(drop)
@@ -298,6 +295,55 @@ impl<Owner> Replay<'_, '_, Owner> {
                 }
             }),
         }
+    }
+
+    fn private_queues(&mut self) -> Vec<Error> {
+        let (process, renamed) = (self.wanted, RefCell::new(Vec::new()));
+        let errors = self.each_thread(|site, wanted| {
+            let place = Place {
+                tid: site.tid,
+                queue: Queue::Private,
+                thread: Some(wanted.ids.innermost()),
+            };
+            if PosixTimers::builds(process, place.thread) {
+                return Ok(());
+            }
+            if dropped::numbers(process, place.thread, &wanted.pending).is_empty() {
+                return put_back::<PrivateQueue, _>(site, &wanted.pending).map(drop);
+            }
+            let made =
+                dropped::put_back_queue::<PrivateQueue, _>(site, process, place, &wanted.pending)?;
+            renamed.borrow_mut().extend(made);
+            Ok(())
+        });
+        self.say_renamed(&renamed.into_inner());
+        errors
+    }
+
+    fn shared_queue(&mut self) -> Vec<Error> {
+        let renamed = RefCell::new(Vec::new());
+        let errors = self.leader(|site, wanted| {
+            if dropped::numbers(wanted, None, &wanted.shared).is_empty() {
+                return put_back::<SharedQueue, _>(site, &wanted.shared).map(drop);
+            }
+            let place = Place {
+                tid: site.tid,
+                queue: Queue::Shared,
+                thread: None,
+            };
+            let made = itimers::keeping_expired(site, |site| {
+                dropped::put_back_queue::<SharedQueue, _>(site, wanted, place, &wanted.shared)
+            })?;
+            renamed.borrow_mut().extend(made);
+            Ok(())
+        });
+        self.say_renamed(&renamed.into_inner());
+        errors
+    }
+
+    fn say_renamed(&mut self, renamed: &[DeletedTimer]) {
+        let text = |timer: &DeletedTimer| (Lost::DeletedTimer, dropped::renamed(timer));
+        self.lost.extend(renamed.iter().map(text));
     }
 
     fn timers(&mut self) -> Vec<Error> {

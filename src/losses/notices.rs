@@ -57,6 +57,7 @@ impl From<Lost> for Notice {
         match lost {
             Lost::Overruns => Notice::Overruns,
             Lost::Owner => Notice::Owner,
+            Lost::DeletedTimer => Notice::Timer,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::error::Result;
 use crate::state::cpu_clocks::{self, Unclear};
-use crate::state::dropped::Dropped;
+use crate::state::dropped;
 use crate::state::overruns::Uncounted;
 use crate::state::timers;
-use criu_signals_images::{Notify, Pid, ProcessState};
+use criu_signals_images::{DeletedTimer, Notify, Pid, ProcessState};
 
 use crate::losses::notices::{Notice, Saying};
 use crate::setting_names::OVERRUNS;
@@ -103,24 +103,20 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
     periodic.map(|timer| say(timer.id)).collect()
 }
 
-/// An entry that the kernel drops. Nothing that anybody would have got is lost: it is worth a note.
-pub fn dropped(pid: Pid, process: &ProcessState, dropped: &Dropped) -> String {
-    format!(
-        "pid {pid} ({}): timer {} was deleted, and the kernel drops its pending entry of {} at delivery: the entry is \
-         not restored",
-        process.comm, dropped.timer, dropped.signo
-    )
+/// An entry that the kernel drops, and that was put back.
+pub fn renamed(pid: Pid, process: &ProcessState, timer: &DeletedTimer) -> String {
+    format!("pid {pid} ({}): {}", process.comm, dropped::renamed(timer))
 }
 
 /// One of which there is no telling.
-pub fn perhaps(pid: Pid, process: &ProcessState, entry: &Dropped) -> Saying {
+pub fn perhaps(pid: Pid, process: &ProcessState, entry: &DeletedTimer) -> Saying {
     let what = format!(
         "the timer was deleted, and a pending entry of {} may be the timer's. The kernel would drop an entry of the \
-         timer, but other signals of that number are pending, so the origin is unknown: after a restore the entry is \
+         timer, but other signals of that number are pending or RLIMIT_SIGPENDING has no room for it, so the origin is unknown: after a restore the entry is \
          delivered",
         entry.signo
     );
-    saying(Notice::Timer, pid, process, entry.timer, &what, LET_IT_COME)
+    saying(Notice::Timer, pid, process, entry.id, &what, LET_IT_COME)
 }
 
 /// The `why` of [`not_counted`] where the settings have it so.

@@ -71,13 +71,14 @@ pub enum Unclear {
 
 /// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
 /// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
-/// [`overruns::count`](super::overruns::count). `is_dumped`: is the process with this id dumped as well?
+/// [`overruns::count`](super::overruns::count); `perhaps` are those of which nobody knows. `is_dumped`: is the process with this id dumped as well?
 ///
 /// # Errors
 /// If a timer could not be set back to what it was.
 pub fn resolve<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
+    perhaps: &[i32],
     is_dumped: impl Fn(i32) -> bool,
 ) -> Result<Vec<(i32, Unclear)>> {
     let mut unclear = Vec::new();
@@ -92,6 +93,9 @@ pub fn resolve<Owner>(
             Whose::Thread(_) => Unclear::ThreadIsGone,
             Whose::Process(pid) if pid == own || is_dumped(pid) => continue,
             Whose::Process(pid) => Unclear::Elsewhere(pid),
+            Whose::SomeThread if perhaps.contains(&timer.id) => {
+                Unclear::Unknown("its signal is pending in a deep queue")
+            }
             Whose::SomeThread => match find_out(stopped, state, &timer) {
                 Ok(Found::Clock(clock)) => {
                     state.timers[at].clock = clock;

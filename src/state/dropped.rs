@@ -3,20 +3,24 @@
 //! timer_delete(2) leaves the timer's own entry in the queue. Since Linux 6.13 it is dropped as soon as somebody looks for
 //! its signal; before, it was delivered (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). CRIU queues it as one
 //! of somebody's, and that is delivered. Nothing that PTRACE_PEEKSIGINFO gives tells the two apart: rt_sigqueueinfo(2)
-//! takes any siginfo of a timer. So the entry is asked for, and what was delivered is queued again in the same batch.
+//! takes any siginfo of a timer. So all entries of the number are asked for, and what was delivered is queued again in the
+//! same batch. What was not is made anew at its place.
 //!
-//! While it is there, its signal is shown as pending, and a legacy one that comes is dropped. So a process that runs on gets
-//! one anew: of a timer that expires and is deleted.
+//! While it is there, its signal is shown as pending, and a legacy one that comes is dropped. It is made of a timer that
+//! expires and is deleted, of the same number where the kernel can make one (Linux 6.15).
 
-use criu_signals_images::{Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, Siginfo, Tid};
+use criu_signals_images::{
+    DeletedTimer, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo, TIMERS_LIMIT,
+    Tid,
+};
 use nix::errno::Errno;
 
-use super::queues::{Queue, like_a_timers_own};
+use super::queues::{Queue, is_fault, like_a_timers_own, take_one};
 use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
-use super::{Kind, PendingLimit, Site, put_back};
+use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc::{self, TimerLine};
-use crate::tracee::{Call, Injector, StoppedProcess};
+use crate::proc::{self, SignalStatus};
+use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
 
 /// `sizeof(struct sigevent)`, and what `sigev_notify` can be.
 const SIGEVENT_SIZE: usize = 64;
@@ -33,64 +37,61 @@ const RESTORE_IDS_GET: u64 = 2;
 const EXPIRES_IN: u64 = 100_000;
 const ATTEMPTS: usize = 8;
 
-/// An entry that was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dropped {
-    /// The thread whose queue it was in, by its id in its own pid namespace; `None`: the shared one.
-    pub thread: Option<i32>,
-    /// Its signal.
-    pub signo: SigNo,
-    /// What had come with it.
-    pub value: u64,
-    /// Of the timer that is gone.
-    pub timer: i32,
-}
-
 /// What [`find`] has to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// They are in no queue any more.
-    pub dropped: Vec<Dropped>,
-    /// Of these nobody can tell, because other entries of their numbers are pending, or there is no room to queue them again: they
+    /// Of these nobody can tell, because other entries are in the way, or there is no room to queue them again: they
     /// are delivered after a restore.
-    pub unclear: Vec<Dropped>,
+    pub unclear: Vec<DeletedTimer>,
+    /// These have another timer's number now.
+    pub renamed: Vec<DeletedTimer>,
 }
 
-/// Looks for such entries in the queues of `state`, which was captured from `stopped` and not changed since. What is dropped
-/// is taken out of it as well.
+/// The entries of one number in a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// A thread that takes from the queue: the leader for the shared one.
+    pub tid: Tid,
+    /// Which of its queues.
+    pub queue: Queue,
+    /// Whose queue it is, by the id in its own namespace; `None`: the shared one.
+    pub thread: Option<i32>,
+}
+
+/// Looks for such entries in the queues of `state`, which was captured from `stopped` and not changed since, and enters the
+/// timers that they are of. All are in their places afterwards.
 ///
 /// # Errors
-/// If a queue can't be read, or an entry that was taken out not be queued again.
+/// If a queue can't be read, or what was taken out not be put back.
 pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) -> Result<Found> {
     let mut found = Found::default();
-    let candidates = candidates(state);
-    if candidates.is_empty() {
+    let groups = groups(state);
+    if groups.is_empty() {
         return Ok(found);
     }
     let inner = || {
         let mut injector = Injector::new(stopped)?;
         let mut continued = false;
-        for (dropped, info) in candidates {
-            let Some((tid, which)) = alone(state, &dropped) else {
-                found.unclear.push(dropped);
-                continue;
-            };
+        for (place, signo) in groups {
+            let candidates = candidates(state, place, signo);
             let mut site = Site {
                 injector: &mut injector,
-                tid,
+                tid: place.tid,
             };
-            match which.delivers(&mut site, &info)? {
-                Some(true) => {}
-                Some(false) => found.dropped.push(dropped),
-                None => {
-                    found.unclear.push(dropped);
-                    continue;
-                }
-            }
-            continued |= dropped.signo == SigNo::CONT;
+            let room = TIMERS_LIMIT - state.deleted_timers.len();
+            let asked = match askable(state, place, signo) && candidates.len() <= room {
+                true => ask(&mut site, state, place, signo)?,
+                false => None,
+            };
+            let Some(gone) = asked else {
+                found.unclear.extend(candidates);
+                continue;
+            };
+            continued |= signo == SigNo::CONT;
+            found.renamed.extend(gone);
             // What was queued again is the last now.
-            let queue = which.read(&site, usize::MAX)?;
-            *queue_mut(state, dropped.thread) = queue;
+            let pending = place.queue.read(&site, usize::MAX)?;
+            *queue_mut(state, place.thread) = pending;
         }
         if continued {
             injector.trap_after_sigcont()?;
@@ -101,95 +102,289 @@ pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) ->
     Ok(found)
 }
 
-/// Puts such an entry into the queue again: that of a timer with the same id, where the kernel can make one (Linux 6.15).
-///
-/// # Errors
-/// If there can be no timer, or it does not expire. It is deleted in any case.
-pub fn make_again<Owner>(
-    stopped: &StoppedProcess<Owner>,
-    dropped: &Dropped,
-    thread: Option<Tid>,
-) -> Result<()> {
-    let inner = || {
-        let mut injector = Injector::new(stopped)?;
-        let mut site = Site {
-            injector: &mut injector,
-            tid: stopped.leader(),
-        };
-        let limit = PendingLimit::capture(&mut site)?;
-        let queue_of = thread.unwrap_or(stopped.leader());
-        let made = match with_its_id(&mut site, dropped, &limit, queue_of) {
-            Ok(false) => PendingLimit::raise(&mut site, 1)
-                .and_then(|()| with_any_id(site.injector, dropped, queue_of)),
-            made => made.map(drop),
-        };
-        // Every timer is charged to the limit that it was made under.
-        made.and(put_back::<PendingLimit, _>(&mut site, &limit).map(drop))?;
-        injector.finish()
+/// Asks for all entries of the number, and enters the timers that are gone. Returns those whose entries could not be given the
+/// number of their timer again; `None`: there is no room to queue what comes again.
+fn ask<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    state: &mut ProcessState,
+    place: Place,
+    signo: SigNo,
+) -> Result<Option<Vec<DeletedTimer>>> {
+    let entries = of_number(queue_mut(state, place.thread), signo);
+    let Some(came) = place.queue.deliver(site, signo, &entries)? else {
+        return Ok(None);
     };
-    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
+    if came.len() == entries.len() {
+        return Ok(Some(Vec::new()));
+    }
+    let mut came = came.into_iter().peekable();
+    for info in &entries {
+        if came.next_if_eq(info).is_none() {
+            state.deleted_timers.extend(of_timer(info, place.thread));
+        }
+    }
+    build(site, state, place, signo, &entries).map(Some)
 }
 
-/// In one batch, which a thread that has begun it ends: there is no instant at which the death of the tracer would leave the
-/// timer or another limit behind. False: this kernel, this limit or another timer does not allow it, and nothing is changed.
-fn with_its_id<Owner>(
+/// Makes the queue what is wanted, in which entries are of timers that are gone: what looks like them now may not be of these.
+/// Returns the timers of which only one with another number could be made.
+///
+/// # Errors
+/// What could not be put back.
+pub fn put_back_queue<K: Kind<State = Pending>, Owner>(
     site: &mut Site<'_, '_, Owner>,
-    dropped: &Dropped,
-    limit: &Rlimit,
-    queue_of: Tid,
+    state: &ProcessState,
+    place: Place,
+    wanted: &Pending,
+) -> Result<Vec<DeletedTimer>> {
+    let numbers = numbers(state, place.thread, wanted);
+    let found = place.queue.read(site, usize::MAX)?;
+    let is_of = |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
+    // What is there of these numbers has its turn afterwards.
+    let there = found.queue.iter().filter(|info| is_of(info));
+    let others = wanted.queue.iter().filter(|info| !is_of(info));
+    let first = Pending {
+        bits: wanted
+            .bits
+            .difference(numbers)
+            .union(found.bits.intersection(numbers)),
+        queue: there.chain(others).copied().collect(),
+    };
+    put_back::<K, _>(site, &first)?;
+    let mut renamed = Vec::new();
+    for signo in numbers.iter() {
+        renamed.extend(build(site, state, place, signo, &of_number(wanted, signo))?);
+    }
+    Ok(renamed)
+}
+
+/// The timer that has left this entry, which looks like one of a timer, in the queue of that thread.
+pub fn of_timer(info: &Siginfo, thread: Option<i32>) -> Option<DeletedTimer> {
+    let (id, value) = like_a_timers_own(info)?;
+    Some(DeletedTimer {
+        id,
+        signo: SigNo::new(info.signo())?,
+        value,
+        thread,
+    })
+}
+
+/// The numbers of which entries of timers that are gone are in this queue.
+pub fn numbers(state: &ProcessState, thread: Option<i32>, pending: &Pending) -> SigSet {
+    if state.deleted_timers.is_empty() {
+        return SigSet::EMPTY;
+    }
+    let entries = pending.queue.iter();
+    let gone = entries.filter_map(|info| state.left_by(thread, info));
+    gone.map(|timer| timer.signo).collect()
+}
+
+/// Puts one such entry at the end of a queue. Returns whether it has the number of its timer.
+///
+/// # Errors
+/// If it does not come. No timer is left in any case.
+pub fn append<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    place: Place,
+    timer: &DeletedTimer,
 ) -> Result<bool> {
-    let id = dropped.timer;
-    // A batch does not look at what its calls return: the timer that it sets must be its own.
-    let is_taken = |timers: Vec<TimerLine>| timers.iter().any(|timer| timer.id == id);
-    let asked = [restore_ids(RESTORE_IDS_GET)];
-    let answers = site.injector.run(site.tid, &asked)?;
-    if id < 0 || answers[0].errno().is_some() || is_taken(proc::timers(site.pid())?) {
+    let depth = place.queue.depth(site)?;
+    let limit = PendingLimit::capture(site)?;
+    if let Some(ids) = RestoreIds::of(site, std::slice::from_ref(timer))? {
+        for _ in 0..ATTEMPTS {
+            let mut calls = vec![raise(limit), restore_ids(RESTORE_IDS_ON)];
+            calls.extend(leave(timer));
+            calls.extend([restore_ids(ids.was), PendingLimit::call(limit)]);
+            let outcomes = site.injector.run_whole(site.tid, &calls)?;
+            if outcomes[2].errno() == Some(Errno::EAGAIN) {
+                break;
+            }
+            all(&outcomes)?;
+            if is_in_queue(&like(timer, timer.id), place.tid, place.queue, depth)? {
+                return Ok(true);
+            }
+        }
+    }
+    with_any_id(site, place, timer, depth)?;
+    Ok(false)
+}
+
+/// Makes the entries of one number what is wanted, in their order. All of it is one batch, which a thread that has begun it
+/// ends: there is no instant at which the death of the tracer would lose a signal, or leave a timer or another limit behind.
+/// Returns the timers of which only one with another number could be made: their entries are behind all others.
+fn build<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    state: &ProcessState,
+    place: Place,
+    signo: SigNo,
+    wanted: &[Siginfo],
+) -> Result<Vec<DeletedTimer>> {
+    let left_by = |info: &Siginfo| state.left_by(place.thread, info).copied();
+    let gone: Vec<DeletedTimer> = wanted.iter().filter_map(left_by).collect();
+    let live: Vec<Siginfo> = wanted
+        .iter()
+        .filter(|info| left_by(info).is_none())
+        .copied()
+        .collect();
+    if let Some(ids) = RestoreIds::of(site, &gone)? {
+        for _ in 0..ATTEMPTS {
+            if !rebuild(site, place, signo, wanted, &left_by, Some(&ids))? {
+                break;
+            }
+            if of_number(&place.queue.read(site, usize::MAX)?, signo).starts_with(wanted) {
+                return Ok(Vec::new());
+            }
+        }
+    }
+    rebuild(site, place, signo, &live, &|_| None, None)?;
+    for timer in &gone {
+        let depth = place.queue.depth(site)?;
+        with_any_id(site, place, timer, depth)?;
+    }
+    Ok(gone)
+}
+
+/// Takes out what is there of the number and puts `wanted` in its place. False: there is no room for a timer.
+fn rebuild<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    place: Place,
+    signo: SigNo,
+    wanted: &[Siginfo],
+    left_by: &dyn Fn(&Siginfo) -> Option<DeletedTimer>,
+    ids: Option<&RestoreIds>,
+) -> Result<bool> {
+    let found = of_number(&place.queue.read(site, usize::MAX)?, signo);
+    // rt_sigtimedwait takes from the thread's private queue first.
+    let aside = match place.queue {
+        Queue::Private => Vec::new(),
+        Queue::Shared => of_number(&Queue::Private.read(site, usize::MAX)?, signo),
+    };
+    if !found.is_empty() && aside.iter().any(|info| like_a_timers_own(info).is_some()) {
+        return Err(in_the_way(signo).in_thread(place.tid));
+    }
+    let aside: &[Siginfo] = if found.is_empty() { &[] } else { &aside };
+    let status = SignalStatus::read(site.pid(), site.tid)?;
+    let limit = PendingLimit::capture(site)?;
+    let mut calls = vec![raise(limit)];
+    let taking = calls.len()..calls.len() + aside.len() + found.len();
+    calls.extend(taking.clone().map(|_| take_one(signo)));
+    calls.extend(Queue::Private.queueing(site, &status.ids, aside)?);
+    calls.extend(ids.map(|_| restore_ids(RESTORE_IDS_ON)));
+    let mut creating = Vec::new();
+    for info in wanted {
+        match left_by(info) {
+            Some(timer) => {
+                creating.push(calls.len());
+                calls.extend(leave(&timer));
+            }
+            None => calls.extend(place.queue.queueing(
+                site,
+                &status.ids,
+                std::slice::from_ref(info),
+            )?),
+        }
+    }
+    calls.extend(ids.map(|ids| restore_ids(ids.was)));
+    calls.push(PendingLimit::call(limit));
+    let outcomes = site.injector.run_whole(site.tid, &calls)?;
+    put_back::<PendingLimit, _>(site, &limit)?;
+    let expected = [aside, &found].concat();
+    put_back_strangers(
+        site,
+        place,
+        signo,
+        &status,
+        &outcomes[taking.clone()],
+        &expected,
+    )?;
+    let is_full = |&at: &usize| outcomes[at].errno() == Some(Errno::EAGAIN);
+    if creating.iter().any(is_full) {
         return Ok(false);
     }
-    let was = if answers[0].check()? == RESTORE_IDS_ON {
-        RESTORE_IDS_ON
-    } else {
-        RESTORE_IDS_OFF
-    };
-    let timer = timer(dropped, id);
-    let calls = [
-        PendingLimit::call(Rlimit {
-            soft: limit.hard,
-            ..*limit
-        }),
-        restore_ids(RESTORE_IDS_ON),
-        create(dropped).input(id.to_ne_bytes()),
-        restore_ids(was),
-        set(&timer, TIMER_ABSTIME, 1).sending(Some(dropped.signo)),
-        Call::new(libc::SYS_nanosleep, "nanosleep")
-            .input(timespec(EXPIRES_IN))
-            .value(0),
-        delete(id),
-        PendingLimit::call(*limit),
-    ];
-    for _ in 0..ATTEMPTS {
-        let outcomes = site.injector.run_whole(site.tid, &calls)?;
-        if outcomes[2].errno() == Some(Errno::EAGAIN) {
-            return Ok(false);
-        }
-        for outcome in &outcomes {
-            outcome.check()?;
-        }
-        if is_in_queue(&timer, queue_of, queue(dropped), 0)? {
-            return Ok(true);
+    all(&outcomes[..taking.start])?;
+    all(&outcomes[taking.end..])?;
+    Ok(true)
+}
+
+/// What has been sent meanwhile came out as well, and of the shared queue what was behind entries that were dropped.
+fn put_back_strangers<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    place: Place,
+    signo: SigNo,
+    status: &SignalStatus,
+    outcomes: &[Outcome],
+    expected: &[Siginfo],
+) -> Result<()> {
+    let mut expected = expected.to_vec();
+    let mut strange = Vec::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.errno().is_none()) {
+        let info = super::queues::siginfo(outcome)?;
+        match expected.iter().position(|one| *one == info) {
+            Some(at) => drop(expected.remove(at)),
+            None => strange.push(info),
         }
     }
-    Err(does_not_come(queue_of))
+    let queue = match place.queue {
+        Queue::Private if status.shared_pending.contains(signo) => Queue::Shared,
+        own => own,
+    };
+    queue.queue(site, &status.ids, &strange)
+}
+
+/// Whether the process can be given timers of these numbers.
+struct RestoreIds {
+    /// How timer_create(2) gave numbers before.
+    was: u64,
+}
+
+impl RestoreIds {
+    /// `None`: this kernel can't, or another timer has one of them: a batch does not look at what its calls return, so that
+    /// the timer which it sets must be its own.
+    fn of<Owner>(
+        site: &mut Site<'_, '_, Owner>,
+        timers: &[DeletedTimer],
+    ) -> Result<Option<RestoreIds>> {
+        let there = proc::timers(site.pid())?;
+        let is_taken = |timer: &DeletedTimer| there.iter().any(|other| other.id == timer.id);
+        if timers.iter().any(is_taken) {
+            return Ok(None);
+        }
+        let answers = site
+            .injector
+            .run(site.tid, &[restore_ids(RESTORE_IDS_GET)])?;
+        if answers[0].errno().is_some() {
+            return Ok(None);
+        }
+        let was = match answers[0].check()? {
+            RESTORE_IDS_ON => RESTORE_IDS_ON,
+            _ => RESTORE_IDS_OFF,
+        };
+        Ok(Some(RestoreIds { was }))
+    }
 }
 
 fn with_any_id<Owner>(
-    injector: &mut Injector<'_, Owner>,
-    dropped: &Dropped,
-    queue_of: Tid,
+    site: &mut Site<'_, '_, Owner>,
+    place: Place,
+    timer: &DeletedTimer,
+    depth: usize,
 ) -> Result<()> {
-    let leader = injector.process().leader();
-    let create = create(dropped).output(size_of::<i32>());
-    let outcomes = injector.run(leader, &[create])?;
+    let limit = PendingLimit::capture(site)?;
+    PendingLimit::raise(site, 1)?;
+    let made = expire_any(site, place, timer, depth);
+    // Every timer is charged to the limit that it was made under.
+    put_back::<PendingLimit, _>(site, &limit)?;
+    made
+}
+
+fn expire_any<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    place: Place,
+    timer: &DeletedTimer,
+    depth: usize,
+) -> Result<()> {
+    let create = create(timer).output(size_of::<i32>());
+    let outcomes = site.injector.run(site.tid, &[create])?;
     outcomes[0].check()?;
     let id = outcomes[0].output.as_slice().try_into();
     let id = i32::from_ne_bytes(id.map_err(|_| {
@@ -198,21 +393,39 @@ fn with_any_id<Owner>(
             Cause::Unexpected("timer_create returned no timer id".into()),
         )
     })?);
-    let timer = timer(dropped, id);
-    let expired = injector
-        .run(leader, &[set(&timer, TIMER_ABSTIME, 1)])
+    let one = like(timer, id);
+    let expired = site
+        .injector
+        .run(site.tid, &[set(&one, TIMER_ABSTIME, 1)])
         .and_then(|outcomes| outcomes[0].check().map(drop))
-        .and_then(|()| comes_into_queue(&timer, queue_of, queue(dropped), 0))
-        .and_then(|came| came.then_some(()).ok_or_else(|| does_not_come(queue_of)));
-    let deleted = injector.run(leader, &[delete(id)])?;
+        .and_then(|()| comes_into_queue(&one, place.tid, place.queue, depth))
+        .and_then(|came| {
+            let what = "its entry does not come into the queue";
+            let missing = Error::new("let a timer expire", Cause::NotKept(what.into()));
+            came.then_some(())
+                .ok_or_else(|| missing.in_thread(place.tid))
+        });
+    let deleted = site.injector.run(site.tid, &[delete(id)])?;
     deleted[0].check()?;
     expired
 }
 
-fn create(dropped: &Dropped) -> Call {
+/// The calls that make the timer, let it expire and delete it.
+fn leave(timer: &DeletedTimer) -> [Call; 4] {
+    [
+        create(timer).input(timer.id.to_ne_bytes()),
+        set(&like(timer, timer.id), TIMER_ABSTIME, 1).sending(Some(timer.signo)),
+        Call::new(libc::SYS_nanosleep, "nanosleep")
+            .input(timespec(EXPIRES_IN))
+            .value(0),
+        delete(timer.id),
+    ]
+}
+
+fn create(timer: &DeletedTimer) -> Call {
     Call::new(libc::SYS_timer_create, "timer_create")
         .value(number(libc::CLOCK_MONOTONIC))
-        .input(sigevent(dropped))
+        .input(sigevent(timer))
 }
 
 fn delete(id: i32) -> Call {
@@ -230,88 +443,129 @@ fn restore_ids(what: u64) -> Call {
         .value(0)
 }
 
-/// Where its entry was.
-fn queue(dropped: &Dropped) -> Queue {
-    dropped.thread.map_or(Queue::Shared, |_| Queue::Private)
+fn raise(limit: criu_signals_images::Rlimit) -> Call {
+    PendingLimit::call(criu_signals_images::Rlimit {
+        soft: limit.hard,
+        ..limit
+    })
 }
 
-fn does_not_come(tid: Tid) -> Error {
-    let what = "the timer's entry does not appear in the queue";
-    Error::new("let a timer expire", Cause::NotKept(what.into())).in_thread(tid)
+fn all(outcomes: &[Outcome]) -> Result<()> {
+    outcomes
+        .iter()
+        .try_for_each(|outcome| outcome.check().map(drop))
 }
 
-fn timer(dropped: &Dropped, id: i32) -> PosixTimer {
+fn in_the_way(signo: SigNo) -> Error {
+    let why = format!("an entry of a timer in the leader's own queue is in the way of {signo}");
+    Error::new("put back what a timer has left", Cause::NotKept(why))
+}
+
+/// The timer as it was when it expired, with this number.
+fn like(timer: &DeletedTimer, id: i32) -> PosixTimer {
     PosixTimer {
-        value: dropped.value,
-        notify: dropped.thread.map_or(Notify::Process, Notify::Thread),
-        ..PosixTimer::bare(id, dropped.signo.get())
+        value: timer.value,
+        notify: timer.thread.map_or(Notify::Process, Notify::Thread),
+        ..PosixTimer::bare(id, timer.signo.get())
     }
 }
 
-fn sigevent(dropped: &Dropped) -> Vec<u8> {
-    let notify = dropped.thread.map_or(SIGEV_SIGNAL, |_| SIGEV_THREAD_ID);
-    let mut event = dropped.value.to_ne_bytes().to_vec();
-    for word in [dropped.signo.get(), notify, dropped.thread.unwrap_or(0)] {
+fn sigevent(timer: &DeletedTimer) -> Vec<u8> {
+    let notify = timer.thread.map_or(SIGEV_SIGNAL, |_| SIGEV_THREAD_ID);
+    let mut event = timer.value.to_ne_bytes().to_vec();
+    for word in [timer.signo.get(), notify, timer.thread.unwrap_or(0)] {
         event.extend(word.to_ne_bytes());
     }
     event.resize(SIGEVENT_SIZE, 0);
     event
 }
 
-/// Entries that look like those of timers, where there is no such timer.
-fn candidates(state: &ProcessState) -> Vec<(Dropped, Siginfo)> {
-    let own = |thread: &criu_signals_images::ThreadState| Some(thread.ids.innermost());
-    let queues = std::iter::once((None, &state.shared)).chain(
-        state
-            .threads
-            .iter()
-            .map(|thread| (own(thread), &thread.pending)),
-    );
-    queues
-        .flat_map(|(thread, pending)| pending.queue.iter().map(move |info| (thread, info)))
-        .filter_map(|(thread, info)| {
-            let dropped = Dropped {
-                thread,
-                ..made_by_a_timer(info)?
-            };
-            let is_there = |timer: &PosixTimer| timer.thread() == thread && timer.made(info);
-            (!state.timers.iter().any(is_there)).then_some((dropped, *info))
-        })
+/// What there is to say of a timer whose number its entry does not have any more.
+pub fn renamed(timer: &DeletedTimer) -> String {
+    format!(
+        "timer {} is gone, and the entry of {} that it has left has the number of another timer, and is behind those of its number: \
+         this kernel can't make one of that number (Linux 6.15 can), or a timer has it now",
+        timer.id, timer.signo
+    )
+}
+
+fn of_number(pending: &Pending, signo: SigNo) -> Vec<Siginfo> {
+    let entries = pending.queue.iter();
+    let of_number = entries.filter(|info| info.signo() == signo.get());
+    of_number.copied().collect()
+}
+
+/// Each number, in each queue, of which entries look like those of timers that are not there.
+fn groups(state: &ProcessState) -> Vec<(Place, SigNo)> {
+    let mut groups = Vec::new();
+    let Some(leader) = state.threads.first() else {
+        return groups;
+    };
+    let shared = Place {
+        tid: leader.tid(),
+        queue: Queue::Shared,
+        thread: None,
+    };
+    let private = state.threads.iter().map(|thread| {
+        let place = Place {
+            tid: thread.tid(),
+            queue: Queue::Private,
+            thread: Some(thread.ids.innermost()),
+        };
+        (place, &thread.pending)
+    });
+    for (place, pending) in std::iter::once((shared, &state.shared)).chain(private) {
+        let entries = pending.queue.iter();
+        let perhaps = entries.filter(|info| may_be_left(state, place.thread, info));
+        let numbers: SigSet = perhaps
+            .filter_map(|info| SigNo::new(info.signo()))
+            .collect();
+        groups.extend(numbers.iter().map(|signo| (place, signo)));
+    }
+    groups
+}
+
+/// Does this entry look like one of a timer that is not there?
+pub fn may_be_left(state: &ProcessState, thread: Option<i32>, info: &Siginfo) -> bool {
+    like_a_timers_own(info).is_some() && !is_own(state, thread, info)
+}
+
+fn is_own(state: &ProcessState, thread: Option<i32>, info: &Siginfo) -> bool {
+    let mut timers = state.timers.iter();
+    timers.any(|timer| timer.thread() == thread && timer.made(info))
+}
+
+fn candidates(state: &ProcessState, place: Place, signo: SigNo) -> Vec<DeletedTimer> {
+    let entries = queue(state, place.thread).queue.iter();
+    let of_number = entries.filter(|info| info.signo() == signo.get());
+    of_number
+        .filter(|info| may_be_left(state, place.thread, info))
+        .filter_map(|info| of_timer(info, place.thread))
         .collect()
 }
 
-fn made_by_a_timer(info: &Siginfo) -> Option<Dropped> {
-    let (timer, value) = like_a_timers_own(info)?;
-    Some(Dropped {
-        thread: None,
-        signo: SigNo::new(info.signo())?,
-        value,
-        timer,
-    })
+/// Can all entries of the number be taken out of the queue without any other, and go back?
+fn askable(state: &ProcessState, place: Place, signo: SigNo) -> bool {
+    let Some(leader) = state.threads.first() else {
+        return false;
+    };
+    let entries = of_number(queue(state, place.thread), signo);
+    // Where the kernel drops the last, the first of the other queue comes instead.
+    let (other, armed) = match place.queue {
+        Queue::Private => (&state.shared, SigSet::EMPTY),
+        Queue::Shared => (&leader.pending, itimers::armed_by_taking(state)),
+    };
+    let stays = |info: &Siginfo| {
+        is_own(state, place.thread, info) || place.queue == Queue::Private && is_fault(info)
+    };
+    !other.bits.contains(signo) && !armed.contains(signo) && !entries.iter().any(stays)
 }
 
-/// Where the entry can be taken out without any other.
-fn alone(state: &ProcessState, dropped: &Dropped) -> Option<(Tid, Queue)> {
-    let leader = state.threads.first()?;
-    let none = |pending: &Pending| !pending.bits.contains(dropped.signo);
-    let only = |pending: &Pending| {
-        let signo = dropped.signo.get();
-        pending
-            .queue
-            .iter()
-            .filter(|info| info.signo() == signo)
-            .count()
-            == 1
-    };
-    match dropped.thread {
-        Some(id) => {
-            let thread = state.threads.iter().find(|t| t.ids.innermost() == id)?;
-            // Where the kernel drops it, the first of the shared queue comes instead.
-            (only(&thread.pending) && none(&state.shared)).then(|| (thread.tid(), Queue::Private))
-        }
-        None => {
-            (only(&state.shared) && none(&leader.pending)).then(|| (leader.tid(), Queue::Shared))
-        }
+fn queue(state: &ProcessState, thread: Option<i32>) -> &Pending {
+    let mut threads = state.threads.iter();
+    match threads.find(|t| Some(t.ids.innermost()) == thread) {
+        Some(thread) => &thread.pending,
+        None => &state.shared,
     }
 }
 
@@ -363,31 +617,58 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_dropped() {
+    fn what_may_be_left() {
+        let count = |state: &ProcessState| {
+            let groups = groups(state).into_iter();
+            let all = groups.map(|(place, signo)| candidates(state, place, signo).len());
+            all.sum::<usize>()
+        };
         let mut state = process(&[entry(1, 0, 0)], &[]);
-        assert_eq!(candidates(&state).len(), 1);
-        state.timers = vec![timer(&candidates(&state)[0].0, 1)];
-        assert_eq!(candidates(&state).len(), 0, "its timer is there");
+        assert_eq!(count(&state), 1);
+        let gone = candidates(&state, groups(&state)[0].0, SigNo::USR1)[0];
+        state.timers = vec![like(&gone, 1)];
+        assert_eq!(count(&state), 0, "its timer is there");
         state.timers[0].id = 2;
-        assert_eq!(candidates(&state).len(), 1, "another timer is");
+        assert_eq!(count(&state), 1, "another timer is");
         let queued = process(&[entry(1, 3, 0)], &[entry(1, 0, 9)]);
-        assert_eq!(
-            candidates(&queued).len(),
-            0,
-            "the kernel shows no such ones"
-        );
+        assert_eq!(count(&queued), 0, "the kernel shows no such ones");
     }
 
     #[test]
-    fn only_what_comes_out_alone_is_asked_for() {
-        let at = |state: &ProcessState| alone(state, &candidates(state)[0].0);
-        let once = process(&[entry(1, 0, 0)], &[]);
-        assert_eq!(at(&once), Tid::new(7).map(|tid| (tid, Queue::Shared)));
-        assert_eq!(at(&process(&[entry(1, 0, 0), entry(2, 0, 0)], &[])), None);
-        assert_eq!(at(&process(&[entry(1, 0, 0)], &[entry(1, 3, 0)])), None);
-        let private = process(&[], &[entry(1, 0, 0)]);
-        assert_eq!(at(&private), Tid::new(7).map(|tid| (tid, Queue::Private)));
+    fn what_can_be_asked_for() {
+        let can = |state: &ProcessState| {
+            let groups = groups(state);
+            groups
+                .iter()
+                .all(|&(place, signo)| askable(state, place, signo))
+        };
+        assert!(can(&process(&[entry(1, 0, 0)], &[])));
+        assert!(can(&process(&[entry(1, 0, 0), entry(2, 0, 0)], &[])));
+        assert!(can(&process(&[], &[entry(1, 0, 0)])));
+        let in_the_way = process(&[entry(1, 0, 0)], &[entry(1, 3, 0)]);
+        assert!(!can(&in_the_way));
         let shared_too = process(&[entry(1, 3, 0)], &[entry(1, 0, 0)]);
-        assert_eq!(at(&shared_too), None, "that would come in its place");
+        assert!(!can(&shared_too), "that would come in its place");
+        let mut beside = process(&[entry(1, 0, 0), entry(2, 0, 0)], &[]);
+        beside.timers = vec![PosixTimer {
+            value: 7,
+            ..PosixTimer::bare(2, 10)
+        }];
+        assert!(!can(&beside), "nobody but the timer could queue that again");
+    }
+
+    #[test]
+    fn numbers_of_what_is_left() {
+        let mut state = process(&[entry(1, 0, 0)], &[entry(1, 0, 0)]);
+        let of = |state: &ProcessState, thread| numbers(state, thread, queue(state, thread));
+        assert_eq!(of(&state, None), SigSet::EMPTY);
+        state.deleted_timers = vec![DeletedTimer {
+            id: 1,
+            signo: SigNo::USR1,
+            value: 7,
+            thread: Some(7),
+        }];
+        assert_eq!(of(&state, None), SigSet::EMPTY);
+        assert_eq!(of(&state, Some(7)), SigSet::from(SigNo::USR1));
     }
 }

@@ -111,6 +111,8 @@ pub enum Lost {
     Overruns,
     /// Whom the SIGIO of a file goes to.
     Owner,
+    /// The number of a timer that is gone, in the entry that it has left.
+    DeletedTimer,
 }
 
 /// As many outcomes as there were calls.

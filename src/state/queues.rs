@@ -13,7 +13,7 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::{Kind, PendingLimit, Site, exactly, itimers, put_back};
+use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Outcome, ptrace};
@@ -114,6 +114,14 @@ fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Resul
 }
 
 impl Queue {
+    /// The thread's other one.
+    fn other(self) -> Queue {
+        match self {
+            Queue::Private => Queue::Shared,
+            Queue::Shared => Queue::Private,
+        }
+    }
+
     fn bits<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<SigSet> {
         Ok(self.bits_in(&SignalStatus::read(site.pid(), site.tid)?))
     }
@@ -294,7 +302,7 @@ impl Queue {
         let outcomes = site.injector.run_whole(site.tid, &calls)?;
         let mixed = Mixed::of(&out, &outcomes[taking.clone()])?;
         // What has arrived since `found` was read stands behind the leader's own.
-        self.settle(site, mixed, Place::Behind)?;
+        self.settle(site, mixed, Place::Behind, &mut StillIn::default())?;
         let others = outcomes[..taking.start].iter();
         for outcome in others.chain(&outcomes[taking.end..]) {
             outcome.check()?;
@@ -401,37 +409,52 @@ impl Queue {
     /// back.
     pub fn take_out<Owner>(self, site: &mut Site<'_, '_, Owner>, infos: &[Siginfo]) -> Result<()> {
         let mut pieces = infos.chunks(AT_A_TIME);
-        self.take_out_in_pieces(site, || Ok(pieces.next().unwrap_or_default().to_vec()))
+        let next = |_: Dropped<'_>| Ok(pieces.next().unwrap_or_default().to_vec());
+        self.take_out_in_pieces(site, next, |_| false, &mut StillIn::default())
     }
 
     /// As [`take_out`](Self::take_out) for each piece that `next` names, until it names none: in one visit to the thread.
-    /// `next` is asked when all before is out, and may look at the queue.
+    /// `next` is asked when all before is out, and may look at the queue. It is given what of the piece before the kernel has
+    /// dropped, of which `may_be_dropped` is true, and what has come instead. What of the last piece is in the queue still is
+    /// told by `still_in`.
     ///
     /// # Errors
     /// Those of [`take_out`](Self::take_out), and what `next` says.
     pub fn take_out_in_pieces<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
-        mut next: impl FnMut() -> Result<Vec<Siginfo>>,
+        mut next: impl FnMut(Dropped<'_>) -> Result<Vec<Siginfo>>,
+        may_be_dropped: impl Fn(&Siginfo) -> bool,
+        still_in: &mut StillIn,
     ) -> Result<()> {
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         let leader = self.leader_in_namespace(site)?;
         let tid = ids.innermost();
+        let (pid, site_tid) = (site.pid(), site.tid);
         loop {
             let mut infos: Vec<Siginfo> = Vec::new();
             let mut mixed = None;
             site.injector.run_in_pieces(site.tid, |outcomes| {
                 let found = Mixed::of(&infos, &outcomes)?;
-                if !found.is_nothing() {
+                let other = || {
+                    let status = SignalStatus::read(pid, site_tid)?;
+                    Ok(self.other().bits_in(&status))
+                };
+                if !found.are_dropped(&may_be_dropped, other)? {
                     mixed = Some(found);
                     return Ok(Vec::new());
                 }
-                infos = next()?;
+                *still_in = StillIn::These(Vec::new());
+                infos = next(Dropped {
+                    gone: &found.left,
+                    instead: &found.strange,
+                })?;
+                *still_in = StillIn::Unknown;
                 Ok(self.taking(leader, tid, &infos))
             })?;
             match mixed {
                 None => return Ok(()),
-                Some(mixed) => self.settle(site, mixed, Place::Front)?,
+                Some(mixed) => self.settle(site, mixed, Place::Front, still_in)?,
             }
         }
     }
@@ -461,9 +484,11 @@ impl Queue {
         site: &mut Site<'_, '_, Owner>,
         mut mixed: Mixed,
         place: Place,
+        still_in: &mut StillIn,
     ) -> Result<()> {
         for round in 1.. {
             if mixed.strange.is_empty() {
+                *still_in = StillIn::These(mixed.left.clone());
                 return mixed.ended();
             }
             log::info!(
@@ -485,6 +510,7 @@ impl Queue {
             }
             mixed = next;
         }
+        *still_in = StillIn::These(mixed.left.clone());
         mixed.ended()
     }
 
@@ -496,10 +522,7 @@ impl Queue {
         take: &[Siginfo],
         place: Place,
     ) -> Result<Mixed> {
-        let other = match self {
-            Queue::Private => Queue::Shared,
-            Queue::Shared => Queue::Private,
-        };
+        let other = self.other();
         let mut aside = Vec::new();
         if other == Queue::Private {
             let numbers = signos(take);
@@ -578,49 +601,71 @@ impl Queue {
         Ok(())
     }
 
-    /// Does the kernel deliver this entry, which is the only one of its number? It is asked for; what was delivered is queued
-    /// again, as the last, in the same batch, which a thread that has begun it ends. What the kernel drops is gone. `None`: it is
-    /// not asked for, as RLIMIT_SIGPENDING has no room to queue it again.
+    /// Which of these entries, which are all of their number in the queue, does the kernel deliver? They are asked for, and
+    /// queued again, as the last, in the same batch, which a thread that has begun it ends. Where not all have come, what was
+    /// queued for the others is there in their stead. `None`: they are not asked for, as RLIMIT_SIGPENDING has no room to
+    /// queue them again.
     ///
     /// # Errors
-    /// If the entry was taken out and could not be queued again.
-    pub(super) fn delivers<Owner>(
+    /// If what was taken out could not be queued again.
+    pub(super) fn deliver<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
-        info: &Siginfo,
-    ) -> Result<Option<bool>> {
-        let Some(signo) = SigNo::new(info.signo()) else {
-            return Ok(Some(true));
-        };
+        signo: SigNo,
+        entries: &[Siginfo],
+    ) -> Result<Option<Vec<Siginfo>>> {
         let status = SignalStatus::read(site.pid(), site.tid)?;
         let limit = PendingLimit::capture(site)?;
-        let entry = vec![*info];
-        match needs_room(&status, &limit, &[&entry], &[&entry]) {
+        let all = entries.to_vec();
+        match needs_room(&status, &limit, &[&all], &[&all]) {
             Err(e) if matches!(e.cause(), Cause::Refused(_)) => return Ok(None),
             room => room?,
         };
-        let leader = self.leader_in_namespace(site)?;
-        let name = self.names().with(info.signo());
         let soft = limit.hard;
-        let calls = [
-            PendingLimit::call(Rlimit { soft, ..limit }),
-            take_one(signo),
-            self.queue_one(leader, status.ids.innermost(), info, name),
-            PendingLimit::call(limit),
-        ];
+        let mut calls = vec![PendingLimit::call(Rlimit { soft, ..limit })];
+        calls.extend(entries.iter().map(|_| take_one(signo)));
+        let taken = 1..calls.len();
+        calls.extend(self.queueing(site, &status.ids, entries)?);
+        calls.push(PendingLimit::call(limit));
         let outcomes = site.injector.run_whole(site.tid, &calls);
         put_back::<PendingLimit, _>(site, &limit)?;
-        let [_, taken, queued, _] = exactly(outcomes?)?;
-        if taken.errno() == Some(Errno::EAGAIN) {
-            // What was queued in its stead.
-            if queued.check().is_ok() {
-                site.injector.run(site.tid, &[take_one(signo)])?;
-            }
-            return Ok(Some(false));
+        let outcomes = match outcomes {
+            Err(e) if matches!(e.cause(), Cause::Refused(_)) => return Ok(None),
+            outcomes => outcomes?,
+        };
+        for outcome in &outcomes[taken.end..] {
+            outcome.check()?;
         }
-        taken.check()?;
-        queued.check()?;
-        Ok(Some(true))
+        let mut came = Vec::new();
+        for outcome in &outcomes[taken] {
+            match outcome.errno() {
+                Some(Errno::EAGAIN) => {}
+                _ => {
+                    outcome.check()?;
+                    came.push(siginfo(outcome)?);
+                }
+            }
+        }
+        Ok(Some(came))
+    }
+
+    /// The calls that queue `infos`. `ids` are those of the thread.
+    pub(super) fn queueing<Owner>(
+        self,
+        site: &Site<'_, '_, Owner>,
+        ids: &NsIds,
+        infos: &[Siginfo],
+    ) -> Result<Vec<Call>> {
+        if infos.is_empty() {
+            return Ok(Vec::new());
+        }
+        let leader = self.leader_in_namespace(site)?;
+        let mut names = self.names();
+        let call = |info: &Siginfo| {
+            let name = names.with(info.signo());
+            self.queue_one(leader, ids.innermost(), info, name)
+        };
+        Ok(infos.iter().map(call).collect())
     }
 
     /// Pending bits without siginfo: queued again where there is no room for one. The limit that leaves none is there for
@@ -735,6 +780,26 @@ impl Queue {
     }
 }
 
+/// What of a piece has not come out, as the timers that the entries were of are gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropped<'d> {
+    /// These.
+    pub gone: &'d [Siginfo],
+    /// What has come out instead: the next ones of these numbers behind the piece.
+    pub instead: &'d [Siginfo],
+}
+
+/// What of the entries that were to be taken out is in the queue still, when taking out has failed: of the piece named last,
+/// as all before are out.
+#[derive(Debug, Default)]
+pub enum StillIn {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// These.
+    These(Vec<Siginfo>),
+}
+
 /// What the calls that were to take out some entries have brought out.
 #[derive(Debug, Default)]
 struct Mixed {
@@ -795,8 +860,22 @@ impl Mixed {
         Ok(mixed)
     }
 
-    fn is_nothing(&self) -> bool {
-        self.strange.is_empty() && self.left.is_empty() && self.failed.is_none()
+    /// Has come what was to come, but for entries that may have been dropped? In their stead the next ones of their numbers
+    /// have come, where there are none in the `other` queue.
+    fn are_dropped(
+        &self,
+        may_be: impl Fn(&Siginfo) -> bool,
+        other: impl Fn() -> Result<SigSet>,
+    ) -> Result<bool> {
+        let numbers = signos(&self.strange);
+        if self.failed.is_some()
+            || !self.left.iter().all(may_be)
+            || self.strange.len() > self.left.len()
+            || !numbers.difference(signos(&self.left)).is_empty()
+        {
+            return Ok(false);
+        }
+        Ok(numbers.is_empty() || other()?.intersection(numbers).is_empty())
     }
 
     /// When nothing strange is out.
@@ -815,7 +894,7 @@ impl Mixed {
     }
 }
 
-fn siginfo(outcome: &Outcome) -> Result<Siginfo> {
+pub(super) fn siginfo(outcome: &Outcome) -> Result<Siginfo> {
     let bytes = outcome.output.as_slice().try_into();
     bytes
         .map(Siginfo::from_bytes)
@@ -1127,10 +1206,14 @@ pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
     with_others(dumped, found, others, known)
 }
 
-/// As [`with_arrivals`], of entries of which none is in the queue, as they have been taken out: one that is found equal to
-/// one of them has been sent since, by the same sender with the same value.
-pub fn before_arrivals(taken: Pending, found: &Pending) -> Pending {
-    with_others(taken, found, &found.queue, HashMap::new())
+/// As [`with_arrivals`], of entries that have been taken out, but for those that are `still_in` the queue: one that is found
+/// equal to one of the others has been sent since, by the same sender with the same value, or was behind it.
+pub fn before_arrivals(taken: Pending, found: &Pending, still_in: &[Siginfo]) -> Pending {
+    let mut known: HashMap<Siginfo, usize> = HashMap::new();
+    for info in still_in {
+        *known.entry(*info).or_default() += 1;
+    }
+    with_others(taken, found, &found.queue, known)
 }
 
 /// Behind what was pending at the dump, those of `others` that are not `known`, each so many times.
@@ -1251,10 +1334,13 @@ mod tests {
     fn what_was_taken_out_is_not_found() {
         let taken = pending(&[info(rt(1), 5), info(rt(1), 5)]);
         let found = pending(&[info(rt(1), 5)]);
-        assert_eq!(before_arrivals(taken, &found).queue.len(), 3);
+        let merged = |still_in| before_arrivals(taken.clone(), &found, still_in).queue.len();
+        assert_eq!(merged(&[]), 3);
+        assert_eq!(merged(&taken.queue[..1]), 2);
         // The kernel would have dropped the second.
         let taken = pending(&[info(SigNo::USR1, 5)]);
-        assert_eq!(before_arrivals(taken.clone(), &taken).queue.len(), 1);
+        let merged = before_arrivals(taken.clone(), &taken, &[]);
+        assert_eq!(merged.queue.len(), 1);
     }
 
     #[test]

@@ -16,11 +16,12 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Disposition, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo, ThreadState,
-    Tid, TimerEntry,
+    DeletedTimer, Disposition, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo,
+    ThreadState, Tid, TimerEntry,
 };
 
 use super::dispositions::sigaction;
+use super::dropped::{self, Place};
 use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals};
 use super::{Lost, PATIENCE, Site};
 use crate::error::{Cause, Error, Result};
@@ -138,6 +139,7 @@ impl PosixTimers {
             timers: Vec::new(),
             hold: None,
             given_up: Vec::new(),
+            renamed: Vec::new(),
             errors: Vec::new(),
         };
         rebuild.all();
@@ -150,6 +152,8 @@ impl PosixTimers {
             (Lost::Overruns, text)
         };
         lost.extend(rebuild.given_up.iter().map(text));
+        let renamed = rebuild.renamed.iter();
+        lost.extend(renamed.map(|timer| (Lost::DeletedTimer, dropped::renamed(timer))));
         rebuild.errors
     }
 }
@@ -166,7 +170,7 @@ pub fn with_timer_arrivals(
 }
 
 /// `wanted`, and behind it the entries in `found` of timers that have none in `wanted`: they do not wait.
-fn with_expiries(
+pub fn with_expiries(
     wanted: Pending,
     found: &Pending,
     timers: &[PosixTimer],
@@ -378,6 +382,8 @@ struct Rebuild<'r, 'p, Owner> {
     hold: Option<Instant>,
     /// Timers whose overrun count was given up for their pending entry.
     given_up: Vec<PosixTimer>,
+    /// Timers that are gone, whose entries have another number.
+    renamed: Vec<DeletedTimer>,
     errors: Vec<Error>,
 }
 
@@ -568,11 +574,19 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 .timers
                 .iter()
                 .position(|work| work.timer.thread() == plan.thread && work.timer.made(info));
-            let Some(at) = own else {
+            let gone = self.wanted.left_by(plan.thread, info);
+            if own.is_none() && gone.is_none() {
                 infos.push(*info);
                 continue;
-            };
+            }
             built += self.queue(plan, &ids, &mut infos)?;
+            let Some(at) = own else {
+                match gone.map_or(Ok(()), |timer| self.append(plan, timer)) {
+                    Ok(()) => built += 1,
+                    Err(e) => failed = Err(e),
+                }
+                continue;
+            };
             let first = !plan.pending.queue[..built]
                 .iter()
                 .any(|before| before.signo() == info.signo());
@@ -613,6 +627,23 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             plan.which.set_bits(&mut site, &ids, bare)?;
         }
         failed
+    }
+
+    /// What a timer that is gone has left.
+    fn append(&mut self, plan: &Plan, timer: &DeletedTimer) -> Result<()> {
+        let place = Place {
+            tid: plan.tid,
+            queue: plan.which,
+            thread: plan.thread,
+        };
+        let mut site = Site {
+            injector: &mut *self.injector,
+            tid: plan.tid,
+        };
+        if !dropped::append(&mut site, place, timer)? {
+            self.renamed.push(*timer);
+        }
+        Ok(())
     }
 
     fn queue(
@@ -757,6 +788,13 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             .iter()
             .try_for_each(|outcome| outcome.check().map(drop))
     }
+}
+
+/// May the timer's entry be in its queue, of which only the numbers are known?
+pub fn may_be_pending(state: &ProcessState, timer: &PosixTimer) -> bool {
+    let pending = queue_of(state, timer);
+    let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody);
+    pending.queue.is_empty() && signo.is_some_and(|signo| pending.bits.contains(signo))
 }
 
 /// Is there a count of overruns that has to be put back? That of a timer whose thread is gone will never be delivered

@@ -6,7 +6,7 @@ use nix::unistd::getpgid;
 use super::process::Captured;
 use super::{Dump, run_on};
 use crate::checkpoint::options::{Overruns, TakeOut};
-use crate::engine::capture::Entries;
+use crate::engine::capture::{self, Entries};
 use crate::error::{Error, Result};
 use crate::image_folder;
 use crate::losses::notices::{Notice, Saying};
@@ -15,7 +15,8 @@ use crate::losses::timeouts::Anew;
 use crate::losses::{cpu_limit, files, timers, zombies};
 use crate::proc;
 use crate::state::dropped::{self, Found};
-use crate::state::{cpu_clocks, overruns, owners};
+use crate::state::{cpu_clocks, overruns, owners, timers as timers_of};
+use crate::tracee::{ByHost, StoppedProcess};
 
 impl Dump {
     fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {
@@ -82,16 +83,18 @@ impl Dump {
 
     /// Completes the timers, and says what of them can't be kept.
     pub(super) fn look_at_timers(&mut self, captured: &mut Captured<'_>) -> Result<()> {
-        if captured.entries == Entries::Known && self.options.take_out != TakeOut::Never {
+        if self.options.take_out != TakeOut::Never {
             self.look_for_dropped(captured)?;
         }
-        let Captured { stopped, state, .. } = captured;
-        if state.timers.is_empty() {
+        if captured.state.timers.is_empty() {
             return Ok(());
         }
+        let perhaps = self.perhaps_pending(captured)?;
+        let Captured { stopped, state, .. } = captured;
         let pid = stopped.pid();
         let dumped = innermost(&self.in_namespace_of(state))?;
-        let unclear = cpu_clocks::resolve(stopped, state, |other| dumped.contains(&other))?;
+        let unclear =
+            cpu_clocks::resolve(stopped, state, &perhaps, |other| dumped.contains(&other))?;
         self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
         for what in timers::tell_nobody(pid, state) {
             self.notices.note(Notice::Timer, &what);
@@ -132,20 +135,49 @@ impl Dump {
         self.say_or_refuse(sayings)
     }
 
-    /// Entries of timers that are gone. What the kernel drops is not to be in CRIU's images.
+    fn with_shallow_queues(
+        &self,
+        stopped: &StoppedProcess<ByHost>,
+        state: &ProcessState,
+    ) -> Result<ProcessState> {
+        let mut others = state.clone();
+        capture::shallow_queues(stopped, &mut others, self.options.limits.deep)?;
+        Ok(others)
+    }
+
+    /// Timers whose entries may be pending in a deep queue: nobody has looked.
+    fn perhaps_pending(&self, captured: &Captured<'_>) -> Result<Vec<i32>> {
+        if captured.entries == Entries::Known {
+            return Ok(Vec::new());
+        }
+        let state = self.with_shallow_queues(captured.stopped, &captured.state)?;
+        let timers = state.timers.iter();
+        let perhaps = timers.filter(|timer| timers_of::may_be_pending(&state, timer));
+        Ok(perhaps.map(|timer| timer.id).collect())
+    }
+
+    /// Entries of timers that are gone. CRIU's images have them as those of somebody, until the restore puts that right.
     fn look_for_dropped(&mut self, captured: &mut Captured<'_>) -> Result<()> {
-        let Captured { stopped, state, .. } = captured;
+        let Captured {
+            stopped,
+            state,
+            entries,
+            ..
+        } = captured;
         let pid = stopped.pid();
-        let Found { dropped, unclear } = dropped::find(stopped, state)?;
-        for one in dropped {
+        let Found { unclear, renamed } = match entries {
+            Entries::Known => dropped::find(stopped, state)?,
+            // Those that are deep are looked through when they are taken out.
+            Entries::Unread => {
+                let mut others = self.with_shallow_queues(stopped, state)?;
+                let found = dropped::find(stopped, &mut others)?;
+                state.deleted_timers = others.deleted_timers;
+                found
+            }
+        };
+        for one in &renamed {
             self.notices
-                .note(Notice::Timer, &timers::dropped(pid, state, &one));
-            let thread = one.thread.and_then(|id| {
-                let mut threads = state.threads.iter();
-                threads.find(|thread| thread.ids.innermost() == id)
-            });
-            let tid = thread.map(|thread| thread.tid());
-            self.process(pid).dropped.push((one, tid));
+                .note(Notice::Timer, &timers::renamed(pid, state, one));
         }
         let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
         self.say_or_refuse(unclear.collect::<Vec<_>>())

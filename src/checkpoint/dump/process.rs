@@ -11,7 +11,7 @@
 //!
 //! Every change is noted in [`DumpedProcess`] as soon as it is made, so that a failed step or a panic loses nothing.
 
-use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo, Tid};
+use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo};
 
 use crate::checkpoint::custody::Custody;
 use crate::checkpoint::guardian::Guardian;
@@ -22,7 +22,6 @@ use crate::engine::stops::Before;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::OnDisk;
-use crate::state::dropped::Dropped;
 use crate::state::interrupted::{self, HandedOver};
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -43,8 +42,6 @@ pub(super) struct DumpedProcess {
     pub handed: bool,
     /// Its id in its own namespace, if it was captured.
     pub captured: Option<i32>,
-    /// Entries of timers that are gone, and the threads whose queues they were in.
-    pub dropped: Vec<(Dropped, Option<Tid>)>,
     /// It ignores SIGTRAP.
     pub trap_ignored: Option<TrapIgnored>,
     /// System calls that CRIU has to find in another state than the one that they were captured in.

@@ -15,7 +15,7 @@ use crate::engine::repair::{self, Done};
 use crate::error::{Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
-use crate::state::{dropped, interrupted};
+use crate::state::interrupted;
 use crate::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
@@ -27,7 +27,7 @@ struct Step {
 }
 
 /// In this order, each for all processes.
-const TAKE_BACK: [Step; 9] = [
+const TAKE_BACK: [Step; 8] = [
     // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
     Step {
         what: "give back dispositions",
@@ -37,14 +37,10 @@ const TAKE_BACK: [Step; 9] = [
         what: "give back signals",
         run: |dump, _| dump.give_back_signals(),
     },
-    // When all that is compared is back, and nothing else is made yet.
+    // When all that is compared is back.
     Step {
         what: "compare what was touched",
         run: |dump, _| dump.expect_untouched(),
-    },
-    Step {
-        what: "give back entries of timers",
-        run: |dump, _| dump.make_dropped_again(),
     },
     // After the last of the steps that run code in threads that are not stopped by a signal: any call that is made in a
     // thread clears the kernel's notes of the one that was interrupted.
@@ -172,22 +168,6 @@ impl Dump {
                     "{}: cannot tell whether the process is unchanged since before the dump",
                     e.during(Phase::Verify, pid)
                 )),
-            }
-        }
-    }
-
-    /// A process that runs on finds pending what it would have found.
-    fn make_dropped_again(&mut self) {
-        for (&pid, process) in &mut self.processes {
-            for (one, thread) in process.dropped.drain(..) {
-                let _budget = Budget::of_process();
-                let made = StoppedProcess::<ByHost>::of_host(pid)
-                    .and_then(|stopped| dropped::make_again(&stopped, &one, thread));
-                if let Err(e) = made
-                    && !e.is_died()
-                {
-                    log::warn!("{e}: {} no longer shows as pending", one.signo);
-                }
             }
         }
     }

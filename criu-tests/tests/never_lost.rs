@@ -32,6 +32,7 @@ use criu_tests::wait::{self, PATIENCE};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 
 type Test = (&'static str, fn(&RunDir) -> Result<()>);
 
@@ -589,7 +590,10 @@ fn with_number(number: Pid, dir: &RunDir) -> Result<Victim> {
         if started.pid() == number {
             return Ok(started);
         }
-        started.end();
+        // It alone: the command is a child as well.
+        let other = nix::unistd::Pid::from_raw(started.pid());
+        kill(other, Signal::SIGKILL)?;
+        waitpid(other, None)?;
         fs::remove_file(dir.file("ready"))?;
     }
     bail!("{number} is given to nobody")

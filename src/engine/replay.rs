@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::Lost;
 use crate::state::dropped::{self, Place};
+use crate::state::timers;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, PrivateQueue, Queue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,
@@ -342,7 +343,7 @@ impl<Owner> Replay<'_, '_, Owner> {
     }
 
     fn say_renamed(&mut self, renamed: &[DeletedTimer]) {
-        let text = |timer: &DeletedTimer| (Lost::DeletedTimer, dropped::renamed(timer));
+        let text = |timer: &DeletedTimer| (Lost::DeletedTimer, timers::renamed(timer));
         self.lost.extend(renamed.iter().map(text));
     }
 
@@ -354,7 +355,13 @@ impl<Owner> Replay<'_, '_, Owner> {
         let (wanted, threads) = (self.wanted, self.threads);
         let lost = &mut *self.lost;
         itimers::keeping_expired(&mut site, |site| {
-            Ok(PosixTimers::replay(site.injector, wanted, threads, lost))
+            Ok(PosixTimers::replay(
+                site.injector,
+                wanted,
+                threads,
+                dropped::append,
+                lost,
+            ))
         })
         .unwrap_or_else(|e| vec![e])
     }

@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::state::cpu_clocks::{self, Unclear};
-use crate::state::dropped;
 use crate::state::overruns::Uncounted;
 use crate::state::timers;
 use criu_signals_images::{DeletedTimer, Notify, Pid, ProcessState};
@@ -105,7 +104,7 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
 
 /// An entry that the kernel drops, and that was put back.
 pub fn renamed(pid: Pid, process: &ProcessState, timer: &DeletedTimer) -> String {
-    format!("pid {pid} ({}): {}", process.comm, dropped::renamed(timer))
+    format!("pid {pid} ({}): {}", process.comm, timers::renamed(timer))
 }
 
 /// One of which there is no telling.

@@ -179,15 +179,22 @@ pub fn numbers(state: &ProcessState, thread: Option<i32>, pending: &Pending) -> 
     gone.map(|timer| timer.signo).collect()
 }
 
-/// Puts one such entry at the end of a queue. Returns whether it has the number of its timer.
+/// Puts one such entry at the end of a queue, through thread `tid`. Returns whether it has the number of its timer.
 ///
 /// # Errors
 /// If it does not come. No timer is left in any case.
 pub fn append<Owner>(
-    site: &mut Site<'_, '_, Owner>,
-    place: Place,
+    injector: &mut Injector<'_, Owner>,
+    tid: Tid,
+    queue: Queue,
     timer: &DeletedTimer,
 ) -> Result<bool> {
+    let place = Place {
+        tid,
+        queue,
+        thread: timer.thread,
+    };
+    let site = &mut Site { injector, tid };
     let depth = place.queue.depth(site)?;
     let limit = PendingLimit::capture(site)?;
     if let Some(ids) = RestoreIds::of(site, std::slice::from_ref(timer))? {
@@ -478,15 +485,6 @@ fn sigevent(timer: &DeletedTimer) -> Vec<u8> {
     }
     event.resize(SIGEVENT_SIZE, 0);
     event
-}
-
-/// What there is to say of a timer whose number its entry does not have any more.
-pub fn renamed(timer: &DeletedTimer) -> String {
-    format!(
-        "timer {} is gone, and the entry of {} that it has left has the number of another timer, and is behind those of its number: \
-         this kernel can't make one of that number (Linux 6.15 can), or a timer has it now",
-        timer.id, timer.signo
-    )
 }
 
 fn of_number(pending: &Pending, signo: SigNo) -> Vec<Siginfo> {

@@ -21,7 +21,6 @@ use criu_signals_images::{
 };
 
 use super::dispositions::sigaction;
-use super::dropped::{self, Place};
 use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals};
 use super::{Lost, PATIENCE, Site};
 use crate::error::{Cause, Error, Result};
@@ -119,10 +118,11 @@ impl PosixTimers {
     /// Puts back the timers, and the queues that hold entries of theirs. Every thread's signals must be
     /// blocked, the dispositions and the other queues be in place, and RLIMIT_SIGPENDING leave room. Returns
     /// what failed; what can't be had together with something else, and was given up, is added to `lost`.
-    pub fn replay<Owner>(
-        injector: &mut Injector<'_, Owner>,
+    pub fn replay<'p, Owner>(
+        injector: &mut Injector<'p, Owner>,
         wanted: &ProcessState,
         threads: &[(Tid, &ThreadState)],
+        append: Append<'p, Owner>,
         lost: &mut Vec<(Lost, String)>,
     ) -> Vec<Error> {
         let work = wanted
@@ -140,6 +140,7 @@ impl PosixTimers {
             hold: None,
             given_up: Vec::new(),
             renamed: Vec::new(),
+            append,
             errors: Vec::new(),
         };
         rebuild.all();
@@ -153,10 +154,23 @@ impl PosixTimers {
         };
         lost.extend(rebuild.given_up.iter().map(text));
         let renamed = rebuild.renamed.iter();
-        lost.extend(renamed.map(|timer| (Lost::DeletedTimer, dropped::renamed(timer))));
+        lost.extend(renamed.map(|timer| (Lost::DeletedTimer, self::renamed(timer))));
         rebuild.errors
     }
 }
+
+/// What there is to say of a timer whose number its entry does not have any more.
+pub fn renamed(timer: &DeletedTimer) -> String {
+    format!(
+        "timer {} is gone, and the entry of {} that it has left has the number of another timer, and is behind those of its number: \
+         this kernel can't make one of that number (Linux 6.15 can), or a timer has it now",
+        timer.id, timer.signo
+    )
+}
+
+/// Puts what a timer that is gone has left at the end of a queue of that thread: whether it has the timer's number.
+pub type Append<'p, Owner> =
+    fn(&mut Injector<'p, Owner>, Tid, Queue, &DeletedTimer) -> Result<bool>;
 
 /// What a queue must hold after a restore: [`with_arrivals`], and what is different about timers. A timer has one
 /// entry, whether it has expired again or not; and its entry is queued although its legacy number is pending.
@@ -384,6 +398,7 @@ struct Rebuild<'r, 'p, Owner> {
     given_up: Vec<PosixTimer>,
     /// Timers that are gone, whose entries have another number.
     renamed: Vec<DeletedTimer>,
+    append: Append<'p, Owner>,
     errors: Vec<Error>,
 }
 
@@ -631,16 +646,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
 
     /// What a timer that is gone has left.
     fn append(&mut self, plan: &Plan, timer: &DeletedTimer) -> Result<()> {
-        let place = Place {
-            tid: plan.tid,
-            queue: plan.which,
-            thread: plan.thread,
-        };
-        let mut site = Site {
-            injector: &mut *self.injector,
-            tid: plan.tid,
-        };
-        if !dropped::append(&mut site, place, timer)? {
+        if !(self.append)(self.injector, plan.tid, plan.which, timer)? {
             self.renamed.push(*timer);
         }
         Ok(())

@@ -437,10 +437,10 @@ fn put_back(
     if !holds_any(state) {
         return Ok(0);
     }
+    let depth = depth(stopped)?;
     match told {
         // What is in the queue still may be equal to what is out, and nobody has read it.
-        Some(told) if told.amount.known == 0 && told.amount.told > 0 => {
-            let depth = depth(stopped)?;
+        Some(told) if told.is_out(depth) => {
             repair::give_back_all(stopped, state, Some(&told.still_in(state, depth)))
         }
         _ => repair::give_back(stopped, state),
@@ -448,6 +448,18 @@ fn put_back(
 }
 
 impl Told {
+    /// Is what it was told of out, but for the last two pieces? If more is in a process that has `depth` entries now, then
+    /// criu has begun to put it back.
+    fn is_out(&self, depth: usize) -> bool {
+        let Amount {
+            known,
+            queued,
+            told,
+        } = self.amount;
+        let last: usize = self.last.iter().flatten().map(|one| one.entries).sum();
+        known == 0 && told > 0 && depth + told <= queued + last
+    }
+
     /// What of `state` is in a process that has `depth` entries now. Some of it the kernel may have dropped, and some may have
     /// been sent since.
     fn still_in(&self, state: &ProcessState, depth: usize) -> ProcessState {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use criu_signals_images::image::Durability;
 use criu_signals_images::{Image, Pid, Tid, image};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
@@ -59,16 +60,32 @@ fn numbered(dir: BorrowedFd<'_>, prefix: &str) -> Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// Proof that the image of a process is on the disk, under its name.
+/// Proof that the image of a process is in the folder, under its name: it outlives this program.
 #[derive(Debug)]
-pub struct OnDisk {
+pub struct InFolder {
     name: String,
 }
 
-impl OnDisk {
+impl InFolder {
     /// The image's file name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// Proof that the image of a process is on the disk as well: it outlives a crash of the machine.
+#[derive(Debug)]
+pub struct OnDisk(InFolder);
+
+impl OnDisk {
+    /// The same image, and less is said of it.
+    pub fn in_folder(&self) -> &InFolder {
+        &self.0
+    }
+
+    /// See [`in_folder`](Self::in_folder).
+    pub fn into_in_folder(self) -> InFolder {
+        self.0
     }
 }
 
@@ -79,16 +96,33 @@ pub struct Written {
 }
 
 impl Written {
-    /// Writes one.
+    /// Writes an image of a process from which nothing is taken out, no safer than CRIU's own images are.
     ///
     /// # Errors
-    /// If there is one of that name, or it could not be written or synced.
-    pub fn write(&mut self, dir: BorrowedFd<'_>, image: &Image) -> Result<OnDisk> {
+    /// If there is an image of that name, or it could not be written.
+    pub fn write(&mut self, dir: BorrowedFd<'_>, image: &Image) -> Result<InFolder> {
+        self.create(dir, image, Durability::InCache)
+    }
+
+    /// Writes an image that will be all that is left of signals in custody, and syncs it.
+    ///
+    /// # Errors
+    /// If there is an image of that name, or it could not be written or synced.
+    pub fn write_to_disk(&mut self, dir: BorrowedFd<'_>, image: &Image) -> Result<OnDisk> {
+        self.create(dir, image, Durability::OnDisk).map(OnDisk)
+    }
+
+    fn create(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        image: &Image,
+        durability: Durability,
+    ) -> Result<InFolder> {
         let passing = |step| fault::point(at(step)).map_err(io::Error::other);
-        let name = image::create_in_passing(dir, image, passing)
+        let name = image::create_in_passing(dir, image, durability, passing)
             .map_err(|e| Error::new("write", Cause::Image(e)))?;
         self.names.push(name.clone());
-        Ok(OnDisk { name })
+        Ok(InFolder { name })
     }
 
     /// How many there are.

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{self, UnlinkatFlags, unlinkat};
 
 use super::{Allowance, Image, MAX_FILE, read_named, write_named};
 use crate::error::{FieldError, ImageError};
@@ -35,7 +35,16 @@ pub fn file_name(innermost_pid: i32) -> String {
 /// [`ImageError::Exists`] if there is a file of that name; the file is left alone. [`ImageError::Invalid`] if no process can
 /// have this state. [`ImageError::Io`] if the file cannot be made, written or synced; what was written is removed.
 pub fn create_in(dir: BorrowedFd<'_>, image: &Image) -> Result<String, ImageError> {
-    create_in_passing(dir, image, |_| Ok(()))
+    create_in_passing(dir, image, Durability::OnDisk, |_| Ok(()))
+}
+
+/// How safe an image's file is when its maker returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The kernel has all of it, as it has CRIU's own images: it outlives every process, and not a crash of the machine.
+    InCache,
+    /// The file and its name are on the disk (fsync(2) of both).
+    OnDisk,
 }
 
 /// How far the making of an image's file has come.
@@ -49,20 +58,22 @@ pub enum Step {
     Synced,
 }
 
-/// As [`create_in`], with a look in at every step, for tests.
+/// As [`create_in`], as safe as asked for, and with a look in at every step, for tests. There is no step
+/// [`Synced`](Step::Synced) where nothing is synced.
 ///
 /// # Errors
 /// Those of [`create_in`]. An error of `passing` is a failure of that step.
 pub fn create_in_passing(
     dir: BorrowedFd<'_>,
     image: &Image,
+    durability: Durability,
     passing: impl Fn(Step) -> io::Result<()>,
 ) -> Result<String, ImageError> {
     image.check()?;
     let name = file_name(image.process.ids.innermost());
     let passing =
         |step| passing(step).map_err(|source| ImageError::io("write", name.as_str(), source));
-    create(dir, &name, passing, |file| {
+    create(dir, &name, durability, passing, |file| {
         write_named(BufWriter::new(file), &name, image)
     })?;
     Ok(name)
@@ -71,6 +82,7 @@ pub fn create_in_passing(
 fn create(
     dir: BorrowedFd<'_>,
     name: &str,
+    durability: Durability,
     passing: impl Fn(Step) -> Result<(), ImageError>,
     fill: impl FnOnce(&File) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
@@ -93,12 +105,12 @@ fn create(
         .and_then(|()| passing(Step::Created))
         .and_then(|()| fill(&file))
         .and_then(|()| passing(Step::Written))
-        .and_then(|()| {
-            file.sync_all()
-                .map_err(|source| ImageError::io("sync", name, source))
-        })
-        .and_then(|()| sync_folder(dir, name))
-        .and_then(|()| passing(Step::Synced));
+        .and_then(|()| match durability {
+            Durability::InCache => close(file, name),
+            Durability::OnDisk => {
+                sync(&file, dir, name).and_then(|()| passing(Step::Synced))
+            }
+        });
     unfinished.kept = made.is_ok();
     made
 }
@@ -123,6 +135,17 @@ impl Drop for Unfinished<'_> {
 fn set_mode(file: &File, name: &str) -> Result<(), ImageError> {
     let set = file.set_permissions(Permissions::from_mode(MODE));
     set.map_err(|source| ImageError::io("set the mode of", name, source))
+}
+
+/// Some file systems say only now that what was written is not kept: close(2).
+fn close(file: File, name: &str) -> Result<(), ImageError> {
+    unistd::close(file).map_err(|errno| ImageError::io("close", name, errno))
+}
+
+fn sync(file: &File, dir: BorrowedFd<'_>, name: &str) -> Result<(), ImageError> {
+    file.sync_all()
+        .map_err(|source| ImageError::io("sync", name, source))?;
+    sync_folder(dir, name)
 }
 
 /// Opened anew, because the caller's descriptor may be one that cannot be synced (O_PATH).

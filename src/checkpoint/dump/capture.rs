@@ -11,7 +11,7 @@ use crate::checkpoint::options::TakeOut;
 use crate::engine::capture::Entries;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::image_folder::OnDisk;
+use crate::image_folder::InFolder;
 use crate::proc;
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -73,7 +73,11 @@ impl Dump {
         let (state, image) = if takes_out {
             self.take_out(stopped, state, entries)?
         } else {
-            let image = self.write(pid, state.clone())?;
+            let image = if state.taken_out.is_empty() {
+                self.write(pid, state.clone())?
+            } else {
+                self.write_to_disk(pid, state.clone())?.into_in_folder()
+            };
             (state, image)
         };
         Ok(Secured::new(stopped, calls, state, &image))
@@ -106,14 +110,14 @@ impl Dump {
         stopped: &StoppedProcess<ByHost>,
         state: ProcessState,
         entries: Entries,
-    ) -> Result<(ProcessState, OnDisk)> {
+    ) -> Result<(ProcessState, InFolder)> {
         let pid = stopped.pid();
         let why: Vec<String> = state.taken_out.iter().map(ToString::to_string).collect();
         let why = why.join(", ");
         self.may_take_out(&why)?;
         let (all, image) = match entries {
             Entries::Known => {
-                let image = self.write(pid, state.clone())?;
+                let image = self.write_to_disk(pid, state.clone())?;
                 let held = &mut self.process(pid).custody;
                 let custody = Custody::take(stopped, state, Safe::OnDisk(&image), held)?;
                 let all = custody.state().clone();
@@ -126,12 +130,12 @@ impl Dump {
                 let mut all = custody.state().clone();
                 held.iter().for_each(|before| before.add_to(&mut all));
                 held.push(custody);
-                let image = self.write(pid, all.clone())?;
+                let image = self.write_to_disk(pid, all.clone())?;
                 (all, image)
             }
         };
         log::info!("pid {pid}: pending signals taken out until the end of the dump: {why}");
-        Ok((all, image))
+        Ok((all, image.into_in_folder()))
     }
 }
 

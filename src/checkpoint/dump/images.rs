@@ -3,28 +3,43 @@
 use std::os::fd::BorrowedFd;
 
 use criu_signals_images::criu_files::Owner;
-use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit};
+use criu_signals_images::{Image, Pid, PosixTimer, ProcessState, Rlimit};
 
 use super::Dump;
 use crate::engine::capture;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::image_folder::corrections::{self, Corrected};
-use crate::image_folder::{self, OnDisk};
+use crate::image_folder::{self, InFolder, OnDisk, Written};
 use crate::log_lines;
 
 impl Dump {
-    pub(super) fn write(&mut self, pid: Pid, state: ProcessState) -> Result<OnDisk> {
+    /// The image of a process from which nothing is or will be taken out.
+    pub(super) fn write(&mut self, pid: Pid, state: ProcessState) -> Result<InFolder> {
+        self.write_by(pid, state, Written::write, |in_folder| in_folder)
+    }
+
+    /// The image of a process whose signals are in custody, or will be.
+    pub(super) fn write_to_disk(&mut self, pid: Pid, state: ProcessState) -> Result<OnDisk> {
+        self.write_by(pid, state, Written::write_to_disk, OnDisk::in_folder)
+    }
+
+    fn write_by<Proof>(
+        &mut self,
+        pid: Pid,
+        state: ProcessState,
+        write: impl FnOnce(&mut Written, BorrowedFd<'_>, &Image) -> Result<Proof>,
+        in_folder: impl FnOnce(&Proof) -> &InFolder,
+    ) -> Result<Proof> {
         let image = capture::with_header(state)?;
         let dir = self.host.image_dir().map_err(|e| {
             let why = Cause::Unsupported(e.to_string().into());
             Error::new("find the image folder", why).during(Phase::Image, pid)
         })?;
-        let on_disk = self
-            .written
-            .write(dir, &image)
-            .map_err(|e| e.during(Phase::Image, pid))?;
-        log::info!("{}", log_lines::summary(pid, &image, on_disk.name()));
-        Ok(on_disk)
+        let written =
+            write(&mut self.written, dir, &image).map_err(|e| e.during(Phase::Image, pid))?;
+        let name = in_folder(&written).name();
+        log::info!("{}", log_lines::summary(pid, &image, name));
+        Ok(written)
     }
 
     /// The last look at the images.

@@ -6,7 +6,7 @@
 //! | [`Confirmed`] | CRIU has stopped the process, and no code has run in the process since; the stop itself ends no system call |
 //! | [`Captured`] | the state of the process was read |
 //! | [`Completed`] | the state that only the time before the stop shows was added |
-//! | [`Secured`] | the image is on the disk, and the signals that CRIU cannot handle are taken out |
+//! | [`Secured`] | the image is written, and the signals that CRIU cannot handle are taken out |
 //! | [`HandedOver`] | CRIU dumps the process as it is now |
 //!
 //! Every change is noted in [`DumpedProcess`] as soon as it is made, so that a failed step or a panic loses nothing.
@@ -21,7 +21,7 @@ use crate::engine::repair;
 use crate::engine::stops::Before;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::image_folder::OnDisk;
+use crate::image_folder::InFolder;
 use crate::state::interrupted::{self, HandedOver};
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -133,7 +133,7 @@ pub(super) struct Completed<'p> {
     pub entries: Entries,
 }
 
-/// A process whose image is on the disk.
+/// A process whose image is written.
 pub(super) struct Secured<'p> {
     stopped: &'p StoppedProcess<ByHost>,
     calls: interrupted::Completed,
@@ -146,7 +146,7 @@ impl<'p> Secured<'p> {
         stopped: &'p StoppedProcess<ByHost>,
         calls: interrupted::Completed,
         state: ProcessState,
-        _image: &OnDisk,
+        _image: &InFolder,
     ) -> Secured<'p> {
         Secured {
             stopped,

@@ -15,6 +15,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::arch;
 use crate::error::{Cause, Error, Result};
+use crate::proc;
 
 /// What any machine is trusted to have: siginfos, which take 8 MB in an image reader, and tasks.
 const FEW: u64 = 65_536;
@@ -115,7 +116,7 @@ impl fmt::Display for Machine {
 /// RLIMIT_SIGPENDING for the first process (`fork_init`), and this process's may be higher. `siginfos` says another
 /// number. No more tasks than kernel.threads-max.
 pub fn allowance(siginfos: Option<u64>) -> Allowance {
-    let tasks = std::fs::read_to_string("/proc/sys/kernel/threads-max")
+    let tasks = proc::read_text("/proc/sys/kernel/threads-max")
         .ok()
         .and_then(|text| text.trim().parse::<u64>().ok())
         .unwrap_or(FEW);

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ const PF_USER_WORKER: u32 = 0x0000_4000;
 const PF_EXITING: u32 = 0x0000_0004;
 const PF_SIGNALED: u32 = 0x0000_0400;
 
-/// What `/proc/PID/status` takes, and some more.
-const STATUS_SIZE: usize = 4096;
+/// More than most files of `/proc/PID` have.
+const USUAL_SIZE: usize = 4096;
 
 /// The signal lines of `/proc/PID/task/TID/status` (proc_pid_status(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +256,7 @@ pub fn uninterruptible(pid: Pid, tid: Tid) -> Option<Uninterruptible> {
     if is_frozen(pid).unwrap_or(false) {
         return Some(Uninterruptible::Frozen);
     }
-    let wchan = std::fs::read_to_string(task_file(pid, tid, "wchan"));
+    let wchan = read_text(task_file(pid, tid, "wchan"));
     Some(Uninterruptible::in_function(wchan.ok()))
 }
 
@@ -314,10 +314,7 @@ fn flags(pid: Pid, tid: Tid) -> Option<u32> {
 /// `/proc/PID/task/TID/stat` (proc_pid_stat(5)) from its third field on. The name before it may hold anything but ends at
 /// the last parenthesis.
 fn stat(pid: Pid, tid: Tid) -> Option<String> {
-    let mut bytes = Vec::with_capacity(STATUS_SIZE);
-    File::open(task_file(pid, tid, "stat"))
-        .and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes))
-        .ok()?;
+    let mut bytes = read(task_file(pid, tid, "stat")).ok()?;
     let end = bytes.iter().rposition(|&byte| byte == b')')?;
     String::from_utf8(bytes.split_off(end + 1)).ok()
 }
@@ -342,7 +339,7 @@ pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
         return Ok(None);
     };
     // It may end at any moment.
-    let name = std::fs::read_to_string(format!("/proc/{tracer}/comm"));
+    let name = read_text(format!("/proc/{tracer}/comm"));
     let name = name.unwrap_or_default();
     Ok(Some((tracer, name.trim_end_matches('\n').into())))
 }
@@ -352,7 +349,7 @@ pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
 pub fn is_stopped_or_held(pid: Pid) -> bool {
     threads(pid).unwrap_or_default().into_iter().any(|tid| {
         is_stopped(pid, tid).unwrap_or(false)
-            || std::fs::read_to_string(task_file(pid, tid, "wchan"))
+            || read_text(task_file(pid, tid, "wchan"))
                 .is_ok_and(|function| matches!(&*function, "do_signal_stop" | "get_signal"))
     })
 }
@@ -374,7 +371,7 @@ pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool
 pub fn children(pid: Pid) -> Result<Vec<Pid>> {
     let mut children = Vec::new();
     for tid in threads(pid)? {
-        let list = std::fs::read_to_string(task_file(pid, tid, "children"))
+        let list = read_text(task_file(pid, tid, "children"))
             .map_err(|e| Error::io("read children", &e).in_thread(tid))?;
         children.extend(
             list.split_ascii_whitespace()
@@ -404,7 +401,7 @@ pub fn is_frozen(pid: Pid) -> Result<bool> {
         .filter(|(_, controllers, _)| controllers.split(',').any(|name| name == "freezer"))
         .any(|(_, _, path)| {
             let state = format!("/sys/fs/cgroup/freezer{path}/freezer.state");
-            std::fs::read_to_string(state).is_ok_and(|state| state.trim() != "THAWED")
+            read_text(state).is_ok_and(|state| state.trim() != "THAWED")
         }))
 }
 
@@ -424,7 +421,7 @@ pub fn is_held(pid: Pid) -> bool {
     const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let text = text_of(pid, "cgroup", "read cgroup");
     let frozen = |dir: &std::path::Path| {
-        std::fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|told| told.trim() == "1")
+        read_text(dir.join("cgroup.freeze")).is_ok_and(|told| told.trim() == "1")
     };
     let by_v2 = text.is_ok_and(|text| {
         cgroups(&text)
@@ -476,7 +473,7 @@ pub(crate) fn parse_limit(text: &str, name: &str) -> Option<Rlimit> {
 
 /// A file of `/proc/PID`. What is not UTF-8 in it is replaced.
 fn text_of(pid: Pid, name: &str, operation: &'static str) -> Result<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/{name}")).map_err(|e| of_task(operation, &e))?;
+    let bytes = read(format!("/proc/{pid}/{name}")).map_err(|e| of_task(operation, &e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -588,10 +585,10 @@ impl TimerLine {
 /// The POSIX timers of `pid`, by id. Read without its help.
 pub fn timers(pid: Pid) -> Result<Vec<TimerLine>> {
     const OPERATION: &str = "read timers";
-    let text = match std::fs::read_to_string(format!("/proc/{pid}/timers")) {
+    let text = match read_text(format!("/proc/{pid}/timers")) {
         Ok(text) => text,
         Err(e)
-            if e.kind() == std::io::ErrorKind::NotFound
+            if e.kind() == io::ErrorKind::NotFound
                 && std::fs::exists(format!("/proc/{pid}")).unwrap_or(false) =>
         {
             // CONFIG_CHECKPOINT_RESTORE, without which there is no CRIU either.
@@ -600,7 +597,7 @@ pub fn timers(pid: Pid) -> Result<Vec<TimerLine>> {
                 Cause::Unsupported("the kernel has no /proc/PID/timers".into()),
             ));
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::new(OPERATION, Cause::Died));
         }
         Err(e) => return Err(Error::io(OPERATION, &e)),
@@ -720,11 +717,24 @@ fn status(pid: Pid, tid: Tid) -> Result<Status> {
 }
 
 /// The whole file. A name that is not UTF-8 (prctl(2), PR_SET_NAME takes any bytes) does not keep anybody from the rest.
+/// The whole of a small file that the kernel makes when it is read.
+///
+/// [`std::fs::read`] asks for the size, which is 0 there, and then reads in pieces that begin with 32 bytes: eight system
+/// calls where two are enough.
+pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(USUAL_SIZE);
+    // Without a bound the size is asked for.
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`read`], of a file that is text.
+pub(crate) fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
 fn status_text(pid: Pid, tid: Tid) -> Result<String> {
-    let mut bytes = Vec::with_capacity(STATUS_SIZE);
-    File::open(task_file(pid, tid, "status"))
-        // Without the bound the file would be asked for its size first, which is not known.
-        .and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes))
+    let bytes = read(task_file(pid, tid, "status"))
         .map_err(|e| of_task("read status", &e).in_thread(tid))?;
     Ok(String::from_utf8(bytes)
         .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
@@ -736,9 +746,9 @@ fn own_status() -> Result<Status> {
 
 /// A failed look at a file that every task has: there is none of one that is gone, or that is ending and has no memory
 /// any more (fs/proc/base.c, proc_exe_link).
-fn of_task(operation: &'static str, e: &std::io::Error) -> Error {
+fn of_task(operation: &'static str, e: &io::Error) -> Error {
     match e.kind() {
-        std::io::ErrorKind::NotFound => Error::new(operation, Cause::Died),
+        io::ErrorKind::NotFound => Error::new(operation, Cause::Died),
         _ => Error::io(operation, e),
     }
 }
@@ -758,7 +768,7 @@ pub fn executable(pid: Pid) -> Result<Option<Name>> {
 /// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
 /// same is not recognised.
 pub fn is_32_bit(pid: Pid) -> bool {
-    std::fs::read(format!("/proc/{pid}/auxv")).is_ok_and(|auxv| is_32_bit_vector(&auxv))
+    read(format!("/proc/{pid}/auxv")).is_ok_and(|auxv| is_32_bit_vector(&auxv))
 }
 
 /// Is this auxiliary vector one of pairs of 32-bit numbers (getauxval(3))? Read as pairs of 64-bit ones, its keys are none:
@@ -840,7 +850,7 @@ pub fn regions(pid: Pid) -> Result<Vec<Region>> {
 pub fn all() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten();
     let pid =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     entries.filter_map(pid).filter_map(Pid::new).collect()
 }
 

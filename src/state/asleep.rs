@@ -9,7 +9,6 @@
 //! The estimate never understates the remaining time and never exceeds the whole timeout: a spurious wakeup makes the
 //! wait appear to begin later, and the processor's clock excludes the time spent in interrupts.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Tid};
@@ -302,7 +301,7 @@ fn switches(pid: Pid, tid: Tid) -> Option<u64> {
 }
 
 fn read(pid: Pid, tid: Tid, name: &str) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/task/{tid}/{name}")).ok()
+    proc::read_text(format!("/proc/{pid}/task/{tid}/{name}")).ok()
 }
 
 fn monotonic() -> Option<u64> {
@@ -342,7 +341,7 @@ impl Clocks {
         // Monotonic time is read after the other clock, so that the difference is too large by what lies between.
         let offset = || {
             std::thread::sleep(NAP);
-            let ran = exec_start(&fs::read_to_string("/proc/thread-self/sched").ok()?)?;
+            let ran = exec_start(&proc::read_text("/proc/thread-self/sched").ok()?)?;
             Some(i128::from(monotonic()?) - i128::from(ran))
         };
         (0..COMPARISONS).filter_map(|_| offset()).min()

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::bound;
 use crate::arch::Registers;
 use crate::error::{Cause, Error, Result};
+use crate::proc;
 
 /// `PTRACE_PEEKSIGINFO_SHARED` of linux/ptrace.h.
 const PEEKSIGINFO_SHARED: u32 = 1;
@@ -485,7 +486,7 @@ fn try_wait(tid: Tid) -> Result<Option<Stop>> {
 
 /// Has it ended, whoever has heard of it?
 pub fn is_dead(tid: Tid) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{tid}/stat")) else {
+    let Ok(stat) = proc::read_text(format!("/proc/{tid}/stat")) else {
         return true;
     };
     // The name in parentheses may hold anything.

@@ -8,8 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, OsStr, c_int};
-use std::fs;
+use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -23,23 +22,44 @@ const RTLD_NOLOAD: c_int = libc::RTLD_NOLOAD;
 /// The files of plugins in this process that have the name `name`, and whether each is the one whose descriptor is at
 /// `own`.
 pub(super) fn loaded(name: &CStr, own: *const Descriptor) -> Vec<(PathBuf, bool)> {
-    let maps = fs::read("/proc/self/maps").unwrap_or_default();
-    libraries(&maps)
+    let mut paths = loaded_objects();
+    paths.retain(|path| is_plugin_file(path));
+    paths
         .into_iter()
         .filter_map(|path| Some((descriptor_of(&path, name)? == own.addr(), path)))
         .map(|(is_own, path)| (path, is_own))
         .collect()
 }
 
-/// The files that criu can have loaded as plugins, by `/proc/self/maps`.
-fn libraries(maps: &[u8]) -> BTreeSet<PathBuf> {
-    maps.split(|&byte| byte == b'\n')
-        .filter_map(|line| {
-            let path = &line[line.iter().position(|&byte| byte == b'/')?..];
-            path.ends_with(b".so")
-                .then(|| Path::new(OsStr::from_bytes(path)).to_owned())
-        })
-        .collect()
+/// The files that the dynamic linker has loaded, as it calls them.
+fn loaded_objects() -> BTreeSet<PathBuf> {
+    let mut paths = BTreeSet::new();
+    // SAFETY: dl_iterate_phdr calls `note` with what it is given here, before it returns.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut paths).cast()) };
+    paths
+}
+
+/// Notes the path of one of them. Not `/proc/self/maps`: a criu with its libraries has some 150 lines there.
+unsafe extern "C" fn note(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    paths: *mut c_void,
+) -> c_int {
+    // SAFETY: dl_iterate_phdr(3) gives a valid structure, whose name is a C string or null, and the pointer of
+    // `loaded_objects`, to what nobody else uses meanwhile.
+    unsafe {
+        let name = (*info).dlpi_name;
+        if !name.is_null() {
+            let path = Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
+            (*paths.cast::<BTreeSet<PathBuf>>()).insert(path.to_owned());
+        }
+    }
+    0
+}
+
+/// Can criu have loaded the file as a plugin (criu/plugin.c, cr_plugin_init)?
+fn is_plugin_file(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b".so")
 }
 
 /// The address of the file's descriptor, if it is loaded, is a plugin and has this name.
@@ -61,24 +81,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_found_with_any_name() {
-        let maps = b"7f00-7f01 r--p 00000000 08:01 5 /usr/lib/criu/my_plugin.so\n\
-                     7f01-7f02 r-xp 00001000 08:01 5 /usr/lib/criu/my_plugin.so\n\
-                     7f03-7f04 r--p 00000000 08:01 6 /usr/lib/criu/my plugin (1).so\n\
-                     7f05-7f06 r--p 00000000 08:01 7 /usr/lib/libc.so.6\n\
-                     7f07-7f08 r--p 00000000 08:01 8 /usr/lib/criu/old.so (deleted)\n\
-                     7fff-8000 rw-p 00000000 00:00 0 [stack]\n";
-        let found: Vec<String> = libraries(maps)
+    fn the_c_library_is_loaded_and_is_no_plugin() {
+        let loaded = loaded_objects();
+        let c_library = loaded
             .iter()
-            .map(|p| p.to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(
-            found,
-            [
-                "/usr/lib/criu/my plugin (1).so",
-                "/usr/lib/criu/my_plugin.so"
-            ]
-        );
+            .find(|path| path.to_string_lossy().contains("/libc.so"));
+        let c_library = c_library.unwrap_or_else(|| panic!("{loaded:?}"));
+        assert!(!is_plugin_file(c_library));
+        for path in ["/usr/lib/criu/my_plugin.so", "criu/my plugin (1).so"] {
+            assert!(is_plugin_file(Path::new(path)), "{path}");
+        }
     }
 
     #[test]

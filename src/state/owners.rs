@@ -7,7 +7,7 @@
 //!
 //! Files are read from outside, by a descriptor of the same open file.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use criu_signals_images::owner::{OWNER_GROUP, OWNERS_LIMIT};
 use criu_signals_images::{Difference, Field, FileOwner, Pid, Place, ProcessState};
@@ -46,7 +46,7 @@ pub fn look(pid: Pid) -> Result<Looked> {
             files::wind_timerfd(file.as_fd())?;
             looked.timerfds.push(fd);
         }
-        let Some(owner) = owner_of(&files, fd)? else {
+        let Some(owner) = owner_of(file.as_fd(), fd)? else {
             continue;
         };
         if proc::is_directory(pid, fd) {
@@ -65,11 +65,8 @@ pub fn look(pid: Pid) -> Result<Looked> {
 }
 
 /// Whom the file's SIGIO goes to, by the id in the innermost namespace.
-fn owner_of(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
-    let Some(file) = files.get(fd)? else {
-        return Ok(None);
-    };
-    let Some(owner) = files::owner(file.as_fd())? else {
+fn owner_of(file: BorrowedFd<'_>, fd: i32) -> Result<Option<FileOwner>> {
+    let Some(owner) = files::owner(file)? else {
         return Ok(None);
     };
     let Some(pid) = Pid::new(owner.id) else {
@@ -90,6 +87,14 @@ fn owner_of(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
     }))
 }
 
+/// As [`owner_of`]; `None` as well where there is no open file by now.
+fn owner_at(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
+    match files.get(fd)? {
+        Some(file) => owner_of(file.as_fd(), fd),
+        None => Ok(None),
+    }
+}
+
 /// Compares the owners of a restored process's files with those that were captured, and sets them if `repair` says so.
 /// One that is not there is left out, and added to `lost`.
 ///
@@ -107,7 +112,7 @@ pub fn check<Owner>(
     let files = Files::open(injector.process().pid())?;
     let mut findings = Vec::new();
     for wanted in &dumped.file_owners {
-        let found = owner_of(&files, wanted.fd)?;
+        let found = owner_at(&files, wanted.fd)?;
         if found == Some(*wanted) {
             continue;
         }
@@ -152,7 +157,7 @@ fn put_back<Owner>(
         }
         None => {}
     }
-    let Some(now) = owner_of(files, wanted.fd)? else {
+    let Some(now) = owner_at(files, wanted.fd)? else {
         return Ok(Some(Done::NotPutBack));
     };
     if (now.kind, now.id) != (wanted.kind, wanted.id) {

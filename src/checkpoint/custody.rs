@@ -64,17 +64,17 @@ pub struct Plan {
 /// Siginfos that may arrive while others are taken out, and that must not keep those from going back.
 const ARRIVALS: u64 = 64;
 
-/// What CRIU cannot cope with in this process. `entries` is what `state` knows of them, `may_raise` that hard limits can be
-/// raised (CAP_SYS_RESOURCE).
+/// What CRIU cannot cope with in this process. `entries` is what `state` knows of them, `may_raise` whether hard limits can be
+/// raised (CAP_SYS_RESOURCE), which is asked for only where it counts.
 ///
 /// # Errors
-/// If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
+/// Those of `may_raise`. If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
 /// entry for a fault is beside a timer's of the same number.
 pub fn plan(
     state: &ProcessState,
     entries: Entries,
     limits: &Limits,
-    may_raise: bool,
+    may_raise: impl FnOnce() -> Result<bool>,
 ) -> Result<Plan> {
     let deep = entries == Entries::Unread;
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
@@ -96,6 +96,11 @@ pub fn plan(
     let room = room.saturating_sub(if deep { 0 } else { timers });
     let low = counted > 0 && room < limits.headroom;
     let low_for_timers = timers > 0 && room < limits.headroom;
+    let is_deep = deep || own > limits.deep;
+    if !(fault || low || low_for_timers || is_deep) {
+        return Ok(Plan::default());
+    }
+    let may_raise = may_raise()?;
     let can_put_back = may_raise || has_room(state.queued, state.rlimit_sigpending.hard);
     if fault && !can_put_back {
         return Err(no_room(&TakenOut::Fault, state.rlimit_sigpending));
@@ -110,7 +115,7 @@ pub fn plan(
     if low && may_raise {
         plan.take_out.push(TakenOut::Limit);
     }
-    if (deep || own > limits.deep) && can_put_back {
+    if is_deep && can_put_back {
         plan.take_out.push(TakenOut::Deep);
     }
     Ok(plan)
@@ -789,7 +794,7 @@ mod tests {
             true => Entries::Unread,
             false => Entries::Known,
         };
-        plan(state, entries, &Limits::default(), may_raise).ok()
+        plan(state, entries, &Limits::default(), || Ok(may_raise)).ok()
     }
 
     #[test]

@@ -88,12 +88,7 @@ impl Dump {
         if self.options.take_out == TakeOut::Never {
             return Ok(());
         }
-        let plan = custody::plan(
-            state,
-            entries,
-            &self.options.limits,
-            proc::may_raise_limits()?,
-        )?;
+        let plan = custody::plan(state, entries, &self.options.limits, proc::may_raise_limits)?;
         if plan.lend_room {
             self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
             let limit = lendable(state)?;

@@ -53,7 +53,7 @@ const RED_ZONE: u64 = 128;
 #[derive(Debug)]
 pub struct Injector<'p, Owner> {
     process: &'p StoppedProcess<Owner>,
-    memory: Memory,
+    memory: &'p Memory,
     cave: Cave,
     /// Signals that are not for us to send: timers of the process send them.
     reserved: SigSet,
@@ -74,7 +74,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             .iter()
             .filter_map(|timer| SigNo::new(timer.signo))
             .collect();
-        let memory = Memory::open_of(process.pid(), process.threads())?;
+        let memory = process.memory()?;
         let ip = |tid: Tid| {
             let registers = ptrace::registers(tid)?;
             obstacles::refuse_x32(&registers).map_err(|e| e.in_thread(tid))?;
@@ -85,11 +85,11 @@ impl<'p, Owner> Injector<'p, Owner> {
             .iter()
             .map(|&tid| ip(tid))
             .collect::<Result<Vec<_>>>()?;
-        let cave = match Cave::find(&memory, &at) {
+        let cave = match Cave::find(memory, &at) {
             Err(e) if matches!(e.cause(), Cause::Os(Errno::EAGAIN)) => {
-                left_behind::bring_back(&memory, &cave::in_stubs(&memory, &at)?)?;
+                left_behind::bring_back(memory, &cave::in_stubs(memory, &at)?)?;
                 let at = process.threads().iter().map(|&tid| ip(tid));
-                Cave::find(&memory, &at.collect::<Result<Vec<_>>>()?)?
+                Cave::find(memory, &at.collect::<Result<Vec<_>>>()?)?
             }
             found => found?,
         };
@@ -221,7 +221,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     fn begin(&mut self, tid: Tid, marker: Option<SigNo>) -> Result<Visit<'_>> {
         Visit::begin(
             tid,
-            &self.memory,
+            self.memory,
             &mut self.cave,
             marker,
             self.process.patience(),
@@ -287,8 +287,8 @@ impl<'p, Owner> Injector<'p, Owner> {
     }
 
     /// The process's memory.
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+    pub(crate) fn memory(&self) -> &'p Memory {
+        self.memory
     }
 
     /// The process that it works on.
@@ -302,7 +302,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// If it could not be taken away.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
-        self.cave.clear(&self.memory)?;
+        self.cave.clear(self.memory)?;
         fault::point(Point::StubCleared)
     }
 }
@@ -321,7 +321,7 @@ fn refuse_signals(calls: &[Call]) -> Result<()> {
 impl<Owner> Drop for Injector<'_, Owner> {
     fn drop(&mut self) {
         if !self.finished
-            && let Err(e) = self.cave.clear(&self.memory)
+            && let Err(e) = self.cave.clear(self.memory)
             && !e.is_died()
         {
             log::error!(

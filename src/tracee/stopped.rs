@@ -1,6 +1,7 @@
 //! Stopped processes as types: every operation that needs a stopped thread takes such a type, and only processes that
 //! this crate has stopped can be released by this crate.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub struct StoppedProcess<Owner> {
     threads: Vec<Tid>,
     /// How long a stop of a thread that works inside the process is waited for.
     patience: Duration,
+    memory: OnceCell<Memory>,
     owned: bool,
     owner: PhantomData<Owner>,
 }
@@ -74,6 +76,18 @@ impl<Owner> StoppedProcess<Owner> {
             }
         }
         Ok(None)
+    }
+
+    /// Its memory, as it is mapped while it is stopped.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub fn memory(&self) -> Result<&Memory> {
+        if let Some(memory) = self.memory.get() {
+            return Ok(memory);
+        }
+        let memory = Memory::open_of(self.pid, &self.threads)?;
+        Ok(self.memory.get_or_init(|| memory))
     }
 
     /// Its thread-group id.
@@ -121,6 +135,7 @@ impl StoppedProcess<ByHost> {
             pid,
             threads,
             patience: PATIENCE,
+            memory: OnceCell::new(),
             owned: false,
             owner: PhantomData,
         })
@@ -190,15 +205,15 @@ impl StoppedProcess<ByUs> {
     /// Threads that a dead tracer has left in its code are not themselves. False: they are on their way back into the
     /// program, if they are let go. Those of a stopped process are taken there, as they would not get there by themselves.
     fn is_itself(&self) -> Result<bool> {
-        let memory = Memory::open(self.pid)?;
+        let memory = self.memory()?;
         let threads = self.threads.iter();
         let at = threads.map(|&tid| Ok((tid, ptrace::registers(tid)?.ip())));
         let at: Vec<_> = at.collect::<Result<_>>()?;
-        let left = cave::in_stubs(&memory, &at)?;
+        let left = cave::in_stubs(memory, &at)?;
         if !left.is_empty() && self.trapped_for(self.leader())?.is_none() {
             return Ok(false);
         }
-        left_behind::bring_back(&memory, &left).map(|()| true)
+        left_behind::bring_back(memory, &left).map(|()| true)
     }
 
     /// Lets all threads go on as they were found.
@@ -278,6 +293,7 @@ impl StoppingProcess {
                 patience: deadline
                     .saturating_duration_since(Instant::now())
                     .clamp(LEAST_PATIENCE, PATIENCE),
+                memory: OnceCell::new(),
                 owned: true,
                 owner: PhantomData,
             },
@@ -410,6 +426,8 @@ impl StoppingProcess {
                 other => other?,
             }
         }
+        // Another program may run in it from now on.
+        self.process.memory.take();
         self.due.clear();
         self.known.clear();
         self.bury(None);

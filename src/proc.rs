@@ -332,6 +332,56 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
     Ok(status.state.starts_with('T'))
 }
 
+/// What one look at the status of a thread shows that may be running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The thread.
+    pub tid: Tid,
+    /// Is it traced (`TracerPid`)?
+    pub traced: bool,
+    /// Is it stopped by job control (`State`)?
+    pub stopped: bool,
+    /// What is pending for the thread or for its process (`SigPnd`, `ShdPnd`).
+    pub pending: SigSet,
+    /// How often the thread gave up its processor because it had to wait (`voluntary_ctxt_switches`).
+    pub switches: u64,
+}
+
+impl Glimpse {
+    /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out.
+    pub fn of_threads(pid: Pid) -> Result<Vec<Glimpse>> {
+        let glimpse = |tid| match status_text(pid, tid) {
+            Ok(text) => Glimpse::parse(tid, &text)
+                .map(Some)
+                .ok_or_else(|| not_understood("read status").in_thread(tid)),
+            Err(e) if e.is_died() => Ok(None),
+            Err(e) => Err(e),
+        };
+        let glimpses = threads(pid)?.into_iter().map(glimpse);
+        glimpses.filter_map(Result::transpose).collect()
+    }
+
+    pub(crate) fn parse(tid: Tid, text: &str) -> Option<Glimpse> {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        // They come in this order (fs/proc/array.c, proc_pid_status).
+        let mut value = |name| lines.find(|line| line.0 == name).map(|line| line.1.trim());
+        let state = value("State")?;
+        let traced = value("TracerPid")? != "0";
+        let mut set = |name| {
+            let bits = u64::from_str_radix(value(name)?, 16).ok()?;
+            Some(SigSet::from_bits(bits))
+        };
+        let pending = set("SigPnd")?.union(set("ShdPnd")?);
+        Some(Glimpse {
+            tid,
+            traced,
+            stopped: state.starts_with('T'),
+            pending,
+            switches: value("voluntary_ctxt_switches")?.parse().ok()?,
+        })
+    }
+}
+
 /// The thread that traces this one, and its name.
 pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
     let status = status(pid, tid)?;
@@ -716,7 +766,6 @@ fn status(pid: Pid, tid: Tid) -> Result<Status> {
     parsed("read status", || Status::from_read(text.as_bytes())).map_err(|e| e.in_thread(tid))
 }
 
-/// The whole file. A name that is not UTF-8 (prctl(2), PR_SET_NAME takes any bytes) does not keep anybody from the rest.
 /// The whole of a small file that the kernel makes when it is read.
 ///
 /// [`std::fs::read`] asks for the size, which is 0 there, and then reads in pieces that begin with 32 bytes: eight system
@@ -733,6 +782,7 @@ pub(crate) fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
+/// A name that is not UTF-8 (prctl(2), PR_SET_NAME takes any bytes) does not keep anybody from the rest.
 fn status_text(pid: Pid, tid: Tid) -> Result<String> {
     let bytes = read(task_file(pid, tid, "status"))
         .map_err(|e| of_task("read status", &e).in_thread(tid))?;
@@ -849,8 +899,7 @@ pub fn regions(pid: Pid) -> Result<Vec<Region>> {
 /// All processes that are to be seen.
 pub fn all() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten();
-    let pid =
-        |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let pid = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     entries.filter_map(pid).filter_map(Pid::new).collect()
 }
 
@@ -924,6 +973,20 @@ fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_glimpse_of_this_thread() {
+        let own = nix::unistd::gettid().as_raw();
+        let glimpses = Glimpse::of_threads(Pid::own()).unwrap();
+        let own = glimpses.iter().find(|one| one.tid.get() == own).unwrap();
+        assert!(!own.traced && !own.stopped);
+        let text = "Name:\tState: T\nState:\tT (stopped)\nTracerPid:\t7\nSigPnd:\t0000000000000010\n\
+                    ShdPnd:\t0000000000000001\nvoluntary_ctxt_switches:\t5\n";
+        let stopped = Glimpse::parse(own.tid, text).unwrap();
+        assert!(stopped.traced && stopped.stopped && stopped.switches == 5);
+        assert_eq!(stopped.pending.bits(), 0x11);
+        assert_eq!(Glimpse::parse(own.tid, "State:\tT"), None);
+    }
 
     #[test]
     fn a_waiting_thread_shows_its_call() {

@@ -19,7 +19,8 @@ use crate::siginfo::Siginfo;
 
 pub use allowance::Allowance;
 pub use file::{
-    Durability, Step, create_in, create_in_passing, file_name, open, open_in, open_in_within, open_within,
+    Durability, Step, create_in, create_in_passing, file_name, open, open_in, open_in_within,
+    open_within,
 };
 pub(crate) use file::{open_path, open_regular_in};
 use pb::entry::Kind;

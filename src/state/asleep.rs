@@ -9,6 +9,7 @@
 //! The estimate never understates the remaining time and never exceeds the whole timeout: a spurious wakeup makes the
 //! wait appear to begin later, and the processor's clock excludes the time spent in interrupts.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, Tid};
@@ -17,13 +18,13 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid as NixPid;
 
 use crate::arch::{self, Registers, Timespec, Waiting, waiting};
-use crate::proc;
+use crate::proc::{self, Glimpse};
 use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
 /// The clocks of processors are compared so many times; the least delay counts.
 const COMPARISONS: usize = 3;
-/// The least that makes the kernel switch away from a thread and back.
-const NAP: Duration = Duration::from_micros(1);
+/// How long a comparison holds: CLOCK_MONOTONIC is slewed by up to 500 ppm (adjtimex(2)), which makes 50 us by then.
+const CLOCKS_HOLD: Duration = Duration::from_millis(100);
 /// How long a thread that has been let go may take to be back in its call, and how often that is looked at.
 const RETURN_TIME: Duration = Duration::from_millis(20);
 const RETURN_INTERVAL: Duration = Duration::from_micros(100);
@@ -93,35 +94,75 @@ pub fn await_return(pid: Pid) {
     }
 }
 
-/// Looks at the threads of `pid`, which run. What cannot be seen is left out: all of it only makes an estimate better.
-pub fn look(pid: Pid) -> Vec<Asleep> {
-    let Ok(threads) = proc::threads(pid) else {
-        return Vec::new();
-    };
-    let compat = proc::is_32_bit(pid);
-    let seen: Vec<(Asleep, Option<Ran>)> = threads
-        .into_iter()
-        .filter_map(|tid| look_at(pid, tid, compat))
-        .collect();
-    if seen.is_empty() {
-        return Vec::new();
+/// What was seen of the threads of a process, while they ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked(Vec<LookedAt>);
+
+/// What was seen of one thread, and how often it had been switched by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LookedAt {
+    tid: Tid,
+    switches: u64,
+    asleep: Option<Asleep>,
+}
+
+impl Looked {
+    /// Looks at these threads of `pid`, which run. What cannot be seen is left out: all of it only makes an estimate better.
+    /// What was seen `before` of a thread that has not been switched since still holds.
+    pub fn look(
+        pid: Pid,
+        threads: &[Glimpse],
+        before: &Looked,
+        clocks: &mut ProcessorClocks,
+    ) -> Looked {
+        let compat = OnceCell::new();
+        let mut ran = Vec::new();
+        let mut seen: Vec<LookedAt> = Vec::with_capacity(threads.len());
+        for thread in threads {
+            if let Some(known) = before.0.iter().find(|known| known.is(thread)) {
+                seen.push(known.clone());
+                continue;
+            }
+            let compat = || *compat.get_or_init(|| proc::is_32_bit(pid));
+            let (asleep, since) = look_at(pid, thread, compat).unzip();
+            ran.extend(since.flatten().map(|since| (seen.len(), since)));
+            seen.push(LookedAt {
+                tid: thread.tid,
+                switches: thread.switches,
+                asleep,
+            });
+        }
+        clocks.visit(|clocks| {
+            for (at, ran) in ran {
+                if let Some(asleep) = &mut seen[at].asleep {
+                    asleep.since = clocks.monotonic(ran);
+                }
+            }
+        });
+        Looked(seen)
     }
-    let mut clocks = Clocks::default();
-    let known = seen
-        .into_iter()
-        .map(|(mut thread, ran)| {
-            thread.since = ran.and_then(|ran| clocks.monotonic(ran));
-            thread
-        })
-        .collect();
-    clocks.leave();
-    known
+
+    /// Was no thread seen waiting?
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|thread| thread.asleep.is_none())
+    }
+
+    fn asleep(&self) -> impl Iterator<Item = &Asleep> {
+        self.0.iter().filter_map(|thread| thread.asleep.as_ref())
+    }
+}
+
+impl LookedAt {
+    /// Is it this thread, and has the thread not been switched since?
+    fn is(&self, now: &Glimpse) -> bool {
+        (self.tid, self.switches) == (now.tid, now.switches)
+    }
 }
 
 /// What of `seen` is true of the threads now that they are stopped, and before anything has been done to them.
-pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<Waited> {
+pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Waited> {
     let now = monotonic();
-    seen.iter()
+    seen.asleep()
         .filter(|thread| stopped.threads().contains(&thread.tid))
         .filter(|thread| {
             let registers = ptrace::registers(thread.tid);
@@ -133,7 +174,7 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<W
             tid: thread.tid,
             restarted: thread.restarted.map(|kind| {
                 if thread.compat {
-                    kind.number_32(thread.args, |at| read_words(stopped.pid(), at))
+                    kind.number_32(thread.args, |at| read_words(stopped.memory().ok()?, at))
                 } else {
                     kind.number(thread.args)
                 }
@@ -143,12 +184,17 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &[Asleep]) -> Vec<W
         .collect()
 }
 
-fn look_at(pid: Pid, tid: Tid, compat: bool) -> Option<(Asleep, Option<Ran>)> {
-    let before = switches(pid, tid)?;
+fn look_at(
+    pid: Pid,
+    thread: &Glimpse,
+    compat: impl FnOnce() -> bool,
+) -> Option<(Asleep, Option<Ran>)> {
+    let (tid, before) = (thread.tid, thread.switches);
     let call = read(pid, tid, "syscall")?;
     let (number, numbers) = proc::parse_call(&call)?;
     let [a0, a1, a2, a3, a4, a5, sp, ip] = numbers;
     let args = [a0, a1, a2, a3, a4, a5];
+    let compat = compat();
     let restarted = match waiting(number, args, compat)? {
         Waiting::Nanosleep | Waiting::ClockNanosleep | Waiting::Poll | Waiting::Futex => None,
         Waiting::Restart => Some(restarted(&read(pid, tid, "stack")?)?),
@@ -223,9 +269,8 @@ impl Restarted {
 /// The longest `struct timespec`, as words.
 type Words = [u32; Timespec::MAX_SIZE / 4];
 
-fn read_words(pid: Pid, at: u64) -> Option<Words> {
+fn read_words(memory: &Memory, at: u64) -> Option<Words> {
     let mut bytes = [0; Timespec::MAX_SIZE];
-    let memory = Memory::open(pid).ok()?;
     memory.read_program(RemoteAddr(at), &mut bytes).ok()?;
     let mut words = Words::default();
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -310,20 +355,32 @@ fn monotonic() -> Option<u64> {
 }
 
 /// How the processors' clocks differ from CLOCK_MONOTONIC: found by running there.
-#[derive(Default)]
-struct Clocks {
-    /// Where this thread may run in truth.
+#[derive(Debug, Default)]
+pub struct ProcessorClocks {
+    known: Vec<(usize, Option<i128>, Instant)>,
+    /// Where this thread may run in truth, while it runs elsewhere.
     allowed: Option<CpuSet>,
-    known: Vec<(usize, Option<i128>)>,
 }
 
-impl Clocks {
+impl ProcessorClocks {
+    /// Does `work`, for which this thread may have to run on other processors, and comes back.
+    fn visit(&mut self, work: impl FnOnce(&mut ProcessorClocks)) {
+        work(self);
+        if let Some(allowed) = self.allowed.take()
+            && let Err(e) = sched_setaffinity(NixPid::from_raw(0), &allowed)
+        {
+            log::error!("cannot restore the CPU affinity of criu: {e}");
+        }
+    }
+
     fn monotonic(&mut self, ran: Ran) -> Option<u64> {
-        let offset = match self.known.iter().find(|(cpu, _)| *cpu == ran.cpu) {
-            Some((_, offset)) => *offset,
+        self.known
+            .retain(|(_, _, found)| found.elapsed() < CLOCKS_HOLD);
+        let offset = match self.known.iter().find(|(cpu, _, _)| *cpu == ran.cpu) {
+            Some((_, offset, _)) => *offset,
             None => {
                 let offset = self.compare(ran.cpu);
-                self.known.push((ran.cpu, offset));
+                self.known.push((ran.cpu, offset, Instant::now()));
                 offset
             }
         };
@@ -340,19 +397,12 @@ impl Clocks {
         sched_setaffinity(this, &only).ok()?;
         // Monotonic time is read after the other clock, so that the difference is too large by what lies between.
         let offset = || {
-            std::thread::sleep(NAP);
+            // Has the kernel note that this thread runs now (task_sched_runtime, kernel/sched/core.c).
+            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?;
             let ran = exec_start(&proc::read_text("/proc/thread-self/sched").ok()?)?;
             Some(i128::from(monotonic()?) - i128::from(ran))
         };
         (0..COMPARISONS).filter_map(|_| offset()).min()
-    }
-
-    fn leave(self) {
-        if let Some(allowed) = self.allowed
-            && let Err(e) = sched_setaffinity(NixPid::from_raw(0), &allowed)
-        {
-            log::error!("cannot restore the CPU affinity of criu: {e}");
-        }
     }
 }
 
@@ -426,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_sleeper_is_timed() {
-        if fs::metadata("/proc/thread-self/sched").is_err() {
+        if std::fs::metadata("/proc/thread-self/sched").is_err() {
             eprintln!("this kernel does not say when a thread ran last");
             return;
         }
@@ -434,14 +484,27 @@ mod tests {
         let sleeper = std::thread::spawn(|| std::thread::sleep(Duration::from_secs(2)));
         std::thread::sleep(Duration::from_millis(500));
         let pid = Pid::own();
-        let seen = look(pid);
+        let mut clocks = ProcessorClocks::default();
+        let threads = Glimpse::of_threads(pid).unwrap();
+        let seen = Looked::look(pid, &threads, &Looked::default(), &mut clocks);
         let now = monotonic().unwrap();
         let most = u64::try_from(begun.elapsed().as_nanos()).unwrap();
         let milli = 1_000_000;
-        let waited: Vec<u64> = seen.iter().filter_map(|t| Some(now - t.since?)).collect();
+        let since = seen.asleep().filter_map(|thread| thread.since);
+        let waited: Vec<u64> = since.map(|since| now - since).collect();
+        // Who has slept since then is not looked at again.
+        let asleep_since = |looked: &Looked| {
+            let since = |thread: &Asleep| (thread.tid, thread.since);
+            looked.asleep().map(since).collect::<Vec<_>>()
+        };
+        let threads = Glimpse::of_threads(pid).unwrap();
+        let again = Looked::look(pid, &threads, &seen, &mut clocks);
+        let (first, again) = (asleep_since(&seen), asleep_since(&again));
         sleeper.join().unwrap();
         // The clocks of two processors are compared with some microseconds' error.
         let about = 200 * milli..=most + milli;
         assert!(waited.iter().any(|w| about.contains(w)), "{waited:?}");
+        let same = |sleeper| again.contains(sleeper);
+        assert!(first.iter().any(same), "{first:?} {again:?}");
     }
 }

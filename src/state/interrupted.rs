@@ -19,11 +19,11 @@
 
 use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid};
 
-use super::asleep::{self, Asleep, Waited};
+use super::asleep::{self, Looked, ProcessorClocks, Waited};
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc;
+use crate::proc::{self, Glimpse};
 use crate::tracee::shield::{in_call, set, shield, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
@@ -51,7 +51,7 @@ impl Kind for InterruptedSystemCall {
         };
         call.code = code;
         if code == RestartCode::ByBlock {
-            call.remaining = written_back(site.pid(), &registers, &call);
+            call.remaining = written_back(site.injector.memory(), &registers, &call);
         }
         Ok(Some(call))
     }
@@ -75,7 +75,7 @@ impl Kind for InterruptedSystemCall {
         match again(call, &registers) {
             Some(again) => begin_anew(site, call, &again),
             None => {
-                says_whole_time(site.pid(), site.tid, call, &registers);
+                says_whole_time(site.injector.memory(), site.tid, call, &registers);
                 set(site.tid, &registers, call, without_block(call.code))
             }
         }
@@ -84,13 +84,13 @@ impl Kind for InterruptedSystemCall {
 
 /// The timeout of a call that `shield` has named, in nanoseconds. `None` where it is a socket's, or where its memory does
 /// not tell it any more.
-fn whole(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+fn whole(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let compat = registers.is_compat();
-    let time_at = |at| read_timespec(pid, at, timespec(call.number, compat));
+    let time_at = |at| read_timespec(memory, at, timespec(call.number, compat));
     match timeout(call.number, registers.call_args(), compat) {
         Timeout::Millis(ms) => Some(ms * NANOSECONDS_PER_MILLI),
         Timeout::At(at) => time_at(at),
-        Timeout::IfAt(at) => time_at(Memory::open(pid).ok()?.read_u64(RemoteAddr(at)).ok()?),
+        Timeout::IfAt(at) => time_at(memory.read_u64(RemoteAddr(at)).ok()?),
         Timeout::Without | Timeout::Given => None,
     }
 }
@@ -116,13 +116,18 @@ pub fn shield_traced(pid: Pid) -> Result<bool> {
 /// What threads were seen waiting in before the host seized their process. Calls go through a dump as an order of types,
 /// each made of the one before: `Seen`, [`Confirmed`], [`Completed`], [`HandedOver`].
 #[derive(Debug, Default)]
-pub struct Seen(Vec<Asleep>);
+pub struct Seen(Looked);
 
 impl Seen {
-    /// Looks at the threads of `pid`, which run. To be done last before the process is seized: how long a thread has been
-    /// waiting can't be seen any more when it has been stopped once more.
-    pub fn look(pid: Pid) -> Seen {
-        Seen(asleep::look(pid))
+    /// Looks at these threads of `pid`, which run. To be done last before the process is seized: how long a thread has been
+    /// waiting can't be seen any more when it has been stopped once more. `before`: what was seen at an earlier look.
+    pub fn look(
+        pid: Pid,
+        threads: &[Glimpse],
+        before: &Seen,
+        clocks: &mut ProcessorClocks,
+    ) -> Seen {
+        Seen(Looked::look(pid, threads, &before.0, clocks))
     }
 
     /// Was no thread seen waiting?
@@ -173,7 +178,7 @@ impl Confirmed {
             if call.code != RestartCode::ByBlock {
                 call.whole_timeout = self.anew.contains(&tid);
                 if call.whole_timeout {
-                    call.timeout = whole(stopped.pid(), &registers_of(tid)?, call);
+                    call.timeout = whole(stopped.memory()?, &registers_of(tid)?, call);
                 }
                 continue;
             }
@@ -181,18 +186,18 @@ impl Confirmed {
             if let Some(waited) = self.waited.iter().find(|waited| waited.tid == tid) {
                 if let Some(number) = waited.restarted {
                     call.number = number;
-                    call.remaining = written_back(stopped.pid(), &registers, call);
+                    call.remaining = written_back(stopped.memory()?, &registers, call);
                 }
                 if call.remaining.is_none()
                     && let Some(time) = waited.time
-                    && let Some(whole) = asked_for(stopped.pid(), &registers, call)
+                    && let Some(whole) = asked_for(stopped.memory()?, &registers, call)
                 {
                     call.remaining = Some(whole.saturating_sub(time));
                 }
             }
             call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
             if call.whole_timeout {
-                call.timeout = asked_for(stopped.pid(), &registers, call);
+                call.timeout = asked_for(stopped.memory()?, &registers, call);
             }
         }
         let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
@@ -303,8 +308,10 @@ impl HandedOver {
             return Ok(None);
         }
         let again = again(call, &registers);
-        if again.is_none() {
-            says_whole_time(self.pid, tid, call, &registers);
+        if again.is_none()
+            && let Ok(memory) = Memory::open(self.pid)
+        {
+            says_whole_time(&memory, tid, call, &registers);
         }
         set(tid, &registers, call, without_block(call.code))?;
         Ok(again)
@@ -344,13 +351,14 @@ fn says_eintr(tid: Tid, call: &InterruptedCall) {
     );
 }
 
-fn says_whole_time(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Registers) {
+fn says_whole_time(memory: &Memory, tid: Tid, call: &InterruptedCall, registers: &Registers) {
     if call.code == RestartCode::ByBlock
-        && let Some(whole) = asked_for(pid, registers, call)
+        && let Some(whole) = asked_for(memory, registers, call)
     {
         log::info!(
-            "pid {pid} tid {tid}: {call}: begins anew with its whole timeout, {:?}, because the remaining time is not \
+            "pid {} tid {tid}: {call}: begins anew with its whole timeout, {:?}, because the remaining time is not \
              known",
+            memory.pid(),
             std::time::Duration::from_nanos(whole)
         );
     }
@@ -369,7 +377,7 @@ fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
 
 /// What the kernel has written into the program's memory as the time that is left (kernel/time/hrtimer.c,
 /// nanosleep_copyout). `None` where the call is restarted with it anyway, or nothing was asked for.
-fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+fn written_back(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let args = registers.call_args();
     let (request, remaining) = match waiting(call.number, args, registers.is_compat())? {
         Waiting::Nanosleep => (args[0], args[1]),
@@ -379,7 +387,11 @@ fn written_back(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Opti
     if remaining == 0 || remaining == request {
         return None;
     }
-    read_timespec(pid, remaining, timespec(call.number, registers.is_compat()))
+    read_timespec(
+        memory,
+        remaining,
+        timespec(call.number, registers.is_compat()),
+    )
 }
 
 /// Has the call, which the kernel goes on with by its `restart_block`, a relative timeout? Not where the kernel has
@@ -398,9 +410,9 @@ fn is_relative(registers: &Registers, call: &InterruptedCall) -> bool {
 
 /// The relative timeout of a call, in nanoseconds. `None` where it has none, or where the arguments tell by themselves
 /// what is left: as an instant, or because the kernel has written it there.
-fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+fn asked_for(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let (args, compat) = (registers.call_args(), registers.is_compat());
-    let time_at = |at| read_timespec(pid, at, timespec(call.number, compat));
+    let time_at = |at| read_timespec(memory, at, timespec(call.number, compat));
     match waiting(call.number, args, compat)? {
         Waiting::Nanosleep if args[0] != args[1] => time_at(args[0]),
         Waiting::ClockNanosleep if args[1] & TIMER_ABSTIME == 0 && args[2] != args[3] => {
@@ -418,13 +430,10 @@ fn asked_for(pid: Pid, registers: &Registers, call: &InterruptedCall) -> Option<
 }
 
 /// `None` too where the memory is gone: another thread may have unmapped it, the kernel has read it long ago.
-fn read_timespec(pid: Pid, at: u64, layout: Timespec) -> Option<u64> {
+fn read_timespec(memory: &Memory, at: u64, layout: Timespec) -> Option<u64> {
     let mut bytes = [0; Timespec::MAX_SIZE];
     let bytes = &mut bytes[..layout.size()];
-    Memory::open(pid)
-        .ok()?
-        .read_program(RemoteAddr(at), bytes)
-        .ok()?;
+    memory.read_program(RemoteAddr(at), bytes).ok()?;
     layout.read(bytes)
 }
 

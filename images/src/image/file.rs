@@ -107,9 +107,7 @@ fn create(
         .and_then(|()| passing(Step::Written))
         .and_then(|()| match durability {
             Durability::InCache => close(file, name),
-            Durability::OnDisk => {
-                sync(&file, dir, name).and_then(|()| passing(Step::Synced))
-            }
+            Durability::OnDisk => sync(&file, dir, name).and_then(|()| passing(Step::Synced)),
         });
     unfinished.kept = made.is_ok();
     made
@@ -347,6 +345,7 @@ mod tests {
         let failed = create(
             dir.as_fd(),
             NAME,
+            Durability::InCache,
             |_| Ok(()),
             |_| Err(ImageError::io("write", NAME, Errno::ENOSPC)),
         );
@@ -364,10 +363,32 @@ mod tests {
         assert_eq!(names(&folder), [""; 0]);
 
         let panicked = std::panic::catch_unwind(|| {
-            create_in_passing(dir.as_fd(), &sample_image(), |_| panic!("at a step"))
+            create_in_passing(dir.as_fd(), &sample_image(), Durability::OnDisk, |_| {
+                panic!("at a step")
+            })
         });
         assert!(panicked.is_err());
         assert_eq!(names(&folder), [""; 0]);
+    }
+
+    #[test]
+    fn only_what_is_to_be_on_the_disk_is_synced() {
+        use std::cell::RefCell;
+        for (durability, last) in [
+            (Durability::InCache, Step::Written),
+            (Durability::OnDisk, Step::Synced),
+        ] {
+            let (_folder, dir) = folder();
+            let steps = RefCell::new(Vec::new());
+            let passing = |step| {
+                steps.borrow_mut().push(step);
+                Ok(())
+            };
+            let image = sample_image();
+            create_in_passing(dir.as_fd(), &image, durability, passing).expect("writable");
+            assert_eq!(steps.borrow().last(), Some(&last));
+            assert_eq!(open_in(dir.as_fd(), 41).expect("readable"), Some(image));
+        }
     }
 
     #[test]

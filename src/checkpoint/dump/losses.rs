@@ -1,5 +1,7 @@
 //! Warns about state that cannot be preserved, or fails the dump if so configured.
 
+use std::sync::Arc;
+
 use criu_signals_images::{Pid, PosixTimer, ProcessState};
 use nix::unistd::getpgid;
 
@@ -61,11 +63,7 @@ impl Dump {
         if looked.owners.is_empty() {
             return Ok(());
         }
-        let all = self.in_namespace_of(state);
-        let dumped = files::Dumped {
-            processes: innermost(&all)?,
-            groups: groups(&all)?,
-        };
+        let dumped = self.dumped_beside(state)?;
         self.say_or_refuse(files::files(pid, state, &looked, &dumped))?;
         let unwanted = looked.owners.iter().filter(|owner| !dumped.is_there(owner));
         self.process(pid).corrections.unwanted =
@@ -74,11 +72,19 @@ impl Dump {
         Ok(())
     }
 
-    /// The dumped processes that are in the same pid namespace as `process`.
-    fn in_namespace_of(&self, process: &ProcessState) -> Vec<Pid> {
+    /// The dumped processes that are in the same pid namespace as `process`. All are stopped, so that one look is enough.
+    fn dumped_beside(&mut self, process: &ProcessState) -> Result<Arc<files::Dumped>> {
+        if let Some(known) = self.dumped.get(&process.pid_ns) {
+            return Ok(known.clone());
+        }
         let mut all = self.root.map(proc::tree).unwrap_or_default();
         all.retain(|&pid| proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns));
-        all
+        let found = Arc::new(files::Dumped {
+            processes: innermost(&all)?,
+            groups: groups(&all)?,
+        });
+        self.dumped.insert(process.pid_ns, found.clone());
+        Ok(found)
     }
 
     /// Completes the timers, and says what of them can't be kept.
@@ -92,9 +98,9 @@ impl Dump {
         let perhaps = self.perhaps_pending(captured)?;
         let Captured { stopped, state, .. } = captured;
         let pid = stopped.pid();
-        let dumped = innermost(&self.in_namespace_of(state))?;
-        let unclear =
-            cpu_clocks::resolve(stopped, state, &perhaps, |other| dumped.contains(&other))?;
+        let dumped = self.dumped_beside(state)?;
+        let is_dumped = |other| dumped.processes.contains(&other);
+        let unclear = cpu_clocks::resolve(stopped, state, &perhaps, is_dumped)?;
         self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
         for what in timers::tell_nobody(pid, state) {
             self.notices.note(Notice::Timer, &what);

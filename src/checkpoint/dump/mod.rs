@@ -13,10 +13,11 @@ mod process;
 mod run_on;
 mod take_back;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
-use criu_signals_images::{Pid, ProcessState, TakenOut};
+use criu_signals_images::{Pid, ProcessState, SigNo, TakenOut};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstatat};
 
@@ -30,11 +31,12 @@ use crate::engine::stops::{Before, WaitStatuses};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::{self, Written};
+use crate::losses::files::Dumped;
 use crate::losses::notices::Notices;
-use crate::proc;
+use crate::proc::{self, Glimpse};
 use crate::run_report::{Document, Outcome, Process};
 use crate::setting_names::TAKE_OUT;
-use crate::state::asleep;
+use crate::state::asleep::{self, ProcessorClocks};
 use crate::state::interrupted;
 use crate::tracee::Budget;
 
@@ -53,6 +55,9 @@ pub struct Dump {
     root: Option<Pid>,
     root_seen: bool,
     wait_statuses: WaitStatuses,
+    clocks: ProcessorClocks,
+    /// The dumped processes of pid namespaces that were asked for, by the namespaces' inodes.
+    dumped: HashMap<u64, Arc<Dumped>>,
     notices: Notices,
     recorder: Recorder,
 }
@@ -111,6 +116,8 @@ impl Dump {
             root: None,
             root_seen: false,
             wait_statuses: WaitStatuses::default(),
+            clocks: ProcessorClocks::default(),
+            dumped: HashMap::new(),
             notices: Notices::default(),
             recorder,
         })
@@ -131,23 +138,46 @@ impl Dump {
 
     fn look(&mut self, pid: Pid) {
         let _budget = Budget::of_process();
-        // Of the dump before, if that was a moment ago. What is gone is noticed by what comes next.
-        let _ = stray_stop::wait_until_put_right(pid);
         let process = self.process(pid);
         process.looked_at = true;
         process.forget_former();
         if let Err(e) = fault::point(Point::DumpLook) {
             return log::warn!("{e}");
         }
-        self.look_at_stop(pid);
-        self.take_trap(pid);
-        let waiting = interrupted::Seen::look(pid);
-        if !waiting.is_empty() {
-            self.process(pid).waiting = waiting;
+        match self.look_at_threads(pid) {
+            Err(e) if e.is_died() => return,
+            // CRIU says what it can't dump. What it can is dumped as it shows after the seize.
+            Err(e) => log::warn!("{}", e.during(Phase::Seize, pid)),
+            Ok(()) => {}
         }
         if let Err(e) = fault::point(Point::DumpLooked) {
             log::warn!("{e}");
         }
+    }
+
+    /// Most processes are neither traced nor stopped, and have no SIGTRAP pending: one look at each of their threads is enough.
+    fn look_at_threads(&mut self, pid: Pid) -> Result<()> {
+        let mut threads = Glimpse::of_threads(pid)?;
+        if threads.iter().any(|thread| thread.traced) {
+            // By what looks after stopped processes, if there was a dump a moment ago.
+            stray_stop::wait_until_put_right(pid)?;
+            threads = Glimpse::of_threads(pid)?;
+        }
+        if threads.iter().any(|thread| thread.stopped) || self.process(pid).before.is_some() {
+            self.look_at_stop(pid);
+            threads = Glimpse::of_threads(pid)?;
+        }
+        if threads.iter().any(|one| one.pending.contains(SigNo::TRAP)) {
+            self.take_trap(pid);
+            threads = Glimpse::of_threads(pid)?;
+        }
+        let process = self.processes.entry(pid).or_default();
+        let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
+        // A freezer of cgroup v1 hides what was seen before it froze the process.
+        if !waiting.is_empty() {
+            process.waiting = waiting;
+        }
+        Ok(())
     }
 
     fn process(&mut self, pid: Pid) -> &mut DumpedProcess {

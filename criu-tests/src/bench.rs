@@ -8,8 +8,8 @@ use crate::config;
 use crate::ns;
 use crate::rundir::RunDir;
 
-const DEFAULT_ROUNDS: usize = 15;
-const LIMIT: Duration = Duration::from_secs(1800);
+const DEFAULT_ROUNDS: usize = 30;
+const LIMIT: Duration = Duration::from_secs(7200);
 
 /// Before the namespace: runs the bench inside, and `afterwards` whatever became of that. `name` is that of its folder.
 pub fn outside(name: &str, afterwards: impl FnOnce(&RunDir) -> Result<()>) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Times of one kind, with the plugin and without. Medians are shown: these are times of whole processes, with outliers
-/// upwards only.
+/// Times of one kind, with the plugin and without. Medians are shown, and where the middle half of the times is: these are
+/// times of whole processes, with outliers upwards only.
 #[derive(Debug, Default)]
 pub struct Sample {
     alone: Vec<Duration>,
@@ -37,12 +37,29 @@ impl Sample {
         [
             of.to_owned(),
             what.to_owned(),
-            format!("{:.1} ms", millis(alone)),
-            format!("{:.1} ms", millis(plugin)),
+            spread(&self.alone),
+            spread(&self.plugin),
             format!("{ratio:.2}"),
             format!("{:+.1} ms", added * 1e3),
         ]
     }
+
+    /// How many times as long it takes with the plugin.
+    pub fn ratio(&mut self) -> f64 {
+        let [alone, plugin] = self.medians();
+        plugin.as_secs_f64() / alone.as_secs_f64()
+    }
+}
+
+/// The median, and between what half of the times are. They must be sorted.
+fn spread(times: &[Duration]) -> String {
+    let at = |quarter: usize| millis(times[(times.len() - 1) * quarter / 4]);
+    format!(
+        "{:.1} ms ({:.1} to {:.1})",
+        millis(times[times.len() / 2]),
+        at(1),
+        at(3)
+    )
 }
 
 /// The time in the middle. There must be one.

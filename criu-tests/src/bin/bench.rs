@@ -4,6 +4,8 @@
 //! Runs with and without the plugin alternate, so that other load on the machine affects both. Medians are shown,
 //! because times of whole processes have outliers only upwards.
 
+use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,29 @@ use criu_tests::sample::{HEADING, Sample, median, millis};
 use criu_tests::victim::{Victim, reap_all};
 use criu_tests::{config, wait::PATIENCE};
 
-const THREADS: [u32; 3] = [1, 8, 64];
+/// What is dumped and restored.
+#[derive(Clone, Copy)]
+enum Load {
+    /// One process of so many threads.
+    Threads(u32),
+    /// A parent and its children, so many processes together.
+    Processes(u32),
+    /// One process with so many MiB of resident memory.
+    Mebibytes(u32),
+}
+
+/// A run of a few rounds looks at these only.
+const SMALL: [Load; 3] = [Load::Threads(1), Load::Threads(8), Load::Threads(64)];
+const LARGE: [Load; 4] = [
+    Load::Threads(1024),
+    Load::Processes(100),
+    Load::Processes(500),
+    Load::Mebibytes(1024),
+];
+/// So few rounds are a smoke test.
+const SMOKE: usize = 3;
+/// No run may take so many times as long as by criu alone: that is no matter of chance.
+const ABSURD: f64 = 2.0;
 const CAPTURES: usize = 200;
 
 fn main() -> ExitCode {
@@ -30,64 +54,102 @@ fn main() -> ExitCode {
 
 fn inside() -> Result<()> {
     let (dir, rounds) = bench::inside()?;
-    let none = dir.no_plugins();
-    let ours = config::plugin_dir()?;
-    let mut times = Table::new();
-    times
-        .load_preset(presets::UTF8_FULL_CONDENSED)
-        .set_header(HEADING);
-    let mut captures = Table::new();
-    captures
-        .load_preset(presets::UTF8_FULL_CONDENSED)
-        .set_header(["threads", "stop", "capture", "capture per thread"]);
-
+    let mut times = table(&HEADING);
+    let mut captures = table(&["", "stop", "capture", "capture per thread"]);
     let mut figures = Figures::default();
-    for threads in THREADS {
-        let (mut dumps, mut restores) = (Sample::default(), Sample::default());
-        for round in 0..rounds * 2 {
-            let with = round % 2 == 1;
-            let libdir = if with { &ours } else { &none };
-            let run = RunDir::create(&dir.file("round"))?;
-            let (dump, restore) = once(threads, libdir, &run)?;
-            dumps.add(with, dump);
-            restores.add(with, restore);
-        }
-        let of = format!("{threads} threads");
-        for (what, sample) in [("dump", &mut dumps), ("restore", &mut restores)] {
+    let mut absurd = Vec::new();
+    let all = SMALL.into_iter().chain(LARGE);
+    for load in all.take(if rounds <= SMOKE {
+        SMALL.len()
+    } else {
+        usize::MAX
+    }) {
+        for (what, mut sample) in measure(load, rounds, &dir)? {
             let [alone, plugin] = sample.medians();
-            figures.add(format!("{threads:>2} threads, {what}, criu alone"), alone);
-            figures.add(format!("{threads:>2} threads, {what}, with plugin"), plugin);
+            figures.add(format!("{load}, {what}, criu alone"), alone);
+            figures.add(format!("{load}, {what}, with plugin"), plugin);
+            let ratio = sample.ratio();
+            if ratio > ABSURD {
+                absurd.push(format!("{load}, {what}: {ratio:.2}"));
+            }
+            times.add_row(sample.row(&load.to_string(), what));
         }
-        times.add_row(dumps.row(&of, "dump"));
-        times.add_row(restores.row(&of, "restore"));
-        captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
+        if let Load::Threads(threads) = load {
+            captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
+        }
     }
-    let criu = Criu::new(&config::criu()?, &none);
+    let criu = Criu::new(&config::criu()?, &dir.no_plugins());
     println!(
-        "criu {}; medians of {rounds} runs each, with and without in turns",
+        "criu {}; medians of {rounds} runs each and where half of them are, with and without in turns",
         criu.version()?
     );
     println!("{times}");
     println!("The library by itself, on a live process; medians of {CAPTURES}");
     println!("{captures}");
-    figures.compare("bench")
+    figures.compare("bench")?;
+    ensure!(
+        absurd.is_empty(),
+        "more than {ABSURD} times as long: {absurd:?}"
+    );
+    Ok(())
+}
+
+fn table(heading: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header(heading.to_vec());
+    table
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Load::Threads(1) => f.write_str("1 thread"),
+            Load::Threads(count) => write!(f, "{count} threads"),
+            Load::Processes(count) => write!(f, "{count} processes"),
+            Load::Mebibytes(count) => write!(f, "{count} MiB"),
+        }
+    }
+}
+
+/// Dumps, time frozen by criu's own statistics, and restores.
+fn measure(load: Load, rounds: usize, dir: &RunDir) -> Result<[(&'static str, Sample); 3]> {
+    let none = dir.no_plugins();
+    let ours = config::plugin_dir()?;
+    let mut samples = ["dump", "frozen", "restore"].map(|what| (what, Sample::default()));
+    for round in 0..rounds * 2 {
+        let with = round % 2 == 1;
+        let libdir = if with { &ours } else { &none };
+        let run = RunDir::create(&dir.file("round"))?;
+        let took = once(load, libdir, &run)?;
+        for ((_, sample), took) in samples.iter_mut().zip(took) {
+            sample.add(with, took);
+        }
+    }
+    Ok(samples)
 }
 
 /// One victim, dumped and restored.
-fn once(threads: u32, libdir: &std::path::Path, run: &RunDir) -> Result<(Duration, Duration)> {
+fn once(load: Load, libdir: &Path, run: &RunDir) -> Result<[Duration; 3]> {
     let criu = Criu::new(&config::criu()?, libdir);
-    let victim = start(threads, run)?;
+    let victim = start(load, run)?;
     let dump = criu.dump(victim.pid(), &run.images(), false)?;
     ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
+    let frozen = dump.frozen().context("criu does not say how long")?;
     reap_all()?;
     let (restore, pid) = criu.restore(&run.images())?;
     ensure!(restore.ok, "the restore failed:\n{}", restore.tail(20));
-    Victim::restored(pid.context("no pid")?, run).finish(PATIENCE)?;
-    Ok((dump.took, restore.took))
+    let restored = Victim::restored(pid.context("no pid")?, run);
+    match load {
+        Load::Threads(threads) if threads <= CHECKED => restored.finish(PATIENCE)?,
+        _ => restored.end(),
+    }
+    Ok([dump.took, frozen, restore.took])
 }
 
 fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {
-    let victim = start(threads, run)?;
+    let victim = start(Load::Threads(threads), run)?;
     let (mut stops, mut captures) = (Vec::new(), Vec::new());
     for _ in 0..CAPTURES {
         let start = Instant::now();
@@ -99,7 +161,11 @@ fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {
         captures.push(start.elapsed());
         stopped.release()?;
     }
-    victim.finish(PATIENCE)?;
+    if threads <= CHECKED {
+        victim.finish(PATIENCE)?;
+    } else {
+        victim.end();
+    }
     let capture = median(&mut captures);
     Ok([
         threads.to_string(),
@@ -109,13 +175,16 @@ fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {
     ])
 }
 
-/// `many_threads` takes the number of threads beside the leader.
-fn start(threads: u32, run: &RunDir) -> Result<Victim> {
-    let beside = (threads - 1).to_string();
-    Victim::start(
-        &config::victim("many_threads", false),
-        Some(&beside),
-        run,
-        false,
-    )
+/// More threads than a victim can have that checks itself.
+const CHECKED: u32 = 64;
+
+fn start(load: Load, run: &RunDir) -> Result<Victim> {
+    let (victim, arg) = match load {
+        // The number of threads beside the leader.
+        Load::Threads(threads) if threads <= CHECKED => ("many_threads", (threads - 1).to_string()),
+        Load::Threads(threads) => ("crowd", format!("1,{threads}")),
+        Load::Processes(processes) => ("crowd", format!("{processes},1")),
+        Load::Mebibytes(count) => ("resident", count.to_string()),
+    };
+    Victim::start(&config::victim(victim, false), Some(&arg), run, false)
 }

@@ -204,13 +204,13 @@ fn drive(point: Point) -> &'static [(During, u32)] {
         }
         Point::CriuGone | Point::RescueSeized | Point::RescueDone => &[(Rescue, 1)],
 
-        Point::DumpBegin => &[(Dump, 1)],
+        // Signals of one process only are in custody.
+        Point::DumpBegin | Point::ImageSynced => &[(Dump, 1)],
         Point::DumpLook
         | Point::DumpLooked
         | Point::DumpCaptured
         | Point::ImageCreated
         | Point::ImageWritten
-        | Point::ImageSynced
         | Point::HandingOver
         | Point::HandedOver => &[(Dump, 1), (Dump, 2)],
         Point::DumpEnd
@@ -509,7 +509,7 @@ impl Row {
             }
             // The command itself is left, and says so.
             Action::Kill => ensure!(
-                done.status.code() == Some(2) && said.contains("was ended by SIGKILL"),
+                done.status.code() == Some(2) && said.contains("was killed by SIGKILL"),
                 "it was never passed: {}; {said}",
                 done.status
             ),

@@ -46,6 +46,7 @@ fn tests() -> Vec<Test> {
         test("ring.show", ring_show).needs(&[Need::IoUring]),
         test("served-code.show", served_code_show).needs(&[Need::Fuse]),
         test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
+        test("long-mode.show", long_mode_show).needs(&[Need::Ia32]),
         test("executing.criu", executing_criu),
         test("siblings.show", siblings_show),
         probed("probed.show", |victim, _| probed_show(victim)),
@@ -144,6 +145,37 @@ fn dispatch_criu(dir: &RunDir) -> Result<()> {
     ensure!(!dump.ok, "the dump has succeeded");
     cases::expect_line(&dump, &["Syscall User Dispatch", "refused"])?;
     victim.finish(CHECK)
+}
+
+/// A program that looks like one of x32 is let be.
+fn long_mode_show(dir: &RunDir) -> Result<()> {
+    let program = config::victim("long_mode", true);
+    let victim = Victim::start(&program, None, dir, false)?;
+    let pid = victim.pid();
+    // It says that it is ready some instructions before.
+    wait::until("64-bit code", PATIENCE, || {
+        Ok(is_in_long_mode(pid)?.then_some(()))
+    })?;
+    for args in [
+        &["show", &pid.to_string()][..],
+        &["cat", &format!("{pid}/action")],
+    ] {
+        tool(args)?.expect(2, &["x32", &format!("tid {pid}")])?;
+    }
+    ensure!(is_in_long_mode(pid)?, "it has left its loop");
+    victim.end();
+    Ok(())
+}
+
+/// Does the process, which makes no call, execute 64-bit code?
+fn is_in_long_mode(pid: Pid) -> Result<bool> {
+    const USER_CS: u64 = 0x33;
+    let raw = Raw::from_raw(pid);
+    ptrace::attach(raw)?;
+    waitpid(raw, None)?;
+    let registers = ptrace::getregs(raw);
+    ptrace::detach(raw, None)?;
+    Ok(registers?.cs == USER_CS)
 }
 
 // ---- a process whose first thread has ended -------------------------------------------------------------------------

@@ -77,7 +77,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         let memory = process.memory()?;
         let ip = |tid: Tid| {
             let registers = ptrace::registers(tid)?;
-            obstacles::refuse_x32(&registers).map_err(|e| e.in_thread(tid))?;
+            obstacles::refuse_x32(process.pid(), &registers).map_err(|e| e.in_thread(tid))?;
             Ok((tid, registers.ip()))
         };
         let at = process

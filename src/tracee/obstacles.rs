@@ -91,10 +91,17 @@ pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
     Ok(())
 }
 
+/// A call of x32 has a mark in its number. Outside of calls, such a program is one that executes 64-bit code although the
+/// kernel has started it as a 32-bit one.
+///
 /// # Errors
-/// [`Cause::Unsupported`] if the thread is in a call of x32.
-pub(super) fn refuse_x32(registers: &Registers) -> Result<()> {
-    if registers.is_x32() {
+/// [`Cause::Unsupported`] if `registers` are those of a thread of an x32 program.
+pub(super) fn refuse_x32(pid: Pid, registers: &Registers) -> Result<()> {
+    let looks_so = || {
+        let is_outside = !registers.is_compat() && registers.call().is_none();
+        is_outside && proc::is_32_bit(pid)
+    };
+    if registers.is_x32() || looks_so() {
         return Err(unsupported(
             "make system calls",
             "this is an x32 program, whose handlers would be called with the wrong frame afterwards",

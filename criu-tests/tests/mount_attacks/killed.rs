@@ -103,7 +103,8 @@ fn while_used(
         let killed = killing(&done);
         ends.store(true, Ordering::Relaxed);
         let used = user.join().unwrap_or_else(|_| anyhow::bail!("it panicked"));
-        killed.and(used)
+        // Where the user has ended, the killer has waited for him in vain.
+        used.and(killed)
     })
 }
 

@@ -22,6 +22,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open, pidfd_send_signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::visit::{self, Done, Request};
 
@@ -119,13 +121,8 @@ impl Visit {
         if self.process.is_none() {
             return Err(Errno::EIO);
         }
-        let line = serde_json::to_vec(request).map_err(|_| Errno::EIO)?;
-        let mut out = &self.socket;
         // Somebody may have ended it: then there is no answer.
-        let sent = out
-            .write_all(&line)
-            .and_then(|()| out.write_all(b"\n"))
-            .and_then(|()| out.write_all(text))
+        let sent = send_text(&self.socket, request, text)
             .and_then(|()| self.socket.shutdown(Shutdown::Write));
         sent.map_err(|_| Errno::EIO)?;
         self.set_timeout()?;
@@ -143,13 +140,7 @@ impl Visit {
                 length => accept(length)?,
             }
         }
-        let end = found
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .ok_or(Errno::EIO)?;
-        let answer: Result<_, i32> =
-            serde_json::from_slice(&found[..end]).map_err(|_| Errno::EIO)?;
-        found.drain(..=end);
+        let answer: Result<_, i32> = take_head(&mut found).ok_or(Errno::EIO)?;
         Ok(Done {
             answer: answer.map_err(Errno::from_raw)?,
             text: String::from_utf8(found).map_err(|_| Errno::EIO)?,
@@ -224,20 +215,32 @@ fn answer(socket: &UnixStream, memory: Option<OwnedFd>) -> io::Result<()> {
     drop(this);
     let mut said = Vec::new();
     (&*socket).read_to_end(&mut said)?;
-    let end = said.iter().position(|&byte| byte == b'\n');
-    let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let request: Request = serde_json::from_slice(&said[..end])?;
-    let done = visit::run(&request, &said[end + 1..], memory.map(File::from));
+    let request: Request = take_head(&mut said).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let done = visit::run(&request, &said, memory.map(File::from));
     let (answer, text, files) = match done {
         Ok(done) => (Ok(done.answer), done.text, done.files),
         Err(e) => (Err(e as i32), String::new(), Vec::new()),
     };
     let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     send_files(socket, &files)?;
-    let mut out = socket;
-    out.write_all(&serde_json::to_vec(&answer)?)?;
-    out.write_all(b"\n")?;
-    out.write_all(text.as_bytes())
+    send_text(socket, &answer, text.as_bytes())
+}
+
+/// Sends a line with what is to be said and the length of the text that follows: whoever sends it may be killed at any byte,
+/// and the beginning of a text is a text as well, even if it is empty.
+fn send_text(mut out: impl Write, head: &impl Serialize, text: &[u8]) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&(head, text.len()))?;
+    line.push(b'\n');
+    out.write_all(&line)?;
+    out.write_all(text)
+}
+
+/// What [`send_text`] has sent: takes the line off `said`, of which the text is left. `None` if not all of it has come.
+fn take_head<Head: DeserializeOwned>(said: &mut Vec<u8>) -> Option<Head> {
+    let end = said.iter().position(|&byte| byte == b'\n')?;
+    let (head, length): (Head, usize) = serde_json::from_slice(&said[..end]).ok()?;
+    said.drain(..=end);
+    (said.len() == length).then_some(head)
 }
 
 fn send_files(socket: impl AsFd, files: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -279,4 +282,24 @@ fn receive_files(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
 fn exit(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_cut_off_is_none() {
+        for text in ["", "one\ntwo\n"] {
+            let mut sent = Vec::new();
+            send_text(&mut sent, &Ok::<u32, i32>(7), text.as_bytes()).unwrap();
+            for length in 0..sent.len() {
+                let mut part = sent[..length].to_vec();
+                let head: Option<Result<u32, i32>> = take_head(&mut part);
+                assert_eq!(head, None, "{length} bytes");
+            }
+            let head: Option<Result<u32, i32>> = take_head(&mut sent);
+            assert_eq!((head, &*sent), (Some(Ok(7)), text.as_bytes()));
+        }
+    }
 }

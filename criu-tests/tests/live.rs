@@ -1322,6 +1322,7 @@ fn cgroup_freezing(version: Version, dir: &RunDir) -> Result<()> {
     let victim = start("busy", None, dir)?;
     let pid = victim.pid();
     cgroup.add(pid)?;
+    let before = masks(pid)?;
     let mut random = Random(u64::from(std::process::id()) + 4000);
     let mut late = 0;
     for round in 0..FREEZES {
@@ -1350,7 +1351,22 @@ fn cgroup_freezing(version: Version, dir: &RunDir) -> Result<()> {
     }
     println!("{late} of {FREEZES} looks came too late");
     ensure!(late > 0, "it was never frozen in time: nothing was shown");
+    // A thread that was frozen in the middle of a visit goes back by itself when it runs again.
+    wait::until("the threads to be back in the program", PATIENCE, || {
+        Ok((masks(pid)? == before).then_some(()))
+    })?;
     victim.finish(CHECK)
+}
+
+/// The masks of all threads, as their status has them.
+fn masks(pid: i32) -> Result<Vec<String>> {
+    let mut masks = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let mask = status.lines().find(|line| line.starts_with("SigBlk:"));
+        masks.push(mask.context("no SigBlk")?.to_owned());
+    }
+    Ok(masks)
 }
 
 /// The command is killed at any instant of a cgroup's dump: it does not stay frozen, or is so again if it was; and no

@@ -814,6 +814,12 @@ pub fn executable(pid: Pid) -> Result<Option<Name>> {
     Ok(path.map(Name::from))
 }
 
+/// What the kernel has told the program at its start (getauxval(3)). Addresses in it are random: another program, or the same
+/// one executed once more, has another.
+pub fn auxiliary_vector(pid: Pid) -> Result<Vec<u8>> {
+    read(format!("/proc/{pid}/auxv")).map_err(|e| of_task("read auxv", &e))
+}
+
 /// Does the program make the system calls of the 32-bit table? What the kernel has told it at its start says so: the
 /// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
 /// same is not recognised.

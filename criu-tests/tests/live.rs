@@ -75,6 +75,7 @@ fn tests() -> Vec<Test> {
         test("restore.what-was-sent-since", restore_what_was_sent),
         test("restore.stop", restore_stop),
         test("restore.into-another", restore_into_another),
+        test("restore.changed-meanwhile", changed_meanwhile),
         test("restore.senders", restore_senders),
         test("restore.senders-of-each-other", senders_of_each_other),
         test("restore.other-program", restore_other_program),
@@ -1312,6 +1313,30 @@ fn cgroup_frozen(version: Version, dir: &RunDir) -> Result<()> {
         }
     }
     victim.finish(CHECK)
+}
+
+/// A process that executes another program while others are being stopped is not restored: root would put what its user
+/// has chosen into a set-user-id program. `--force` is for what was listed, and makes no difference.
+fn changed_meanwhile(dir: &RunDir) -> Result<()> {
+    for force in [false, true] {
+        let run = RunDir::create(&dir.file(if force { "forced" } else { "plain" }))?;
+        let victim = start("changeling", None, &run)?;
+        let second: i32 = run.read("second").trim().parse()?;
+        let (first, images) = (victim.pid().to_string(), run.file("live"));
+        let args = ["dump", "-t", &first, "--tree", "-D", text(&images)?];
+        tool(&args)?.expect(0, &["2 processes"])?;
+        fs::write(run.file("slow"), "")?;
+        wait::until("the first to be in vfork(2)", PATIENCE, || {
+            Ok((procfs::state(victim.pid()) == Some('D')).then_some(()))
+        })?;
+        let mut args = vec!["restore", "-D", text(&images)?];
+        args.extend(force.then_some("--force"));
+        let shown = format!("pid {second}");
+        tool(&args)?.expect(2, &["executes another program since it was found", &shown])?;
+        ensure!(procfs::name(second).as_deref() == Some("sleep"));
+        victim.end();
+    }
+    Ok(())
 }
 
 const FREEZES: u32 = 60;

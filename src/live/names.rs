@@ -71,7 +71,36 @@ pub struct Pair {
     program: Name,
     age: Option<Duration>,
     /// `None` in tests.
-    held: Option<Arc<PidFd>>,
+    held: Option<Arc<Held>>,
+}
+
+/// The process that was found, and the program that it executed then: a pidfd is still the process's when that executes a
+/// set-user-id program.
+#[derive(Debug)]
+struct Held {
+    process: PidFd,
+    auxiliary_vector: Vec<u8>,
+}
+
+impl Held {
+    fn new(pid: Pid) -> Result<Held> {
+        Ok(Held {
+            process: PidFd::open(pid)?,
+            auxiliary_vector: proc::auxiliary_vector(pid)?,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        self.process.check()?;
+        if proc::auxiliary_vector(self.process.pid())? == self.auxiliary_vector {
+            return Ok(());
+        }
+        let why = "it executes another program since it was found: nothing is restored";
+        Err(Error::new(
+            "look at the process",
+            Cause::Unsupported(why.into()),
+        ))
+    }
 }
 
 impl fmt::Display for Pair {
@@ -98,7 +127,8 @@ impl fmt::Display for Pair {
 
 impl Pair {
     fn new(image: Image, pid: Pid) -> Result<Pair> {
-        let held = Some(Arc::new(PidFd::open(pid)?));
+        // First, so that whatever is found out is found out about this program.
+        let held = Some(Arc::new(Held::new(pid)?));
         let status = SignalStatus::read(pid, pid.into())?;
         if status.dead {
             return Err(Error::new("look at the process", Cause::Died));
@@ -116,6 +146,7 @@ impl Pair {
 
     /// # Errors
     /// [`Cause::Died`] if the process that was found has ended: its number may be another's by now.
+    /// [`Cause::Unsupported`] if the process executes another program than it did then.
     pub(super) fn check(&self) -> Result<()> {
         match &self.held {
             Some(held) => held.check().map_err(|e| e.during(Phase::Seize, self.pid)),

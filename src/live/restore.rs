@@ -39,7 +39,7 @@ pub fn restore(
     }
     let pids: Vec<_> = pairs.iter().map(|pair| pair.pid).collect();
     let stopped = Stopped::stop_these(&pids, timeout, progress)?;
-    // Stopped by their numbers, they are those that were found.
+    // Stopped by their numbers, they are those that were found, and execute what they executed then.
     pairs.iter().try_for_each(Pair::check)?;
     // In the order in which they were stopped. A child's stop is the parent's business, too: what a parent is told of it
     // is settled when its own queue is in place.

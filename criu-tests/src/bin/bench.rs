@@ -132,7 +132,7 @@ fn measure(load: Load, rounds: usize, dir: &RunDir) -> Result<[(&'static str, Sa
 
 /// One victim, dumped and restored.
 fn once(load: Load, libdir: &Path, run: &RunDir) -> Result<[Duration; 3]> {
-    let criu = Criu::new(&config::criu()?, libdir);
+    let criu = Criu::new(&config::criu()?, libdir).arg("--display-stats");
     let victim = start(load, run)?;
     let dump = criu.dump(victim.pid(), &run.images(), false)?;
     ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));

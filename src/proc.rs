@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    ExitSignal, Fields, Name, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
+    ExitSignal, Name, Notify, NsIds, Pid, Rlimit, SigNo, SigSet, Siginfo, Tid,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{major, minor};
@@ -350,15 +350,18 @@ pub struct Glimpse {
 impl Glimpse {
     /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out.
     pub fn of_threads(pid: Pid) -> Result<Vec<Glimpse>> {
-        let glimpse = |tid| match status_text(pid, tid) {
-            Ok(text) => Glimpse::parse(tid, &text)
-                .map(Some)
-                .ok_or_else(|| not_understood("read status").in_thread(tid)),
-            Err(e) if e.is_died() => Ok(None),
-            Err(e) => Err(e),
-        };
-        let glimpses = threads(pid)?.into_iter().map(glimpse);
-        glimpses.filter_map(Result::transpose).collect()
+        let is_there = |glimpse: &Result<Glimpse>| !matches!(glimpse, Err(e) if e.is_died());
+        let threads = threads(pid)?.into_iter();
+        threads
+            .map(|tid| Glimpse::of_thread(pid, tid))
+            .filter(is_there)
+            .collect()
+    }
+
+    /// Looks at one thread of `pid`.
+    pub fn of_thread(pid: Pid, tid: Tid) -> Result<Glimpse> {
+        let text = status_text(pid, tid)?;
+        Glimpse::parse(tid, &text).ok_or_else(|| not_understood("read status").in_thread(tid))
     }
 
     pub(crate) fn parse(tid: Tid, text: &str) -> Option<Glimpse> {
@@ -626,9 +629,7 @@ pub struct TimerLine {
 impl TimerLine {
     /// Does this siginfo look as the timer's own entry does?
     pub fn made(&self, info: &Siginfo) -> bool {
-        self.notify != Notify::Nobody
-            && info.signo() == self.signo
-            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+        self.notify != Notify::Nobody && info.is_of_timer(self.signo, self.id, self.value)
     }
 }
 
@@ -824,7 +825,7 @@ pub fn auxiliary_vector(pid: Pid) -> Result<Vec<u8>> {
 /// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
 /// same is not recognised.
 pub fn is_32_bit(pid: Pid) -> bool {
-    read(format!("/proc/{pid}/auxv")).is_ok_and(|auxv| is_32_bit_vector(&auxv))
+    auxiliary_vector(pid).is_ok_and(|auxv| is_32_bit_vector(&auxv))
 }
 
 /// Is this auxiliary vector one of pairs of 32-bit numbers (getauxval(3))? Read as pairs of 64-bit ones, its keys are none:

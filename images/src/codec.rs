@@ -28,6 +28,15 @@ pub(crate) fn required<T: Codec>(
     T::from_proto(message).map_err(|error| error.within(field))
 }
 
+/// No more of something than its limit.
+pub(crate) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), FieldError> {
+    if count > limit {
+        let reason = format!("there are {count}, and {limit} is the limit");
+        return Err(FieldError::new(field, reason));
+    }
+    Ok(())
+}
+
 /// A text of limited length.
 pub(crate) fn limited(field: &str, text: &str, limit: usize) -> Result<(), FieldError> {
     if text.len() > limit {

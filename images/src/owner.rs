@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::codec::{Codec, proto::signals as pb};
+use crate::codec::{Codec, at_most, proto::signals as pb};
 use crate::error::FieldError;
 
 /// Of the file descriptors of one process.
@@ -69,13 +69,7 @@ impl Codec for FileOwner {
 }
 
 pub(crate) fn check(owners: &[FileOwner]) -> Result<(), FieldError> {
-    if owners.len() > OWNERS_LIMIT {
-        let reason = format!(
-            "there are {}, and {OWNERS_LIMIT} is the limit",
-            owners.len()
-        );
-        return Err(FieldError::new("file_owners", reason));
-    }
+    at_most("file_owners", owners.len(), OWNERS_LIMIT)?;
     let mut fds = std::collections::HashSet::new();
     for (index, owner) in owners.iter().enumerate() {
         let wrong = if owner.fd < 0 || !fds.insert(owner.fd) {

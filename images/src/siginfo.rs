@@ -354,6 +354,12 @@ impl Siginfo {
         layout_of(self.signo(), self.code())
     }
 
+    /// Does it look as the entry of a timer of this number, with this id and value, does?
+    pub fn is_of_timer(&self, signo: i32, id: i32, value: u64) -> bool {
+        let of_timer = |fields| matches!(fields, Fields::Timer { id: its, value: own, .. } if (its, own) == (id, value));
+        self.signo() == signo && of_timer(self.fields())
+    }
+
     /// The fields that the layout has.
     pub fn fields(&self) -> Fields {
         match self.layout() {

@@ -4,9 +4,9 @@ use std::fmt;
 
 use protobuf::EnumOrUnknown;
 
-use crate::codec::{Codec, proto::signals as pb};
+use crate::codec::{Codec, at_most, proto::signals as pb};
 use crate::error::FieldError;
-use crate::siginfo::{Fields, Siginfo};
+use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 
 /// Of the timers of one process, so that an entry of the image stays small.
@@ -88,9 +88,7 @@ impl PosixTimer {
 
     /// Does this siginfo look as the timer's own entry does? [`TimerEntry`] says why it need not be it.
     pub fn made(&self, info: &Siginfo) -> bool {
-        self.notify != Notify::Nobody
-            && info.signo() == self.signo
-            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+        self.notify != Notify::Nobody && info.is_of_timer(self.signo, self.id, self.value)
     }
 
     /// The thread whose private queue the entry is put into; `None` for the shared queue.
@@ -119,8 +117,7 @@ pub struct DeletedTimer {
 impl DeletedTimer {
     /// Does this siginfo look as the entry does? It is one of the timer's, unless it is in another queue.
     pub fn made(&self, info: &Siginfo) -> bool {
-        info.signo() == self.signo.get()
-            && matches!(info.fields(), Fields::Timer { id, value, .. } if id == self.id && value == self.value)
+        info.is_of_timer(self.signo.get(), self.id, self.value)
     }
 }
 
@@ -274,13 +271,7 @@ fn known<E: protobuf::Enum>(field: &str, number: EnumOrUnknown<E>) -> Result<E, 
 
 /// All of a process's: not too many, each id once, and none that a reader would refuse.
 pub(crate) fn check(timers: &[PosixTimer]) -> Result<(), FieldError> {
-    if timers.len() > TIMERS_LIMIT {
-        let reason = format!(
-            "there are {}, and {TIMERS_LIMIT} is the limit",
-            timers.len()
-        );
-        return Err(FieldError::new("timers", reason));
-    }
+    at_most("timers", timers.len(), TIMERS_LIMIT)?;
     let mut ids = std::collections::HashSet::new();
     for (index, timer) in timers.iter().enumerate() {
         if !ids.insert(timer.id) {
@@ -295,13 +286,7 @@ pub(crate) fn check(timers: &[PosixTimer]) -> Result<(), FieldError> {
 
 /// As [`check`], of those that are gone. A number may have been given twice.
 pub(crate) fn check_deleted(timers: &[DeletedTimer]) -> Result<(), FieldError> {
-    if timers.len() > TIMERS_LIMIT {
-        let reason = format!(
-            "there are {}, and {TIMERS_LIMIT} is the limit",
-            timers.len()
-        );
-        return Err(FieldError::new("deleted_timers", reason));
-    }
+    at_most("deleted_timers", timers.len(), TIMERS_LIMIT)?;
     match timers.iter().position(|timer| timer.id < 0) {
         None => Ok(()),
         Some(index) => {
@@ -316,6 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::siginfo::Fields;
     use crate::testing;
 
     fn timer() -> PosixTimer {

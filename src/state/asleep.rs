@@ -337,12 +337,7 @@ pub(crate) fn exec_start(sched: &str) -> Option<u64> {
 
 /// How often the thread gave up its processor because it had to wait.
 fn switches(pid: Pid, tid: Tid) -> Option<u64> {
-    read(pid, tid, "status")?
-        .lines()
-        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?
-        .trim()
-        .parse()
-        .ok()
+    Glimpse::of_thread(pid, tid).ok().map(|seen| seen.switches)
 }
 
 fn read(pid: Pid, tid: Tid, name: &str) -> Option<String> {

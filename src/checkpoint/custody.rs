@@ -467,7 +467,7 @@ impl Custody {
         // What has arrived since the capture is in no image, and is left to CRIU as well.
         let captured = self.captured(queue, tid, entries).map(<[Siginfo]>::to_vec);
         let mut captured = captured.as_deref();
-        let thread = self.thread(queue, tid);
+        let thread = guardian::thread_of(&self.state, queue, tid);
         let (state, mut begun) = (without_queues(&self.state), false);
         let may_be_dropped = |info: &Siginfo| {
             entries == Entries::Unread && dropped::may_be_left(&state, thread, info)
@@ -571,12 +571,6 @@ impl Custody {
             }
         };
         Some(pending.map_or(&[], |pending| &pending.queue))
-    }
-
-    fn thread(&self, queue: Queue, tid: Tid) -> Option<i32> {
-        let mut threads = self.state.threads.iter();
-        let thread = threads.find(|t| queue == Queue::Private && t.tid() == tid);
-        thread.map(|t| t.ids.innermost())
     }
 
     /// The numbers that are not taken out of this queue, known before the first entry is: a number of which anything

@@ -366,13 +366,7 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Option
 
 /// Notes in `state` of which entries the timers are gone.
 pub fn dropped(state: &mut ProcessState, queue: Queue, tid: Tid, infos: &[Siginfo]) {
-    let thread = match queue {
-        Queue::Shared => None,
-        Queue::Private => {
-            let mut threads = state.threads.iter();
-            threads.find(|t| t.tid() == tid).map(|t| t.ids.innermost())
-        }
-    };
+    let thread = thread_of(state, queue, tid);
     let gone = infos
         .iter()
         .filter_map(|info| dropped::of_timer(info, thread));
@@ -495,6 +489,13 @@ pub fn depth<Owner>(stopped: &StoppedProcess<Owner>) -> Result<usize> {
         depth += ptrace::depth(tid, false)?;
     }
     Ok(depth)
+}
+
+/// Whose queue it is, by the id in its own namespace; `None`: the shared one.
+pub fn thread_of(state: &ProcessState, queue: Queue, tid: Tid) -> Option<i32> {
+    let mut threads = state.threads.iter();
+    let thread = threads.find(|t| queue == Queue::Private && t.tid() == tid);
+    thread.map(|t| t.ids.innermost())
 }
 
 /// The queue of that thread, or the shared one.

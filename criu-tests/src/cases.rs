@@ -2,7 +2,6 @@
 //! scenario. Also the steps that these functions share.
 
 use std::env;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::criu::{Criu, Step};
 use crate::harness::{PATIENCE, isolated_for};
 use crate::ns;
 use crate::plugin::{self, Verdict};
-use crate::procfs::Pid;
+use crate::procfs::{self, Pid};
 use crate::rundir::RunDir;
 use crate::skip::{self, Decision, Need};
 use crate::victim::{Victim, reap_all};
@@ -165,10 +164,8 @@ pub fn refused(criu: &Criu, dir: &RunDir) -> Result<Step> {
     let (step, pid) = criu.restore(&dir.images())?;
     ensure!(pid.is_none(), "criu restore has succeeded");
     reap_all()?;
-    let left: Vec<Pid> = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&pid| pid != 1)
-        .collect();
+    let mut left = procfs::all()?;
+    left.retain(|&pid| pid != 1);
     ensure!(left.is_empty(), "criu restore failed, and left {left:?}");
     Ok(step)
 }

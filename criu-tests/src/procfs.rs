@@ -39,6 +39,38 @@ pub fn name(pid: Pid) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
+/// The thread that traces it; 0: nobody does.
+pub fn tracer(pid: Pid) -> Result<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    Ok(line.context("TracerPid")?.trim().parse()?)
+}
+
+/// All processes, dead ones among them.
+pub fn all() -> Result<Vec<Pid>> {
+    let entries = fs::read_dir("/proc").context("/proc")?;
+    let number =
+        |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(number).collect())
+}
+
+/// Those whose program has this name, zombies left out.
+pub fn named(program: &str) -> Result<Vec<Pid>> {
+    let mut pids = all()?;
+    pids.retain(|&pid| name(pid).as_deref() == Some(program) && state(pid) != Some('Z'));
+    Ok(pids)
+}
+
+/// All but `known` and pid 1, dead ones left out.
+pub fn others(known: &[Pid]) -> Result<Vec<Pid>> {
+    let mut pids = all()?;
+    pids.retain(|pid| *pid != 1 && !known.contains(pid));
+    pids.retain(|&pid| !matches!(state(pid), None | Some('Z' | 'X')));
+    Ok(pids)
+}
+
 /// The process and all its descendants, dead ones left out, each before its children.
 pub fn tree(root: Pid) -> Result<Vec<Pid>> {
     let mut found = vec![root];

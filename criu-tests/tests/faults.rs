@@ -578,19 +578,11 @@ fn mappings(pid: Pid) -> Result<String> {
     fs::read_to_string(&path).context(path)
 }
 
-/// Everything but pid 1.
-fn processes() -> Result<Vec<Pid>> {
-    Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&pid| pid != 1 && !matches!(procfs::state(pid), None | Some('Z' | 'X')))
-        .collect())
-}
-
 /// All guardians have done their work and ended: there is nobody but the victim.
 fn guardians_gone(victim: &Victim) -> Result<()> {
     let tree = procfs::tree(victim.pid())?;
     wait::until("the guardians to end", PATIENCE, || {
-        Ok(processes()?
+        Ok(procfs::others(&[])?
             .iter()
             .all(|pid| tree.contains(pid))
             .then_some(()))
@@ -600,7 +592,7 @@ fn guardians_gone(victim: &Victim) -> Result<()> {
 /// Not one process of a restore that has failed.
 fn nothing_left() -> Result<()> {
     wait::until("the restored processes to be gone", PATIENCE, || {
-        Ok(processes()?.is_empty().then_some(()))
+        Ok(procfs::others(&[])?.is_empty().then_some(()))
     })?;
     reap_all()
 }

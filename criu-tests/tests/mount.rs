@@ -663,8 +663,8 @@ fn server_killed(_: &RunDir) -> Result<()> {
     let mount = Mounted::new()?;
     let (_sleeper, pid) = Sleeper::start(&[10])?;
     let open = File::open(mount.path(pid, SigFile::Blocked))?;
-    let server = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok())
+    let server = procfs::all()?
+        .into_iter()
         .find(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.split(|&byte| byte == 0).any(|word| word == b"--serve")

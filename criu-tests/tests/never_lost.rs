@@ -241,14 +241,9 @@ fn marker_from_elsewhere(dir: &RunDir) -> Result<()> {
 
 /// Everything but pid 1, by its name.
 fn processes() -> Result<Vec<(Pid, String)>> {
-    let pids = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&pid| pid != 1 && !matches!(procfs::state(pid), None | Some('Z' | 'X')));
+    let pids = procfs::others(&[])?.into_iter();
     Ok(pids
-        .filter_map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            Some((pid, name.trim().to_owned()))
-        })
+        .filter_map(|pid| Some((pid, procfs::name(pid)?)))
         .collect())
 }
 

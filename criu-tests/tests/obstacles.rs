@@ -97,6 +97,13 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path")
 }
 
+/// A look at the process that is killed at some instant.
+fn killed_show(pid: &str, random: &mut Random) -> Result<()> {
+    let mut command = spawn(&["show", pid])?;
+    std::thread::sleep(random.below(Duration::from_millis(8)));
+    kill_all(&mut command)
+}
+
 // ---- Syscall User Dispatch ------------------------------------------------------------------------------------------
 
 fn dispatch_show(dir: &RunDir) -> Result<()> {
@@ -118,11 +125,7 @@ fn dispatch_killed(dir: &RunDir) -> Result<()> {
     let victim = start("dispatch", None, dir)?;
     let pid = victim.pid().to_string();
     let mut random = Random(7);
-    for _ in 0..KILLS {
-        let mut command = spawn(&["show", &pid])?;
-        std::thread::sleep(random.below(Duration::from_millis(8)));
-        kill_all(&mut command)?;
-    }
+    (0..KILLS).try_for_each(|_| killed_show(&pid, &mut random))?;
     victim.finish(CHECK)
 }
 
@@ -450,22 +453,6 @@ fn served_code_criu(dir: &RunDir) -> Result<()> {
 
 // ---- programs that are executed meanwhile ---------------------------------------------------------------------------
 
-fn has_companion() -> Result<bool> {
-    let mut pids = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok())
-        .filter(|&pid| procfs::state(pid) != Some('Z'));
-    Ok(pids.any(|pid| procfs::name(pid).is_some_and(|name| name == "signals-guard")))
-}
-
-/// 0: nobody.
-fn tracer(pid: Pid) -> Result<Pid> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
-    Ok(line.context("TracerPid")?.trim().parse()?)
-}
-
 /// Executed anew from a thread that is not the first, before and while criu seizes the process, and with a signal in custody
 /// from before that: whatever becomes of the dump, the process runs on and has its signal.
 fn executing_criu(dir: &RunDir) -> Result<()> {
@@ -478,10 +465,10 @@ fn executing_criu(dir: &RunDir) -> Result<()> {
         let dump = with_plugin()?.dump(pid, &run.images(), true)?;
         dumped += u32::from(dump.ok);
         wait::until("the guardians to end", PATIENCE, || {
-            Ok((!has_companion()?).then_some(()))
+            Ok(procfs::named("signals-guard")?.is_empty().then_some(()))
         })?;
         ensure!(
-            matches!(procfs::state(pid), Some('R' | 'S' | 'D' | 'Z')) && tracer(pid)? == 0,
+            matches!(procfs::state(pid), Some('R' | 'S' | 'D' | 'Z')) && procfs::tracer(pid)? == 0,
             "round {round}: it does not run on: {:?}",
             procfs::state(pid)
         );
@@ -500,9 +487,7 @@ fn siblings_show(dir: &RunDir) -> Result<()> {
     for _ in 0..KILLS / 2 {
         for pid in &pids {
             tool(&["show", pid])?.expect(0, &["siblings"])?;
-            let mut command = spawn(&["show", pid])?;
-            std::thread::sleep(random.below(Duration::from_millis(8)));
-            kill_all(&mut command)?;
+            killed_show(pid, &mut random)?;
         }
     }
     victim.finish(CHECK)
@@ -615,11 +600,7 @@ fn probed_show(victim: &Victim) -> Result<()> {
 fn probed_killed(victim: &Victim) -> Result<()> {
     let pid = victim.pid().to_string();
     let mut random = Random(7);
-    for _ in 0..KILLS {
-        let mut command = spawn(&["show", &pid])?;
-        std::thread::sleep(random.below(Duration::from_millis(8)));
-        kill_all(&mut command)?;
-    }
+    (0..KILLS).try_for_each(|_| killed_show(&pid, &mut random))?;
     Ok(())
 }
 

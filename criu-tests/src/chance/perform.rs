@@ -546,7 +546,7 @@ impl Performance<'_> {
         let known = [&[criu], tree.as_slice()].concat();
         let start = Instant::now();
         while child.try_wait().context("wait")?.is_none() && start.elapsed() < running.patience {
-            let companion = stage::others(&known)?
+            let companion = procfs::others(&known)?
                 .into_iter()
                 .find(|&pid| procfs::name(pid).is_some_and(|name| name.starts_with("signals")));
             if let Some(companion) = companion {
@@ -583,7 +583,7 @@ impl Performance<'_> {
         sleep(after);
         // With the process that does the work, or alone.
         if after.as_micros().is_multiple_of(2) {
-            stage::send(&stage::others(&tree)?, Signal::SIGKILL)?;
+            stage::send(&procfs::others(&tree)?, Signal::SIGKILL)?;
         } else {
             let _ = child.kill();
         }

@@ -186,7 +186,7 @@ pub fn end_all() -> Result<()> {
         ensure!(
             start.elapsed() < 3 * COMPANIONS,
             "killed processes do not end: {:?}",
-            others(&[])?
+            procfs::others(&[])?
         );
         sleep(TICK);
     }
@@ -203,15 +203,6 @@ fn reap_some() -> Result<bool> {
             Err(why) => return Err(why).context("waitpid"),
         }
     }
-}
-
-/// Every process but this one and these, that has not ended.
-pub fn others(known: &[Pid]) -> Result<Vec<Pid>> {
-    Ok(fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != 1 && !known.contains(pid))
-        .filter(|&pid| !matches!(procfs::state(pid), None | Some('Z' | 'X')))
-        .collect())
 }
 
 impl Running {
@@ -371,8 +362,8 @@ impl Running {
         let start = Instant::now();
         loop {
             // A companion is nobody's child but this one's.
-            for pid in fs::read_dir("/proc")?
-                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok())
+            for pid in procfs::all()?
+                .into_iter()
                 .filter(|pid| *pid != 1 && !tree.contains(pid))
             {
                 let _ = waitpid(
@@ -380,7 +371,7 @@ impl Running {
                     Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL),
                 );
             }
-            let left = others(tree)?;
+            let left = procfs::others(tree)?;
             if killed {
                 let probes: Vec<Pid> = left.iter().copied().filter(|&pid| is_probe(pid)).collect();
                 send(&probes, Signal::SIGKILL)?;

@@ -20,8 +20,6 @@ use criu_tests::wait::{self, PATIENCE};
 use criu_tests::work::finish_killed;
 use nix::sys::signal::{Signal, kill};
 
-use super::tracer;
-
 /// Kills of a process that answers (`KILLS` says otherwise), and of the two without which there is no mount.
 const KILLS: usize = 150;
 const MOUNTS: usize = 20;
@@ -37,16 +35,6 @@ fn texts() -> [(SigFile, [String; 2]); 2] {
     ]
 }
 
-/// Those with this name.
-fn named(name: &str) -> Result<Vec<Pid>> {
-    let pids = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok());
-    Ok(pids
-        .filter(|&pid| procfs::name(pid).as_deref() == Some(name))
-        .filter(|&pid| procfs::state(pid) != Some('Z'))
-        .collect())
-}
-
 /// Kills one of them, or none.
 fn kill_one(pids: &[Pid]) -> bool {
     let end = |&pid: &Pid| kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).is_ok();
@@ -56,9 +44,9 @@ fn kill_one(pids: &[Pid]) -> bool {
 /// Whatever was done to who looked at it: nobody traces it, it sleeps, and each file is one of both texts.
 fn is_whole(pid: Pid) -> Result<()> {
     wait::until("those who answer to end", PATIENCE, || {
-        Ok(named("signals-visit")?.is_empty().then_some(()))
+        Ok(procfs::named("signals-visit")?.is_empty().then_some(()))
     })?;
-    ensure!(tracer(pid)? == 0);
+    ensure!(procfs::tracer(pid)? == 0);
     procfs::comes_to(pid, 'S')?;
     for (file, texts) in texts() {
         let found = Way::Library.read(pid, pid, file)?;
@@ -125,7 +113,7 @@ pub fn killed(dir: &RunDir) -> Result<()> {
                 Ok((done.load(Ordering::Relaxed) > before).then_some(()))
             })?;
             std::thread::sleep(random.below(LATEST));
-            kills += usize::from(kill_one(&named("signals-visit")?));
+            kills += usize::from(kill_one(&procfs::named("signals-visit")?));
         }
         Ok(())
     })?;
@@ -145,7 +133,7 @@ pub fn killed(dir: &RunDir) -> Result<()> {
                 Ok((done.load(Ordering::Relaxed) > 0).then_some(()))
             })?;
             std::thread::sleep(random.below(LATEST));
-            ensure!(kill_one(&named(name)?), "no {name}");
+            ensure!(kill_one(&procfs::named(name)?), "no {name}");
             Ok(())
         })?;
         is_whole(pid)?;
@@ -159,7 +147,11 @@ pub fn killed(dir: &RunDir) -> Result<()> {
         std::mem::forget(mount);
         // What they leave behind is this process's: it is pid 1.
         wait::until("the processes to end", PATIENCE, || {
-            let left = [named("criu-signals")?, named("signals-mount")?].concat();
+            let left = [
+                procfs::named("criu-signals")?,
+                procfs::named("signals-mount")?,
+            ]
+            .concat();
             Ok(left.is_empty().then_some(()))
         })?;
     }

@@ -525,12 +525,11 @@ fn much_text(scene: &mut Scene) -> Result<()> {
 }
 
 fn server() -> Result<Pid> {
-    fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Pid>().ok())
+    procfs::named("criu-signals")?
+        .into_iter()
         .find(|&pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let serves = line.split(|&byte| byte == 0).any(|word| word == b"--serve");
-            serves && procfs::name(pid).is_some_and(|name| name == "criu-signals")
+            line.split(|&byte| byte == 0).any(|word| word == b"--serve")
         })
         .context("no server")
 }
@@ -635,14 +634,6 @@ impl Vforked {
     }
 }
 
-fn tracer(pid: Pid) -> Result<Pid> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
-    Ok(line.context("TracerPid")?.trim().parse()?)
-}
-
 /// A process that does not stop in time is let go, stops never, and goes on; killed, it is reaped.
 fn vfork(_: &RunDir) -> Result<()> {
     let scene = Scene::with(Mounted::with(&["--timeout", "0.2"])?)?;
@@ -652,7 +643,7 @@ fn vfork(_: &RunDir) -> Result<()> {
         let read = fs::read(scene.mount.path(pid, SigFile::Blocked));
         ensure!(errno(read) == nix::libc::ETIMEDOUT);
         wait::until("it to be let go", PATIENCE, || {
-            Ok((tracer(pid)? == 0).then_some(()))
+            Ok((procfs::tracer(pid)? == 0).then_some(()))
         })?;
         vforked.finish()?;
     }
@@ -696,7 +687,7 @@ fn others_wait(_: &RunDir) -> Result<()> {
     wait::until("a visit", PATIENCE, || {
         let mut visited = 0;
         for vforked in &vforked {
-            visited += usize::from(tracer(vforked.pid()?)? != 0);
+            visited += usize::from(procfs::tracer(vforked.pid()?)? != 0);
         }
         Ok((visited >= 4).then_some(()))
     })?;

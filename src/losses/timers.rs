@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::state::cpu_clocks::{self, Unclear};
 use crate::state::overruns::Uncounted;
 use crate::state::timers;
-use criu_signals_images::{DeletedTimer, Notify, Pid, ProcessState};
+use criu_signals_images::{DeletedTimer, Notify, Pid, ProcessState, SigSet};
 
 use crate::losses::notices::{Notice, Saying};
 use crate::setting_names::OVERRUNS;
@@ -123,22 +123,36 @@ pub fn nobody_asked() -> String {
     format!("{OVERRUNS}=count counts it")
 }
 
-/// Periodic timers with signals that are ignored, in a process in which nobody can look unseen.
+/// Periodic timers of which nobody can tell whether they run.
 ///
 /// # Errors
 /// Those of [`timers::unseen`].
-pub fn unseen(pid: Pid, process: &ProcessState) -> Result<Option<Saying>> {
-    let numbers = timers::unseen(process)?;
-    Ok((!numbers.is_empty()).then(|| Saying {
-        notice: Notice::Overruns,
-        what: format!(
-            "pid {pid} ({}): periodic timers whose signals are ignored ({numbers}): in a process with several threads \
-             the plugin cannot tell whether they have expired. After a restore they expire at the end of their \
-             period",
-            process.comm
-        ),
-        advice: LIVE_WITH_IT,
-    }))
+pub fn unseen(pid: Pid, process: &ProcessState) -> Result<Vec<Saying>> {
+    let unseen = timers::unseen(process)?;
+    let say = |numbers: SigSet, which: &str, why: &str| {
+        (!numbers.is_empty()).then(|| Saying {
+            notice: Notice::Overruns,
+            what: format!(
+                "pid {pid} ({}): periodic timers {which} ({numbers}): the plugin cannot tell whether they have expired, \
+                 because {why}. After a restore they expire at the end of their period",
+                process.comm
+            ),
+            advice: LIVE_WITH_IT,
+        })
+    };
+    let ignored = say(
+        unseen.ignored,
+        "whose signals are ignored",
+        "another thread does not block these signals, or other signals of these numbers are pending, or the timers have \
+         several recipients",
+    );
+    let removed = say(
+        unseen.removed,
+        "with SIGCONT or a stop signal",
+        "the kernel removes a pending SIGCONT when a stop signal is sent, and the reverse, and such a timer never \
+         expires again",
+    );
+    Ok(ignored.into_iter().chain(removed).collect())
 }
 
 fn saying(

@@ -188,8 +188,8 @@ struct Counting {
     tid: Tid,
     which: Queue,
     /// The disposition of a signal that is ignored. An entry that is kept aside comes into the queue while the signal has a
-    /// handler (which is never entered: all signals are blocked, and there is no other thread), and goes back when the
-    /// signal is ignored again.
+    /// handler (which is never entered: no thread can take the signal, or nobody would have found the entry), and goes back
+    /// when the signal is ignored again.
     ignored: Option<Disposition>,
 }
 

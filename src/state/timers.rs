@@ -258,13 +258,13 @@ fn innermost(state: &ProcessState, tid: i32) -> i32 {
         .map_or(0, |thread| thread.ids.innermost())
 }
 
-/// Queue of the periodic timers whose signal is ignored have expired: the kernel keeps their entries aside
-/// (posixtimer_sig_ignore), where nothing shows them. As soon as the signal has a handler they are in the queue,
-/// and when it is ignored again they are put aside again, as if nothing had been (do_sigaction). The three calls
+/// Periodic timers whose signals are ignored and that have expired: the kernel keeps their entries aside
+/// (posixtimer_sig_ignore), where nothing shows them. As soon as the signal has a handler the entries are in the queue,
+/// and when the signal is ignored again they are put aside again, as if nothing had been (do_sigaction). The three calls
 /// are one batch, which the thread ends even if the tracer dies.
 ///
-/// Only where nobody can see it: all signals are blocked in the thread that makes the calls, and there is no
-/// other; and nothing else of that number is pending, which the last call would flush.
+/// Only where no thread can take the signal meanwhile ([`looked_in`]), and where nothing else of that number is pending,
+/// which the last call would flush.
 fn find_ignored<Owner>(
     injector: &mut Injector<'_, Owner>,
     state: &ProcessState,
@@ -275,37 +275,18 @@ fn find_ignored<Owner>(
     }
     let may_be = |timer: &PosixTimer| may_be_aside(state, timer);
     let numbers: SigSet = timers.iter().filter_map(may_be).collect();
-    if numbers.is_empty() {
-        return Ok(());
-    }
-    let [thread] = state.threads.as_slice() else {
-        // [`unseen`] names them.
-        return Ok(());
-    };
     for signo in numbers.iter() {
-        let kept = state.dispositions[signo];
-        // Never entered.
-        let handled = Disposition {
-            handler: 2,
-            ..Disposition::default()
-        };
-        let calls = [
-            sigaction(signo, &handled),
-            Call::new(libc::SYS_rt_sigpending, "rt_sigpending")
-                .output(8)
-                .value(SIGSET_SIZE),
-            sigaction(signo, &kept),
-        ];
-        // What came into the queue is seen in between only by who is inside: several timers with one number
-        // are told apart from outside.
-        let outcomes = injector.run(thread.tid(), &calls)?;
-        for outcome in &outcomes {
-            outcome.check()?;
-        }
-        let seen = SigSet::from_bits(word(&outcomes[1].output, 0));
-        if seen.contains(signo) {
+        let of_it = timers.iter().filter(|timer| may_be(timer) == Some(signo));
+        // [`unseen`] names those of a number for which this is empty.
+        for id in looked_in(&state.threads, signo, of_it) {
+            let Some(thread) = state.threads.iter().find(|t| t.ids.innermost() == id) else {
+                continue;
+            };
+            if !shows_when_handled(injector, state, thread.tid(), signo)? {
+                continue;
+            }
             for timer in timers.iter_mut() {
-                if may_be(timer) == Some(signo) {
+                if may_be(timer) == Some(signo) && target(&state.threads, timer) == Some(id) {
                     timer.entry = TimerEntry::Ignored;
                 }
             }
@@ -314,50 +295,152 @@ fn find_ignored<Owner>(
     Ok(())
 }
 
-/// The numbers of periodic timers of which nobody can tell whether they have expired: their signals are ignored, and the
-/// process has several threads, so that nobody could look unseen. After a restore they expire when their period ends.
-///
+/// Whether an ignored signal is pending for a thread as soon as the signal has a handler, for that moment.
+fn shows_when_handled<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    state: &ProcessState,
+    tid: Tid,
+    signo: SigNo,
+) -> Result<bool> {
+    // Never entered.
+    let handled = Disposition {
+        handler: 2,
+        ..Disposition::default()
+    };
+    let calls = [
+        sigaction(signo, &handled),
+        Call::new(libc::SYS_rt_sigpending, "rt_sigpending")
+            .output(8)
+            .value(SIGSET_SIZE),
+        sigaction(signo, &state.dispositions[signo]),
+    ];
+    // What came into the queue is seen in between only by who is inside: several timers with one number and one
+    // recipient are told apart from outside.
+    let outcomes = injector.run(tid, &calls)?;
+    for outcome in &outcomes {
+        outcome.check()?;
+    }
+    Ok(SigSet::from_bits(word(&outcomes[1].output, 0)).contains(signo))
+}
+
+/// The threads, by their innermost ids, in which can be looked whether entries of these timers, all of the ignored number
+/// `signo`, are kept aside: those that the timers tell, each of its own. None if a thread that goes on because the tracer
+/// dies just then could take the signal, or if nobody could tell an entry for the process from one for the thread: all
+/// signals are blocked in the thread that makes the calls; the others must block this one.
+fn looked_in<'t>(
+    threads: &[ThreadState],
+    signo: SigNo,
+    timers: impl Iterator<Item = &'t PosixTimer>,
+) -> Vec<i32> {
+    let (mut told, mut of_process, mut of_thread) = (Vec::new(), false, false);
+    for timer in timers {
+        match timer.thread() {
+            Some(_) => of_thread = true,
+            None => of_process = true,
+        }
+        if let Some(id) = target(threads, timer)
+            && !told.contains(&id)
+        {
+            told.push(id);
+        }
+    }
+    if threads.len() == 1 {
+        return told;
+    }
+    let safe = threads.iter().all(|thread| {
+        let id = thread.ids.innermost();
+        let blocks = thread.blocked.contains(signo) && thread.lasting_mask().contains(signo);
+        let takes = of_process || told.contains(&id);
+        blocks || !takes || told == [id]
+    });
+    if safe && !(of_process && of_thread) {
+        told
+    } else {
+        Vec::new()
+    }
+}
+
+/// The thread that the kernel asks whether it blocks a timer's signal, by its innermost id: the one that is told, for
+/// a process the leader (kernel/time/posix-timers.c, `posixtimer_get_target`). `None`: it has ended.
+fn target(threads: &[ThreadState], timer: &PosixTimer) -> Option<i32> {
+    match timer.thread() {
+        Some(id) => threads.iter().find(|t| t.ids.innermost() == id),
+        None => threads.first(),
+    }
+    .map(|thread| thread.ids.innermost())
+}
+
+/// Numbers of periodic timers of which nobody can tell whether they have expired. One whose entry the kernel has put aside or
+/// removed does not run; after a restore each expires when its period ends.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// They are ignored, and nobody could look ([`looked_in`]), or other entries of the number are pending.
+    pub ignored: SigSet,
+    /// A stop signal removes a pending SIGCONT, and the other way round (kernel/signal.c, `prepare_signal`): the entry of a
+    /// timer is not put aside, but gone, and with it what would arm the timer again.
+    pub removed: SigSet,
+}
+
 /// # Errors
 /// If uname(2) fails, which it does not.
-pub fn unseen(state: &ProcessState) -> Result<SigSet> {
-    if state.threads.len() == 1 || !keeps_ignored_entries()? {
-        return Ok(SigSet::EMPTY);
+pub fn unseen(state: &ProcessState) -> Result<Unseen> {
+    let removed = |timer: &PosixTimer| {
+        SigNo::new(timer.signo).filter(|signo| {
+            (signo.is_stop() || *signo == SigNo::CONT)
+                && is_idle_within_period(timer)
+                && !may_be_pending(state, timer)
+        })
+    };
+    let removed = state.timers.iter().filter_map(removed).collect();
+    if !keeps_ignored_entries()? {
+        return Ok(Unseen {
+            removed,
+            ..Unseen::default()
+        });
     }
-    let timers = state
+    let numbers: SigSet = state
         .timers
         .iter()
-        .filter(|timer| !queues_though_ignored(&state.threads, timer));
-    Ok(timers
-        .filter_map(|timer| may_be_aside(state, timer))
-        .collect())
+        .filter_map(|timer| ignored_number(state, timer))
+        .collect();
+    let is_unseen = |signo: &SigNo| {
+        let of_it = || {
+            let timers = state.timers.iter();
+            timers.filter(|timer| ignored_number(state, timer) == Some(*signo))
+        };
+        // What a thread that has ended is told is nothing.
+        of_it().any(|timer| target(&state.threads, timer).is_some())
+            && (pending(state).contains(*signo)
+                || looked_in(&state.threads, *signo, of_it()).is_empty())
+    };
+    Ok(Unseen {
+        ignored: numbers.iter().filter(is_unseen).collect(),
+        removed,
+    })
+}
+
+/// All that is pending, in whatever queue.
+fn pending(state: &ProcessState) -> SigSet {
+    let threads = state.threads.iter();
+    threads.fold(state.shared.bits, |bits, t| bits.union(t.pending.bits))
+}
+
+/// The number of a timer whose entry may be kept aside, where it can be looked for: setting SIG_IGN flushes others of it.
+fn may_be_aside(state: &ProcessState, timer: &PosixTimer) -> Option<SigNo> {
+    ignored_number(state, timer).filter(|&signo| !pending(state).contains(signo))
 }
 
 /// The number of a timer whose entry may be kept aside.
-fn may_be_aside(state: &ProcessState, timer: &PosixTimer) -> Option<SigNo> {
-    let pending = state
-        .threads
-        .iter()
-        .fold(state.shared.bits, |bits, t| bits.union(t.pending.bits));
-    let signo = SigNo::new(timer.signo).filter(|_| timer.notify != Notify::Nobody)?;
-    let ignored = state.dispositions[signo].handler == SIG_IGN && !pending.contains(signo);
-    let period = timer.interval != 0 && timer.remaining <= timer.interval;
-    (timer.entry == TimerEntry::Idle && ignored && period).then_some(signo)
+fn ignored_number(state: &ProcessState, timer: &PosixTimer) -> Option<SigNo> {
+    let signo = SigNo::new(timer.signo)?;
+    let ignored = state.dispositions[signo].handler == SIG_IGN;
+    (ignored && is_idle_within_period(timer)).then_some(signo)
 }
 
-/// Whether an expiry is queued although its signal is ignored: the thread that it is meant for blocks it, of a process
-/// the leader (kernel/signal.c, `sig_ignored`; kernel/time/posix-timers.c, `posixtimer_get_target`). So does the thread
-/// that waits for the timers which glibc makes of SIGEV_THREAD.
-///
-/// An expiry from before it was blocked is kept aside all the same, and nothing shows it.
-fn queues_though_ignored(threads: &[ThreadState], timer: &PosixTimer) -> bool {
-    let Some(signo) = SigNo::new(timer.signo) else {
-        return false;
-    };
-    let target = match timer.thread() {
-        Some(tid) => threads.iter().find(|t| t.ids.innermost() == tid),
-        None => threads.first(),
-    };
-    target.is_some_and(|thread| thread.blocked.contains(signo))
+/// As a periodic timer looks that runs, and as one looks whose entry is kept aside or gone.
+fn is_idle_within_period(timer: &PosixTimer) -> bool {
+    let idle = timer.entry == TimerEntry::Idle && timer.notify != Notify::Nobody;
+    idle && timer.interval != 0 && timer.remaining <= timer.interval
 }
 
 /// Since Linux 6.13 a periodic timer whose signal is ignored does not run, and its entry is kept aside. Before,
@@ -1050,7 +1133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_blocked_is_queued_though_ignored() {
+    fn where_entries_kept_aside_can_be_looked_for() {
         let thread = |tid, blocked: SigSet| ThreadState {
             blocked,
             ..ThreadState::bare(NsIds::new(vec![tid]).expect("one id"))
@@ -1059,16 +1142,30 @@ mod tests {
             notify,
             ..PosixTimer::bare(1, 10)
         };
-        let number = SigSet::from(SigNo::USR1);
-        let threads = [thread(7, SigSet::EMPTY), thread(8, number)];
-        let queues = |notify| queues_though_ignored(&threads, &of(notify));
-        assert!(queues(Notify::Thread(8)));
-        assert!(!queues(Notify::Thread(7)));
-        assert!(!queues(Notify::Process), "the leader is asked");
-        assert!(!queues(Notify::Thread(0)), "that thread is gone");
-        let leader_blocks = [thread(7, number), thread(8, SigSet::EMPTY)];
-        assert!(queues_though_ignored(&leader_blocks, &of(Notify::Process)));
-        assert!(queues_though_ignored(&leader_blocks, &of(Notify::Library)));
+        let (blocks, open) = (SigSet::from(SigNo::USR1), SigSet::EMPTY);
+        let looked = |masks: [SigSet; 2], notify: &[Notify]| {
+            let threads = [thread(7, masks[0]), thread(8, masks[1])];
+            let timers: Vec<PosixTimer> = notify.iter().copied().map(of).collect();
+            looked_in(&threads, SigNo::USR1, timers.iter())
+        };
+        let (leader, other) = (Notify::Thread(7), Notify::Thread(8));
+        assert_eq!(looked([open, open], &[other]), [8], "no other is told");
+        assert_eq!(looked([open, blocks], &[Notify::Process]), [7]);
+        assert_eq!(looked([open, blocks], &[Notify::Library]), [7]);
+        assert!(looked([blocks, open], &[Notify::Process]).is_empty());
+        assert_eq!(looked([blocks, blocks], &[leader, other]), [7, 8]);
+        assert!(looked([open, blocks], &[leader, other]).is_empty());
+        assert!(looked([blocks, blocks], &[Notify::Process, other]).is_empty());
+        assert!(looked([blocks, blocks], &[Notify::Thread(0)]).is_empty());
+        let lasting = ThreadState {
+            saved_mask: Some(open),
+            ..thread(8, blocks)
+        };
+        let timers = [of(Notify::Process)];
+        assert!(looked_in(&[thread(7, blocks), lasting], SigNo::USR1, timers.iter()).is_empty());
+        let alone = [thread(7, open)];
+        let timers = [of(Notify::Process), of(leader)];
+        assert_eq!(looked_in(&alone, SigNo::USR1, timers.iter()), [7]);
     }
 
     #[test]

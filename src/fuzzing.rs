@@ -32,7 +32,11 @@ pub fn limits(text: &str) {
 
 /// `/proc/PID/stat` and `cgroup`.
 pub fn stat_and_cgroup(text: &str) {
-    let _ = (proc::parse_parentage(text), proc::parse_start(text));
+    let _ = (
+        proc::parse_parent(text),
+        proc::parse_exit_signal(text),
+        proc::parse_start(text),
+    );
     for (_, controllers, path) in proc::cgroups(text) {
         assert!(!controllers.contains(':') && !path.contains('\n'));
     }

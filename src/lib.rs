@@ -20,6 +20,8 @@ pub mod fuzzing;
 #[cfg(feature = "engine")]
 pub mod image_folder;
 #[cfg(feature = "engine")]
+pub mod in_time;
+#[cfg(feature = "engine")]
 pub mod live;
 #[cfg(feature = "engine")]
 pub mod log_lines;

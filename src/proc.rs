@@ -1,4 +1,7 @@
 //! Reads the state of processes and threads from `/proc`.
+//!
+//! Some files of a process that is in execve(2) have to be waited for. They are read with the bound of
+//! [`crate::in_time`], but by functions that are for stopped processes only and say so.
 
 use std::fmt;
 use std::fs::File;
@@ -17,6 +20,7 @@ use procfs::FromRead;
 use procfs::process::Status;
 
 use crate::error::{Cause, Error, Result};
+use crate::in_time;
 
 /// In the flags of a task: it was made by the kernel (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -143,7 +147,8 @@ impl SignalStatus {
 /// Is it a thread of the kernel's own? They are in the first pid namespace only, where kthreadd is 2; in another one that
 /// is somebody like all others.
 pub fn is_kernel_thread(pid: Pid, tid: Tid) -> bool {
-    flags(pid, tid).is_some_and(|flags| flags & PF_KTHREAD != 0)
+    let flags = in_time::look("stat", move || flags(pid, tid));
+    flags.is_ok_and(|flags| flags.is_some_and(|flags| flags & PF_KTHREAD != 0))
 }
 
 /// How a thread's system calls are judged (`Seccomp` of proc_pid_status(5)).
@@ -191,8 +196,11 @@ fn lasts(pid: Pid, tid: Tid) -> bool {
 fn is_ending(pid: Pid, tid: Tid) -> bool {
     const FLAGS: usize = 9;
     const EXIT_CODE: usize = 52;
-    let Some(stat) = stat(pid, tid) else {
-        return true;
+    let stat = match in_time::look("stat", move || stat(pid, tid)) {
+        Ok(Some(stat)) => stat,
+        Ok(None) => return true,
+        // It is in execve(2).
+        Err(_) => return false,
     };
     let flags: u32 = field(&stat, FLAGS).unwrap_or_default();
     // That of a process that ends is shown from the beginning (Linux 5.18, do_task_stat). Only SIGKILL tells: any other number
@@ -205,7 +213,7 @@ fn is_ending(pid: Pid, tid: Tid) -> bool {
 /// Is there a process `pid` that has not ended? Its leader may have.
 pub fn is_alive(pid: Pid) -> bool {
     SignalStatus::read(pid, Tid::from(pid))
-        .is_ok_and(|status| !status.dead || threads(pid).is_ok_and(|threads| threads.len() > 1))
+        .is_ok_and(|status| !status.dead || listed(pid).is_ok_and(|threads| threads.len() > 1))
 }
 
 /// Why a thread in uninterruptible sleep (`D` in proc_pid_stat(5)) does not stop. `Display` says it for people.
@@ -256,8 +264,10 @@ pub fn uninterruptible(pid: Pid, tid: Tid) -> Option<Uninterruptible> {
     if is_frozen(pid).unwrap_or(false) {
         return Some(Uninterruptible::Frozen);
     }
-    let wchan = read_text(task_file(pid, tid, "wchan"));
-    Some(Uninterruptible::in_function(wchan.ok()))
+    let wchan = in_time::look("wchan", move || {
+        read_text(task_file(pid, tid, "wchan")).ok()
+    });
+    Some(Uninterruptible::in_function(wchan.ok().flatten()))
 }
 
 /// `35 0x7ffd 0x0 ... SP IP` (proc_pid_syscall(5)); `running` or -1 for a thread that does not wait in a call.
@@ -273,6 +283,28 @@ pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
 
 /// The threads of `pid`, the leader first, without those that the kernel runs in its name.
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
+    let threads = listed(pid)?;
+    // One alone is the program's own.
+    if threads.len() == 1 {
+        return Ok(threads);
+    }
+    in_time::look("stat", move || without_workers(pid, threads))
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn threads_of_stopped(pid: Pid) -> Result<Vec<Tid>> {
+    Ok(without_workers(pid, listed(pid)?))
+}
+
+fn without_workers(pid: Pid, mut threads: Vec<Tid>) -> Vec<Tid> {
+    if threads.len() > 1 {
+        threads.retain(|&tid| tid.get() == pid.get() || !is_worker(pid, tid));
+    }
+    threads
+}
+
+/// With those that the kernel runs.
+fn listed(pid: Pid) -> Result<Vec<Tid>> {
     let dir =
         std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| of_task("list threads", &e))?;
     let mut threads = Vec::new();
@@ -286,10 +318,6 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
         {
             threads.push(tid);
         }
-    }
-    // One alone is the program's own.
-    if threads.len() > 1 {
-        threads.retain(|&tid| tid.get() == pid.get() || !is_worker(pid, tid));
     }
     threads.sort_by_key(|tid| (tid.get() != pid.get(), tid.get()));
     Ok(threads)
@@ -400,11 +428,14 @@ pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
 /// Is a thread of `pid` stopped by job control, although a freezer of cgroup v1 may hold it, which then shows as
 /// uninterruptible sleep?
 pub fn is_stopped_or_held(pid: Pid) -> bool {
-    threads(pid).unwrap_or_default().into_iter().any(|tid| {
-        is_stopped(pid, tid).unwrap_or(false)
-            || read_text(task_file(pid, tid, "wchan"))
-                .is_ok_and(|function| matches!(&*function, "do_signal_stop" | "get_signal"))
-    })
+    let threads = threads(pid).unwrap_or_default();
+    let stops = move |tid| {
+        read_text(task_file(pid, tid, "wchan"))
+            .is_ok_and(|function| matches!(&*function, "do_signal_stop" | "get_signal"))
+    };
+    let mut each = threads.iter();
+    each.any(|&tid| is_stopped(pid, tid).unwrap_or(false))
+        || in_time::look("wchan", move || threads.into_iter().any(stops)).unwrap_or(false)
 }
 
 /// Waits until all of `threads` are stopped by job control again. False if that does not happen before `deadline`.
@@ -423,7 +454,8 @@ pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool
 /// The children of all threads of `pid`, zombies among them. Complete only while `pid` is stopped.
 pub fn children(pid: Pid) -> Result<Vec<Pid>> {
     let mut children = Vec::new();
-    for tid in threads(pid)? {
+    // What the kernel runs has none.
+    for tid in listed(pid)? {
         let list = read_text(task_file(pid, tid, "children"))
             .map_err(|e| Error::io("read children", &e).in_thread(tid))?;
         children.extend(
@@ -542,34 +574,42 @@ fn parsed<T>(operation: &'static str, parse: impl FnOnce() -> procfs::ProcResult
         .map_err(|e| Error::proc(operation, &e))
 }
 
-/// What `pid` and its parent have to do with each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parentage {
-    /// The parent, which is not the tracer. `None`: it is in none of our pid namespaces.
-    pub parent: Option<Pid>,
-    /// What it is sent when `pid` ends.
-    pub exit_signal: Option<ExitSignal>,
+/// The parent of `pid`, which is not the tracer (`PPid`). `None`: it is in none of our pid namespaces.
+pub fn parent(pid: Pid) -> Result<Option<Pid>> {
+    let text = status_text(pid, pid.into())?;
+    parse_parent(&text).ok_or_else(|| not_understood("read status"))
 }
 
-/// Who is the parent of `pid`, and what is it sent (fields 4 and 38 of `/proc/PID/stat`)?
-pub fn parentage(pid: Pid) -> Result<Parentage> {
+pub(crate) fn parse_parent(status: &str) -> Option<Option<Pid>> {
+    // A newline in the name before it is escaped (task_name, fs/proc/array.c).
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(Pid::new(line.trim().parse().ok()?))
+}
+
+/// What the parent of `pid` is sent when it ends (field 38 of `/proc/PID/stat`).
+pub fn exit_signal(pid: Pid) -> Result<Option<ExitSignal>> {
+    in_time::look("stat", move || exit_signal_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn exit_signal_of_stopped(pid: Pid) -> Result<Option<ExitSignal>> {
     let text = text_of(pid, "stat", "read stat")?;
-    parse_parentage(&text).ok_or_else(|| not_understood("read stat"))
+    parse_exit_signal(&text).ok_or_else(|| not_understood("read stat"))
 }
 
-pub(crate) fn parse_parentage(text: &str) -> Option<Parentage> {
-    let stat = behind_name(text)?;
-    Some(Parentage {
-        parent: Pid::new(field(stat, 4)?),
-        exit_signal: field::<i32>(stat, 38)
-            .and_then(|number| u32::try_from(number).ok())
-            .and_then(ExitSignal::new),
-    })
+pub(crate) fn parse_exit_signal(text: &str) -> Option<Option<ExitSignal>> {
+    let number: i32 = field(behind_name(text)?, 38)?;
+    Some(u32::try_from(number).ok().and_then(ExitSignal::new))
 }
 
 /// How `pid` ended, as wait(2) tells it (field 52 of `/proc/PID/stat`); `None` if it has not, or is gone.
 pub fn exit_status(pid: Pid) -> Option<u32> {
-    let text = text_of(pid, "stat", "read stat").ok()?;
+    // Of those that have not, nothing has to be waited for.
+    if !SignalStatus::read(pid, pid.into()).is_ok_and(|status| status.dead) {
+        return None;
+    }
+    let text = in_time::look("stat", move || text_of(pid, "stat", "read stat"));
+    let text = text.ok()?.ok()?;
     let stat = behind_name(&text)?;
     let state: char = field(stat, 3)?;
     let threads: i64 = field(stat, 20)?;
@@ -587,6 +627,11 @@ fn behind_name(stat: &str) -> Option<&str> {
 
 /// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
 pub fn start_time(pid: Pid) -> Result<u64> {
+    in_time::look("stat", move || start_time_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn start_time_of_stopped(pid: Pid) -> Result<u64> {
     let text = text_of(pid, "stat", "read stat")?;
     parse_start(&text).ok_or_else(|| not_understood("read stat"))
 }
@@ -704,7 +749,7 @@ pub(crate) fn parse_timers(text: &str) -> Option<Vec<TimerLine>> {
     Some(timers)
 }
 
-/// Is `fd` of thread `tid` a socket?
+/// Is `fd` of thread `tid` a socket? The caller has stopped the leader by ptrace(2).
 pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
     std::fs::read_link(task_file(pid, tid, &format!("fd/{fd}")))
         .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
@@ -722,13 +767,13 @@ pub fn descriptors(pid: Pid) -> Result<Vec<i32>> {
     Ok(descriptors)
 }
 
-/// Is `fd` of `pid` a timerfd?
+/// Is `fd` of `pid` a timerfd? The caller has stopped the leader by ptrace(2).
 pub fn is_timerfd(pid: Pid, fd: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
         .is_ok_and(|target| target.as_os_str() == "anon_inode:[timerfd]")
 }
 
-/// Is `fd` of `pid` a directory?
+/// Is `fd` of `pid` a directory? The caller has stopped the leader by ptrace(2).
 pub fn is_directory(pid: Pid, fd: i32) -> bool {
     std::fs::metadata(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|file| file.is_dir())
 }
@@ -806,6 +851,11 @@ fn of_task(operation: &'static str, e: &io::Error) -> Error {
 
 /// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
 pub fn executable(pid: Pid) -> Result<Option<Name>> {
+    in_time::look("exe", move || executable_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn executable_of_stopped(pid: Pid) -> Result<Option<Name>> {
     let path =
         std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| of_task("read exe", &e))?;
     // d_path says so of a file that was replaced or removed.
@@ -818,14 +868,21 @@ pub fn executable(pid: Pid) -> Result<Option<Name>> {
 /// What the kernel has told the program at its start (getauxval(3)). Addresses in it are random: another program, or the same
 /// one executed once more, has another.
 pub fn auxiliary_vector(pid: Pid) -> Result<Vec<u8>> {
+    in_time::look("auxv", move || auxiliary_vector_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn auxiliary_vector_of_stopped(pid: Pid) -> Result<Vec<u8>> {
     read(format!("/proc/{pid}/auxv")).map_err(|e| of_task("read auxv", &e))
 }
 
 /// Does the program make the system calls of the 32-bit table? What the kernel has told it at its start says so: the
 /// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
 /// same is not recognised.
+///
+/// The auxiliary vector of a process that is not stopped may have to be waited for (`in_time`).
 pub fn is_32_bit(pid: Pid) -> bool {
-    auxiliary_vector(pid).is_ok_and(|auxv| is_32_bit_vector(&auxv))
+    auxiliary_vector_of_stopped(pid).is_ok_and(|auxv| is_32_bit_vector(&auxv))
 }
 
 /// Is this auxiliary vector one of pairs of 32-bit numbers (getauxval(3))? Read as pairs of 64-bit ones, its keys are none:
@@ -841,7 +898,9 @@ fn is_32_bit_vector(auxv: &[u8]) -> bool {
 }
 
 /// The inode of `pid`'s pid namespace.
-pub fn pid_namespace(pid: Pid) -> Result<u64> {
+///
+/// It may have to be waited for unless the caller has stopped the leader by ptrace(2).
+pub fn pid_namespace_of_stopped(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))
         .map(|m| m.ino())
         .map_err(|e| of_task("stat ns/pid", &e))
@@ -889,7 +948,7 @@ pub struct Region {
     pub writable: bool,
 }
 
-/// The memory of `pid`.
+/// The memory of `pid`, whose leader the caller has stopped by ptrace(2).
 pub fn regions(pid: Pid) -> Result<Vec<Region>> {
     use procfs::process::MMPermissions;
     let process = process(pid)?;
@@ -910,7 +969,7 @@ pub fn all() -> Vec<Pid> {
     entries.filter_map(pid).filter_map(Pid::new).collect()
 }
 
-/// The mappings of `pid`. No page of its memory is touched.
+/// The mappings of `pid`, whose leader the caller has stopped by ptrace(2). No page of its memory is touched.
 pub fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     use procfs::process::{MMPermissions, MMapPath};
     let process = process(pid)?;
@@ -1077,8 +1136,8 @@ mod tests {
         let seconds = cpu_limit(pid).unwrap().unwrap_or(u64::MAX);
         assert_eq!(seconds, value(limits.max_cpu_time.soft_limit));
         assert_eq!(start_time(pid).unwrap(), stat.starttime);
-        let ours = parentage(pid).unwrap();
-        assert_eq!(ours.parent, Pid::new(stat.ppid));
+        assert_eq!(parent(pid).unwrap(), Pid::new(stat.ppid));
+        assert_eq!(exit_signal(pid).unwrap(), ExitSignal::new(17));
         let text = text_of(pid, "cgroup", "read cgroup").unwrap();
         let ours: Vec<_> = cgroups(&text)
             .map(|(number, _, path)| (number, path.to_owned()))

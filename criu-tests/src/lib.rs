@@ -34,6 +34,7 @@ pub mod run;
 pub mod rundir;
 pub mod sample;
 pub mod scenario;
+pub mod served;
 pub mod six;
 pub mod skip;
 pub mod table;

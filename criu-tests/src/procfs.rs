@@ -11,11 +11,14 @@ use crate::wait;
 /// A process id in the namespace of the run.
 pub type Pid = i32;
 
-/// The state letter of `/proc/PID/stat` (R, S, T, Z, ...); `None` if there is no such process.
+/// The state letter of `/proc/PID/status` (R, S, T, Z, ...); `None` if there is no such process. `/proc/PID/stat` has it as
+/// well, but waits for a process in execve(2).
 pub fn state(pid: Pid) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, parentheses included.
-    stat[stat.rfind(')')? + 1..].trim_start().chars().next()
+    // The name may hold anything: it need not be UTF-8, but has no newline.
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let state = lines.find_map(|line| line.strip_prefix(b"State:\t"))?;
+    state.first().copied().map(char::from)
 }
 
 /// Waits until it shows this state letter. A task that a tracer has just let go shows as running for a moment, also one

@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 /// is below all of them, and cargo sees to that.
 const LAYERS: [&[&str]; 12] = [
     &["criu", "error", "setting_names", "plugin_file"],
-    &["fault", "memory"],
+    &["fault", "memory", "in_time"],
     &["arch", "proc"],
     &["process", "machine"],
     &["tracee"],

@@ -8,11 +8,12 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use criu_tests::cases::{self, CHECK, Test, start, test, with_plugin};
+use criu_tests::cases::{self, CHECK, Test, expect_line, start, test, with_plugin};
 use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
+use criu_tests::served::{InExecve, Silent};
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
@@ -46,6 +47,10 @@ fn tests() -> Vec<Test> {
         test("ring.show", ring_show).needs(&[Need::IoUring]),
         test("served-code.show", served_code_show).needs(&[Need::Fuse]),
         test("served-code.criu", served_code_criu).needs(&[Need::Fuse]),
+        test("in-execve.command", in_execve_command).needs(&[Need::Fuse]),
+        test("in-execve.images", in_execve_images).needs(&[Need::Fuse]),
+        test("in-execve.tree", in_execve_tree).needs(&[Need::Fuse]),
+        test("in-execve.criu", in_execve_criu).needs(&[Need::Fuse]),
         test("long-mode.show", long_mode_show).needs(&[Need::Ia32]),
         test("executing.criu", executing_criu),
         test("siblings.show", siblings_show),
@@ -401,30 +406,6 @@ fn ring_show(dir: &RunDir) -> Result<()> {
 
 // ---- code that somebody else serves ---------------------------------------------------------------------------------
 
-/// A file system whose server does not answer whoever wants to read.
-struct Silent(Child);
-
-impl Silent {
-    fn mount(folder: &Path) -> Result<Silent> {
-        fs::create_dir(folder)?;
-        let program = config::victim("silent_fs", false);
-        let server = Command::new(program).arg(folder).spawn()?;
-        let silent = Silent(server);
-        wait::until("the file system", PATIENCE, || {
-            Ok(folder.join("file").exists().then_some(()))
-        })?;
-        Ok(silent)
-    }
-}
-
-impl Drop for Silent {
-    fn drop(&mut self) {
-        // Whoever waits for it is told that it is gone.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn served_code_show(dir: &RunDir) -> Result<()> {
     let folder = dir.file("silent");
     let _silent = Silent::mount(&folder)?;
@@ -449,6 +430,118 @@ fn served_code_criu(dir: &RunDir) -> Result<()> {
         "it does not run on"
     );
     victim.finish(CHECK)
+}
+
+// ---- a process in execve(2) that closes a file whose server does not answer ------------------------------------------
+
+/// In seconds, for `--timeout`.
+const SOON: &str = "1";
+
+/// None of them is stopped, and nobody traces one.
+fn runs_on(pids: &[Pid]) -> Result<()> {
+    for &pid in pids {
+        ensure!(
+            procfs::tracer(pid)? == 0
+                && !matches!(procfs::state(pid), None | Some('T' | 't' | 'Z')),
+            "pid {pid} does not run on: {:?}, traced by {}",
+            procfs::state(pid),
+            procfs::tracer(pid)?
+        );
+    }
+    Ok(())
+}
+
+/// Looks at it, and at those beside it.
+fn in_execve_command(dir: &RunDir) -> Result<()> {
+    let attack = InExecve::start(dir)?;
+    let (first, second) = (attack.first.pid(), attack.second);
+    attack.execute()?;
+    let cat = |pid: Pid, file: &str| {
+        let place = format!("{pid}/{file}");
+        tool(&["--timeout", SOON, "cat", &place])
+    };
+    let late = format!("pid {second}");
+    tool(&["--timeout", SOON, "show", &second.to_string()])?.expect(2, &[&late, "ETIMEDOUT"])?;
+    cat(second, "blocked")?.expect(2, &[&late, "ETIMEDOUT"])?;
+    cat(second, "waiters")?.expect(2, &[&late, "stat", "ETIMEDOUT", "--timeout"])?;
+    // Its parent waits for it.
+    cat(attack.third, "waiters")?.expect(2, &[&late, "ETIMEDOUT", "--timeout"])?;
+    // And nobody for the first.
+    cat(first, "waiters")?.expect(0, &[])?;
+    cat(first, "blocked")?.expect(0, &[])?;
+    ensure!(attack.is_in_it(), "it was through");
+    runs_on(&[first, second, attack.third])?;
+    attack.finish()
+}
+
+/// Images of others are restored, also that of its child; one of it is not.
+fn in_execve_images(dir: &RunDir) -> Result<()> {
+    let attack = InExecve::start(dir)?;
+    let (first, second) = (attack.first.pid(), attack.second);
+    let [of_first, of_second, of_third] =
+        ["of-first", "of-second", "of-third"].map(|name| dir.file(name));
+    let third = (attack.third, &of_third);
+    for (pid, folder) in [(first, &of_first), (second, &of_second), third] {
+        tool(&["dump", "-t", &pid.to_string(), "-D", text(folder)?])?.expect(0, &["1 process"])?;
+    }
+    attack.execute()?;
+    for command in ["verify", "restore"] {
+        for folder in [&of_first, &of_third] {
+            tool(&["--timeout", SOON, command, "-D", text(folder)?])?
+                .expect(0, &["verdict=verified"])?;
+        }
+    }
+    for command in ["verify", "restore"] {
+        tool(&["--timeout", SOON, command, "-D", text(&of_second)?])?
+            .expect(2, &[&format!("pid {second}"), "ETIMEDOUT", "--timeout"])?;
+    }
+    ensure!(attack.is_in_it(), "it was through");
+    runs_on(&[first, second, attack.third])?;
+    attack.finish()
+}
+
+/// A tree with it: nobody is left stopped.
+fn in_execve_tree(dir: &RunDir) -> Result<()> {
+    let attack = InExecve::start(dir)?;
+    let (first, second) = (attack.first.pid(), attack.second);
+    attack.execute()?;
+    let folder = dir.file("tree");
+    let root = first.to_string();
+    tool(&[
+        "--timeout",
+        SOON,
+        "dump",
+        "-t",
+        &root,
+        "--tree",
+        "-D",
+        text(&folder)?,
+    ])?
+    .expect(2, &[&format!("pid {second}"), "execve(2)", "ETIMEDOUT"])?;
+    ensure!(!folder.exists(), "there are images");
+    runs_on(&[first, second, attack.third])?;
+    tool(&["--timeout", SOON, "dump", "-t", &root, "-D", text(&folder)?])?
+        .expect(0, &["1 process"])?;
+    ensure!(attack.is_in_it(), "it was through");
+    runs_on(&[first, second, attack.third])?;
+    attack.finish()
+}
+
+/// criu with the plugin fails when criu alone does, and all run on.
+fn in_execve_criu(dir: &RunDir) -> Result<()> {
+    let attack = InExecve::start(dir)?;
+    let first = attack.first.pid();
+    attack.execute()?;
+    let dump = with_plugin()?
+        .arg("--timeout=3")
+        .dump(first, &dir.images(), true)?;
+    ensure!(!dump.ok && attack.is_in_it(), "it was through");
+    expect_line(
+        &dump,
+        &[&format!("pid {}", attack.second), "syscall", "ETIMEDOUT"],
+    )?;
+    runs_on(&[first, attack.third])?;
+    attack.finish()
 }
 
 // ---- programs that are executed meanwhile ---------------------------------------------------------------------------

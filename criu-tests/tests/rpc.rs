@@ -298,7 +298,7 @@ fn service(found: Found, dir: &RunDir) -> Result<()> {
     // criu answers before it has ended, and until then it is the parent.
     wait::until("the victim to be adopted", PATIENCE, || {
         let pid = criu_signals::images::Pid::new(pid).context("no pid")?;
-        let parent = proc::parentage(pid)?.parent;
+        let parent = proc::parent(pid)?;
         Ok((parent == Some(criu_signals::images::Pid::own())).then_some(()))
     })?;
     expect_verdicts(&log("restore.log", dir)?, &VERDICTS)?;

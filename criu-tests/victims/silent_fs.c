@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Serves a FUSE file system with one file, `file`, on the folder that is its first argument, and never answers who wants to
- * read that file. Ends when it is killed.
+ * read that file. With `flush` as the second argument, never whoever closes the file: the folder's name with `.flushing` is
+ * that of a file that is there as soon as somebody does. Ends when it is killed, and then in less than half a minute, as
+ * until its end no `ps` of this machine ends.
  */
 #include "victim.h"
 
 #include <linux/fuse.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 
 static int dev;
+/* What is there as soon as a file is closed whose closing is not answered. */
+static char flushing[PATH_MAX];
 
 static void answer(const struct fuse_in_header *in, int error, const void *body, size_t len)
 {
@@ -64,6 +69,11 @@ static void serve(const struct fuse_in_header *in, const void *body)
 		return;
 	}
 	case FUSE_FLUSH:
+		if (!flushing[0])
+			answer(in, 0, NULL, 0);
+		else if (creat(flushing, 0644) < 0)
+			victim_die("%s: %m", flushing);
+		return;
 	case FUSE_RELEASE:
 	case FUSE_ACCESS:
 		answer(in, 0, NULL, 0);
@@ -83,8 +93,13 @@ int main(int argc, char **argv)
 	static char request[128 * 1024] __attribute__((aligned(8)));
 	char options[100];
 
-	if (argc != 2)
-		victim_die("one argument");
+	if (argc != 2 && argc != 3)
+		victim_die("one argument or two");
+	if (argc == 3) {
+		snprintf(flushing, sizeof(flushing), "%s.flushing", argv[1]);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		alarm(25);
+	}
 	dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", dev);
 	if (dev < 0 || mount("silent", argv[1], "fuse", 0, options))

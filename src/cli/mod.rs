@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use context::{Context, FAILED, say};
+use criu_signals::in_time;
 
 /// Shows, compares, saves and restores the signal state of Linux processes: live processes, and processes in CRIU's
 /// image folders.
@@ -80,6 +81,7 @@ enum Command {
 /// Runs the command.
 pub fn run() -> ExitCode {
     let Arguments { context, command } = Arguments::parse();
+    in_time::set_patience(context.timeout);
     let done = match command {
         Command::Show(show) => show.run(&context),
         Command::Diff(diff) => diff.run(&context),

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use criu_signals::engine::send::{Sent, send};
 use criu_signals::images::siginfo::code_by_name;
 use criu_signals::images::{FaultDetail, Fields, Layout, Pid, SigNo, Siginfo, Tid};
-use criu_signals::proc::{self, SignalStatus};
+use criu_signals::proc::SignalStatus;
+use criu_signals::process::pidfd::pid_namespace;
 use criu_signals::state::Queue;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
@@ -285,7 +286,7 @@ fn low(value: u64) -> Option<u32> {
 fn sender(receiver: Pid) -> (i32, u32) {
     let own = Pid::own();
     let uid = nix::unistd::getuid().as_raw();
-    let inode = |pid| proc::pid_namespace(pid).ok();
+    let inode = |pid| pid_namespace(pid).ok();
     let pid = match (inode(own), inode(receiver)) {
         (Some(a), Some(b)) if a == b => {
             SignalStatus::read(own, Tid::from(own)).map_or(0, |status| status.ids.innermost())

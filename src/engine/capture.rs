@@ -214,9 +214,9 @@ fn capture<Owner>(
 
     let mut state = ProcessState {
         ids: status.ids,
-        pid_ns: proc::pid_namespace(pid)?,
+        pid_ns: proc::pid_namespace_of_stopped(pid)?,
         comm: status.comm,
-        exe: proc::executable(pid)?,
+        exe: proc::executable_of_stopped(pid)?,
         compat: stopped.is_compat()?,
         rlimit_sigpending,
         queued: status.queued,
@@ -224,7 +224,7 @@ fn capture<Owner>(
         run_state,
         wait_status: WaitStatus::Unknown,
         shared,
-        exit_signal: proc::parentage(pid)?.exit_signal,
+        exit_signal: proc::exit_signal_of_stopped(pid)?,
         stack_needs: Some(arch::stack_needs()),
         taken_out: Vec::new(),
         lent_limit: None,

@@ -476,7 +476,7 @@ struct Parent {
 impl Parent {
     /// `None` if it is stopped by somebody else or not at all: it is not among what is dumped or restored.
     fn find(child: Pid) -> Result<Option<Parent>> {
-        let Some(pid) = proc::parentage(child)?.parent else {
+        let Some(pid) = proc::parent(child)? else {
             return Ok(None);
         };
         let Some(stopped) = StoppedProcess::<ByHost>::if_of_host(pid)? else {
@@ -719,7 +719,7 @@ pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> V
 fn dies_with_us(child: Pid) -> bool {
     let session = |pid: i32| getsid(Some(nix::unistd::Pid::from_raw(pid))).ok();
     let us = Pid::own();
-    proc::parentage(child).is_ok_and(|p| p.parent == Some(us))
+    proc::parent(child).is_ok_and(|parent| parent == Some(us))
         && session(child.get()).is_some()
         && session(child.get()) == session(0)
 }

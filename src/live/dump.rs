@@ -72,8 +72,8 @@ fn told_apart(pids: impl Iterator<Item = Pid>) -> Result<()> {
             let why = format!(
                 "pid {other} and pid {pid} are both {innermost} in their own pid namespaces ({} and {}), and images \
                  are named by that pid: dump each namespace into a folder of its own",
-                proc::pid_namespace(other)?,
-                proc::pid_namespace(pid)?,
+                proc::pid_namespace_of_stopped(other)?,
+                proc::pid_namespace_of_stopped(pid)?,
             );
             return Err(Error::new(
                 format!("name {}", image::file_name(innermost)),

@@ -24,11 +24,12 @@ use criu_signals_images::{
     Difference, Field, Fields, Image, Name, Notify, NsIds, Pending, Pid, Place, ProcessState,
     Siginfo, ThreadState, image,
 };
+use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::machine::Machine;
 use crate::proc::{self, SignalStatus};
-use crate::process::pidfd::PidFd;
+use crate::process::pidfd::{PidFd, pid_namespace};
 
 /// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
 const SI_PID: std::ops::Range<usize> = 16..20;
@@ -90,9 +91,10 @@ impl Held {
         })
     }
 
+    /// Of a process that is stopped.
     fn check(&self) -> Result<()> {
         self.process.check()?;
-        if proc::auxiliary_vector(self.process.pid())? == self.auxiliary_vector {
+        if proc::auxiliary_vector_of_stopped(self.process.pid())? == self.auxiliary_vector {
             return Ok(());
         }
         let why = "it executes another program since it was found: nothing is restored";
@@ -136,7 +138,7 @@ impl Pair {
         Ok(Pair {
             image,
             pid,
-            pid_ns: proc::pid_namespace(pid)?,
+            pid_ns: pid_namespace(pid)?,
             program: proc::executable(pid)?.unwrap_or(status.comm),
             age: proc::age(pid),
             ids: status.ids,
@@ -211,7 +213,11 @@ pub fn pair(
         known.insert(one.process.ids.innermost(), *pid);
     }
     let namespaces = renamed_namespaces(&images, &known)?;
-    let mut live = None;
+    let mut live: Option<HashMap<(u64, i32), Pid>> = None;
+    let sought: HashSet<i32> = images
+        .iter()
+        .map(|image| image.process.ids.innermost())
+        .collect();
     let mut pairs = Vec::new();
     for image in images {
         let old = image.process.ids.innermost();
@@ -220,7 +226,10 @@ pub fn pair(
             Some(pid) => Some(*pid),
             None => {
                 let wanted = namespaces.get(&pid_ns).copied().unwrap_or(pid_ns);
-                let live = live.get_or_insert_with(processes);
+                let live = match &mut live {
+                    Some(live) => live,
+                    none => none.insert(processes(&sought)?),
+                };
                 live.get(&(wanted, old)).copied()
             }
         };
@@ -274,7 +283,7 @@ fn renamed_namespaces(images: &[Image], known: &HashMap<i32, Pid>) -> Result<Has
     for image in images {
         let process = &image.process;
         if let Some(&pid) = known.get(&process.ids.innermost()) {
-            let now = proc::pid_namespace(pid).map_err(|e| e.during(Phase::Seize, pid))?;
+            let now = pid_namespace(pid).map_err(|e| e.during(Phase::Seize, pid))?;
             if let Some(other) = namespaces.insert(process.pid_ns, now)
                 && other != now
             {
@@ -286,18 +295,28 @@ fn renamed_namespaces(images: &[Image], known: &HashMap<i32, Pid>) -> Result<Has
     Ok(namespaces)
 }
 
-/// All processes that can be looked at, by their namespaces and their ids there.
-fn processes() -> HashMap<(u64, i32), Pid> {
+/// All processes that can be looked at and have one of the `sought` ids in their own namespaces, by these namespaces and their
+/// ids there.
+fn processes(sought: &HashSet<i32>) -> Result<HashMap<(u64, i32), Pid>> {
     let mut all = HashMap::new();
     for pid in proc::all() {
-        if let (Ok(status), Ok(pid_ns)) = (
-            SignalStatus::read(pid, pid.into()),
-            proc::pid_namespace(pid),
-        ) {
-            all.insert((pid_ns, status.ids.innermost()), pid);
+        let Ok(status) = SignalStatus::read(pid, pid.into()) else {
+            continue;
+        };
+        let innermost = status.ids.innermost();
+        if !sought.contains(&innermost) {
+            continue;
+        }
+        match pid_namespace(pid) {
+            Ok(pid_ns) => drop(all.insert((pid_ns, innermost), pid)),
+            // It may be the one: what is not known is not left out.
+            Err(e) if matches!(e.cause(), Cause::Os(Errno::ETIMEDOUT)) => {
+                return Err(e.during(Phase::Seize, pid));
+            }
+            Err(_) => {}
         }
     }
-    all
+    Ok(all)
 }
 
 /// What is different because a dump has threads that the process has not.

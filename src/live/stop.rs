@@ -197,10 +197,10 @@ impl Stopped {
     fn keep_descendants(&mut self, root: Pid, known: &BTreeSet<Pid>, listed: u64) {
         self.processes.retain(|process| {
             let pid = process.pid();
-            let parent = proc::parentage(pid).ok().and_then(|p| p.parent);
+            let parent = proc::parent(pid).ok().flatten();
             pid == root
                 || parent.is_some_and(|parent| known.contains(&parent))
-                || proc::start_time(pid).is_ok_and(|started| started < listed)
+                || proc::start_time_of_stopped(pid).is_ok_and(|started| started < listed)
         });
     }
 
@@ -367,11 +367,9 @@ pub(super) fn parents_first(pids: &[Pid]) -> Vec<Pid> {
     /// Deeper trees are possible, and then what is further down is in any order.
     const DEPTH: usize = 1000;
     let depth = |pid: Pid| {
-        std::iter::successors(Some(pid), |&pid| {
-            proc::parentage(pid).ok().and_then(|p| p.parent)
-        })
-        .take(DEPTH)
-        .count()
+        std::iter::successors(Some(pid), |&pid| proc::parent(pid).ok().flatten())
+            .take(DEPTH)
+            .count()
     };
     let mut sorted: Vec<(usize, Pid)> = pids.iter().map(|&pid| (depth(pid), pid)).collect();
     sorted.sort_unstable();

@@ -15,6 +15,7 @@ use procfs::process::Status;
 
 use super::Subject;
 use crate::error::{Cause, Error, Phase, Result};
+use crate::in_time;
 use crate::proc;
 
 /// linux/wait.h.
@@ -41,7 +42,7 @@ fn look(subject: Subject) -> Result<Vec<Waiter>> {
         let why = "the kernel gives no NSpid line".into();
         Error::new("read status", Cause::Unsupported(why))
     })?;
-    let exit_signal = proc::parentage(subject.pid)?.exit_signal;
+    let exit_signal = proc::exit_signal(subject.pid)?;
     let child = Child {
         tid,
         ids,
@@ -86,14 +87,19 @@ enum Tie {
 }
 
 fn among(process: Pid, tie: Tie, child: &Child) -> Result<Vec<Waiter>> {
-    let is_32_bit = proc::is_32_bit(process);
-    let mut waiters = Vec::new();
+    let of_process = |e: Error| e.during(Phase::Capture, process);
     let threads = match proc::threads(process) {
         Err(e) if e.is_died() => Vec::new(),
-        other => other?,
+        other => other.map_err(of_process)?,
     };
-    for tid in threads {
-        match wait_of(process, tid, is_32_bit) {
+    let found = in_time::look("syscall of a possible waiter", move || {
+        let is_32_bit = proc::is_32_bit(process);
+        let wait = |&tid: &Tid| (tid, wait_of(process, tid, is_32_bit));
+        threads.iter().map(wait).collect::<Vec<_>>()
+    });
+    let mut waiters = Vec::new();
+    for (tid, wait) in found.map_err(of_process)? {
+        match wait.map_err(|e| e.in_thread(tid)) {
             Ok(Some(waiter)) if matches(process, &waiter, tie, child)? => waiters.push(waiter),
             Ok(_) => {}
             Err(e) if e.is_died() => {}

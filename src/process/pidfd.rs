@@ -1,14 +1,20 @@
 //! A process held by a pidfd (pidfd_open(2)), because a pid may be reused after its process has ended.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use criu_signals_images::Pid;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::error::{Cause, Error, Result};
+use crate::in_time;
 use crate::proc;
+
+/// linux/pidfd.h: `_IO(PIDFS_IOCTL_MAGIC, 5)`.
+const PIDFD_GET_PID_NAMESPACE: libc::Ioctl = 0xff05;
 
 /// One process, held by a pidfd, even if another process gets its pid.
 #[derive(Debug)]
@@ -16,7 +22,22 @@ pub struct PidFd {
     pid: Pid,
     /// `None` where the kernel has none (before 5.3).
     fd: Option<OwnedFd>,
-    started: u64,
+    /// By what the process is known where the kernel has none.
+    started: Option<u64>,
+}
+
+/// The inode of `pid`'s pid namespace.
+///
+/// # Errors
+/// [`Cause::Died`] if the process is gone, EACCES where the caller may not look at it, ETIMEDOUT.
+pub fn pid_namespace(pid: Pid) -> Result<u64> {
+    in_time::look("ns/pid", move || {
+        // This one need not be waited for.
+        match PidFd::open(pid)?.pid_namespace()? {
+            Some(inode) => Ok(inode),
+            None => proc::pid_namespace_of_stopped(pid),
+        }
+    })?
 }
 
 impl PidFd {
@@ -36,14 +57,12 @@ impl PidFd {
                 errno => return Err(Error::os("pidfd_open", errno)),
             },
         };
-        let held = PidFd {
-            pid,
-            fd,
-            started: proc::start_time(pid)?,
+        // Not beside a pidfd: the file that tells it may have to be waited for ([`crate::in_time`]).
+        let started = match fd {
+            Some(_) => None,
+            None => Some(proc::start_time(pid)?),
         };
-        // The number may have changed hands in between.
-        held.check()?;
-        Ok(held)
+        Ok(PidFd { pid, fd, started })
     }
 
     /// The number.
@@ -62,7 +81,7 @@ impl PidFd {
         if self.fd.is_some() {
             return self.signal(0, "open the process");
         }
-        if proc::start_time(self.pid)? == self.started {
+        if Some(proc::start_time(self.pid)?) == self.started {
             Ok(())
         } else {
             Err(Error::new("open the process", Cause::Died))
@@ -80,6 +99,27 @@ impl PidFd {
         self.check()?;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid.get()), signal)
             .map_err(|errno| Error::os("kill", errno))
+    }
+
+    /// `None` where the kernel has no such request (before 6.11).
+    fn pid_namespace(&self) -> Result<Option<u64>> {
+        const OPERATION: &str = "ioctl(PIDFD_GET_PID_NAMESPACE)";
+        let Some(fd) = &self.fd else {
+            return Ok(None);
+        };
+        // SAFETY: the request takes no argument and returns a new descriptor.
+        let namespace = unsafe { libc::ioctl(fd.as_raw_fd(), PIDFD_GET_PID_NAMESPACE, 0) };
+        if namespace < 0 {
+            return match Errno::last() {
+                // A pidfd was no file with requests before 6.9.
+                Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP => Ok(None),
+                errno => Err(Error::os(OPERATION, errno)),
+            };
+        }
+        // SAFETY: it has just been made, and nobody else has it.
+        let namespace = File::from(unsafe { OwnedFd::from_raw_fd(namespace) });
+        let metadata = namespace.metadata().map_err(|e| Error::io(OPERATION, &e))?;
+        Ok(Some(metadata.ino()))
     }
 
     fn signal(&self, number: i32, operation: &'static str) -> Result<()> {
@@ -111,6 +151,12 @@ mod tests {
             .spawn()
             .unwrap();
         let held = PidFd::open(Pid::new(child.id().cast_signed()).unwrap()).unwrap();
+        let own = std::fs::metadata("/proc/self/ns/pid").unwrap().ino();
+        assert!(
+            held.pid_namespace()
+                .unwrap()
+                .is_none_or(|found| found == own)
+        );
         held.check().unwrap();
         held.send(Signal::SIGKILL).unwrap();
         // Not waited for: the number is still its own.

@@ -18,6 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid as NixPid;
 
 use crate::arch::{self, Registers, Timespec, Waiting, waiting};
+use crate::error::Phase;
+use crate::in_time;
 use crate::proc::{self, Glimpse};
 use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
@@ -86,10 +88,13 @@ pub struct Waited {
 pub fn await_return(pid: Pid) {
     let deadline = Instant::now() + RETURN_TIME;
     // proc_pid_syscall(5): "If the process is not blocked, the file displays just the word 'running'."
-    let runs = |tid: Tid| read(pid, tid, "syscall").is_some_and(|call| call.starts_with("running"));
-    while proc::threads(pid).is_ok_and(|threads| threads.into_iter().any(runs))
-        && Instant::now() < deadline
-    {
+    let runs =
+        move |tid: Tid| read(pid, tid, "syscall").is_some_and(|call| call.starts_with("running"));
+    let any_runs = || {
+        let threads = proc::threads(pid)?;
+        in_time::look("syscall", move || threads.into_iter().any(runs))
+    };
+    while any_runs().unwrap_or(false) && Instant::now() < deadline {
         std::thread::sleep(RETURN_INTERVAL);
     }
 }
@@ -115,22 +120,25 @@ impl Looked {
         before: &Looked,
         clocks: &mut ProcessorClocks,
     ) -> Looked {
-        let compat = OnceCell::new();
-        let mut ran = Vec::new();
         let mut seen: Vec<LookedAt> = Vec::with_capacity(threads.len());
+        let mut changed = Vec::new();
         for thread in threads {
-            if let Some(known) = before.0.iter().find(|known| known.is(thread)) {
-                seen.push(known.clone());
-                continue;
+            match before.0.iter().find(|known| known.is(thread)) {
+                Some(known) => seen.push(known.clone()),
+                None => {
+                    changed.push((seen.len(), *thread));
+                    seen.push(LookedAt {
+                        tid: thread.tid,
+                        switches: thread.switches,
+                        asleep: None,
+                    });
+                }
             }
-            let compat = || *compat.get_or_init(|| proc::is_32_bit(pid));
-            let (asleep, since) = look_at(pid, thread, compat).unzip();
-            ran.extend(since.flatten().map(|since| (seen.len(), since)));
-            seen.push(LookedAt {
-                tid: thread.tid,
-                switches: thread.switches,
-                asleep,
-            });
+        }
+        let mut ran = Vec::new();
+        for (at, (asleep, since)) in look_at_all(pid, changed) {
+            seen[at].asleep = Some(asleep);
+            ran.extend(since.map(|since| (at, since)));
         }
         clocks.visit(|clocks| {
             for (at, ran) in ran {
@@ -182,6 +190,25 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Wai
             time: thread.since.and_then(|since| now?.checked_sub(since)),
         })
         .collect()
+}
+
+/// Looks at threads, which run, each with its place.
+fn look_at_all(pid: Pid, threads: Vec<(usize, Glimpse)>) -> Vec<(usize, (Asleep, Option<Ran>))> {
+    if threads.is_empty() {
+        return Vec::new();
+    }
+    let looked = in_time::look("syscall", move || {
+        let compat = OnceCell::new();
+        let look = |(at, thread): (usize, Glimpse)| {
+            let compat = || *compat.get_or_init(|| proc::is_32_bit(pid));
+            Some((at, look_at(pid, &thread, compat)?))
+        };
+        threads.into_iter().filter_map(look).collect()
+    });
+    looked.unwrap_or_else(|e| {
+        log::warn!("{}", e.during(Phase::Seize, pid));
+        Vec::new()
+    })
 }
 
 fn look_at(

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::bound;
 use crate::arch::Registers;
 use crate::error::{Cause, Error, Result};
-use crate::proc;
+use crate::proc::SignalStatus;
 
 /// `PTRACE_PEEKSIGINFO_SHARED` of linux/ptrace.h.
 const PEEKSIGINFO_SHARED: u32 = 1;
@@ -486,15 +486,7 @@ fn try_wait(tid: Tid) -> Result<Option<Stop>> {
 
 /// Has it ended, whoever has heard of it?
 pub fn is_dead(tid: Tid) -> bool {
-    let Ok(stat) = proc::read_text(format!("/proc/{tid}/stat")) else {
-        return true;
-    };
-    // The name in parentheses may hold anything.
-    let state = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.trim_start().chars().next());
-    matches!(state, None | Some('Z' | 'X' | 'x'))
+    SignalStatus::read(Pid::from(tid), tid).map_or(true, |status| status.dead)
 }
 
 /// Takes note of the death of threads that we trace, so that their process's parent hears of it.

@@ -123,14 +123,16 @@ impl StoppedProcess<ByHost> {
     pub fn of_host(pid: Pid) -> Result<Self> {
         let not_ours =
             |tid| Error::new("thread is not stopped by this tracer", Cause::Died).in_thread(tid);
-        let threads = proc::threads(pid)?;
-        for &tid in &threads {
-            match ptrace::registers(tid) {
-                Ok(_) => {}
-                Err(e) if e.is_died() => return Err(not_ours(tid)),
-                Err(e) => return Err(e.in_thread(tid)),
-            }
-        }
+        let is_ours = |tid| match ptrace::registers(tid) {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_died() => Err(not_ours(tid)),
+            Err(e) => Err(e.in_thread(tid)),
+        };
+        let leader = Tid::from(pid);
+        is_ours(leader)?;
+        let threads = proc::threads_of_stopped(pid)?;
+        let mut others = threads.iter().filter(|&&tid| tid != leader);
+        others.try_for_each(|&tid| is_ours(tid))?;
         Ok(StoppedProcess {
             pid,
             threads,

@@ -18,6 +18,7 @@ use criu_tests::cases::{self, Test, test};
 use criu_tests::mounted::{Actor, Mounted, OTHER, Programs, USER, errno};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
+use criu_tests::served::InExecve;
 use criu_tests::six::{EMPTY, Sleeper, Way, mask};
 use criu_tests::skip::Need;
 use criu_tests::wait::{self, PATIENCE};
@@ -53,6 +54,7 @@ fn tests() -> Vec<Test> {
         test("flipping", flipping).needs(&[Need::Fuse]),
         test("vfork", vfork).needs(&[Need::Fuse]),
         test("others-wait", others_wait).needs(&[Need::Fuse]),
+        test("in-execve", in_execve).needs(&[Need::Fuse]),
         test("killed", killed::killed)
             .needs(&[Need::Fuse])
             .may_take(LONG),
@@ -657,6 +659,50 @@ fn vfork(_: &RunDir) -> Result<()> {
     wait::until("its end", PATIENCE, || Ok(parent.try_wait()?))?;
     ensure!(procfs::state(Pid::try_from(parent.id())?).is_none());
     Ok(())
+}
+
+/// A process that is in execve(2) as long as its user likes: root can list all, and look at others, and is told of this one
+/// that it takes too long.
+fn in_execve(dir: &RunDir) -> Result<()> {
+    /// More than the server has threads.
+    const READERS: usize = 40;
+    let mount = Mounted::with(&["--timeout", "1"])?;
+    let attack = InExecve::start(dir)?;
+    let (first, second) = (attack.first.pid(), attack.second);
+    let open = fs::File::open(mount.path(second, SigFile::Blocked))?;
+    attack.execute()?;
+    let mut listed = Vec::new();
+    for entry in fs::read_dir(&mount.at)? {
+        listed.push(entry?.file_name());
+    }
+    ensure!(
+        listed.iter().any(|name| *name == *second.to_string()),
+        "{listed:?}"
+    );
+    for file in SigFile::ALL {
+        fs::metadata(mount.path(second, file))?;
+    }
+    let late = |path| move || errno(fs::read(path));
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(std::thread::spawn(late(
+            mount.path(second, SigFile::Blocked),
+        )));
+    }
+    readers.push(std::thread::spawn(late(
+        mount.path(attack.third, SigFile::Waiters),
+    )));
+    readers.push(std::thread::spawn(move || {
+        use std::os::unix::fs::FileExt as _;
+        errno(open.read_at(&mut [0; 100], 0))
+    }));
+    ensure!(fs::read_to_string(mount.path(first, SigFile::Blocked))? == EMPTY);
+    for reader in readers {
+        let found = reader.join().ok();
+        ensure!(found == Some(nix::libc::ETIMEDOUT), "{found:?}");
+    }
+    ensure!(attack.is_in_it(), "it was through");
+    attack.finish()
 }
 
 /// The number of openat(2) on x86_64.

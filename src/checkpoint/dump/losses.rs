@@ -28,7 +28,7 @@ impl Dump {
     /// What ties the process to its parent, and its children that have ended.
     pub(super) fn say_what_parents_lose(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
         // CRIU hands over parents before their children.
-        let parent = proc::parentage(pid)?.parent;
+        let parent = proc::parent(pid)?;
         let handed = |parent| self.processes.get(parent).is_some_and(|one| one.handed);
         let parent_is_dumped = parent.as_ref().is_some_and(handed);
         self.process(pid).handed = true;
@@ -78,7 +78,7 @@ impl Dump {
             return Ok(known.clone());
         }
         let mut all = self.root.map(proc::tree).unwrap_or_default();
-        all.retain(|&pid| proc::pid_namespace(pid).is_ok_and(|ns| ns == process.pid_ns));
+        all.retain(|&pid| proc::pid_namespace_of_stopped(pid).is_ok_and(|ns| ns == process.pid_ns));
         let found = Arc::new(files::Dumped {
             processes: innermost(&all)?,
             groups: groups(&all)?,

@@ -15,7 +15,7 @@ mod take_back;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, ProcessState, SigNo, TakenOut};
 use nix::fcntl::AtFlags;
@@ -31,6 +31,7 @@ use crate::engine::stops::{Before, WaitStatuses};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::{self, Written};
+use crate::in_time;
 use crate::losses::files::Dumped;
 use crate::losses::notices::Notices;
 use crate::proc::{self, Glimpse};
@@ -61,6 +62,10 @@ pub struct Dump {
     notices: Notices,
     recorder: Recorder,
 }
+
+/// How long a file is waited for of a process that CRIU has not seized yet, and that is in execve(2): less than CRIU takes to
+/// give up, which has seized others by then.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where criu meets criu-image-streamer, in the image folder: criu/img-streamer.c.
 const STREAMER: &str = "streamer-capture.sock";
@@ -100,6 +105,7 @@ impl Dump {
     ) -> std::result::Result<Dump, HookError> {
         refuse_stream(&host)?;
         fault::point(Point::DumpBegin)?;
+        in_time::set_patience(PATIENCE);
         let recorded = host.add_inventory_plugin(INVENTORY_NAME)? == Inventory::Recorded;
         if !recorded {
             log::info!(

@@ -246,9 +246,9 @@ impl Restore {
 
     /// Says what this process lives with from now on.
     fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
-        let parentage = proc::parentage(pid)?;
+        let exit_signal = proc::exit_signal_of_stopped(pid)?;
         let criu = Pid::own();
-        if parentage.parent == Some(criu)
+        if proc::parent(pid)? == Some(criu)
             && let Some((signo, _)) = Ties::of(process).death_signal()
         {
             let what = format!(
@@ -258,7 +258,7 @@ impl Restore {
             );
             self.notices.say(Notice::ParentDeathSignal, &what);
         }
-        if let (Some(was), Some(is)) = (process.exit_signal, parentage.exit_signal)
+        if let (Some(was), Some(is)) = (process.exit_signal, exit_signal)
             && was != is
         {
             let what = format!(

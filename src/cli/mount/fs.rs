@@ -162,7 +162,7 @@ impl Server {
             what,
         };
         let mut share = Share::default();
-        let done = match visit::here(&request, memory, &self.own) {
+        let done = match visit::here(&request, &self.own) {
             Some(answer) => answer?,
             None => self.workers.visit(&request, text, memory, |bytes| {
                 share.join(self.texts.take(caller.uid, bytes)?);

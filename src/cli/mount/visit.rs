@@ -12,11 +12,12 @@ use std::time::Duration;
 use criu_signals::error::{Cause, Error};
 use criu_signals::images::Pid;
 use criu_signals::images::text::{SigFile, parse};
+use criu_signals::in_time;
 use criu_signals::proc;
 use criu_signals::proc_sig::{self, Addresses, Held, Subject};
 use nix::errno::Errno;
 use procfs::FromRead;
-use procfs::process::{Stat, Status};
+use procfs::process::Status;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{Caller, Identity, errno};
@@ -111,6 +112,7 @@ type Outcome<T> = Result<T, Errno>;
 
 /// Answers. This process, which has one thread, is the caller afterwards.
 pub fn run(request: &Request, text: &[u8], memory: Option<File>) -> Outcome<Done> {
+    in_time::set_patience(request.timeout);
     let who = Identity::of(request.caller)?;
     let user_ns = who.foreign_user_ns(request.caller)?;
     // As long as this process may look.
@@ -128,25 +130,25 @@ pub fn run(request: &Request, text: &[u8], memory: Option<File>) -> Outcome<Done
     visit.answer(request, text, memory)
 }
 
-/// Answers in this process, if nothing has to be traced for that and the caller is `own`, which this process is as well.
-pub fn here(request: &Request, memory: Option<&OwnedFd>, own: &Identity) -> Option<Outcome<Done>> {
-    let traces = matches!(&request.what, What::OfOpen(_, Act::Read | Act::Write));
-    if traces || Identity::of(request.caller).as_ref() != Ok(own) {
+/// Answers in this process, if nothing has to be traced or waited for and the caller is `own`, which this process is as well.
+///
+/// Of other processes only lists and `status` are read, for which nobody waits ([`in_time`]); of the caller all, but the caller
+/// waits for the answer, so that its process is not in execve(2): another thread that is gets no further than to wait for
+/// the caller's end.
+pub fn here(request: &Request, own: &Identity) -> Option<Outcome<Done>> {
+    let waits = !matches!(
+        &request.what,
+        What::Lookup { .. } | What::Attr(_) | What::List(_)
+    );
+    if waits || Identity::of(request.caller).as_ref() != Ok(own) {
         return None;
     }
-    let answer = || {
-        if matches!(&request.what, What::OfOpen(opened, _) if opened.opener != *own) {
-            return Err(Errno::EACCES);
-        }
-        let visit = Visit {
-            who: own.clone(),
-            user_ns: None,
-            visible: is_visible(request, own)?,
-        };
-        let memory = memory.map(OwnedFd::try_clone).transpose().map_err(errno)?;
-        visit.answer(request, &[], memory.map(File::from))
+    let visit = Visit {
+        who: own.clone(),
+        user_ns: None,
+        visible: true,
     };
-    Some(answer())
+    Some(visit.answer(request, &[], None))
 }
 
 fn node(number: u64) -> Outcome<Node> {
@@ -155,13 +157,16 @@ fn node(number: u64) -> Outcome<Node> {
 
 /// Does the process of a file that is opened exist for the caller?
 fn is_visible(request: &Request, who: &Identity) -> Outcome<bool> {
-    Ok(match &request.what {
-        What::Lookup { .. } | What::Attr(_) | What::List(_) => true,
-        What::Access(number) | What::Open(number) => {
-            node(*number)?.pid().is_none_or(|pid| who.sees(pid))
-        }
-        What::OfOpen(opened, _) => node(opened.node)?.pid().is_none_or(|pid| who.sees(pid)),
-    })
+    let pid = match &request.what {
+        What::Lookup { .. } | What::Attr(_) | What::List(_) => None,
+        What::Access(number) | What::Open(number) => node(*number)?.pid(),
+        What::OfOpen(opened, _) => node(opened.node)?.pid(),
+    };
+    let Some(pid) = pid else {
+        return Ok(true);
+    };
+    let who = who.clone();
+    in_time::look("ns/pid", move || who.sees(pid)).map_err(|e| of_error(&e))
 }
 
 /// A request, in a process that is what the caller is.
@@ -196,7 +201,7 @@ impl Visit {
             What::Access(number) => {
                 let (subject, file) = file(*number)?;
                 refuse_itself(caller, subject, file)?;
-                judge(subject, file)?;
+                in_time::look("mem", move || judge(subject, file)).map_err(|e| of_error(&e))??;
                 Ok(Answer::Done.into())
             }
             What::Open(number) => {
@@ -223,7 +228,7 @@ fn is_child(node: Node, parent: i32) -> bool {
     let Node::Process(pid) = node else {
         return false;
     };
-    Stat::from_file(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.ppid == parent)
+    proc::parent(pid).is_ok_and(|found| found.is_some_and(|found| found.get() == parent))
 }
 
 fn attr(node: Node) -> Outcome<Attr> {
@@ -273,6 +278,30 @@ fn auxv(pid: Pid) -> Outcome<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// What a process executes, and whether the caller may look at that.
+struct Program {
+    /// `None` if the process is gone.
+    started: Option<u64>,
+    memory: Outcome<Option<File>>,
+    auxv: Outcome<String>,
+}
+
+impl Program {
+    /// Of a process that may be in execve(2).
+    fn in_time(subject: Subject, file: SigFile) -> Outcome<Program> {
+        let found = in_time::look("mem", move || Program::of_stopped(subject, file));
+        found.map_err(|e| of_error(&e))
+    }
+
+    fn of_stopped(subject: Subject, file: SigFile) -> Program {
+        Program {
+            started: proc::start_time_of_stopped(subject.pid).ok(),
+            memory: judge(subject, file),
+            auxv: auxv(subject.pid),
+        }
+    }
+}
+
 fn open(
     node: u64,
     subject: Subject,
@@ -280,9 +309,14 @@ fn open(
     opener: Identity,
     user_ns: Option<OwnedFd>,
 ) -> Outcome<Done> {
-    let started = proc::start_time(subject.pid).map_err(|_| Errno::ENOENT)?;
-    let memory = judge(subject, file)?;
-    let auxv = memory.as_ref().map(|_| auxv(subject.pid)).transpose()?;
+    let Program {
+        started,
+        memory,
+        auxv,
+    } = Program::in_time(subject, file)?;
+    let started = started.ok_or(Errno::ENOENT)?;
+    let memory = memory?;
+    let auxv = memory.as_ref().map(|_| auxv).transpose()?;
     let answer = Answer::Opened {
         opened: Box::new(Opened {
             node,
@@ -310,13 +344,13 @@ struct Bound<'a> {
 
 impl Bound<'_> {
     fn act(self, act: &Act, text: &[u8], timeout: Duration) -> Outcome<Done> {
-        self.check()?;
+        self.check(self.now()?)?;
         match act {
             Act::Judge => Ok(Answer::Done.into()),
             Act::Read if self.file == SigFile::Waiters => {
                 let found = proc_sig::read(self.subject, self.file, timeout);
                 let text = found.map_err(|e| of_error(&e))?;
-                self.check()?;
+                self.check(self.now()?)?;
                 Ok(Done {
                     text,
                     ..Answer::Text.into()
@@ -338,13 +372,16 @@ impl Bound<'_> {
         }
     }
 
+    fn now(&self) -> Outcome<Program> {
+        Program::in_time(self.subject, self.file)
+    }
+
     /// Is it still the process and the program that the file was opened for, and may the caller still?
-    fn check(&self) -> Outcome<()> {
-        match proc::start_time(self.subject.pid) {
-            Ok(started) if started == self.opened.started => {}
-            _ => return Err(Errno::ESRCH),
+    fn check(&self, now: Program) -> Outcome<()> {
+        if now.started != Some(self.opened.started) {
+            return Err(Errno::ESRCH);
         }
-        judge(self.subject, self.file)?;
+        now.memory?;
         if let Some(memory) = &self.memory {
             // Nothing at all, where an address that is not mapped gives EIO: it is gone (mem_rw, fs/proc/base.c).
             if matches!(memory.read_at(&mut [0], 0), Ok(0)) {
@@ -352,7 +389,7 @@ impl Bound<'_> {
             }
         }
         // The old memory may live on in a process that shares it (CLONE_VM).
-        if self.opened.auxv.is_some() && auxv(self.subject.pid).ok() != self.opened.auxv {
+        if self.opened.auxv.is_some() && now.auxv.ok() != self.opened.auxv {
             return Err(Errno::ESRCH);
         }
         Ok(())
@@ -369,7 +406,7 @@ impl Bound<'_> {
         let held = Held::seize(self.subject, timeout).map_err(|e| of_error(&e))?;
         // And now that it can't change.
         let done = self
-            .check()
+            .check(Program::of_stopped(self.subject, self.file))
             .and_then(|()| act(&held).map_err(|e| of_error(&e)));
         held.release().map_err(|e| of_error(&e))?;
         done

@@ -126,6 +126,11 @@ void failed(const char *why, ...)
 static struct line *lines;
 static int line_count;
 
+const struct line *next_line(const struct line *line)
+{
+	return line + 1 < lines + line_count ? line + 1 : NULL;
+}
+
 int is(const struct line *line, int word, const char *text)
 {
 	return word < line->count && !strcmp(line->word[word], text);

@@ -63,6 +63,8 @@ void in_folder(char path[PATH_MAX], const char *name);
 int64_t number(const struct line *line, int word, int64_t least, int64_t most);
 uint64_t hex(const struct line *line, int word);
 int signal_of(const struct line *line, int word);
+/* Of the plan, or NULL. */
+const struct line *next_line(const struct line *line);
 /* Whether a word has this text. */
 int is(const struct line *line, int word, const char *text);
 /* The text of `option=` among the words from `from` on, or NULL. */

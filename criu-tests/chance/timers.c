@@ -23,6 +23,8 @@
 
 struct timer {
 	int made, set, deleted, seen, id, sig, value, notify, told;
+	/* To be armed when it is waited for. */
+	int awaited;
 	clockid_t clock;
 	/* Whose processor time it counts: a thread, or NULL. */
 	struct thread *counted;
@@ -138,16 +140,36 @@ static void make_in(struct thread *t, void *arg)
 	timer->made = 1;
 }
 
+/* The next line that names the timer is `timer-wait`. */
+static int is_awaited(const struct line *line)
+{
+	int64_t id = number(line, 1, 0, TIMERS - 1);
+
+	for (const struct line *next = next_line(line); next; next = next_line(next))
+		if ((is(next, 0, "timer") || !strncmp(next->word[0], "timer-", 6)) && number(next, 1, 0, TIMERS - 1) == id)
+			return is(next, 0, "timer-wait");
+	return 0;
+}
+
+static void set_time(const struct line *line, const struct timer *timer, int64_t first, int64_t interval)
+{
+	struct itimerspec spec = spec_of(first, interval);
+
+	if (syscall(SYS_timer_settime, timer->id, 0, &spec, NULL))
+		bad_plan(line, "timer_settime: %m");
+}
+
+/*
+ * What expires soon does so where the plan waits for it: on a busy machine the lines in between would be done before it
+ * expires in one run, and after that in another. Until then it is as if it had been set and had not expired.
+ */
 static void arm(const struct line *line, struct timer *timer, int first_word)
 {
-	struct itimerspec spec;
-
 	timer->first = number(line, first_word, 0, LONGEST);
 	timer->interval = number(line, first_word + 1, 0, LONGEST);
 	timer->set = timer->first != 0;
-	spec = spec_of(timer->first, timer->interval);
-	if (syscall(SYS_timer_settime, timer->id, 0, &spec, NULL))
-		bad_plan(line, "timer_settime: %m");
+	timer->awaited = timer->set && is_awaited(line);
+	set_time(line, timer, timer->awaited ? LONGEST : timer->first, timer->interval);
 }
 
 static void notify_of(const struct line *line, struct timer *timer)
@@ -257,6 +279,9 @@ void do_timer_wait(struct line *line)
 		bad_plan(line, "it is not armed");
 	if (timer->first > 2 * SECOND)
 		bad_plan(line, "its first expiry is more than two seconds away");
+	if (timer->awaited)
+		set_time(line, timer, timer->first, timer->interval);
+	timer->awaited = 0;
 	if (timer->on_cpu) {
 		int64_t ns = timer->first + TICK;
 

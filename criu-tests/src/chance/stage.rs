@@ -398,7 +398,8 @@ fn is_probe(pid: Pid) -> bool {
     let ours = |name: String| name.starts_with("signals");
     (procfs::state(pid) == Some('T') || sleeps()) && !procfs::name(pid).is_some_and(ours)
 }
-/// `310 criu (S, child of 1, in do_poll)`, for each.
+
+/// `310 criu (S, child of 1, traced by 0, in do_poll)`, for each.
 fn described(pids: &[Pid]) -> String {
     let one = |&pid: &Pid| {
         let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -409,10 +410,11 @@ fn described(pids: &[Pid]) -> String {
             value.unwrap_or("?").trim().to_owned()
         };
         format!(
-            "{pid} {} ({}, child of {}, in {sleeps})",
+            "{pid} {} ({}, child of {}, traced by {}, in {sleeps})",
             field("Name:"),
             field("State:"),
-            field("PPid:")
+            field("PPid:"),
+            field("TracerPid:")
         )
     };
     pids.iter().map(one).collect::<Vec<_>>().join(", ")

@@ -18,6 +18,7 @@ use crate::gaps;
 use crate::gaps::matrix;
 use crate::gaps::table::{Between, Row};
 use crate::gaps::verdict::{End, Mode};
+use crate::procfs;
 use crate::rundir::RunDir;
 use crate::wait::{PATIENCE, until};
 
@@ -78,6 +79,9 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
                 .arg("--display-stats")
                 .env("CRIU_SIGNALS_LONG_TIMEOUT", "1000");
             let dump = criu.dump(tree.root, &dir.images(), mode.leaves_running())?;
+            if !dump.ok || mode.leaves_running() {
+                helpers_gone()?;
+            }
             if let Some(time) = dump.frozen() {
                 writeln!(text, "frozen {}", time.as_micros())?;
             }
@@ -151,6 +155,18 @@ fn reap(tree: &mut Tree) -> Result<()> {
             Err(why) => return Err(why).context("waitpid"),
         }
     }
+}
+
+/// Waits for the helper processes that have something to put right after criu has let go. A helper that was just forked is
+/// still called criu.
+fn helpers_gone() -> Result<()> {
+    until("the plugin's helper processes to end", PATIENCE, || {
+        let helpers = procfs::all()?.into_iter().filter(|&pid| {
+            procfs::name(pid).is_some_and(|name| name == "criu" || name.starts_with("signals-"))
+                && procfs::state(pid) != Some('Z')
+        });
+        Ok((helpers.count() == 0).then_some(()))
+    })
 }
 
 /// A pid is free when its zombie is gone. Children become ours only when their parent is gone.

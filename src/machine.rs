@@ -33,7 +33,7 @@ pub struct Machine {
 
 impl Machine {
     /// Where the image was made.
-    pub fn of(image: &Image) -> Machine {
+    pub fn recorded_in(image: &Image) -> Machine {
         Machine {
             arch: image.header.arch,
             kernel_release: image.header.kernel_release.clone(),

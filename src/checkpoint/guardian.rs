@@ -115,7 +115,7 @@ impl Guardian {
         });
         let mut guardian = Guardian {
             link: ours,
-            amount: Amount::of(state, queued),
+            amount: Amount::known_first(state, queued),
             reserve: Reserve::default(),
             held,
         };
@@ -241,7 +241,7 @@ struct Amount {
 }
 
 impl Amount {
-    fn of(state: &ProcessState, queued: usize) -> Amount {
+    fn known_first(state: &ProcessState, queued: usize) -> Amount {
         Amount {
             known: siginfos(state),
             queued,
@@ -268,7 +268,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
         return told(e);
     }
     let mut reserve = Reserve::default();
-    let mut amount = Amount::of(&state, queued);
+    let mut amount = Amount::known_first(&state, queued);
     let mut told_of = Told {
         amount,
         last: [None; 2],

@@ -48,7 +48,7 @@ impl Restore {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
         context.work_in_child()?;
-        let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
+        let others = machine::others(pairs.iter().map(|pair| Machine::recorded_in(&pair.image)))?;
         let mut out = context.stdout();
         // Before anything is done to them, and whatever becomes of it.
         for pair in &pairs {

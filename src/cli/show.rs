@@ -131,7 +131,7 @@ impl<W: Write> Table<'_, W> {
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;
         if found.origin != Origin::Live {
-            let machine = Machine::of(&found.recorded.image);
+            let machine = Machine::recorded_in(&found.recorded.image);
             self.row(2, "dumped on", &machine.to_string())?;
         }
         self.limit(process)?;

@@ -38,7 +38,7 @@ impl Verify {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let pairs = self.pairs.find()?;
         context.work_in_child()?;
-        let others = machine::others(pairs.iter().map(|pair| Machine::of(&pair.image)))?;
+        let others = machine::others(pairs.iter().map(|pair| Machine::recorded_in(&pair.image)))?;
         let mut console = Console::begin()?;
         let reports = live::verify(&pairs, context.timeout, &mut console);
         console.end()?;

@@ -235,7 +235,7 @@ pub fn pair(
         };
         match pid {
             Some(pid) if only.is_empty() || only.contains(&pid) => {
-                Machine::of(&image)
+                Machine::recorded_in(&image)
                     .refuse_other_arch()
                     .map_err(|e| e.during(Phase::Image, pid))?;
                 pairs.push(Pair::new(image, pid).map_err(|e| e.during(Phase::Seize, pid))?);

@@ -19,7 +19,7 @@ pub struct Ties {
 
 impl Ties {
     /// Those of `process`.
-    pub fn of(process: &ProcessState) -> Self {
+    pub fn from_state(process: &ProcessState) -> Self {
         let asks =
             |thread: &ThreadState| Some((thread.ids.innermost(), thread.parent_death_signal?));
         Ties {

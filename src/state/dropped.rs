@@ -197,7 +197,7 @@ pub fn append<Owner>(
     let site = &mut Site { injector, tid };
     let depth = place.queue.depth(site)?;
     let limit = PendingLimit::capture(site)?;
-    if let Some(ids) = RestoreIds::of(site, std::slice::from_ref(timer))? {
+    if let Some(ids) = RestoreIds::asked_for(site, std::slice::from_ref(timer))? {
         for _ in 0..ATTEMPTS {
             let mut calls = vec![raise(limit), restore_ids(RESTORE_IDS_ON)];
             calls.extend(leave(timer));
@@ -233,7 +233,7 @@ fn build<Owner>(
         .filter(|info| left_by(info).is_none())
         .copied()
         .collect();
-    if let Some(ids) = RestoreIds::of(site, &gone)? {
+    if let Some(ids) = RestoreIds::asked_for(site, &gone)? {
         for _ in 0..ATTEMPTS {
             if !rebuild(site, place, signo, wanted, &left_by, Some(&ids))? {
                 break;
@@ -347,7 +347,7 @@ struct RestoreIds {
 impl RestoreIds {
     /// `None`: this kernel can't, or another timer has one of them: a batch does not look at what its calls return, so that
     /// the timer which it sets must be its own.
-    fn of<Owner>(
+    fn asked_for<Owner>(
         site: &mut Site<'_, '_, Owner>,
         timers: &[DeletedTimer],
     ) -> Result<Option<RestoreIds>> {

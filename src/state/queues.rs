@@ -300,7 +300,7 @@ impl Queue {
         };
         let (calls, taking) = change.calls();
         let outcomes = site.injector.run_whole(site.tid, &calls)?;
-        let mixed = Mixed::of(&out, &outcomes[taking.clone()])?;
+        let mixed = Mixed::from_outcomes(&out, &outcomes[taking.clone()])?;
         // What has arrived since `found` was read stands behind the leader's own.
         self.settle(site, mixed, Place::Behind, &mut StillIn::default())?;
         let others = outcomes[..taking.start].iter();
@@ -435,7 +435,7 @@ impl Queue {
             let mut infos: Vec<Siginfo> = Vec::new();
             let mut mixed = None;
             site.injector.run_in_pieces(site.tid, |outcomes| {
-                let found = Mixed::of(&infos, &outcomes)?;
+                let found = Mixed::from_outcomes(&infos, &outcomes)?;
                 let other = || {
                     let status = SignalStatus::read(pid, site_tid)?;
                     Ok(self.other().bits_in(&status))
@@ -462,7 +462,7 @@ impl Queue {
     /// The calls that take out `infos`, and put them back if the tracer dies.
     fn taking(self, leader: u64, tid: i32, infos: &[Siginfo]) -> Vec<Call> {
         let tid = u64::from(tid.cast_unsigned());
-        let mut names = Names::of("rt_sigtimedwait");
+        let mut names = Names::for_call("rt_sigtimedwait");
         let signos = infos.iter().filter_map(|info| SigNo::new(info.signo()));
         signos
             .map(|signo| {
@@ -574,7 +574,7 @@ impl Queue {
             outcome.check()?;
         }
         let expected = [aside.as_slice(), take].concat();
-        Mixed::of(&expected, &outcomes[first..last])
+        Mixed::from_outcomes(&expected, &outcomes[first..last])
     }
 
     /// Queues `infos` behind what is in the queue. `ids` are those of the thread.
@@ -696,7 +696,7 @@ impl Queue {
     }
 
     fn names(self) -> Names {
-        Names::of(match self {
+        Names::for_call(match self {
             Queue::Private => "rt_tgsigqueueinfo",
             Queue::Shared => "rt_sigqueueinfo",
         })
@@ -819,7 +819,7 @@ enum Place {
 }
 
 impl Mixed {
-    fn of(expected: &[Siginfo], outcomes: &[Outcome]) -> Result<Mixed> {
+    fn from_outcomes(expected: &[Siginfo], outcomes: &[Outcome]) -> Result<Mixed> {
         let mut came = Vec::with_capacity(outcomes.len());
         let mut failed = None;
         for outcome in outcomes {
@@ -980,7 +980,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(call: &'static str) -> Names {
+    fn for_call(call: &'static str) -> Names {
         Names {
             call,
             made: HashMap::new(),
@@ -1040,7 +1040,7 @@ impl Change<'_> {
         let mut calls = Vec::new();
         calls.extend(self.raise.then(|| set_limit(self.limit.hard)));
         let first = calls.len();
-        let mut taking = Names::of("rt_sigtimedwait");
+        let mut taking = Names::for_call("rt_sigtimedwait");
         let signos = self.out.iter().filter_map(|info| SigNo::new(info.signo()));
         calls.extend(signos.map(|signo| take_one_named(signo, taking.with(signo.get()))));
         let last = calls.len();

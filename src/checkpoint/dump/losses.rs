@@ -33,7 +33,11 @@ impl Dump {
         let parent_is_dumped = parent.as_ref().is_some_and(handed);
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
-        self.say_or_refuse(parents::at_dump(pid, &Ties::of(state), parent_is_dumped))?;
+        self.say_or_refuse(parents::at_dump(
+            pid,
+            &Ties::from_state(state),
+            parent_is_dumped,
+        ))?;
         self.say_or_refuse(zombies::at_dump(pid, &zombies::ended_children(pid)?))
     }
 

@@ -90,7 +90,7 @@ impl Restore {
     }
 
     fn look_at_image(&mut self, innermost: i32, image: Image, examined: &mut Examined) {
-        let machine = Machine::of(&image);
+        let machine = Machine::recorded_in(&image);
         if let Err(e) = machine.refuse_other_arch() {
             examined.foreign += 1;
             self.recorder

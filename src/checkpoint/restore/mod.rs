@@ -249,7 +249,7 @@ impl Restore {
         let exit_signal = proc::exit_signal_of_stopped(pid)?;
         let criu = Pid::own();
         if proc::parent(pid)? == Some(criu)
-            && let Some((signo, _)) = Ties::of(process).death_signal()
+            && let Some((signo, _)) = Ties::from_state(process).death_signal()
         {
             let what = format!(
                 "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \

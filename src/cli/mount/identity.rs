@@ -57,7 +57,7 @@ pub struct Identity {
 struct Namespace(u64, u64);
 
 impl Namespace {
-    fn of(id: &str, which: &str) -> Result<Namespace, Errno> {
+    fn read(id: &str, which: &str) -> Result<Namespace, Errno> {
         Ok(Namespace::at(
             &fs::metadata(format!("/proc/{id}/ns/{which}")).map_err(errno)?,
         ))
@@ -108,7 +108,7 @@ impl Identity {
     ///
     /// EACCES if it is not known who acts: credentials that were put on for the request alone (io_uring, overlayfs,
     /// access(2) of a set-user-id program), a thread of the kernel's, or one in no pid namespace of the server's.
-    pub fn of(caller: Caller) -> Result<Identity, Errno> {
+    pub fn of_caller(caller: Caller) -> Result<Identity, Errno> {
         if caller.tid <= 0 {
             return Err(Errno::EACCES);
         }
@@ -141,15 +141,15 @@ impl Identity {
             groups: status.groups,
             permitted: status.capprm,
             effective: status.capeff,
-            user_ns: Namespace::of(id, "user")?,
-            pid_ns: Namespace::of(id, "pid")?,
+            user_ns: Namespace::read(id, "user")?,
+            pid_ns: Namespace::read(id, "pid")?,
             sandbox: Sandbox::read(id, text),
         })
     }
 
     /// Does the process exist for it? In its pid namespace, or below.
     pub fn sees(&self, pid: Pid) -> bool {
-        if Namespace::of("self", "pid") == Ok(self.pid_ns) {
+        if Namespace::read("self", "pid") == Ok(self.pid_ns) {
             return true;
         }
         let Ok(mut at) = File::open(format!("/proc/{pid}/ns/pid")) else {
@@ -174,7 +174,7 @@ impl Identity {
 
     /// The user namespace of the caller, if that is not this process's: while it is open, no other has its number.
     pub fn foreign_user_ns(&self, caller: Caller) -> Result<Option<OwnedFd>, Errno> {
-        if Namespace::of("self", "user")? == self.user_ns {
+        if Namespace::read("self", "user")? == self.user_ns {
             return Ok(None);
         }
         let opened = File::open(format!("/proc/{}/ns/user", caller.tid)).map_err(errno)?;
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn who_this_is() {
-        let this = Identity::of(caller()).expect("this thread");
+        let this = Identity::of_caller(caller()).expect("this thread");
         assert_eq!(this.uids[0], Uid::current().as_raw());
         assert_eq!(Ok(this.clone()), Identity::read("thread-self"));
         let pid = Pid::new(nix::unistd::getpid().as_raw()).expect("a pid");
@@ -297,7 +297,7 @@ mod tests {
             {
                 continue;
             }
-            assert_eq!(Identity::of(other), Err(Errno::EACCES), "{other:?}");
+            assert_eq!(Identity::of_caller(other), Err(Errno::EACCES), "{other:?}");
         }
     }
 

@@ -113,7 +113,7 @@ type Outcome<T> = Result<T, Errno>;
 /// Answers. This process, which has one thread, is the caller afterwards.
 pub fn run(request: &Request, text: &[u8], memory: Option<File>) -> Outcome<Done> {
     in_time::set_patience(request.timeout);
-    let who = Identity::of(request.caller)?;
+    let who = Identity::of_caller(request.caller)?;
     let user_ns = who.foreign_user_ns(request.caller)?;
     // As long as this process may look.
     let visible = is_visible(request, &who)?;
@@ -140,7 +140,7 @@ pub fn here(request: &Request, own: &Identity) -> Option<Outcome<Done>> {
         &request.what,
         What::Lookup { .. } | What::Attr(_) | What::List(_)
     );
-    if waits || Identity::of(request.caller).as_ref() != Ok(own) {
+    if waits || Identity::of_caller(request.caller).as_ref() != Ok(own) {
         return None;
     }
     let visit = Visit {

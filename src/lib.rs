@@ -6,6 +6,8 @@
 
 #[cfg(feature = "engine")]
 pub mod arch;
+#[cfg(feature = "bpf")]
+pub mod bpf;
 #[cfg(feature = "engine")]
 pub mod checkpoint;
 pub mod criu;

@@ -28,6 +28,8 @@ pub enum Need {
     Fusermount,
     /// A kernel with uprobes, and tracefs to set them.
     Uprobes,
+    /// The kernel's own types: CONFIG_DEBUG_INFO_BTF.
+    Btf,
     /// io_uring(7), which can be turned off.
     IoUring,
     /// The freezer of cgroup v1.
@@ -62,6 +64,8 @@ impl Need {
                 (!has_events || !has_file_system("tracefs"))
                     .then_some("this kernel has no uprobes (CONFIG_UPROBE_EVENTS)")
             }
+            Need::Btf => (!Path::new("/sys/kernel/btf/vmlinux").exists())
+                .then_some("this kernel has no type information (CONFIG_DEBUG_INFO_BTF)"),
             Need::IoUring => {
                 let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
                 let is_there = disabled.is_ok_and(|disabled| disabled.trim() == "0");

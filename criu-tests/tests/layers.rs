@@ -12,7 +12,7 @@ use syn::visit::{self, Visit};
 const LAYERS: [&[&str]; 12] = [
     &["criu", "error", "setting_names", "plugin_file"],
     &["fault", "memory", "in_time"],
-    &["arch", "proc"],
+    &["arch", "bpf", "proc"],
     &["process", "machine"],
     &["tracee"],
     &["state"],

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use criu_signals::bpf::tasks::TaskReader;
 use criu_signals::criu::installed;
 use criu_signals::engine::capture;
 use criu_signals::images::{Pid, Shown as _};
@@ -284,9 +285,33 @@ fn kernel() -> Vec<Finding> {
         "CONFIG_HAVE_ARCH_TRACEHOOK: the waiters of a process can't be listed",
     ));
     findings.push(has("fuse", "/dev/fuse", "`mount` does not work"));
+    findings.push(bpf());
     findings.push(yama());
     findings.push(freezer());
     findings
+}
+
+/// Loads the program that `ps` reads tasks by.
+fn bpf() -> Finding {
+    let (state, found, lost) = match TaskReader::new() {
+        Ok(_) => (
+            State::Ok,
+            "a program that reads the state of all tasks can be loaded".to_owned(),
+            "",
+        ),
+        Err(e) => (
+            State::Limited,
+            e.to_string(),
+            "`ps` reads /proc, which shows neither queues nor stop signals",
+        ),
+    };
+    Finding {
+        group: "kernel",
+        name: "bpf",
+        state,
+        found,
+        lost,
+    }
 }
 
 /// Documentation/admin-guide/LSM/Yama.rst.

@@ -12,6 +12,7 @@ mod mount;
 mod pairs;
 mod plugin_dir;
 mod progress;
+mod ps;
 mod restore;
 mod send;
 mod show;
@@ -57,6 +58,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Show(show::Show),
+    Ps(ps::Ps),
     Diff(diff::Diff),
     Send(send::Send),
     Cat(cat::Cat),
@@ -84,6 +86,7 @@ pub fn run() -> ExitCode {
     in_time::set_patience(context.timeout);
     let done = match command {
         Command::Show(show) => show.run(&context),
+        Command::Ps(ps) => ps.run(&context),
         Command::Diff(diff) => diff.run(&context),
         Command::Send(send) => send.run(&context),
         Command::Cat(cat) => cat.run(&context),

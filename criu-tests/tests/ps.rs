@@ -1,0 +1,374 @@
+//! Tests `criu-signals ps`: what BPF reads is compared with what /proc and ptrace(2) tell of the same processes. Each test is
+//! pid 1 of its own namespace.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode, Output};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::bpf::tasks::MOST_COUNTED;
+use criu_signals::images::{ProcessState, SigNo, Siginfo, json};
+use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::config;
+use criu_tests::procfs::{self, Pid};
+use criu_tests::rundir::RunDir;
+use criu_tests::scenario::Scenario;
+use criu_tests::skip::Need;
+use criu_tests::table::SCENARIOS;
+use criu_tests::victim::Victim;
+use serde_json::Value;
+
+/// Of nobody, in every Debian.
+const NOBODY: u32 = 65534;
+
+fn main() -> ExitCode {
+    cases::main("ps", tests)
+}
+
+fn tests() -> Vec<Test> {
+    let mut tests = vec![
+        test("queued.first", queued_first),
+        test("queued.many", queued_many),
+        test("stopped", stopped),
+        test("filters", filters),
+        test("untouched", untouched),
+        test("traced", traced),
+        test("namespace", namespace),
+        test("table", table),
+    ];
+    tests.extend(programs().map(|scenario| {
+        test(format!("same.{}", scenario.name), move |dir: &RunDir| {
+            same(scenario, dir)
+        })
+    }));
+    let mut tests: Vec<Test> = tests
+        .into_iter()
+        .map(|test| test.needs(&[Need::Btf]))
+        .collect();
+    tests.push(test("without-capability", without_capability));
+    tests.push(test("wrong.pid", wrong_pid));
+    tests
+}
+
+/// Each program with each of its arguments, 64-bit.
+fn programs() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS
+        .iter()
+        .filter(|scenario| !scenario.ia32 && !scenario.leaves_pid && scenario.needs.is_empty())
+}
+
+fn ps(args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(config::command()?);
+    command.arg("ps").args(args);
+    command.output().context("criu-signals ps")
+}
+
+/// One document for each line, by pid and, with --threads, tid.
+fn documents(args: &[&str]) -> Result<BTreeMap<(i64, i64), Value>> {
+    let output = ps(&[args, &["--json"]].concat())?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && errors.is_empty(), "{output:?}");
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let document: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let id = |name| document[name].as_i64().unwrap_or(0);
+        found.insert((id("pid"), id("tid")), document);
+    }
+    Ok(found)
+}
+
+fn one(pid: Pid, args: &[&str]) -> Result<Value> {
+    let pid = pid.to_string();
+    let mut found = documents(&[&[pid.as_str()], args].concat())?.into_values();
+    found.next().context("no line")
+}
+
+fn name(info: &Siginfo) -> String {
+    SigNo::new(info.signo()).map_or_else(String::new, |signo| signo.to_string())
+}
+
+/// What `show` reads by ptrace(2).
+fn shown(pid: Pid) -> Result<ProcessState> {
+    let mut command = Command::new(config::command()?);
+    let output = command
+        .args(["show", "--json", &pid.to_string()])
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let mut document: Value = serde_json::from_slice(&output.stdout)?;
+    // It says what a live process does not tell, which an image would have to.
+    let fields = document.as_object_mut().context("an object")?;
+    fields.remove("not_recorded");
+    Ok(json::from_json(&document.to_string())?.process)
+}
+
+// ---- every program, read in three ways -------------------------------------------------------------------------------
+
+/// The fields that /proc has as well.
+const OF_PROC: [&str; 11] = [
+    "pid", "tid", "parent", "tracer", "comm", "uid", "threads", "pending", "blocked", "ignored",
+    "caught",
+];
+
+fn same(scenario: &Scenario, dir: &RunDir) -> Result<()> {
+    let program = config::victim(scenario.program, false);
+    let victim = Victim::start(&program, scenario.arg, dir, false)?;
+    if scenario.stops {
+        victim.wait_stopped()?;
+    }
+    let compared = compare(&victim);
+    victim.end();
+    compared
+}
+
+fn compare(victim: &Victim) -> Result<()> {
+    let tree = procfs::tree(victim.pid())?;
+    let is_ours = |id: &(i64, i64)| tree.iter().any(|&pid| i64::from(pid) == id.0);
+    let read = |args: &[&str]| -> Result<BTreeMap<(i64, i64), Value>> {
+        let mut found = documents(&[&["--threads"], args].concat())?;
+        found.retain(|id, _| is_ours(id));
+        Ok(found)
+    };
+    // Programs run on: what is the same before and after has to be the same in between.
+    for _ in 0..50 {
+        let before = read(&["--proc"])?;
+        let found = read(&[])?;
+        let after = read(&["--proc"])?;
+        if before != after {
+            continue;
+        }
+        ensure!(
+            !found.is_empty() && found.keys().eq(before.keys()),
+            "{before:?}\n{found:?}"
+        );
+        for (id, wanted) in &before {
+            for field in OF_PROC {
+                let (wanted, found) = (&wanted[field], &found[id][field]);
+                ensure!(
+                    wanted == found,
+                    "{id:?} {field}: {found}, in /proc {wanted}"
+                );
+            }
+        }
+        return compare_queues(victim.pid(), &found);
+    }
+    bail!("the program never stands still")
+}
+
+/// The depth of each queue of the process, and what is first in the process's.
+fn compare_queues(pid: Pid, found: &BTreeMap<(i64, i64), Value>) -> Result<()> {
+    let shown = shown(pid)?;
+    let counted = usize::try_from(MOST_COUNTED)?;
+    let row = |tid: i32| &found[&(i64::from(pid), i64::from(tid))];
+    for thread in &shown.threads {
+        let tid = thread.ids.outermost();
+        let shared = if tid == pid {
+            shown.shared.queue.len()
+        } else {
+            0
+        };
+        let (wanted, row) = (thread.pending.queue.len() + shared, row(tid));
+        ensure!(
+            row["queued"] == wanted || wanted > counted && row["queued_is_more"] == true,
+            "thread {tid}: {} queued, show says {wanted}",
+            row["queued"]
+        );
+    }
+    if let Some(first) = shown.shared.queue.first() {
+        let (first, oldest) = (name(first), &row(pid)["oldest"]);
+        ensure!(oldest == &first, "oldest {oldest}, show says {first}");
+    }
+    Ok(())
+}
+
+// ---- single things ---------------------------------------------------------------------------------------------------
+
+fn queued_first(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let row = one(victim.pid(), &[])?;
+    let shown = shown(victim.pid())?;
+    let entries: usize = shown.queues().map(|pending| pending.queue.len()).sum();
+    ensure!(entries > 3 && row["queued"] == entries, "{row}");
+    let first = shown.shared.queue.first().context("an entry")?;
+    ensure!(row["oldest"] == name(first), "{row}");
+    victim.finish(CHECK)
+}
+
+fn queued_many(dir: &RunDir) -> Result<()> {
+    let victim = start("deep_queue", Some("3000"), dir)?;
+    let row = one(victim.pid(), &["--queued-over", "499"])?;
+    ensure!(
+        row["queued"] == MOST_COUNTED && row["queued_is_more"] == true,
+        "{row}"
+    );
+    let output = ps(&[&victim.pid().to_string()])?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(text.contains(&format!(" {MOST_COUNTED}+ ")), "{text}");
+    victim.finish(CHECK)
+}
+
+fn stopped(dir: &RunDir) -> Result<()> {
+    let victim = start("stopped_pending", None, dir)?;
+    let tree = procfs::tree(victim.pid())?;
+    let [root, child] = tree.as_slice() else {
+        bail!("a process and its child: {tree:?}")
+    };
+    let row = one(*child, &["--stopped"])?;
+    ensure!(
+        row["stopped_by"] == "SIGSTOP" && row["stopped"] == true,
+        "{row}"
+    );
+    // Its parent has waited for the stop.
+    ensure!(row["stop_is_waitable"] == false, "{row}");
+    ensure!(row["pending"] == serde_json::json!(["SIGTERM"]), "{row}");
+    ensure!(row["parent"] == *root, "{row}");
+    let row = one(*root, &[])?;
+    ensure!(
+        row["stopped_by"].is_null() && row["stopped"] == false,
+        "{row}"
+    );
+    victim.finish(CHECK)?;
+
+    let again = RunDir::create(&dir.file("again"))?;
+    let victim = start("stopped", None, &again)?;
+    victim.wait_stopped()?;
+    let row = one(victim.pid(), &[])?;
+    ensure!(
+        row["stopped_by"] == "SIGSTOP" && row["stop_is_waitable"] == true,
+        "{row}"
+    );
+    victim.resume()?;
+    victim.finish(CHECK)
+}
+
+fn filters(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let pid = i64::from(victim.pid());
+    let has = |args: &[&str]| -> Result<bool> { Ok(documents(args)?.contains_key(&(pid, 0))) };
+    for yes in [
+        &["--pending"][..],
+        &["--pending=HUP"],
+        &["--pending=TERM", "--pending=HUP"],
+        &["--blocked", "HUP"],
+        &["--ignores", "PIPE"],
+        &["--user", "root"],
+        &["--user", "0", "--pending"],
+        &["--queued-over", "3"],
+    ] {
+        ensure!(has(yes)?, "left out by {yes:?}");
+    }
+    for no in [
+        &["--pending=TERM"][..],
+        &["--ignores", "HUP"],
+        &["--catches", "KILL"],
+        &["--user", "nobody"],
+        &["--stopped"],
+        &["--queued-over", "400"],
+        &["--pending", "--ignores", "HUP"],
+    ] {
+        ensure!(!has(no)?, "listed with {no:?}");
+    }
+    victim.finish(CHECK)
+}
+
+/// The process has not run while it was looked at.
+fn untouched(dir: &RunDir) -> Result<()> {
+    let victim = start("stopped", None, dir)?;
+    victim.wait_stopped()?;
+    let switches = || -> Result<Vec<String>> {
+        let status = fs::read_to_string(format!("/proc/{}/status", victim.pid()))?;
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let before = switches()?;
+    ensure!(before.len() == 2, "{before:?}");
+    for _ in 0..20 {
+        one(victim.pid(), &[])?;
+    }
+    ensure!(switches()? == before, "{before:?}, then {:?}", switches()?);
+    victim.resume()?;
+    victim.finish(CHECK)
+}
+
+/// A process that somebody traces can be read all the same.
+fn traced(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let pid = nix::unistd::Pid::from_raw(victim.pid());
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).context("seize")?;
+    let row = one(victim.pid(), &[])?;
+    ensure!(row["tracer"] == nix::unistd::gettid().as_raw(), "{row}");
+    ensure!(row["queued"].as_i64() > Some(0), "{row}");
+    nix::sys::ptrace::interrupt(pid).context("interrupt")?;
+    nix::sys::wait::waitpid(pid, None).context("waitpid")?;
+    nix::sys::ptrace::detach(pid, None).context("detach")?;
+    victim.finish(CHECK)
+}
+
+/// Numbers are those of the caller's pid namespace.
+fn namespace(dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(&config::victim("pidns", false), None, dir, true)?;
+    let row = one(victim.pid(), &[])?;
+    ensure!(row["parent"].is_i64(), "{row}");
+    let here = documents(&["--kernel"])?;
+    // This test is pid 1 of its namespace, and nothing outside of that has a number here.
+    let listed: Vec<i64> = here.keys().map(|id| id.0).collect();
+    let known: Vec<i64> = procfs::all()?.into_iter().map(i64::from).collect();
+    ensure!(here.contains_key(&(1, 0)), "{listed:?}");
+    // The command itself has ended.
+    let foreign = listed.iter().filter(|pid| !known.contains(pid)).count();
+    ensure!(foreign <= 1, "{listed:?}, and /proc has {known:?}");
+    victim.finish(CHECK)
+}
+
+fn table(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid().to_string();
+    let output = ps(&["--threads", &pid])?;
+    let text = String::from_utf8(output.stdout)?;
+    let mut lines = text.lines();
+    let heading = lines.next().context("a heading")?;
+    ensure!(heading.starts_with("PID/TID"), "{text}");
+    let first = lines.next().context("a line")?;
+    ensure!(
+        first.starts_with(&format!("{pid}/{pid} "))
+            && first.contains(" root ")
+            && first.contains(" demo "),
+        "{text}"
+    );
+    ensure!(lines.count() == 1, "two threads: {text}");
+    ensure!(!text.contains('\x1b'), "a pipe gets colours: {text}");
+    victim.finish(CHECK)
+}
+
+/// A user without capabilities gets what /proc shows, and is told why.
+fn without_capability(dir: &RunDir) -> Result<()> {
+    // The build's folder may be closed to others.
+    let copy = dir.file("criu-signals");
+    fs::copy(config::command()?, &copy)?;
+    let output = Command::new(copy)
+        .args(["ps", "1"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let [text, error] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    ensure!(output.status.success(), "{error}");
+    ensure!(
+        error.starts_with("criu-signals: ") && error.contains("/proc is read instead"),
+        "{error}"
+    );
+    if Need::Btf.missing().is_none() {
+        ensure!(error.contains("CAP_BPF"), "{error}");
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    ensure!(lines.len() == 2 && lines[1].starts_with("1 "), "{text}");
+    Ok(())
+}
+
+fn wrong_pid(_: &RunDir) -> Result<()> {
+    let output = ps(&["4194303"])?;
+    let error = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(2), "{error}");
+    ensure!(error.contains("no process 4194303"), "{error}");
+    Ok(())
+}

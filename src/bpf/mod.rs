@@ -1,0 +1,14 @@
+//! Reads signal state out of the kernel without touching a process: no stop, no ptrace, no injected call.
+//!
+//! A `bpf_iter/task` program (Linux 5.8) is run by the kernel for each task that this process can see in its pid namespace.
+//! It copies members of `struct task_struct` and of what the task points to. Their offsets come from the kernel's own type
+//! information, `/sys/kernel/btf/vmlinux`, when the program is made, so no compiler and no kernel headers are needed.
+//!
+//! Needed: CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before 5.8), and CONFIG_DEBUG_INFO_BTF.
+
+mod assemble;
+mod kernel;
+mod layout;
+pub mod tasks;
+
+pub use layout::BTF;

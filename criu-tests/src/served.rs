@@ -13,7 +13,7 @@ use crate::rundir::RunDir;
 use crate::victim::Victim;
 use crate::wait::{self, PATIENCE};
 
-/// A file system whose server does not answer whoever wants to read its one file, or to close it. When the server is killed,
+/// A file system whose server does not answer whoever wants to read its one file, or to close it, or to write to it. When the server is killed,
 /// as it is when this is dropped, whoever waits for it is told that it is gone.
 #[derive(Debug)]
 pub struct Silent(Child);
@@ -36,6 +36,13 @@ impl Silent {
             Ok(folder.join("file").exists().then_some(()))
         })?;
         Ok(silent)
+    }
+
+    /// The folder is `silent` in `dir`, and somebody waits for an answer.
+    fn await_waiter(dir: &RunDir) -> Result<()> {
+        wait::until("somebody to wait for the server", PATIENCE, || {
+            Ok(dir.file("silent.waits").exists().then_some(()))
+        })
     }
 }
 
@@ -88,9 +95,7 @@ impl InExecve {
     /// If it does not get there.
     pub fn execute(&self) -> Result<()> {
         fs::write(self.dir.file("execute"), "")?;
-        wait::until("the file to be closed", PATIENCE, || {
-            Ok(self.dir.file("silent.flushing").exists().then_some(()))
-        })
+        Silent::await_waiter(&self.dir)
     }
 
     /// Is it in its execve(2) still? Else what was shown was not shown of that.
@@ -108,5 +113,52 @@ impl InExecve {
             Ok(self.dir.file("executed").exists().then_some(()))
         })?;
         self.first.finish(CHECK)
+    }
+}
+
+/// The victim `memory_locked`: a process whose memory is locked by another one that shares it, as long as the server of a file
+/// likes. Until then reading its `/proc/PID/maps` waits, and so does `ps`.
+#[derive(Debug)]
+pub struct MemoryLocked {
+    // As in `InExecve`.
+    silent: Silent,
+    /// Its memory is.
+    pub process: Victim,
+    /// Its child, which has memory of its own.
+    pub child: Pid,
+    dir: RunDir,
+}
+
+impl MemoryLocked {
+    /// Starts them. The memory is locked when this returns.
+    ///
+    /// # Errors
+    /// If they can't be started.
+    pub fn start(dir: &RunDir) -> Result<MemoryLocked> {
+        let folder = dir.file("silent");
+        let silent = Silent::with(&folder, &["write"])?;
+        let file = folder.join("file");
+        let process = start("memory_locked", Some(file.to_str().context("a path")?), dir)?;
+        Silent::await_waiter(dir)?;
+        Ok(MemoryLocked {
+            silent,
+            process,
+            child: dir.read("child").trim().parse()?,
+            dir: dir.clone(),
+        })
+    }
+
+    /// Is the memory locked still?
+    pub fn is_locked(&self) -> bool {
+        !self.dir.file("unlocked").exists()
+    }
+
+    /// Ends the wait; all go on, and find what they had.
+    ///
+    /// # Errors
+    /// What the process says that is not as it was.
+    pub fn finish(self) -> Result<()> {
+        drop(self.silent);
+        self.process.finish(CHECK)
     }
 }

@@ -13,7 +13,7 @@ use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
-use criu_tests::served::{InExecve, Silent};
+use criu_tests::served::{InExecve, MemoryLocked, Silent};
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
@@ -51,6 +51,8 @@ fn tests() -> Vec<Test> {
         test("in-execve.images", in_execve_images).needs(&[Need::Fuse]),
         test("in-execve.tree", in_execve_tree).needs(&[Need::Fuse]),
         test("in-execve.criu", in_execve_criu).needs(&[Need::Fuse]),
+        test("memory-locked.command", memory_locked_command).needs(&[Need::Fuse]),
+        test("memory-locked.tree", memory_locked_tree).needs(&[Need::Fuse]),
         test("long-mode.show", long_mode_show).needs(&[Need::Ia32]),
         test("executing.criu", executing_criu),
         test("siblings.show", siblings_show),
@@ -541,6 +543,43 @@ fn in_execve_criu(dir: &RunDir) -> Result<()> {
         &[&format!("pid {}", attack.second), "syscall", "ETIMEDOUT"],
     )?;
     runs_on(&[first, attack.third])?;
+    attack.finish()
+}
+
+// ---- memory that another process keeps locked ------------------------------------------------------------------------
+
+fn memory_locked_command(dir: &RunDir) -> Result<()> {
+    let attack = MemoryLocked::start(dir)?;
+    let pid = attack.process.pid();
+    let place = format!("{pid}/action");
+    let shown = pid.to_string();
+    for args in [["show", &shown], ["cat", &place]] {
+        tool(&[&["--timeout", SOON], &args[..]].concat())?
+            .expect(2, &[&format!("/proc/{pid}/"), "ETIMEDOUT", "--timeout"])?;
+        runs_on(&[pid, attack.child])?;
+    }
+    ensure!(attack.is_locked(), "it was through");
+    attack.finish()
+}
+
+/// Its child is stopped meanwhile, and goes on.
+fn memory_locked_tree(dir: &RunDir) -> Result<()> {
+    let attack = MemoryLocked::start(dir)?;
+    let (pid, folder) = (attack.process.pid(), dir.file("tree"));
+    let root = pid.to_string();
+    tool(&[
+        "--timeout",
+        SOON,
+        "dump",
+        "-t",
+        &root,
+        "--tree",
+        "-D",
+        text(&folder)?,
+    ])?
+    .expect(2, &[&format!("/proc/{pid}/"), "ETIMEDOUT", "--timeout"])?;
+    runs_on(&[pid, attack.child])?;
+    ensure!(attack.is_locked(), "it was through");
     attack.finish()
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Serves a FUSE file system with one file, `file`, on the folder that is its first argument, and never answers who wants to
- * read that file. With `flush` as the second argument, never whoever closes the file: the folder's name with `.flushing` is
- * that of a file that is there as soon as somebody does. Ends when it is killed, and then in less than half a minute, as
- * until its end no `ps` of this machine ends.
+ * read that file. With a second argument it answers readers, and never whoever closes the file (`flush`), or the kernel when
+ * that has something to be written to the file (`write`): the folder's name with `.waits` is that of a file that is there as
+ * soon as somebody waits for that. Ends when it is killed, and then in less than half a minute: until its end no `ps` of this
+ * machine ends.
  */
 #include "victim.h"
 
@@ -13,8 +14,9 @@
 #include <sys/stat.h>
 
 static int dev;
-/* What is there as soon as a file is closed whose closing is not answered. */
-static char flushing[PATH_MAX];
+/* What is not answered, and what is there as soon as somebody waits for that. */
+static uint32_t silent = FUSE_READ;
+static char waits[PATH_MAX];
 
 static void answer(const struct fuse_in_header *in, int error, const void *body, size_t len)
 {
@@ -39,6 +41,13 @@ static struct fuse_attr attributes(uint64_t node)
 
 static void serve(const struct fuse_in_header *in, const void *body)
 {
+	static const char zeros[4096];
+
+	if (in->opcode == silent) {
+		if (waits[0] && creat(waits, 0644) < 0)
+			victim_die("%s: %m", waits);
+		return;
+	}
 	switch (in->opcode) {
 	case FUSE_INIT: {
 		struct fuse_init_out out = {.major = 7, .minor = 23, .max_write = 4096};
@@ -55,7 +64,8 @@ static void serve(const struct fuse_in_header *in, const void *body)
 			answer(in, 0, &out, sizeof(out));
 		return;
 	}
-	case FUSE_GETATTR: {
+	case FUSE_GETATTR:
+	case FUSE_SETATTR: {
 		struct fuse_attr_out out = {.attr_valid = 3600, .attr = attributes(in->nodeid)};
 
 		answer(in, 0, &out, sizeof(out));
@@ -69,16 +79,13 @@ static void serve(const struct fuse_in_header *in, const void *body)
 		return;
 	}
 	case FUSE_FLUSH:
-		if (!flushing[0])
-			answer(in, 0, NULL, 0);
-		else if (creat(flushing, 0644) < 0)
-			victim_die("%s: %m", flushing);
-		return;
 	case FUSE_RELEASE:
 	case FUSE_ACCESS:
 		answer(in, 0, NULL, 0);
 		return;
 	case FUSE_READ:
+		answer(in, 0, zeros, sizeof(zeros));
+		return;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
@@ -96,7 +103,8 @@ int main(int argc, char **argv)
 	if (argc != 2 && argc != 3)
 		victim_die("one argument or two");
 	if (argc == 3) {
-		snprintf(flushing, sizeof(flushing), "%s.flushing", argv[1]);
+		silent = strcmp(argv[2], "write") ? FUSE_FLUSH : FUSE_WRITE;
+		snprintf(waits, sizeof(waits), "%s.waits", argv[1]);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		alarm(25);
 	}

@@ -34,7 +34,7 @@ impl Context {
     /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
     /// middle because this one is killed. This one never returns; it ends as that one does.
     pub fn work_in_child(&self) -> Result<(), Failure> {
-        let code = match worker::run_in_child(c"signals-work")? {
+        let code = match worker::run_in_child(c"signals-work", self.timeout)? {
             Role::Worker => return Ok(()),
             Role::Waited(WaitStatus::Exited(_, code)) => code,
             Role::Waited(WaitStatus::Signaled(_, signal, _)) => {
@@ -45,6 +45,14 @@ impl Context {
                 FAILED.into()
             }
             Role::Waited(_) => FAILED.into(),
+            Role::Killed(what) => {
+                say(&format_args!(
+                    "{what}: ETIMEDOUT (the memory of the process is locked: another process that shares it waits for a file \
+                     system that does not answer): end the server of that file system, or give the command a longer \
+                     --timeout. The worker process was killed, and all processes run on; a restore is incomplete"
+                ));
+                FAILED.into()
+            }
         };
         std::process::exit(code)
     }

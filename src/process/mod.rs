@@ -2,4 +2,5 @@
 
 pub(crate) mod detached;
 pub mod pidfd;
+mod stuck;
 pub mod worker;

@@ -3,12 +3,16 @@
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::Pid;
+use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
+use super::stuck::Watch;
 use crate::error::{Error, Result};
 
 /// The process that waits for this one, which does its work.
@@ -19,13 +23,20 @@ pub fn waiter() -> Option<Pid> {
     WAITER.get().copied()
 }
 
+/// How often the worker is looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// On a busy machine any system call may take some time.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Which of the two processes this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The one that goes on.
     Worker,
     /// The one that was there before: the worker has ended so.
     Waited(WaitStatus),
+    /// The one that was there before: the worker was killed, as it waited too long for what this says.
+    Killed(String),
 }
 
 /// Goes on in a child, called `name`, which is in a session of its own and blocks [`DEFERRED`]. This process waits for it
@@ -35,11 +46,14 @@ pub enum Role {
 /// seccomp filter applies to the system calls for that, and a half-finished restore stays half-finished. A user who
 /// kills a command kills the process that he knows, and that one does not trace.
 ///
+/// Nor may its processes stand still for ever. If it waits for one for longer than `patience`, in a system call that nothing
+/// but SIGKILL ends, it is killed all the same: the kernel lets go what it traces.
+///
 /// The caller's process must have one thread.
 ///
 /// # Errors
 /// If there can be no further process.
-pub fn run_in_child(name: &CStr) -> Result<Role> {
+pub fn run_in_child(name: &CStr, patience: Duration) -> Result<Role> {
     let failed = |errno| Error::os("start the worker process", errno);
     // With SIG_IGN, which a program may inherit, nobody hears of a child's end.
     // SAFETY: no handler is set.
@@ -67,8 +81,18 @@ pub fn run_in_child(name: &CStr) -> Result<Role> {
             return Err(failed(errno));
         }
     };
+    let watch = |worker| Watch::new(worker, patience.max(LEAST_PATIENCE));
+    let mut watch = Pid::new(child.as_raw()).map(watch);
     loop {
-        match awaited.wait().map_err(failed)? {
+        let Some(signal) = next(&awaited, INTERVAL).map_err(failed)? else {
+            if let Some(what) = watch.as_mut().and_then(Watch::look) {
+                kill(child, Signal::SIGKILL).map_err(failed)?;
+                await_end(child);
+                return Ok(Role::Killed(what));
+            }
+            continue;
+        };
+        match signal {
             Signal::SIGCHLD => match waitpid(child, Some(WaitPidFlag::WNOHANG)).map_err(failed)? {
                 WaitStatus::StillAlive => {}
                 status => {
@@ -79,6 +103,29 @@ pub fn run_in_child(name: &CStr) -> Result<Role> {
             // It may have ended: until it is waited for, above, its number is nobody else's.
             other => drop(kill(child, other)),
         }
+    }
+}
+
+/// The next of these signals, which are blocked; `None` if none comes in time.
+fn next(awaited: &SigSet, within: Duration) -> nix::Result<Option<Signal>> {
+    let within = TimeSpec::from(within);
+    // SAFETY: reads a set and a time; the siginfo is not wanted.
+    let number =
+        unsafe { libc::sigtimedwait(awaited.as_ref(), std::ptr::null_mut(), within.as_ref()) };
+    match Errno::result(number) {
+        Ok(number) => Signal::try_from(number).map(Some),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Until it is gone, so is not what it traces let go.
+fn await_end(child: nix::unistd::Pid) {
+    let begun = Instant::now();
+    while let Ok(WaitStatus::StillAlive) = waitpid(child, Some(WaitPidFlag::WNOHANG))
+        && begun.elapsed() < LEAST_PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

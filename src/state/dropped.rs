@@ -15,7 +15,7 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::queues::{Queue, is_fault, like_a_timers_own, take_one};
+use super::queues::{Anew, Queue, is_fault, like_a_timers_own, take_one};
 use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
 use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Phase, Result};
@@ -111,7 +111,9 @@ fn ask<Owner>(
     signo: SigNo,
 ) -> Result<Option<Vec<DeletedTimer>>> {
     let entries = of_number(queue_mut(state, place.thread), signo);
-    let Some(came) = place.queue.deliver(site, signo, &entries)? else {
+    let anew = anew(site, state, place, &entries)?;
+    let asked = place.queue.deliver(site, signo, &entries, anew.as_ref())?;
+    let Some(came) = asked else {
         return Ok(None);
     };
     if came.len() == entries.len() {
@@ -123,7 +125,46 @@ fn ask<Owner>(
             state.deleted_timers.extend(of_timer(info, place.thread));
         }
     }
+    if anew.is_some()
+        && of_number(&place.queue.read(site, usize::MAX)?, signo).starts_with(&entries)
+    {
+        return Ok(Some(Vec::new()));
+    }
     build(site, state, place, signo, &entries).map(Some)
+}
+
+/// How the one entry that may be of a timer that is gone is made anew as soon as it has not come, so that there is no
+/// instant at which the death of the tracer would leave the queue without it. Of several nobody can tell in a batch which
+/// have come, and those that have not are made anew by the next.
+fn anew<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    state: &ProcessState,
+    place: Place,
+    entries: &[Siginfo],
+) -> Result<Option<Anew>> {
+    let perhaps = |info: &&Siginfo| may_be_left(state, place.thread, info);
+    let mut left = entries.iter().enumerate().filter(|(_, info)| perhaps(info));
+    let (Some((nth, info)), None) = (left.next(), left.next()) else {
+        return Ok(None);
+    };
+    let Some(timer) = of_timer(info, place.thread) else {
+        return Ok(None);
+    };
+    let Some(ids) = RestoreIds::asked_for(site, std::slice::from_ref(&timer))? else {
+        return Ok(None);
+    };
+    let [_, then @ ..] = leave(&timer);
+    Ok(Some(Anew {
+        nth,
+        first: restore_ids(RESTORE_IDS_ON),
+        last: restore_ids(ids.was),
+        // All zeros are no signal's (kernel/time/posix-timers.c, `good_sigevent`).
+        create: Call::new(libc::SYS_timer_create, "timer_create")
+            .value(number(libc::CLOCK_MONOTONIC)),
+        filling: sigevent(&timer),
+        id: timer.id.to_ne_bytes(),
+        then: then.to_vec(),
+    }))
 }
 
 /// Makes the queue what is wanted, in which entries are of timers that are gone: what looks like them now may not be of these.

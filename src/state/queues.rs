@@ -602,9 +602,11 @@ impl Queue {
     }
 
     /// Which of these entries, which are all of their number in the queue, does the kernel deliver? They are asked for, and
-    /// queued again, as the last, in the same batch, which a thread that has begun it ends. Where not all have come, what was
-    /// queued for the others is there in their stead. `None`: they are not asked for, as RLIMIT_SIGPENDING has no room to
-    /// queue them again.
+    /// what has come is queued again, as the last, in the same batch, which a thread that has begun it ends: there is no
+    /// instant at which one is there that has not come, or is not there that has. `None`: they are not asked for, as
+    /// RLIMIT_SIGPENDING has no room to queue them again.
+    ///
+    /// `anew` makes one of them anew at its place in the same batch, if it has not come.
     ///
     /// # Errors
     /// If what was taken out could not be queued again.
@@ -613,6 +615,7 @@ impl Queue {
         site: &mut Site<'_, '_, Owner>,
         signo: SigNo,
         entries: &[Siginfo],
+        anew: Option<&Anew>,
     ) -> Result<Option<Vec<Siginfo>>> {
         let status = SignalStatus::read(site.pid(), site.tid)?;
         let limit = PendingLimit::capture(site)?;
@@ -623,9 +626,31 @@ impl Queue {
         };
         let soft = limit.hard;
         let mut calls = vec![PendingLimit::call(Rlimit { soft, ..limit })];
-        calls.extend(entries.iter().map(|_| take_one(signo)));
-        let taken = 1..calls.len();
-        calls.extend(self.queueing(site, &status.ids, entries)?);
+        calls.extend(anew.map(|anew| anew.first.clone()));
+        let first = calls.len();
+        let filling = anew.map_or(&[][..], |anew| &anew.filling);
+        calls.extend(entries.iter().map(|_| take_one_or_none(signo, filling)));
+        let taken = first..calls.len();
+        let leader = self.leader_in_namespace(site)?;
+        let (tid, name) = (status.ids.innermost(), self.names().with(signo.get()));
+        let mut again = Vec::with_capacity(entries.len());
+        for nth in 0..entries.len() {
+            if let Some(anew) = anew.filter(|anew| anew.nth == nth) {
+                let last = calls.len() - (taken.end - 1);
+                calls.push(
+                    anew.create
+                        .clone()
+                        .output_of(last, NONE_FROM)
+                        .input(anew.id),
+                );
+                calls.extend_from_slice(&anew.then);
+            }
+            again.push(calls.len());
+            let call = self.queue_signal(leader, tid, signo.get(), name.clone());
+            calls.push(call.output_of(again[nth] - (first + nth), 0));
+        }
+        calls.extend(anew.map(|anew| anew.last.clone()));
+        let after = again.last().map_or(first, |at| at + 1);
         calls.push(PendingLimit::call(limit));
         let outcomes = site.injector.run_whole(site.tid, &calls);
         put_back::<PendingLimit, _>(site, &limit)?;
@@ -633,18 +658,17 @@ impl Queue {
             Err(e) if matches!(e.cause(), Cause::Refused(_)) => return Ok(None),
             outcomes => outcomes?,
         };
-        for outcome in &outcomes[taken.end..] {
+        for outcome in outcomes[after..].iter().chain(&outcomes[..first]) {
             outcome.check()?;
         }
         let mut came = Vec::new();
-        for outcome in &outcomes[taken] {
-            match outcome.errno() {
-                Some(Errno::EAGAIN) => {}
-                _ => {
-                    outcome.check()?;
-                    came.push(siginfo(outcome)?);
-                }
+        for (outcome, again) in outcomes[taken].iter().zip(again) {
+            if outcome.errno() == Some(Errno::EAGAIN) {
+                continue;
             }
+            outcome.check()?;
+            outcomes[again].check()?;
+            came.push(siginfo(outcome)?);
         }
         Ok(Some(came))
     }
@@ -703,15 +727,20 @@ impl Queue {
     }
 
     fn queue_one(self, leader: u64, tid: i32, info: &Siginfo, name: Arc<str>) -> Call {
+        self.queue_signal(leader, tid, info.signo(), name)
+            .input(info.as_bytes().to_vec())
+    }
+
+    /// [`queue_one`](Self::queue_one), but for the siginfo, which is the next argument.
+    fn queue_signal(self, leader: u64, tid: i32, signo: i32, name: Arc<str>) -> Call {
         match self {
             Queue::Private => Call::new(libc::SYS_rt_tgsigqueueinfo, name)
                 .value(leader)
                 .value(u64::from(tid.cast_unsigned())),
             Queue::Shared => Call::new(libc::SYS_rt_sigqueueinfo, name).value(leader),
         }
-        .value(u64::from(info.signo().cast_unsigned()))
-        .input(info.as_bytes().to_vec())
-        .sending(SigNo::new(info.signo()))
+        .value(u64::from(signo.cast_unsigned()))
+        .sending(SigNo::new(signo))
     }
 
     /// The process's pid as the process itself sees it.
@@ -1075,6 +1104,43 @@ const NO_TIME: [u8; 16] = [0; 16];
 pub(crate) fn take_one(signo: SigNo) -> Call {
     take_one_within(signo, NO_TIME)
 }
+
+/// How an entry is made anew, in the batch that finds that the kernel drops it ([`Queue::deliver`]).
+#[derive(Debug)]
+pub(super) struct Anew {
+    /// Which of the entries.
+    pub nth: usize,
+    /// Before and behind all that is made here.
+    pub first: Call,
+    pub last: Call,
+    /// A call that gets a pointer to these bytes if the entry has not come, and else to zeros, and then one to `id`. `then` must
+    /// do nothing if it has failed, as it has to with zeros.
+    pub create: Call,
+    pub filling: Vec<u8>,
+    pub id: [u8; 4],
+    pub then: Vec<Call>,
+}
+
+/// As [`take_one`]; if there is none, its output cannot be queued: the kernel takes no siginfo of a layout that it does not
+/// know, with something behind its own part of it (kernel/signal.c, `post_copy_siginfo_from_user`: E2BIG). `filling` is
+/// what is there then; where one has come, the kernel writes zeros there.
+fn take_one_or_none(signo: SigNo, filling: &[u8]) -> Call {
+    let mut none = [0xff; SIGINFO_SIZE];
+    none[SI_CODE].copy_from_slice(&i32::MAX.to_ne_bytes());
+    for (to, from) in none[NONE_FROM..].iter_mut().zip(filling) {
+        *to = *from;
+    }
+    Call::new(libc::SYS_rt_sigtimedwait, waits_for(signo))
+        .input(SigSet::EMPTY.with(signo).bits().to_le_bytes())
+        .filled(none)
+        .input(NO_TIME)
+        .value(SIGSET_SIZE)
+}
+
+/// Where the kernel's own part of a siginfo ends: sizeof(struct kernel_siginfo).
+const NONE_FROM: usize = 48;
+/// Where si_code is in a siginfo.
+const SI_CODE: std::ops::Range<usize> = 8..12;
 
 /// As [`take_one`], waiting for it if there is none. `time` is a `struct timespec`.
 pub(super) fn take_one_within(signo: SigNo, time: impl Into<Vec<u8>>) -> Call {

@@ -23,6 +23,10 @@ enum Arg {
     Input(Vec<u8>),
     /// The address of this many bytes, which are read back.
     Output(usize),
+    /// The same, of bytes that are these until the call writes there.
+    Filled(Vec<u8>),
+    /// The address of what the call so many before this one writes, from this byte on.
+    OutputOf(usize, usize),
 }
 
 /// One system call to be made by a tracee.
@@ -89,6 +93,21 @@ impl Call {
         self
     }
 
+    /// As [`output`](Self::output), of a buffer that holds `bytes` where the call writes nothing.
+    #[must_use]
+    pub fn filled(mut self, bytes: impl Into<Vec<u8>>) -> Call {
+        self.args.push(Arg::Filled(bytes.into()));
+        self
+    }
+
+    /// Adds a pointer to what the call `before` places before this one has written, from byte `from` on, as the next argument.
+    /// Both must be of one batch ([`Injector::run_whole`](super::Injector::run_whole)).
+    #[must_use]
+    pub fn output_of(mut self, before: usize, from: usize) -> Call {
+        self.args.push(Arg::OutputOf(before, from));
+        self
+    }
+
     /// Should the tracer die before it has the outcome, the thread itself calls `nr` with `args`, at most three,
     /// and the address of this call's output behind them.
     #[must_use]
@@ -148,6 +167,7 @@ impl Call {
     fn output_len(&self) -> usize {
         let len = |arg: &Arg| match arg {
             Arg::Output(len) => *len,
+            Arg::Filled(bytes) => bytes.len(),
             _ => 0,
         };
         self.args.iter().map(len).sum()
@@ -157,8 +177,8 @@ impl Call {
         self.args
             .iter()
             .map(|arg| match arg {
-                Arg::Value(_) => 0,
-                Arg::Input(bytes) => bytes.len().next_multiple_of(ALIGN),
+                Arg::Value(_) | Arg::OutputOf(..) => 0,
+                Arg::Input(bytes) | Arg::Filled(bytes) => bytes.len().next_multiple_of(ALIGN),
                 Arg::Output(len) => len.next_multiple_of(ALIGN),
             })
             .sum::<usize>()
@@ -261,6 +281,11 @@ fn split_by_room(calls: &[Call], room: usize) -> Result<(&[Call], &[Call])> {
     Ok(calls.split_at(n))
 }
 
+fn no_such_output(call: &Call, before: usize) -> Error {
+    let why = format!("the call {before} before it writes nothing, or is of another batch");
+    Error::new(call.name.to_string(), Cause::Unexpected(why))
+}
+
 /// Writes words of 8 bytes to the front of `row`.
 fn write_words(row: &mut [u8], words: impl Iterator<Item = u64>) {
     for (slot, word) in row.chunks_exact_mut(8).zip(words) {
@@ -319,6 +344,20 @@ impl<'a> Layout<'a> {
                 Arg::Output(len) => {
                     bytes.resize(at + len, 0);
                     output = Some((at, *len));
+                }
+                Arg::Filled(filled) => {
+                    bytes.extend_from_slice(filled);
+                    output = Some((at, filled.len()));
+                }
+                Arg::OutputOf(before, from) => {
+                    let of = row
+                        .checked_sub(*before)
+                        .and_then(|row| self.outputs.get(row));
+                    let Some(Some((at, _))) = of else {
+                        return Err(no_such_output(call, *before));
+                    };
+                    *value = self.base.offset(at + from).0;
+                    continue;
                 }
             }
             *value = self.base.offset(at).0;

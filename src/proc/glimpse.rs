@@ -1,0 +1,79 @@
+//! What is looked at of all threads before they are stopped.
+
+use criu_signals_images::{Pid, SigSet, Tid};
+
+use super::status::status_text;
+use super::{not_understood, threads};
+use crate::error::Result;
+
+/// What one look at the status of a thread shows that may be running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The thread.
+    pub tid: Tid,
+    /// Is it traced (`TracerPid`)?
+    pub traced: bool,
+    /// Is it stopped by job control (`State`)?
+    pub stopped: bool,
+    /// What is pending for the thread or for its process (`SigPnd`, `ShdPnd`).
+    pub pending: SigSet,
+    /// How often the thread gave up its processor because it had to wait (`voluntary_ctxt_switches`).
+    pub switches: u64,
+}
+
+impl Glimpse {
+    /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out.
+    pub fn of_threads(pid: Pid) -> Result<Vec<Glimpse>> {
+        let is_there = |glimpse: &Result<Glimpse>| !matches!(glimpse, Err(e) if e.is_died());
+        let threads = threads(pid)?.into_iter();
+        threads
+            .map(|tid| Glimpse::of_thread(pid, tid))
+            .filter(is_there)
+            .collect()
+    }
+
+    /// Looks at one thread of `pid`.
+    pub fn of_thread(pid: Pid, tid: Tid) -> Result<Glimpse> {
+        let text = status_text(pid, tid)?;
+        Glimpse::parse(tid, &text).ok_or_else(|| not_understood("read status").in_thread(tid))
+    }
+
+    pub(crate) fn parse(tid: Tid, text: &str) -> Option<Glimpse> {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        // They come in this order (fs/proc/array.c, proc_pid_status).
+        let mut value = |name| lines.find(|line| line.0 == name).map(|line| line.1.trim());
+        let state = value("State")?;
+        let traced = value("TracerPid")? != "0";
+        let mut set = |name| {
+            let bits = u64::from_str_radix(value(name)?, 16).ok()?;
+            Some(SigSet::from_bits(bits))
+        };
+        let pending = set("SigPnd")?.union(set("ShdPnd")?);
+        Some(Glimpse {
+            tid,
+            traced,
+            stopped: state.starts_with('T'),
+            pending,
+            switches: value("voluntary_ctxt_switches")?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_glimpse_of_this_thread() {
+        let own = nix::unistd::gettid().as_raw();
+        let glimpses = Glimpse::of_threads(Pid::own()).unwrap();
+        let own = glimpses.iter().find(|one| one.tid.get() == own).unwrap();
+        assert!(!own.traced && !own.stopped);
+        let text = "Name:\tState: T\nState:\tT (stopped)\nTracerPid:\t7\nSigPnd:\t0000000000000010\n\
+                    ShdPnd:\t0000000000000001\nvoluntary_ctxt_switches:\t5\n";
+        let stopped = Glimpse::parse(own.tid, text).unwrap();
+        assert!(stopped.traced && stopped.stopped && stopped.switches == 5);
+        assert_eq!(stopped.pending.bits(), 0x11);
+        assert_eq!(Glimpse::parse(own.tid, "State:\tT"), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! The program that a process executes.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use criu_signals_images::{Name, Pid};
+
+use super::{of_task, read};
+use crate::error::Result;
+use crate::in_time;
+
+/// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
+pub fn executable(pid: Pid) -> Result<Option<Name>> {
+    in_time::look("exe", move || executable_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn executable_of_stopped(pid: Pid) -> Result<Option<Name>> {
+    let path =
+        std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| of_task("read exe", &e))?;
+    // d_path says so of a file that was replaced or removed.
+    let path = path
+        .to_str()
+        .map(|path| path.trim_end_matches(" (deleted)"));
+    Ok(path.map(Name::from))
+}
+
+/// What the kernel has told the program at its start (getauxval(3)). Addresses in it are random: another program, or the same
+/// one executed once more, has another.
+pub fn auxiliary_vector(pid: Pid) -> Result<Vec<u8>> {
+    in_time::look("auxv", move || auxiliary_vector_of_stopped(pid))?
+}
+
+/// The same of a process whose leader the caller has stopped by ptrace(2).
+pub fn auxiliary_vector_of_stopped(pid: Pid) -> Result<Vec<u8>> {
+    read(format!("/proc/{pid}/auxv")).map_err(|e| of_task("read auxv", &e))
+}
+
+/// Does the program make the system calls of the 32-bit table? What the kernel has told it at its start says so: the
+/// program's file may be one that somebody else serves, and is not touched. A 64-bit program that makes such a call all the
+/// same is not recognised.
+///
+/// The auxiliary vector of a process that is not stopped may have to be waited for (`in_time`).
+pub fn is_32_bit(pid: Pid) -> bool {
+    auxiliary_vector_of_stopped(pid).is_ok_and(|auxv| is_32_bit_vector(&auxv))
+}
+
+/// Is this auxiliary vector one of pairs of 32-bit numbers (getauxval(3))? Read as pairs of 64-bit ones, its keys are none:
+/// a value that is not 0 is in their upper halves.
+pub(super) fn is_32_bit_vector(auxv: &[u8]) -> bool {
+    const WORD: usize = 4;
+    let words: Vec<u32> = auxv
+        .chunks_exact(WORD)
+        .map(|bytes| u32::from_le_bytes(std::array::from_fn(|at| bytes[at])))
+        .collect();
+    // The upper halves of keys.
+    words.chunks_exact(4).any(|entry| entry[1] != 0)
+}
+
+/// The inode of `pid`'s pid namespace.
+///
+/// It may have to be waited for unless the caller has stopped the leader by ptrace(2).
+pub fn pid_namespace_of_stopped(pid: Pid) -> Result<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/pid"))
+        .map(|m| m.ino())
+        .map_err(|e| of_task("stat ns/pid", &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_wide_an_auxiliary_vector_is() {
+        // AT_SYSINFO_EHDR, AT_HWCAP, AT_NULL.
+        let wide: Vec<u8> = [33u64, 0x7fff_0000_1000, 16, 0xbfeb_fbff, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let narrow: Vec<u8> = [32u32, 0xf7f0_0ff0, 33, 0xf7f0_0000, 16, 0xbfeb_fbff, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        assert!(!is_32_bit_vector(&wide));
+        assert!(is_32_bit_vector(&narrow));
+        assert!(!is_32_bit_vector(&[]));
+        assert!(!is_32_bit(Pid::own()));
+    }
+}

@@ -4,6 +4,7 @@
 //! As in the scenarios, each test is this program once more as pid 1 of a namespace of its own.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -89,6 +90,7 @@ fn tests() -> Vec<Test> {
     tests.push(test("waiters", waiters));
     tests.push(test("command", command));
     tests.push(test("writer-killed", writer_killed));
+    tests.push(test("write.changed-meanwhile", changed_meanwhile));
     tests
 }
 
@@ -771,5 +773,57 @@ fn writer_killed(dir: &RunDir) -> Result<()> {
         found.iter().all(|&n| n > 0),
         "only one of them was ever there: {found:?}"
     );
+    Ok(())
+}
+
+/// A process that executes another program while the command waits for its text gets none of it: the number may be a
+/// set-user-id program's by then.
+fn changed_meanwhile(_: &RunDir) -> Result<()> {
+    for changes in [false, true] {
+        let mut victim = Command::new("sh")
+            .args(["-c", "read line && exec sleep 60; sleep 60"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let pid = Pid::try_from(victim.id())?;
+        let mut writer = Command::new(config::command()?)
+            .args(["write", &format!("{pid}/blocked")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        wait::until("the command to wait for its text", PATIENCE, || {
+            // read(2) of descriptor 0.
+            let call = fs::read_to_string(format!("/proc/{}/syscall", writer.id()))?;
+            Ok(call.starts_with("0 0x0 ").then_some(()))
+        })?;
+        if changes {
+            victim.stdin.take().context("a pipe")?.write_all(b"go\n")?;
+            wait::until("another program", PATIENCE, || {
+                Ok((procfs::name(pid).as_deref() == Some("sleep")).then_some(()))
+            })?;
+        }
+        writer
+            .stdin
+            .take()
+            .context("a pipe")?
+            .write_all(mask(&[10]).as_bytes())?;
+        let output = writer.wait_with_output()?;
+        let error = String::from_utf8(output.stderr)?;
+        let blocked = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let is_blocked = blocked.contains("SigBlk:\t0000000000000200");
+        victim.kill()?;
+        victim.wait()?;
+        if changes {
+            ensure!(
+                output.status.code() == Some(2) && !is_blocked,
+                "{error}{blocked}"
+            );
+            ensure!(
+                error.contains("executes another program since it was found"),
+                "{error}"
+            );
+        } else {
+            ensure!(output.status.success() && is_blocked, "{error}{blocked}");
+        }
+    }
     Ok(())
 }

@@ -5,9 +5,11 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use criu_signals::error::Phase;
 use criu_signals::images::Shown as _;
-use criu_signals::images::text::Dialect;
-use criu_signals::proc_sig::{self, Addresses};
+use criu_signals::images::text::{self, Dialect};
+use criu_signals::proc_sig::{Addresses, Held};
+use criu_signals::process::same_program::SameProgram;
 
 use super::cat::{Place, place};
 use super::context::{Context, Failure};
@@ -44,30 +46,36 @@ pub struct Write {
 
 impl Write {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let mut text = Vec::new();
+        let Place { subject, file } = self.place;
+        // The text may be long in coming.
+        let seen =
+            SameProgram::look(subject.pid).map_err(|e| e.during(Phase::Seize, subject.pid))?;
+        let mut bytes = Vec::new();
         let name = match &self.text {
             Some(path) if path.as_os_str() != "-" => {
-                text = fs::read(path).map_err(|e| format!("{}: {e}", path.shown()))?;
+                bytes = fs::read(path).map_err(|e| format!("{}: {e}", path.shown()))?;
                 path.shown().to_string()
             }
             _ => {
-                io::stdin().read_to_end(&mut text)?;
+                io::stdin().read_to_end(&mut bytes)?;
                 "standard input".to_owned()
             }
         };
         context.work_in_child()?;
-        let Place { subject, file } = self.place;
         let dialect = self.of_2007.then_some(Dialect::Patches);
         let addresses = if self.force {
             Addresses::AsWritten
         } else {
             Addresses::Checked
         };
-        let said = proc_sig::write(subject, file, &text, dialect, addresses, context.timeout);
-        let said = said.map_err(|e| match e {
-            proc_sig::WriteError::Text(e) => Failure::from(format!("{name}: {e}")),
-            proc_sig::WriteError::Process(e) => e.into(),
-        })?;
+        let written = text::parse(file, &bytes, dialect).map_err(|e| format!("{name}: {e}"))?;
+        let held = Held::seize(subject, context.timeout)?;
+        let done = seen
+            .check("nothing is written")
+            .map_err(|e| e.during(Phase::Seize, subject.pid))
+            .and_then(|()| held.write_with(file, &written, addresses));
+        held.release()?;
+        let said = done?;
         for what in said {
             super::context::say(&what);
         }

@@ -29,7 +29,8 @@ use nix::errno::Errno;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::machine::Machine;
 use crate::proc::{self, SignalStatus};
-use crate::process::pidfd::{PidFd, pid_namespace};
+use crate::process::pidfd::pid_namespace;
+use crate::process::same_program::SameProgram;
 
 /// Where `si_pid` is in a siginfo, in all layouts that have one (union `_sifields` of siginfo.h, 64-bit).
 const SI_PID: std::ops::Range<usize> = 16..20;
@@ -72,37 +73,7 @@ pub struct Pair {
     program: Name,
     age: Option<Duration>,
     /// `None` in tests.
-    held: Option<Arc<Held>>,
-}
-
-/// The process that was found, and the program that it executed then: a pidfd is still the process's when that executes a
-/// set-user-id program.
-#[derive(Debug)]
-struct Held {
-    process: PidFd,
-    auxiliary_vector: Vec<u8>,
-}
-
-impl Held {
-    fn new(pid: Pid) -> Result<Held> {
-        Ok(Held {
-            process: PidFd::open(pid)?,
-            auxiliary_vector: proc::auxiliary_vector(pid)?,
-        })
-    }
-
-    /// Of a process that is stopped.
-    fn check(&self) -> Result<()> {
-        self.process.check()?;
-        if proc::auxiliary_vector_of_stopped(self.process.pid())? == self.auxiliary_vector {
-            return Ok(());
-        }
-        let why = "it executes another program since it was found: nothing is restored";
-        Err(Error::new(
-            "look at the process",
-            Cause::Unsupported(why.into()),
-        ))
-    }
+    held: Option<Arc<SameProgram>>,
 }
 
 impl fmt::Display for Pair {
@@ -130,7 +101,7 @@ impl fmt::Display for Pair {
 impl Pair {
     fn new(image: Image, pid: Pid) -> Result<Pair> {
         // First, so that whatever is found out is found out about this program.
-        let held = Some(Arc::new(Held::new(pid)?));
+        let held = Some(Arc::new(SameProgram::look(pid)?));
         let status = SignalStatus::read(pid, pid.into())?;
         if status.dead {
             return Err(Error::new("look at the process", Cause::Died));
@@ -151,7 +122,9 @@ impl Pair {
     /// [`Cause::Unsupported`] if the process executes another program than it did then.
     pub(super) fn check(&self) -> Result<()> {
         match &self.held {
-            Some(held) => held.check().map_err(|e| e.during(Phase::Seize, self.pid)),
+            Some(held) => held
+                .check("nothing is restored")
+                .map_err(|e| e.during(Phase::Seize, self.pid)),
             None => Ok(()),
         }
     }

@@ -174,7 +174,7 @@ impl Unmount {
         }) {
             return Err(format!("{shown}: no file system of {NAME} is mounted there").into());
         }
-        match nix::mount::umount(&folder) {
+        match nix::mount::umount2(&folder, nix::mount::MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(nix::errno::Errno::EPERM) => by_helper(&folder),
             Err(e) => Err(format!("unmount {shown}: {e}").into()),

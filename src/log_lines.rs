@@ -30,7 +30,8 @@ pub fn summary(pid: Pid, image: &Image, name: &str) -> String {
     )
 }
 
-/// What a check's log lines say: one for the process, one for each difference, one for each failure.
+/// What a check's log lines say: one for the process, one for each difference, one for what was not compared, one for each
+/// operation that failed.
 pub fn lines(report: &Report) -> Vec<String> {
     let pid = report.pid;
     let mut lines = vec![format!(
@@ -41,7 +42,7 @@ pub fn lines(report: &Report) -> Vec<String> {
         report.given_back,
         report.arrived,
         report.findings.len(),
-        report.errors.len(),
+        report.failures(),
     )];
     lines.extend(report.findings.iter().map(|(d, done)| {
         format!(
@@ -49,6 +50,45 @@ pub fn lines(report: &Report) -> Vec<String> {
             d.place, d.field, d.dumped, d.found
         )
     }));
+    if !report.not_compared.is_empty() {
+        lines.push(not_compared(pid, &report.not_compared));
+    }
     lines.extend(report.errors.iter().map(|e| format!("pid {pid}: {e}")));
     lines
+}
+
+/// What the verdict does not cover.
+pub(crate) fn not_compared(pid: Pid, parts: &[String]) -> String {
+    format!("pid {pid}: not compared: {}", parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use criu_signals_images::{Difference, Field, NsIds, Place, ProcessState};
+
+    use super::*;
+    use crate::engine::repair::{Done, report};
+
+    /// A verdict of `failed` is never without a failure.
+    #[test]
+    fn failures_are_counted() {
+        let process = ProcessState::bare(NsIds::new(vec![7]).expect("an id"));
+        let gone = Difference {
+            place: Place::Thread(8),
+            field: Field::ThreadMissing,
+            dumped: "a thread".to_owned(),
+            found: "none".to_owned(),
+        };
+        let line = |done| {
+            let mut report = report(process.pid(), &process, Vec::new());
+            report.findings.push((gone.clone(), done));
+            lines(&report).swap_remove(0)
+        };
+        let failed = line(Done::NotPutBack);
+        assert!(failed.contains("verdict=failed") && failed.ends_with("differences=1 failures=1"));
+        let differs = line(Done::LeftAlone);
+        assert!(
+            differs.contains("verdict=differs") && differs.ends_with("differences=1 failures=0")
+        );
+    }
 }

@@ -13,9 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::engine::capture;
-use criu_signals::images::{AltStack, Fields, Image, Pid, SigNo, Siginfo, image};
-use criu_signals::tracee::{ByUs, StoppedProcess};
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_signals::images::owner::OWNER_PROCESS;
+use criu_signals::images::{
+    AltStack, ExitSignal, Fields, FileOwner, Image, Pid, ProcessState, SigNo, Siginfo, image,
+};
+use criu_signals::proc::SignalStatus;
+use criu_signals::tracee::{ByUs, Call, Injector, StoppedProcess};
+use criu_tests::cases::{self, CHECK, Test, start, test, with_plugin};
 use criu_tests::random::Random;
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::{self, Need};
@@ -83,6 +87,15 @@ fn tests() -> Vec<Test> {
         test("other-machine", other_machine),
         test("folder-read-only", folder_read_only),
         test("verify.waiters", verify_waiters),
+        test("verify.waiters-elsewhere", verify_waiters_elsewhere),
+        test("verify.exit-signal", verify_exit_signal),
+        test("verify.made-timer", verify_made_timer),
+        test("restore.interval-timers", restore_interval_timers),
+        test(
+            "restore.expired-interval-timer",
+            restore_expired_interval_timer,
+        ),
+        test("restore.file-owners", restore_file_owners),
         test("tree", tree),
         test("all-or-nothing", all_or_nothing),
         test("namespaces", namespaces).needs(&[Need::FreezerV2]),
@@ -450,7 +463,7 @@ fn restore_fewer_threads(dir: &RunDir) -> Result<()> {
     tool(&["verify", "-D", text(&folder)?, "--map", &map])?.expect(1, &[&last])?;
     let last = last.replace("left alone", "NOT put back");
     tool(&["restore", "--force", "-D", text(&folder)?, "--map", &map])?
-        .expect(1, &["verdict=failed", &last])?;
+        .expect(1, &["verdict=failed", "failures=2", &last])?;
     // It is not what it was, and does not say so before it is asked.
     let mut victims = victims.into_iter();
     victims.next().context("five")?.finish(CHECK)?;
@@ -556,6 +569,247 @@ fn verify_waiters(dir: &RunDir) -> Result<()> {
         ],
     )?;
     victim.finish(CHECK)
+}
+
+/// Changes the one image of a folder, and writes it into another folder.
+fn changed(folder: &Path, other: &Path, change: impl FnOnce(&mut ProcessState)) -> Result<()> {
+    let mut image = images(folder)?.remove(0);
+    change(&mut image.process);
+    fs::create_dir(other)?;
+    let path = other.join(image::file_name(image.process.ids.innermost()));
+    image::write(File::create(path)?, &image)?;
+    Ok(())
+}
+
+/// Has the program make system calls, as it could by itself at any time.
+fn has_called(pid: i32, calls: &[Call]) -> Result<()> {
+    let pid = Pid::new(pid).context("a pid")?;
+    let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+    let mut injector = Injector::new(&stopped)?;
+    let outcomes = injector.run(stopped.leader(), calls)?;
+    injector.finish()?;
+    stopped.release()?;
+    outcomes
+        .iter()
+        .try_for_each(|outcome| outcome.check().map(drop))?;
+    Ok(())
+}
+
+/// setitimer(2), with an interval and a first time in seconds.
+fn setitimer(which: u32, interval: u64, first: u64) -> Call {
+    let bytes: Vec<u8> = [interval, 0, first, 0]
+        .iter()
+        .flat_map(|n: &u64| n.to_le_bytes())
+        .collect();
+    Call::new(nix::libc::SYS_setitimer, "setitimer")
+        .value(which.into())
+        .input(bytes)
+        .value(0)
+}
+
+/// The same call from another place of the program: the line says what differs.
+fn verify_waiters_elsewhere(dir: &RunDir) -> Result<()> {
+    let victim = start("sigsuspend", None, dir)?;
+    let (folder, other) = (dir.file("live"), dir.file("other"));
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    changed(&folder, &other, |process| {
+        for thread in &mut process.threads {
+            if let Some(call) = &mut thread.interrupted {
+                call.ip += 0x10;
+            }
+        }
+    })?;
+    let said = tool(&["verify", "-D", text(&other)?])?;
+    said.expect(1, &["interrupted call: dumped: system call"])?;
+    for line in said.out.lines().filter(|l| l.contains("interrupted call")) {
+        let rest = line.split_once("dumped: ").context("what was dumped")?.1;
+        let mut texts = rest.split("; ");
+        let (dumped, found) = (texts.next(), texts.next());
+        let found = found.and_then(|found| found.strip_prefix("found: "));
+        ensure!(dumped.is_some() && dumped != found, "{line}");
+    }
+    victim.finish(CHECK)
+}
+
+/// What only clone(2) sets can't be put back.
+fn verify_exit_signal(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let (folder, other) = (dir.file("live"), dir.file("other"));
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    changed(&folder, &other, |process| {
+        process.exit_signal = ExitSignal::new(10);
+    })?;
+    let line = "process exit signal: dumped: SIGUSR1; found: SIGCHLD";
+    let other = text(&other)?;
+    tool(&["verify", "-D", other])?.expect(1, &["verdict=differs", line])?;
+    let line = format!("{line}; NOT put back");
+    tool(&["restore", "-D", other])?
+        .expect(1, &["verdict=failed", "differences=1 failures=1", &line])?;
+    victim.finish(CHECK)
+}
+
+/// A timer that the program has made since.
+fn verify_made_timer(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let folder = dir.file("live");
+    dump(victim.pid(), &folder)?.expect(0, &[])?;
+    let create = Call::new(nix::libc::SYS_timer_create, "timer_create")
+        .value(1)
+        .value(0)
+        .output(4);
+    has_called(victim.pid(), &[create])?;
+    let line = "process timer 0: dumped: no such timer; found: signal 14";
+    tool(&["verify", "-D", text(&folder)?])?.expect(1, &["verdict=differs", line])?;
+    let delete = Call::new(nix::libc::SYS_timer_delete, "timer_delete").value(0);
+    has_called(victim.pid(), &[delete])?;
+    tool(&["verify", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
+    victim.finish(CHECK)
+}
+
+/// Another interval, one that is stopped, and one that is started: each is seen, and put back.
+fn restore_interval_timers(dir: &RunDir) -> Result<()> {
+    let victim = start("masks", None, dir)?;
+    let pid = victim.pid();
+    has_called(pid, &[setitimer(0, 500, 500), setitimer(1, 0, 1000)])?;
+    let (folder, later) = (dir.file("live"), dir.file("later"));
+    dump(pid, &folder)?.expect(0, &[])?;
+    let (folder, of_later) = (text(&folder)?, text(&later)?);
+    tool(&["verify", "-D", folder])?.expect(0, &["verdict=verified"])?;
+    has_called(
+        pid,
+        &[
+            setitimer(0, 3, 3000),
+            setitimer(1, 0, 0),
+            setitimer(2, 7, 1000),
+        ],
+    )?;
+    dump(pid, &later)?.expect(0, &[])?;
+    // What is read anew for the timers does not hide that it was stopped.
+    kill(nix::unistd::Pid::from_raw(pid), Signal::SIGSTOP)?;
+    victim.wait_stopped()?;
+    let lines = [
+        "dumped: ITIMER_REAL interval 500000000000 ns, armed; found: ITIMER_REAL interval 3000000000 ns, armed",
+        "dumped: ITIMER_VIRTUAL interval 0 ns, armed; found: ITIMER_VIRTUAL interval 0 ns, not armed",
+        "dumped: ITIMER_PROF interval 0 ns, not armed; found: ITIMER_PROF interval 7000000000 ns, armed",
+    ];
+    for pair in [[folder, of_later], [folder, &pid.to_string()]] {
+        let said = tool(&["diff", pair[0], pair[1]])?;
+        said.expect(1, &["ITIMER_REAL interval 3000000000 ns, armed"])?;
+        ensure!(
+            said.out.matches("process interval timer").count() == 3,
+            "{said:?}"
+        );
+    }
+    tool(&["verify", "-D", folder])?.expect(1, &["verdict=differs", "differences=4"])?;
+    tool(&["verify", "-D", folder])?.expect(1, &lines)?;
+    let put_back = lines.map(|line| format!("{line}; put back"));
+    let put_back = put_back.each_ref().map(String::as_str);
+    let restored = tool(&["restore", "-D", folder])?;
+    restored.expect(0, &["verdict=repaired", "run state", "failures=0"])?;
+    restored.expect(0, &put_back)?;
+    tool(&["verify", "-D", folder])?.expect(0, &["verdict=verified"])?;
+    let said = tool(&["diff", folder, &pid.to_string()])?;
+    ensure!(!said.out.contains("interval timer"), "{said:?}");
+    victim.finish(CHECK)
+}
+
+/// A periodic ITIMER_REAL whose SIGALRM is pending is armed by the delivery, and by nothing else.
+fn restore_expired_interval_timer(dir: &RunDir) -> Result<()> {
+    let victim = start("deep_queue", Some("3"), dir)?;
+    let pid = victim.pid();
+    let (folder, before) = (dir.file("live"), dir.file("before"));
+    dump(pid, &before)?.expect(0, &[])?;
+    ensure!(
+        was_blocked(&before, SigNo::ALRM),
+        "SIGALRM would be delivered"
+    );
+    let expires = Call::new(nix::libc::SYS_setitimer, "setitimer")
+        .value(0)
+        .input([500_u64, 0, 0, 1].map(u64::to_le_bytes).concat())
+        .value(0);
+    has_called(pid, &[expires])?;
+    wait::until("SIGALRM", PATIENCE, || {
+        let pid = Pid::new(pid).context("a pid")?;
+        let status = SignalStatus::read(pid, pid.into())?;
+        Ok(status.shared_pending.contains(SigNo::ALRM).then_some(()))
+    })?;
+    dump(pid, &folder)?.expect(0, &[])?;
+    let folder = text(&folder)?;
+    tool(&["restore", "--exact", "-D", text(&before)?])?.expect(
+        0,
+        &[
+            "verdict=repaired",
+            "found: ITIMER_REAL interval 500000000000 ns, not armed; put back",
+        ],
+    )?;
+    has_called(pid, &[setitimer(0, 500, 500)])?;
+    let armed = "found: ITIMER_REAL interval 500000000000 ns, armed";
+    tool(&["verify", "-D", folder])?.expect(1, &[armed, "shared queue"])?;
+    tool(&["restore", "-D", folder])?.expect(0, &["verdict=repaired", armed, "put back"])?;
+    tool(&["verify", "-D", folder])?.expect(0, &["verdict=verified"])?;
+    tool(&["restore", "--exact", "-D", text(&before)?])?.expect(0, &["verdict=repaired"])?;
+    victim.finish(CHECK)
+}
+
+fn recorded_owners(folder: &Path, pid: i32) -> Result<Vec<FileOwner>> {
+    Ok(image::open(&folder.join(image::file_name(pid)))?
+        .process
+        .file_owners)
+}
+
+/// Owners that a dump by criu has recorded: one that is gone is seen, and set again; that of a file which is gone is seen.
+fn restore_file_owners(dir: &RunDir) -> Result<()> {
+    let victim = start("file_owners", None, dir)?;
+    let pid = victim.pid();
+    let live = dir.file("live");
+    dump(pid, &live)?.expect(0, &[])?;
+    // A dump of a live process does not look at files: that is said.
+    let unknown = "SIGIO owners of files, of which the image records none";
+    for action in ["verify", "restore"] {
+        let said = tool(&[action, "-D", text(&live)?])?;
+        said.expect(0, &["verdict=verified", "not compared: ", unknown])?;
+    }
+    let step = with_plugin()?.dump(pid, &dir.images(), true)?;
+    ensure!(step.ok, "criu dump failed");
+    let images = dir.images();
+    let owners = recorded_owners(&images, pid)?;
+    let owner = owners
+        .iter()
+        .find(|owner| owner.kind == OWNER_PROCESS)
+        .context("no owner is recorded")?;
+    let images = text(&images)?;
+    let said = tool(&["verify", "-D", images])?;
+    said.expect(0, &["verdict=verified"])?;
+    ensure!(!said.out.contains(unknown), "{said:?}");
+    let fcntl = |fd: i32, owner: i32| -> Result<Call> {
+        Ok(Call::new(nix::libc::SYS_fcntl, "fcntl(F_SETOWN)")
+            .value(fd.try_into()?)
+            .value(nix::libc::F_SETOWN.try_into()?)
+            .value(owner.try_into()?))
+    };
+    let line = format!(
+        "process owner of file descriptor {}: dumped: process {pid} (uid 0 euid 0); found: nobody",
+        owner.fd
+    );
+    has_called(pid, &[fcntl(owner.fd, 0)?, fcntl(owner.fd + 1, pid)?])?;
+    // The other end of its socket.
+    let other = format!(
+        "process owner of file descriptor {}: dumped: nobody; found: process",
+        owner.fd + 1
+    );
+    tool(&["verify", "-D", images])?
+        .expect(1, &["verdict=differs", "differences=2", &line, &other])?;
+    let put_back = format!("{line}; put back");
+    tool(&["restore", "-D", images])?.expect(0, &["verdict=repaired", &put_back, &other])?;
+    tool(&["verify", "-D", images])?.expect(0, &["verdict=verified"])?;
+    let close = Call::new(nix::libc::SYS_close, "close").value(owner.fd.try_into()?);
+    has_called(pid, &[close])?;
+    tool(&["verify", "-D", images])?.expect(1, &["differences=1", &line])?;
+    let not_put_back = format!("{line}; NOT put back");
+    tool(&["restore", "-D", images])?
+        .expect(1, &["verdict=failed", "failures=1", &not_put_back])?;
+    victim.end();
+    Ok(())
 }
 
 fn tree(dir: &RunDir) -> Result<()> {

@@ -31,13 +31,15 @@ pub const PSTREE: &str = "pstree.img";
 const PSTREE_LIMIT: u64 = 1 << 26;
 
 /// Never in CRIU's images, whatever the process.
-const NEVER: [Aspect; 8] = [
+const NEVER: [Aspect; 10] = [
     Aspect::Namespaces,
     Aspect::Charged,
     Aspect::MaskInForce,
     Aspect::BitsWithoutInfo,
     Aspect::InterruptedCalls,
     Aspect::TimerEntries,
+    Aspect::IntervalTimers,
+    Aspect::FileOwners,
     Aspect::WaitStatus,
     Aspect::ExitSignal,
 ];

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::itimer::IntervalTimer;
+use crate::owner::FileOwner;
 use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadState};
-use crate::recorded::{Aspect, Recorded, exit_signal};
+use crate::recorded::{Aspect, Recorded};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 use crate::timer::{Notify, PosixTimer, TimerEntry};
@@ -162,7 +164,8 @@ impl fmt::Display for Difference {
 ///
 /// Threads are matched by the id in their own pid namespace. Not compared is what may differ after a
 /// restore that did all it should: ids further out, `pid_ns`, `comm`, `exe`, `queued`, `stack_needs`, the mask in
-/// force, which a call that was interrupted may still be borrowing, and `exit_signal`, which cannot be set.
+/// force, which a call that was interrupted may still be borrowing. Nor are `exit_signal`, interval timers and the owners
+/// of files compared: see [`compare_exit_signals`], [`compare_interval_timers`] and [`file_owner_differs`].
 pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
     let mut differences = Differences(Vec::new());
     differences.process(dumped, found);
@@ -180,6 +183,66 @@ pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
         }
     }
     differences.0
+}
+
+/// Whether the parent is sent something else at the end, where both states tell.
+pub fn compare_exit_signals(dumped: &ProcessState, found: &ProcessState) -> Option<Difference> {
+    let signals = [dumped.exit_signal?, found.exit_signal?];
+    let [dumped, found] = signals;
+    (dumped != found).then(|| Difference {
+        place: Place::Process,
+        field: Field::ExitSignal,
+        dumped: dumped.to_string(),
+        found: found.to_string(),
+    })
+}
+
+/// Compares the interval timers, of every kind. `same` tells whether the second of two of one kind is what is to be found
+/// where the first was dumped: time has passed. Each that differs is returned as it was dumped, and as a difference.
+pub fn compare_interval_timers(
+    dumped: &[IntervalTimer],
+    found: &[IntervalTimer],
+    same: impl Fn(&IntervalTimer, &IntervalTimer) -> bool,
+) -> Vec<(IntervalTimer, Difference)> {
+    let pair = |which| [dumped, found].map(|timers| IntervalTimer::of_kind(timers, which));
+    let pairs = IntervalTimer::KINDS.into_iter().map(pair);
+    let differs = pairs.filter(|[dumped, found]| !same(dumped, found));
+    let difference = |[dumped, found]: [IntervalTimer; 2]| {
+        let texts = [dumped, found].map(|timer| format!("{} {timer}", timer.name()));
+        let [dumped_text, found_text] = if texts[0] == texts[1] {
+            [dumped, found].map(|timer| {
+                let (name, left) = (timer.name(), timer.remaining);
+                format!("{name} {timer}, {left} ns left")
+            })
+        } else {
+            texts
+        };
+        let difference = Difference {
+            place: Place::Process,
+            field: Field::IntervalTimer,
+            dumped: dumped_text,
+            found: found_text,
+        };
+        (dumped, difference)
+    };
+    differs.map(difference).collect()
+}
+
+/// The difference between two owners of the file with this descriptor.
+pub fn file_owner_differs(
+    fd: i32,
+    dumped: Option<FileOwner>,
+    found: Option<FileOwner>,
+) -> Option<Difference> {
+    let text = |owner: Option<FileOwner>| {
+        owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string())
+    };
+    (dumped != found).then(|| Difference {
+        place: Place::Process,
+        field: Field::FileOwner(fd),
+        dumped: text(dumped),
+        found: text(found),
+    })
 }
 
 /// What two states have in common, and what nobody can tell.
@@ -200,6 +263,10 @@ pub struct Comparison {
 /// of the leaders tell, are matched in their order.
 pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     let mut not_compared: Vec<Aspect> = a.missing.iter().chain(&b.missing).copied().collect();
+    let tells = |recorded: &&Recorded| recorded.image.process.records_file_owners();
+    if ![a, b].iter().all(tells) {
+        not_compared.push(Aspect::FileOwners);
+    }
     not_compared.sort_unstable();
     not_compared.dedup();
     let (a, b) = (a.without(&not_compared), b.without(&not_compared));
@@ -208,15 +275,17 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     not_compared.retain(|aspect| !ids.contains(aspect));
 
     let pairs = pairs(&a, &b);
-    let mut differences = Differences(Vec::new());
-    differences.process(&a, &b);
-    differences.rest(&a, &b);
-    differences.all_timers(&a.timers, &b.timers, |tid| {
+    let partner = |tid| {
         pairs.iter().find_map(|pair| match pair {
             (Some(a), Some(b)) if a.ids.innermost() == tid => Some(b.ids.innermost()),
             _ => None,
         })
-    });
+    };
+    let mut differences = Differences(Vec::new());
+    differences.process(&a, &b);
+    differences.rest(&a, &b);
+    differences.all_timers(&a.timers, &b.timers, partner);
+    differences.owners(&a, &b, partner);
     for pair in &pairs {
         let place = |thread: &ThreadState| Place::Thread(thread.ids.innermost());
         match pair {
@@ -266,6 +335,9 @@ fn by_id(process: &ProcessState) -> impl Iterator<Item = (i32, &ThreadState)> {
         .map(|thread| (thread.ids.innermost(), thread))
 }
 
+/// In the place of a timer that one of them lacks.
+const NO_TIMER: &str = "no such timer";
+
 struct Differences(Vec<Difference>);
 
 impl Differences {
@@ -293,9 +365,28 @@ impl Differences {
         let place = Place::Process;
         self.values(place, Field::Comm, &a.comm, &b.comm);
         self.values(place, Field::WaitStatus, a.wait_status, b.wait_status);
-        let signals = [a, b].map(|process| exit_signal(process.exit_signal));
-        let [a_signal, b_signal] = signals;
-        self.values(place, Field::ExitSignal, a_signal, b_signal);
+        self.0.extend(compare_exit_signals(a, b));
+        // What remains is another time whenever one looks.
+        let same = |a: &IntervalTimer, b: &IntervalTimer| {
+            (a.interval, a.is_armed()) == (b.interval, b.is_armed())
+        };
+        let timers = compare_interval_timers(&a.interval_timers, &b.interval_timers, same);
+        self.0
+            .extend(timers.into_iter().map(|(_, difference)| difference));
+    }
+
+    /// Owners of files that either has. `partner` is that of [`all_timers`](Self::all_timers).
+    fn owners(&mut self, a: &ProcessState, b: &ProcessState, partner: impl Fn(i32) -> Option<i32>) {
+        let [own, others] = [a, b].map(|process| process.ids.innermost());
+        let renamed =
+            |owner: &FileOwner| owner.renamed(&partner, |pid| (pid == own).then_some(others));
+        let at = |owners: &[FileOwner], fd| owners.iter().copied().find(|owner| owner.fd == fd);
+        let a: Vec<FileOwner> = a.file_owners.iter().map(renamed).collect();
+        let b = &b.file_owners;
+        let only_b = b.iter().filter(|owner| at(&a, owner.fd).is_none());
+        for fd in a.iter().chain(only_b).map(|owner| owner.fd) {
+            self.0.extend(file_owner_differs(fd, at(&a, fd), at(b, fd)));
+        }
     }
 
     fn rest_of_thread(&mut self, place: Place, a: &ThreadState, b: &ThreadState) {
@@ -322,7 +413,7 @@ impl Differences {
         partner: impl Fn(i32) -> Option<i32>,
     ) {
         let line = |timer: Option<&PosixTimer>| {
-            timer.map_or_else(|| "no such timer".to_owned(), PosixTimer::to_string)
+            timer.map_or_else(|| NO_TIMER.to_owned(), PosixTimer::to_string)
         };
         let same = |a: &PosixTimer, b: &PosixTimer| {
             let notify = match a.notify {
@@ -340,11 +431,15 @@ impl Differences {
             a == *b
         };
         let mut push = |id, a: Option<&PosixTimer>, b: Option<&PosixTimer>| {
+            let (dumped, mut found) = (line(a), line(b));
+            if dumped == found {
+                found.push_str(", which is not the thread in the same place");
+            }
             self.0.push(Difference {
                 place: Place::Process,
                 field: Field::Timer(id),
-                dumped: line(a),
-                found: line(b),
+                dumped,
+                found,
             });
         };
         for timer in a {
@@ -370,7 +465,16 @@ impl Differences {
                 place: Place::Process,
                 field: Field::Timer(timer.id),
                 dumped: timer.to_string(),
-                found: now.map_or_else(|| "no such timer".to_owned(), PosixTimer::to_string),
+                found: now.map_or_else(|| NO_TIMER.to_owned(), PosixTimer::to_string),
+            });
+        }
+        let known = |timer: &&PosixTimer| dumped.iter().any(|was| was.id == timer.id);
+        for timer in found.iter().filter(|timer| !known(timer)) {
+            self.0.push(Difference {
+                place: Place::Process,
+                field: Field::Timer(timer.id),
+                dumped: NO_TIMER.to_owned(),
+                found: timer.to_string(),
             });
         }
     }
@@ -512,6 +616,7 @@ mod tests {
     use super::*;
     use crate::altstack::AltStack;
     use crate::ids::NsIds;
+    use crate::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
     use crate::process::{Rlimit, RunState};
     use crate::sigset::SigSet;
     use crate::testing::{self, queued, sample};
@@ -794,7 +899,9 @@ mod tests {
         // The thread of the other one that stands in its place.
         assert_eq!(differences(&one, &recorded([61, 63], of(63))), 0);
         assert_eq!(differences(&one, &recorded([61, 63], of(61))), 1);
-        assert_eq!(differences(&one, &recorded([61, 63], of(42))), 1);
+        let differ = compare_all(&one, &recorded([61, 63], of(42))).differences;
+        assert_eq!(differ.len(), 1);
+        assert_eq!(alike(&differ), [] as [&Difference; 0]);
         let later = PosixTimer {
             remaining: 1,
             entry_overrun: Some(7),
@@ -842,13 +949,132 @@ mod tests {
                 Aspect::Limit,
                 Aspect::MaskInForce,
                 Aspect::BitsWithoutInfo,
+                Aspect::FileOwners,
                 Aspect::WaitStatus,
                 Aspect::ExitSignal
             ]
         );
     }
 
+    #[test]
+    fn a_timer_that_was_made_since() {
+        let mut found = sample();
+        found.timers.push(TIMER);
+        let differences = compare(&sample(), &found);
+        assert_eq!(differences.len(), 1);
+        assert_eq!(differences[0].field, Field::Timer(0));
+        assert_eq!(differences[0].dumped, "no such timer");
+    }
+
+    #[test]
+    fn interval_timers() {
+        let lines = |was: &[(u32, u64, u64)], is: &[(u32, u64, u64)]| -> Vec<String> {
+            let [mut a, mut b] = [testing::sample_image(), testing::sample_image()];
+            for (image, timers) in [(&mut a, was), (&mut b, is)] {
+                let timer = |&(which, interval, remaining)| IntervalTimer {
+                    which,
+                    interval,
+                    remaining,
+                };
+                image.process.interval_timers = timers.iter().map(timer).collect();
+            }
+            let all = compare_all(&a.into(), &b.into()).differences;
+            all.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            lines(&[(0, 7, 5), (1, 0, 5)], &[(1, 0, 2), (0, 7, 1)]),
+            [""; 0]
+        );
+        assert_eq!(
+            lines(&[(0, 7, 5), (1, 0, 5)], &[(0, 3, 1), (2, 9, 0)]),
+            [
+                "process: interval timer: dumped ITIMER_REAL interval 7 ns, armed, found ITIMER_REAL interval 3 ns, armed",
+                "process: interval timer: dumped ITIMER_VIRTUAL interval 0 ns, armed, \
+                 found ITIMER_VIRTUAL interval 0 ns, not armed",
+                "process: interval timer: dumped ITIMER_PROF interval 0 ns, not armed, \
+                 found ITIMER_PROF interval 9 ns, not armed",
+            ]
+        );
+    }
+
+    #[test]
+    fn time_that_is_left_is_shown_where_it_is_what_differs() {
+        let timer = |remaining| IntervalTimer {
+            which: 0,
+            interval: 0,
+            remaining,
+        };
+        let found = compare_interval_timers(&[timer(1)], &[timer(9)], PartialEq::eq);
+        assert_eq!(
+            found[0].1.dumped,
+            "ITIMER_REAL interval 0 ns, armed, 1 ns left"
+        );
+        assert_eq!(
+            found[0].1.found,
+            "ITIMER_REAL interval 0 ns, armed, 9 ns left"
+        );
+    }
+
+    #[test]
+    fn owners_of_files() {
+        let owner = |fd, kind, id| FileOwner {
+            fd,
+            kind,
+            id,
+            uid: 0,
+            euid: 0,
+        };
+        let recorded = |ids: [i32; 2], owners: Vec<FileOwner>| {
+            let mut image = testing::sample_image();
+            let process = &mut image.process;
+            process.ids = NsIds::new(vec![ids[0], ids[0]]).expect("valid");
+            for (thread, tid) in process.threads.iter_mut().zip(ids) {
+                thread.ids = NsIds::new(vec![tid, tid]).expect("valid");
+            }
+            process.file_owners = owners;
+            Recorded::from(image)
+        };
+        let fields = |a: &Recorded, b: &Recorded| -> Vec<Field> {
+            let differences = compare_all(a, b).differences;
+            differences.iter().map(|d| d.field).collect()
+        };
+        let thread = |tid| owner(5, OWNER_THREAD, tid);
+        let one = recorded([41, 42], vec![thread(42), owner(6, OWNER_PROCESS, 41)]);
+        // Those that stand in their places.
+        let other = recorded([61, 63], vec![owner(6, OWNER_PROCESS, 61), thread(63)]);
+        assert_eq!(fields(&one, &other), []);
+        let other = recorded([61, 63], vec![thread(61), owner(7, OWNER_GROUP, 61)]);
+        let all = [5, 6, 7].map(Field::FileOwner);
+        assert_eq!(fields(&one, &other), all);
+        // Not every dump looks at the files.
+        let unknown = compare_all(&one, &recorded([41, 42], Vec::new()));
+        assert_eq!(unknown.differences, []);
+        assert!(unknown.not_compared.contains(&Aspect::FileOwners));
+    }
+
+    /// Those whose two texts are the same, which do not say what differs.
+    fn alike(differences: &[Difference]) -> Vec<&Difference> {
+        let alike = |d: &&Difference| d.dumped == d.found;
+        differences.iter().filter(alike).collect()
+    }
+
     proptest! {
+        #[test]
+        fn the_texts_of_a_difference_differ(a in testing::image(), b in testing::image()) {
+            let all = compare(&a.process, &b.process);
+            prop_assert_eq!(alike(&all), [] as [&Difference; 0]);
+            let all = compare_all(&a.clone().into(), &b.clone().into()).differences;
+            prop_assert_eq!(alike(&all), [] as [&Difference; 0]);
+            // Of one process, in which less differs.
+            let mut other = b;
+            other.process.ids = a.process.ids.clone();
+            for (thread, was) in other.process.threads.iter_mut().zip(&a.process.threads) {
+                thread.ids = was.ids.clone();
+            }
+            let all = compare_all(&a.into(), &other.into()).differences;
+            prop_assert_eq!(alike(&all), [] as [&Difference; 0]);
+        }
+
         #[test]
         fn nothing_differs_from_itself(process in testing::process()) {
             prop_assert_eq!(compare(&process, &process), []);

@@ -35,7 +35,8 @@ impl fmt::Display for ExitSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.signo() {
             Some(signo) => signo.fmt(f),
-            None => f.write_str("none"),
+            None if self.0 == 0 => f.write_str("none"),
+            None => write!(f, "none ({} is no signal)", self.0),
         }
     }
 }
@@ -63,7 +64,7 @@ mod tests {
     fn text() {
         assert_eq!(ExitSignal::CHLD.to_string(), "SIGCHLD");
         assert_eq!(ExitSignal(0).to_string(), "none");
-        assert_eq!(ExitSignal(200).to_string(), "none");
+        assert_eq!(ExitSignal(200).to_string(), "none (200 is no signal)");
         assert_eq!(ExitSignal::CHLD.signo(), Some(SigNo::CHLD));
     }
 

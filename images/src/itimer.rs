@@ -18,6 +18,25 @@ pub struct IntervalTimer {
 }
 
 impl IntervalTimer {
+    /// What there is one of in each process: every [`IntervalTimer::which`].
+    pub const KINDS: [u32; 3] = [0, 1, 2];
+
+    /// The one of this kind among `timers`, which leave out those that are neither armed nor have an interval.
+    pub fn of_kind(timers: &[IntervalTimer], which: u32) -> IntervalTimer {
+        let unset = IntervalTimer {
+            which,
+            interval: 0,
+            remaining: 0,
+        };
+        let mut timers = timers.iter().copied();
+        timers.find(|timer| timer.which == which).unwrap_or(unset)
+    }
+
+    /// Does its time run?
+    pub fn is_armed(&self) -> bool {
+        self.remaining != 0
+    }
+
     /// Its name in setitimer(2).
     pub fn name(&self) -> &'static str {
         match self.which {
@@ -31,10 +50,10 @@ impl IntervalTimer {
 impl fmt::Display for IntervalTimer {
     /// `interval 1000000 ns, not armed`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let armed = if self.remaining == 0 {
-            "not armed"
-        } else {
+        let armed = if self.is_armed() {
             "armed"
+        } else {
+            "not armed"
         };
         write!(f, "interval {} ns, {armed}", self.interval)
     }

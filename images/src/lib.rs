@@ -51,7 +51,10 @@ pub mod wait_status;
 pub use altstack::AltStack;
 pub use criu_core::CoreImage;
 pub use criu_files::FilesImage;
-pub use diff::{Comparison, Difference, Field, Place, compare, compare_all};
+pub use diff::{
+    Comparison, Difference, Field, Place, compare, compare_all, compare_exit_signals,
+    compare_interval_timers, file_owner_differs,
+};
 pub use disposition::{Disposition, Dispositions};
 pub use error::ImageError;
 pub use exit_signal::ExitSignal;

@@ -30,6 +30,26 @@ pub struct FileOwner {
     pub euid: u32,
 }
 
+impl FileOwner {
+    /// As it is where the thread or process with the id `id` is called `name(id)`. Groups have ids of processes.
+    #[must_use]
+    pub fn renamed(
+        self,
+        thread: impl Fn(i32) -> Option<i32>,
+        process: impl Fn(i32) -> Option<i32>,
+    ) -> FileOwner {
+        let new = if self.kind == OWNER_THREAD {
+            thread(self.id)
+        } else {
+            process(self.id)
+        };
+        FileOwner {
+            id: new.unwrap_or(self.id),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for FileOwner {
     /// `thread 42 (uid 0 euid 0)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -557,6 +557,12 @@ impl ProcessState {
         Err(FieldError::new("queue", reason))
     }
 
+    /// Does the image tell whom the SIGIO of files goes to? Not every dump looks at the files, and a process of which no
+    /// owner is recorded may have had some.
+    pub fn records_file_owners(&self) -> bool {
+        !self.file_owners.is_empty()
+    }
+
     /// Of an image that holds it: the oldest that can.
     pub fn format_version(&self) -> u32 {
         if self.deleted_timers.is_empty() {

@@ -4,7 +4,6 @@ use std::fmt;
 
 use crate::altstack::AltStack;
 use crate::disposition::Dispositions;
-use crate::exit_signal::ExitSignal;
 use crate::image::Image;
 use crate::process::{ProcessState, Rlimit};
 use crate::sigset::SigSet;
@@ -37,6 +36,10 @@ pub enum Aspect {
     InterruptedCalls,
     /// Where the queue entries of the POSIX timers are.
     TimerEntries,
+    /// The interval timers.
+    IntervalTimers,
+    /// Whom the SIGIO of files goes to.
+    FileOwners,
     /// What the parent's wait(2) would still report.
     WaitStatus,
     /// What the parent is sent at the end.
@@ -60,6 +63,8 @@ impl Aspect {
             Aspect::BitsWithoutInfo => "bits_without_siginfo",
             Aspect::InterruptedCalls => "interrupted",
             Aspect::TimerEntries => "timer_entries",
+            Aspect::IntervalTimers => "interval_timers",
+            Aspect::FileOwners => "file_owners",
             Aspect::WaitStatus => "wait_status",
             Aspect::ExitSignal => "exit_signal",
             Aspect::StackNeeds => "stack_needs",
@@ -91,6 +96,8 @@ impl Aspect {
                     timer.entry_overrun = None;
                 }
             }
+            Aspect::IntervalTimers => process.interval_timers.clear(),
+            Aspect::FileOwners => process.file_owners.clear(),
             Aspect::WaitStatus => process.wait_status = WaitStatus::Unknown,
             Aspect::ExitSignal => process.exit_signal = None,
             Aspect::StackNeeds => process.stack_needs = None,
@@ -129,6 +136,8 @@ impl fmt::Display for Aspect {
             Aspect::BitsWithoutInfo => "signals pending without siginfo",
             Aspect::InterruptedCalls => "interrupted calls",
             Aspect::TimerEntries => "queue entries of timers",
+            Aspect::IntervalTimers => "interval timers",
+            Aspect::FileOwners => "SIGIO owners of files",
             Aspect::WaitStatus => "wait status",
             Aspect::ExitSignal => "exit signal",
             Aspect::StackNeeds => "what a signal takes of a stack",
@@ -174,9 +183,4 @@ impl Recorded {
         }
         process
     }
-}
-
-/// The exit signal for people: `not known`.
-pub(crate) fn exit_signal(signal: Option<ExitSignal>) -> String {
-    signal.map_or_else(|| "not known".to_owned(), |signal| signal.to_string())
 }

@@ -16,8 +16,10 @@ use super::style::{BOLD, DIM, NAME, WARN};
 /// Compares the signal state of two processes, of two images or folders of images, or of a process and its image.
 ///
 /// Everything that both sources record is compared, except pids, namespaces, the number of siginfos that a user has
-/// queued, and remaining times. Processes of two folders are matched by the pid in their innermost pid namespace.
-/// Threads are matched by their tid in that namespace, or by their order if the two are not the same process.
+/// queued, and the remaining times of timers and calls. Of an interval timer, the interval and whether the timer is armed
+/// are compared. SIGIO owners of files are compared if both sources record some. What is not recorded by both is listed as
+/// not compared. Processes of two folders are matched by the pid in their innermost pid namespace. Threads are matched by
+/// their tid in that namespace, or by their order if the two are not the same process.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Diff {
@@ -149,7 +151,7 @@ fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
                 let list = aspects.join(", ");
                 writeln!(
                     out,
-                    "{DIM}not compared, because only one side records it: {list}{DIM:#}"
+                    "{DIM}not compared, because not both sides record it: {list}{DIM:#}"
                 )?;
             }
             Ok(())

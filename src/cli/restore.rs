@@ -27,9 +27,11 @@ Exit codes:
 /// Restores dumped signal state into live processes.
 ///
 /// Restores dispositions, masks, alternate stacks, pending signals with their siginfos, queue entries of POSIX timers,
-/// RLIMIT_SIGPENDING, parent-death signals and the group stop. Does not touch the system calls in which threads wait.
-/// Signals that arrived since the dump stay pending, queued after the signals of the dump. Prints a line with the
-/// verdict for each process, and a line for each difference.
+/// interval timers, SIGIO owners of files if the image records them, RLIMIT_SIGPENDING, parent-death signals and the group
+/// stop. Does not create or delete threads or POSIX timers, cannot set the exit signal, and does not touch the system calls
+/// in which threads wait. Signals that arrived since the dump stay pending, queued after the signals of the dump. Prints a
+/// line with the verdict for each process, a line for each difference, and a line "not compared:" with state that the
+/// verdict does not cover.
 #[derive(clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Restore {
@@ -76,6 +78,9 @@ impl Restore {
                     differs |= !matches!(report.verdict(), Verdict::Verified | Verdict::Repaired);
                     for line in log_lines::lines(&report) {
                         writeln!(out, "{line}")?;
+                    }
+                    for (_, lost) in &report.lost {
+                        writeln!(out, "pid {}: {lost}", pair.pid)?;
                     }
                 }
                 Err(e) => {

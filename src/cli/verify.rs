@@ -25,8 +25,9 @@ Exit codes:
 
 /// Compares live processes with their images, without changing anything.
 ///
-/// Compares everything that `restore` restores, and whether threads that waited in a system call wait in the same call
-/// again. A signal that arrived since the dump is a difference.
+/// Compares everything that `restore` restores, the exit signal, which POSIX timers there are, and whether threads that
+/// waited in a system call wait in the same call again. A signal that arrived since the dump is a difference. A line "not
+/// compared:" names state that the verdict does not cover.
 #[derive(clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Verify {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Disposition, Pending, Pid, PosixTimer, ProcessState, Rlimit, RunState, SigNo,
-    SigSet, Siginfo, TakenOut, ThreadState, Tid, TimerEntry, compare,
+    Difference, Disposition, FileOwner, Pending, Pid, PosixTimer, ProcessState, Rlimit, RunState,
+    SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid, TimerEntry, compare, compare_exit_signals,
 };
 
 use crate::engine::capture::{self, Entries};
@@ -69,15 +69,25 @@ pub struct Report {
     pub findings: Vec<(Difference, Done)>,
     /// What was given up, in words.
     pub lost: Vec<(Lost, String)>,
+    /// What the process has, or the image does not tell, that the outcome does not cover, in words. A comparison with what CRIU
+    /// has restored leaves that to its caller.
+    pub not_compared: Vec<String>,
     /// Operations that failed.
     pub errors: Vec<Error>,
 }
 
 impl Report {
+    /// How many operations failed, and how many differences were not put back. The outcome is [`Verdict::Failed`] where there
+    /// are any.
+    pub fn failures(&self) -> usize {
+        let not_put_back = |(_, done): &&(Difference, Done)| *done == Done::NotPutBack;
+        self.errors.len() + self.findings.iter().filter(not_put_back).count()
+    }
+
     /// The outcome.
     pub fn verdict(&self) -> Verdict {
         let any = |done| self.findings.iter().any(|(_, d)| *d == done);
-        if !self.errors.is_empty() || any(Done::NotPutBack) {
+        if self.failures() != 0 {
             Verdict::Failed
         } else if any(Done::LeftAlone) {
             Verdict::Differs
@@ -258,23 +268,84 @@ pub fn apply<Owner>(
     for thread in &mut aim.threads {
         thread.interrupted = None;
     }
-    let differences = compare(&aim, &found);
+    let since = |aim: ProcessState, found: &ProcessState| match arrived {
+        Arrived::Kept => arrived_since(aim, found),
+        Arrived::TakenOut => aim,
+    };
     let mut report = report(stopped.pid(), wanted, Vec::new());
     report.arrived = siginfos(&aim).saturating_sub(siginfos(wanted));
+    if put_back_rest_of_live(stopped, wanted, &found, &mut report) {
+        // What an expiry leaves.
+        let was = found.run_state;
+        found = capture::expecting(stopped, Phase::Verify, &aim)?;
+        found.run_state = was;
+        aim = since(aim, &found);
+    }
+    let differences = compare(&aim, &found);
     if !differences.is_empty() {
         let (failed, lost) = put_back_and_say(stopped, &aim, &found, Extent::All);
         errors.extend(failed);
         report.lost = lost;
-        let found = capture::expecting(stopped, Phase::Verify, &aim)?;
-        let aim = match arrived {
-            Arrived::Kept => arrived_since(aim, &found),
-            Arrived::TakenOut => aim,
-        };
-        let left = compare(&aim, &found);
-        report.findings = judged(differences, &left);
+        found = capture::expecting(stopped, Phase::Verify, &aim)?;
+        let left = compare(&since(aim, &found), &found);
+        report.findings.extend(judged(differences, &left));
     }
-    report.errors = errors;
+    // Only clone(2) sets it.
+    let exit_signal = compare_exit_signals(wanted, &found);
+    let exit_signal = exit_signal.map(|d| (d, Done::NotPutBack));
+    report.findings.extend(exit_signal);
+    report.errors.extend(errors);
     Ok(report)
+}
+
+/// As [`put_back_rest`], of a process that has run on. Returns whether anything was done. What failed is in the report.
+fn put_back_rest_of_live<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    wanted: &ProcessState,
+    found: &ProcessState,
+    report: &mut Report,
+) -> bool {
+    let pid = stopped.pid();
+    let timers = itimers::differences(wanted, found);
+    let owners = differing_owners(wanted, report);
+    if timers.is_empty() && owners.is_empty() {
+        return false;
+    }
+    let not_put_back = |d| (d, Done::NotPutBack);
+    let all_timers: Vec<Difference> = timers.iter().map(|(_, d)| d.clone()).collect();
+    let mut failed = Vec::new();
+    let inner = || {
+        let mut injector = Injector::new(stopped)?;
+        let put_back = itimers::put_back_all(&mut injector, wanted, timers);
+        failed.extend(owners::set_all(&mut injector, &owners).err());
+        failed.extend(injector.finish().err());
+        put_back
+    };
+    let put_back = inner().unwrap_or_else(|e| {
+        failed.push(e);
+        all_timers.into_iter().map(not_put_back).collect()
+    });
+    report.findings.extend(put_back);
+    let failed = failed.into_iter().map(|e| e.during(Phase::Replay, pid));
+    report.errors.extend(failed);
+    let left: Vec<Difference> = differing_owners(wanted, report)
+        .into_iter()
+        .map(|(_, d)| d)
+        .collect();
+    let owners = owners.into_iter().map(|(_, d)| d).collect();
+    report.findings.extend(judged(owners, &left));
+    true
+}
+
+/// The owners of files that differ in the process of `report`. That they can't be looked at is one of its errors.
+pub(crate) fn differing_owners(
+    wanted: &ProcessState,
+    report: &mut Report,
+) -> Vec<(FileOwner, Difference)> {
+    owners::differences(report.pid, wanted).unwrap_or_else(|e| {
+        report.errors.push(e.during(Phase::Verify, report.pid));
+        Vec::new()
+    })
 }
 
 /// A report on a process with which nothing has been done.
@@ -288,6 +359,7 @@ pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> 
         arrived: 0,
         findings: differences.into_iter().map(left_alone).collect(),
         lost: Vec::new(),
+        not_compared: Vec::new(),
         errors: Vec::new(),
     }
 }

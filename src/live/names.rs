@@ -9,7 +9,8 @@
 //!
 //! - the ids of the process and its threads;
 //! - the sender in a siginfo (`si_pid`), if it names a process of the dump in the receiver's namespace;
-//! - the thread that a POSIX timer signals (SIGEV_THREAD_ID).
+//! - the thread that a POSIX timer signals (SIGEV_THREAD_ID);
+//! - the owner of a file (F_SETOWN), if it is one of these threads or a process of the dump.
 //!
 //! Threads are matched by their ids where the process has kept its own, as a restore by CRIU leaves it. In another
 //! process they are matched in the order of their ids, the leader first: that is the order in which they were made.
@@ -370,6 +371,9 @@ pub(super) fn translated(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> Pro
     }
     if pairs.iter().any(|pair| !pair.kept_its_id()) {
         let sender = |pid| name_of(pid, pair, pairs);
+        for owner in &mut state.file_owners {
+            *owner = owner.renamed(|tid| renamed.get(&tid).copied(), sender);
+        }
         state
             .queues_mut()
             .for_each(|pending| rename_senders(pending, sender));

@@ -10,6 +10,7 @@ use super::{Progress, Stage, step};
 use crate::engine::capture;
 use crate::engine::repair::{Arrived, Done, Report, apply};
 use crate::error::{Cause, Error, Phase, Result};
+use crate::losses::not_compared;
 use crate::proc::{self, Region};
 use crate::tracee::{ByUs, StoppedProcess};
 
@@ -75,6 +76,7 @@ fn put_back(
     arrived: Arrived,
 ) -> Result<Report> {
     let mut report = apply(process, now, wanted, arrived)?;
+    report.not_compared = not_compared::parts_of_live(&pair.image.process);
     let missing = missing_threads(&pair.image.process, wanted);
     let missing = missing.into_iter().map(|d| (d, Done::NotPutBack));
     report.findings.extend(missing);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use criu_signals_images::{
     Difference, Field, InterruptedCall, Place, ProcessState, RestartCode, ThreadState, compare,
+    compare_exit_signals,
 };
 
 use super::names::{Pair, matched_threads, missing_threads, translated};
@@ -13,6 +14,8 @@ use crate::engine::capture;
 use crate::engine::repair;
 use crate::engine::repair::{Done, Report};
 use crate::error::Result;
+use crate::losses::not_compared;
+use crate::state::itimers;
 
 /// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
 /// its call, and one that was just restored has to make it first.
@@ -26,8 +29,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Compares processes, all at one instant, with their images. Nothing is changed. One report for each pair.
 ///
-/// What is compared is what [`compare`] does, and that threads that waited in a system call wait in it: processes that
-/// have some that do not are looked at again for up to a second, on a busy machine longer.
+/// What is compared is what [`compare`] does, interval timers, the exit signal, the owners of files where the image records
+/// them, and that threads that waited in a system call wait in it: processes that have some that do not are looked at again
+/// for up to a second, on a busy machine longer.
 ///
 /// # Errors
 /// If a process could not be stopped or read.
@@ -101,16 +105,25 @@ fn look(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> (Report, Vec<Differe
     let dumped = &pair.image.process;
     let wanted = translated(pair, now, pairs);
     let mut differences = compare(&wanted, now);
+    let timers = itimers::differences(&wanted, now);
+    differences.extend(timers.into_iter().map(|(_, difference)| difference));
+    differences.extend(compare_exit_signals(&wanted, now));
     differences.extend(missing_threads(dumped, now));
-    let waiting = not_waiting(dumped, now);
-    (repair::report(pair.pid, &wanted, differences), waiting)
+    let mut report = repair::report(pair.pid, &wanted, differences);
+    let owners = repair::differing_owners(&wanted, &mut report);
+    let left_alone = |(_, difference)| (difference, Done::LeftAlone);
+    report.findings.extend(owners.into_iter().map(left_alone));
+    // In which interrupted calls are not: they are compared.
+    report.not_compared = not_compared::parts_of_live(&wanted);
+    (report, not_waiting(dumped, now))
 }
 
 fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
+    let text = |call: InterruptedCall| format!("{call} at {:#x}", call.ip);
     let in_call = |thread: &ThreadState| {
         thread
             .interrupted
-            .map_or_else(|| "in none".to_owned(), |call| call.to_string())
+            .map_or_else(|| "in none".to_owned(), text)
     };
     let differs = |(then, ids): (&ThreadState, i32)| {
         let call = then.interrupted?;
@@ -121,7 +134,7 @@ fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
         (!waits).then(|| Difference {
             place: Place::Thread(ids),
             field: Field::InterruptedCall,
-            dumped: call.to_string(),
+            dumped: text(call),
             found: in_call(thread),
         })
     };

@@ -1,6 +1,6 @@
 //! State that no verdict covers, because it is captured and restored but not compared.
 
-use criu_signals_images::ProcessState;
+use criu_signals_images::{ProcessState, WaitStatus};
 
 use crate::state::{cpu_clocks, timers};
 
@@ -56,10 +56,37 @@ pub fn parts(process: &ProcessState) -> Vec<String> {
     parts
 }
 
+/// As [`parts`], for a comparison of an image with a process that has run on since: CRIU's images do not take part in that, nor
+/// does the process's parent.
+pub fn parts_of_live(process: &ProcessState) -> Vec<String> {
+    let mut parts = parts(process);
+    let mut part = |is_there: bool, what: &str| {
+        if is_there {
+            parts.push(what.to_owned());
+        }
+    };
+    part(
+        !process.records_file_owners(),
+        "SIGIO owners of files, of which the image records none",
+    );
+    part(
+        process.exit_signal.is_none(),
+        "the exit signal, which the image does not record",
+    );
+    part(
+        matches!(
+            process.wait_status,
+            WaitStatus::Stopped(_) | WaitStatus::Continued
+        ),
+        "what the parent's wait(2) would report",
+    );
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::{IntervalTimer, NsIds};
+    use criu_signals_images::{ExitSignal, FileOwner, IntervalTimer, NsIds};
 
     #[test]
     fn what_no_verdict_covers() {
@@ -71,5 +98,27 @@ mod tests {
             remaining: 5,
         });
         assert_eq!(parts(&process), ["how much remains of interval timers (1)"]);
+    }
+
+    #[test]
+    fn what_an_image_does_not_tell() {
+        let mut process = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+        process.exit_signal = Some(ExitSignal::CHLD);
+        let owners = "SIGIO owners of files, of which the image records none";
+        assert_eq!(parts_of_live(&process), [owners]);
+        process.wait_status = WaitStatus::Continued;
+        process.exit_signal = None;
+        process.file_owners.push(FileOwner {
+            fd: 3,
+            kind: 1,
+            id: 7,
+            uid: 0,
+            euid: 0,
+        });
+        let all = parts_of_live(&process);
+        assert!(
+            all.len() == 2 && !all.contains(&owners.to_owned()),
+            "{all:?}"
+        );
     }
 }

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Difference, Disposition, Field, IntervalTimer, Place, ProcessState, SigNo, SigSet,
+    Difference, Disposition, IntervalTimer, ProcessState, SigNo, SigSet, compare_interval_timers,
 };
 
 use super::dispositions::sigaction;
@@ -20,8 +20,6 @@ use crate::tracee::{Call, Injector, Outcome};
 const ITIMERVAL_SIZE: usize = 32;
 const MICROS: u64 = 1_000_000;
 const ITIMER_REAL: u32 = 0;
-/// All three.
-const KINDS: [u32; 3] = [0, 1, 2];
 const SIG_IGN: u64 = 1;
 
 /// The calls that read them: [`from_outcomes`].
@@ -31,7 +29,7 @@ pub fn read() -> Vec<Call> {
             .value(u64::from(which))
             .output(ITIMERVAL_SIZE)
     };
-    KINDS.map(call).to_vec()
+    IntervalTimer::KINDS.map(call).to_vec()
 }
 
 /// Those that are armed, or have an interval.
@@ -40,7 +38,7 @@ pub fn read() -> Vec<Call> {
 /// If a call of [`read`] has failed.
 pub fn from_outcomes(outcomes: &[Outcome]) -> Result<Vec<IntervalTimer>> {
     let mut timers = Vec::new();
-    for (which, outcome) in KINDS.into_iter().zip(outcomes) {
+    for (which, outcome) in IntervalTimer::KINDS.into_iter().zip(outcomes) {
         outcome.check()?;
         let timer = IntervalTimer {
             which,
@@ -54,8 +52,8 @@ pub fn from_outcomes(outcomes: &[Outcome]) -> Result<Vec<IntervalTimer>> {
     Ok(timers)
 }
 
-/// Compares those of a restored process with those that were captured, and puts them back if `repair` says so. Their time
-/// runs, so that what remains is compared by whether it is more than it can be.
+/// Compares those of a process that CRIU has restored with those that were captured, and puts them back if `repair` says so.
+/// Their time runs, so that what remains is compared by whether it is more than it can be.
 ///
 /// # Errors
 /// If they can't be read or set.
@@ -67,30 +65,39 @@ pub fn check<Owner>(
     if dumped.interval_timers.is_empty() {
         return Ok(Vec::new());
     }
-    let mut findings = Vec::new();
     let now = capture(injector)?;
-    for wanted in &dumped.interval_timers {
-        let found = of_kind(&now, wanted.which);
-        if is_right(wanted, &found) {
-            continue;
-        }
-        let done = if repair {
-            put_back(injector, dumped, wanted)?;
-            let now = capture(injector)?;
-            if is_right(wanted, &of_kind(&now, wanted.which)) {
-                Done::PutBack
-            } else {
-                Done::NotPutBack
-            }
+    let differences = compare_interval_timers(&dumped.interval_timers, &now, is_right);
+    if repair {
+        return put_back_all(injector, dumped, differences);
+    }
+    let left_alone = |(_, difference)| (difference, Done::LeftAlone);
+    Ok(differences.into_iter().map(left_alone).collect())
+}
+
+/// What differs in a process that has run since the dump: intervals, and which of them are armed. How much remains does not
+/// count, because programs arm them again; that one which expires once is not armed any more does, whether it has expired or
+/// the program has stopped it.
+pub fn differences(dumped: &ProcessState, now: &ProcessState) -> Vec<(IntervalTimer, Difference)> {
+    compare_interval_timers(&dumped.interval_timers, &now.interval_timers, is_set_alike)
+}
+
+/// Puts back those that differ, and reads each back.
+///
+/// # Errors
+/// If they can't be read or set.
+pub fn put_back_all<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    dumped: &ProcessState,
+    differences: Vec<(IntervalTimer, Difference)>,
+) -> Result<Vec<(Difference, Done)>> {
+    let mut findings = Vec::new();
+    for (wanted, difference) in differences {
+        put_back(injector, dumped, &wanted)?;
+        let now = capture(injector)?;
+        let done = if is_right(&wanted, &IntervalTimer::of_kind(&now, wanted.which)) {
+            Done::PutBack
         } else {
-            Done::LeftAlone
-        };
-        let text = |timer: &IntervalTimer| format!("{} {timer}", timer.name());
-        let difference = Difference {
-            place: Place::Process,
-            field: Field::IntervalTimer,
-            dumped: text(wanted),
-            found: text(&found),
+            Done::NotPutBack
         };
         findings.push((difference, done));
     }
@@ -100,19 +107,6 @@ pub fn check<Owner>(
 fn capture<Owner>(injector: &mut Injector<'_, Owner>) -> Result<Vec<IntervalTimer>> {
     let leader = injector.process().leader();
     from_outcomes(&injector.run(leader, &read())?)
-}
-
-fn of_kind(timers: &[IntervalTimer], which: u32) -> IntervalTimer {
-    let none = IntervalTimer {
-        which,
-        interval: 0,
-        remaining: 0,
-    };
-    timers
-        .iter()
-        .copied()
-        .find(|timer| timer.which == which)
-        .unwrap_or(none)
 }
 
 fn is_right(wanted: &IntervalTimer, found: &IntervalTimer) -> bool {
@@ -127,6 +121,12 @@ fn is_right(wanted: &IntervalTimer, found: &IntervalTimer) -> bool {
     // Of one that has expired for good nothing is left.
     let expired = wanted.interval == 0 && found.interval == 0;
     (expired || wanted.interval == found.interval) && armed
+}
+
+fn is_set_alike(dumped: &IntervalTimer, now: &IntervalTimer) -> bool {
+    // It has expired, and its signal is pending or was ignored: no program can stop one and leave it its interval.
+    let has_expired = is_periodic_real(dumped) && !now.is_armed();
+    dumped.interval == now.interval && (dumped.is_armed() == now.is_armed() || has_expired)
 }
 
 /// Of the slowest kernel (CONFIG_HZ=100), twice.
@@ -162,12 +162,12 @@ pub(crate) fn keeping_expired<Owner, T>(
     if !is_pending(site)? {
         return work(site);
     }
-    let before = of_kind(&capture(site.injector)?, ITIMER_REAL);
+    let before = IntervalTimer::of_kind(&capture(site.injector)?, ITIMER_REAL);
     let done = work(site)?;
     let has_expired = is_periodic_real(&before) && before.remaining == 0;
     if has_expired
         && is_pending(site)?
-        && of_kind(&capture(site.injector)?, ITIMER_REAL).remaining != 0
+        && IntervalTimer::of_kind(&capture(site.injector)?, ITIMER_REAL).remaining != 0
     {
         let_expire(site.injector, &before)?;
     }
@@ -182,7 +182,7 @@ fn put_back<Owner>(
     wanted: &IntervalTimer,
 ) -> Result<()> {
     let leader = injector.process().leader();
-    if wanted.which != ITIMER_REAL || wanted.remaining != 0 {
+    if !is_periodic_real(wanted) || wanted.is_armed() {
         return done(&injector.run(leader, &[set(wanted)])?);
     }
     let pid = injector.process().pid();
@@ -212,7 +212,7 @@ fn let_expire<Owner>(injector: &mut Injector<'_, Owner>, wanted: &IntervalTimer)
     let leader = injector.process().leader();
     done(&injector.run(leader, &[set(&about_to)])?)?;
     let deadline = Instant::now() + PATIENCE;
-    while of_kind(&capture(injector)?, ITIMER_REAL).remaining != 0 {
+    while IntervalTimer::of_kind(&capture(injector)?, ITIMER_REAL).remaining != 0 {
         if Instant::now() >= deadline {
             return Err(Error::new(
                 "let ITIMER_REAL expire",
@@ -287,6 +287,24 @@ mod tests {
         let cpu = |was: u64, is: u64| is_right(&timer(1, S, was), &timer(1, S, is));
         assert!(!cpu(S, 0), "one of CPU time is armed by its expiry");
         assert!(cpu(0, 0));
+    }
+
+    #[test]
+    fn what_a_program_may_have_changed() {
+        let alike = |which, was: (u64, u64), is: (u64, u64)| {
+            is_set_alike(&timer(which, was.0, was.1), &timer(which, is.0, is.1))
+        };
+        const S: u64 = 1_000_000_000;
+        assert!(alike(0, (0, S), (0, 9 * S)), "armed again");
+        assert!(!alike(0, (0, S), (0, 0)), "expired, or stopped");
+        assert!(!alike(0, (0, 0), (0, S)));
+        assert!(!alike(0, (500 * S, S), (3 * S, S)));
+        assert!(alike(0, (S, S), (S, 0)), "its signal is pending");
+        assert!(!alike(0, (S, 0), (S, S)), "its signal was delivered");
+        assert!(
+            !alike(1, (S, S), (S, 0)),
+            "one of CPU time is armed by its expiry"
+        );
     }
 
     #[test]

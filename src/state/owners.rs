@@ -7,10 +7,11 @@
 //!
 //! Files are read from outside, by a descriptor of the same open file.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use criu_signals_images::owner::{OWNER_GROUP, OWNERS_LIMIT};
-use criu_signals_images::{Difference, Field, FileOwner, Pid, Place, ProcessState};
+use criu_signals_images::owner::{OWNER_GROUP, OWNER_PROCESS, OWNERS_LIMIT};
+use criu_signals_images::{Difference, FileOwner, Pid, ProcessState, file_owner_differs};
 use nix::errno::Errno;
 
 use super::{Done, Lost};
@@ -87,6 +88,61 @@ fn owner_of(file: BorrowedFd<'_>, fd: i32) -> Result<Option<FileOwner>> {
     }))
 }
 
+/// The owners that differ in a process that has run since the dump, with those that were dumped, where there were; `None` where
+/// the dump knows of none.
+///
+/// # Errors
+/// If the files can't be looked at.
+pub fn differences(pid: Pid, dumped: &ProcessState) -> Result<Vec<(FileOwner, Difference)>> {
+    if !dumped.records_file_owners() {
+        return Ok(Vec::new());
+    }
+    let files = Files::open(pid)?;
+    let mut fds: BTreeSet<i32> = proc::descriptors(pid)?.into_iter().collect();
+    fds.extend(dumped.file_owners.iter().map(|owner| owner.fd));
+    let mut differences = Vec::new();
+    for fd in fds {
+        let mut owners = dumped.file_owners.iter().copied();
+        let wanted = owners.find(|owner| owner.fd == fd);
+        let found = owner_at(&files, fd)?;
+        let difference = file_owner_differs(fd, wanted, found);
+        differences.extend(difference.map(|d| (wanted.unwrap_or(nobody(fd)), d)));
+    }
+    Ok(differences)
+}
+
+/// What F_SETOWN_EX takes the owner away with.
+fn nobody(fd: i32) -> FileOwner {
+    FileOwner {
+        fd,
+        kind: OWNER_PROCESS,
+        id: 0,
+        uid: 0,
+        euid: 0,
+    }
+}
+
+/// Sets owners that differ. What that has achieved is to be looked at: an owner may not exist any more, nor the file.
+///
+/// # Errors
+/// If the kernel refuses an owner that exists.
+pub fn set_all<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    differences: &[(FileOwner, Difference)],
+) -> Result<()> {
+    for (wanted, _) in differences {
+        match set(injector, wanted)? {
+            None | Some(Errno::ESRCH | Errno::EBADF) => {}
+            Some(errno) => return Err(refused(wanted, errno)),
+        }
+    }
+    Ok(())
+}
+
+fn refused(wanted: &FileOwner, errno: Errno) -> Error {
+    Error::os(format!("fcntl({}, F_SETOWN_EX)", wanted.fd), errno)
+}
+
 /// As [`owner_of`]; `None` as well where there is no open file by now.
 fn owner_at(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
     match files.get(fd)? {
@@ -113,9 +169,9 @@ pub fn check<Owner>(
     let mut findings = Vec::new();
     for wanted in &dumped.file_owners {
         let found = owner_at(&files, wanted.fd)?;
-        if found == Some(*wanted) {
+        let Some(difference) = file_owner_differs(wanted.fd, Some(*wanted), found) else {
             continue;
-        }
+        };
         let done = if repair {
             match put_back(injector, &files, wanted, lost)? {
                 Some(done) => done,
@@ -123,12 +179,6 @@ pub fn check<Owner>(
             }
         } else {
             Done::LeftAlone
-        };
-        let difference = Difference {
-            place: Place::Process,
-            field: Field::FileOwner(wanted.fd),
-            dumped: wanted.to_string(),
-            found: found.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string()),
         };
         findings.push((difference, done));
     }
@@ -151,10 +201,7 @@ fn put_back<Owner>(
             lost.push((Lost::Owner, text));
             return Ok(None);
         }
-        Some(errno) => {
-            let call = format!("fcntl({}, F_SETOWN_EX)", wanted.fd);
-            return Err(Error::os(call, errno));
-        }
+        Some(errno) => return Err(refused(wanted, errno)),
         None => {}
     }
     let Some(now) = owner_at(files, wanted.fd)? else {

@@ -192,7 +192,7 @@ impl Restore {
         }
         let not_compared = not_compared::parts(&process);
         if !not_compared.is_empty() {
-            log::info!("pid {pid}: not compared: {}", not_compared.join("; "));
+            log::info!("{}", log_lines::not_compared(pid, &not_compared));
         }
         if let Err(e) = self.say(pid, &process) {
             log::warn!("{}", e.during(Phase::Verify, pid));

@@ -60,8 +60,10 @@ impl Dump {
         let folder = self.images_dir.shown();
         // One that was made for nothing does not stay.
         let made = !self.images_dir.exists();
-        std::fs::create_dir_all(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
-        let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        std::fs::create_dir_all(&self.images_dir)
+            .map_err(|e| format!("make the folder {folder}: {e}"))?;
+        let dir =
+            File::open(&self.images_dir).map_err(|e| format!("open the folder {folder}: {e}"))?;
         context.work_in_child()?;
         let mut console = Console::begin()?;
         let snapshot = live::take(&target, context.timeout, &mut console);

@@ -47,7 +47,7 @@ impl Encode {
         if path.as_os_str() == "-" {
             io::stdin().read_to_string(&mut text)?;
         } else {
-            text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.shown()))?;
+            text = fs::read_to_string(&path).map_err(|e| format!("read {}: {e}", path.shown()))?;
         }
         let encoded = match (core, core_json::is_core(&text)) {
             (None, false) => ours(&json::from_json(&text).map_err(|e| named(&path, e))?)?,
@@ -63,7 +63,7 @@ impl Encode {
                 image.to_bytes()?
             }
         };
-        let failed = |e: &io::Error| format!("{}: {e}", output.shown());
+        let failed = |e: &io::Error| format!("write {}: {e}", output.shown());
         let mut file = fs::File::create_new(&output).map_err(|e| failed(&e))?;
         if let Err(e) = file.write_all(&encoded) {
             // A part of an image is of no use.

@@ -36,7 +36,8 @@ const NAME: &str = "criu-signals";
 impl Generate {
     pub fn run(self, context: &Context, definition: Command) -> Result<ExitCode, Failure> {
         let folder = &self.folder;
-        fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.shown()))?;
+        fs::create_dir_all(folder)
+            .map_err(|e| format!("make the folder {}: {e}", folder.shown()))?;
         let written = match self.what {
             What::Man => man(folder, definition)?,
             What::Completions => completions(folder, definition)?,
@@ -54,7 +55,7 @@ fn completions(folder: &Path, mut command: Command) -> Result<Vec<PathBuf>, Fail
         .iter()
         .map(|&shell| {
             clap_complete::generate_to(shell, &mut command, NAME, folder)
-                .map_err(|e| format!("{}: {e}", folder.shown()).into())
+                .map_err(|e| format!("write completions into {}: {e}", folder.shown()).into())
         })
         .collect()
 }
@@ -86,7 +87,7 @@ fn page(
     let mut bytes = Vec::new();
     render(&mut bytes, command, name, see_also)?;
     let file = folder.join(format!("{name}.1"));
-    fs::write(&file, bytes).map_err(|e| format!("{}: {e}", file.shown()))?;
+    fs::write(&file, bytes).map_err(|e| format!("write {}: {e}", file.shown()))?;
     Ok(file)
 }
 

@@ -52,7 +52,8 @@ impl Pairs {
 
     fn images(&self) -> Result<Vec<Image>, Failure> {
         let folder = self.images_dir.shown();
-        let dir = File::open(&self.images_dir).map_err(|e| format!("{folder}: {e}"))?;
+        let dir =
+            File::open(&self.images_dir).map_err(|e| format!("open the folder {folder}: {e}"))?;
         let pids = image_folder::captured_processes(dir.as_fd())?;
         if pids.is_empty() {
             return Err(format!("{folder}: contains no signals-PID.img").into());

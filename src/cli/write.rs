@@ -53,7 +53,7 @@ impl Write {
         let mut bytes = Vec::new();
         let name = match &self.text {
             Some(path) if path.as_os_str() != "-" => {
-                bytes = fs::read(path).map_err(|e| format!("{}: {e}", path.shown()))?;
+                bytes = fs::read(path).map_err(|e| format!("read {}: {e}", path.shown()))?;
                 path.shown().to_string()
             }
             _ => {

@@ -66,7 +66,7 @@ impl Mount {
         let folder = &self.folder;
         let folder = folder
             .canonicalize()
-            .map_err(|e| format!("{}: {e}", folder.shown()))?;
+            .map_err(|e| format!("open {}: {e}", folder.shown()))?;
         // FUSE would put its top folder onto a file, too.
         if !folder.is_dir() {
             return Err(format!("{}: not a folder", folder.shown()).into());

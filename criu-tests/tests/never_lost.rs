@@ -540,7 +540,9 @@ fn number_reused(dir: &RunDir) -> Result<()> {
     let replaced = || {
         send(child, Signal::SIGKILL)?;
         wait::until("another child", PATIENCE, || {
-            Ok(blocks_trap()?.filter(|_| started() != former))
+            // The former one, just gone, has none.
+            let is_new = || started().is_some_and(|now| Some(now) != former);
+            Ok(blocks_trap()?.filter(|_| is_new()))
         })?;
         send(child, Signal::SIGSTOP)?;
         procfs::comes_to(child, 'T')

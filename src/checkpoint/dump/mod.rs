@@ -12,6 +12,7 @@ mod losses;
 mod process;
 mod run_on;
 mod take_back;
+mod unset_memory;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -132,13 +133,21 @@ impl Dump {
     /// Looks at a process that CRIU seizes next. The first is the root: with `--freeze-cgroup`, CRIU freezes all
     /// others before their turn, and what a freezer of cgroup v1 holds can't be looked at. So all have their turn now.
     pub fn before_seize(&mut self, pid: Pid) {
-        if self.root_seen {
-            self.look(pid);
-            return;
-        }
+        let seen = if self.root_seen {
+            vec![pid]
+        } else {
+            proc::tree(pid)
+        };
         self.root_seen = true;
-        for pid in proc::tree(pid) {
+        for &pid in &seen {
             self.look(pid);
+        }
+        // At the end: what is done before uses memory.
+        for pid in seen {
+            match unset_memory::fill_for(pid) {
+                Err(e) if !e.is_died() => log::warn!("{}", e.during(Phase::Seize, pid)),
+                _ => {}
+            }
         }
     }
 

@@ -30,7 +30,7 @@ static int second(char **argv)
 	if (third < 0)
 		victim_die("fork: %m");
 	if (!third) {
-		wait_for("go");
+		wait_for("checked");
 		_exit(0);
 	}
 	if (open(argv[2], O_RDONLY | O_CLOEXEC) < 0)
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
 	victim_begin(argc, argv);
 	if (!strcmp(victim_arg(), "after")) {
 		victim_write_file("executed", "");
-		wait_for("go");
+		wait_for("checked");
 		return wait(&status) > 0 ? status : 1;
 	}
 	child = fork();
@@ -60,6 +60,8 @@ int main(int argc, char **argv)
 		return second(argv);
 	wait_for("second");
 	victim_checkpoint();
+	/* Earlier, the end of the second would be a SIGCHLD in what the first finds. */
+	victim_write_file("checked", "");
 	if (waitpid(child, &status, 0) != child)
 		victim_die("waitpid: %m");
 	expect_int(0, status, "the second's exit status");

@@ -71,7 +71,15 @@ impl Way {
         match self.path(pid, tid, file) {
             None => {
                 let (subject, text) = (subject(pid, tid), text.as_bytes());
-                proc_sig::write(subject, file, text, None, Addresses::AsWritten, PATIENCE)?;
+                proc_sig::write(
+                    subject,
+                    file,
+                    text,
+                    None,
+                    Addresses::AsWritten,
+                    None,
+                    PATIENCE,
+                )?;
                 Ok(())
             }
             Some(path) => {

@@ -179,6 +179,7 @@ fn write(pid: Pid, texts: &str) -> Result<()> {
             text,
             None,
             Addresses::Checked,
+            None,
             PATIENCE,
         )?;
     }
@@ -223,6 +224,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
             text.as_bytes(),
             None,
             Addresses::Checked,
+            None,
             PATIENCE,
         )?;
     }
@@ -267,6 +269,7 @@ fn writer_killed(dir: &RunDir, marked: bool) -> Result<()> {
         first,
         None,
         Addresses::Checked,
+        None,
         PATIENCE,
     )?;
     ensure!(about("maps")? == before.1, "the mappings are not as before");

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use criu_signals::error::Phase;
 use criu_signals::images::Shown as _;
-use criu_signals::images::text::{self, Dialect};
-use criu_signals::proc_sig::{Addresses, Held};
+use criu_signals::images::text::Dialect;
+use criu_signals::proc_sig::{self, Addresses, WriteError};
 use criu_signals::process::same_program::SameProgram;
 
 use super::cat::{Place, place};
@@ -68,14 +68,12 @@ impl Write {
         } else {
             Addresses::Checked
         };
-        let written = text::parse(file, &bytes, dialect).map_err(|e| format!("{name}: {e}"))?;
-        let held = Held::seize(subject, context.timeout)?;
-        let done = seen
-            .check("nothing is written")
-            .map_err(|e| e.during(Phase::Seize, subject.pid))
-            .and_then(|()| held.write_with(file, &written, addresses));
-        held.release()?;
-        let said = done?;
+        let (seen, timeout) = (Some(&seen), context.timeout);
+        let said = proc_sig::write(subject, file, &bytes, dialect, addresses, seen, timeout);
+        let said = said.map_err(|e| match e {
+            WriteError::Text(e) => Failure::from(format!("{name}: {e}")),
+            WriteError::Process(e) => e.into(),
+        })?;
         for what in said {
             super::context::say(&what);
         }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Region, SignalStatus};
+use crate::process::same_program::SameProgram;
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 
@@ -53,7 +54,8 @@ pub fn read(subject: Subject, file: SigFile, timeout: Duration) -> Result<String
     text
 }
 
-/// Writes one file. Whose the text is follows from it, unless `dialect` says it.
+/// Writes one file. Whose the text is follows from it, unless `dialect` says it. If `seen` is there, nothing is written into
+/// another process or program than that.
 ///
 /// # Errors
 /// [`WriteError`]: all of the text is written, or nothing.
@@ -63,11 +65,15 @@ pub fn write(
     text: &[u8],
     dialect: Option<Dialect>,
     addresses: Addresses,
+    seen: Option<&SameProgram>,
     timeout: Duration,
 ) -> std::result::Result<Vec<String>, WriteError> {
     let written = text::parse(file, text, dialect)?;
     let held = Held::seize(subject, timeout)?;
-    let done = held.write_with(file, &written, addresses);
+    let done = seen
+        .map_or(Ok(()), |seen| seen.check("nothing is written"))
+        .map_err(|e| e.during(Phase::Seize, subject.pid))
+        .and_then(|()| held.write_with(file, &written, addresses));
     held.release()?;
     Ok(done?)
 }

@@ -109,6 +109,13 @@ pub(super) fn load(program: &[Instruction], target: u32) -> Result<OwnedFd, Refu
         Ok(fd) => return Ok(fd),
         Err(errno) => errno,
     };
+    // The verifier was not asked.
+    if errno == Errno::EPERM {
+        return Err(Refused {
+            errno,
+            why: String::new(),
+        });
+    }
     let mut log = vec![0_u8; LOG_SIZE];
     let explained = &mut ProgLoad {
         log_level: 1,
@@ -116,12 +123,6 @@ pub(super) fn load(program: &[Instruction], target: u32) -> Result<OwnedFd, Refu
         log_buf: log.as_mut_ptr() as u64,
         ..attr()
     };
-    if errno == Errno::EPERM {
-        return Err(Refused {
-            errno,
-            why: String::new(),
-        });
-    }
     match make_fd(BPF_PROG_LOAD, explained) {
         Ok(fd) => Ok(fd),
         Err(errno) => {

@@ -502,6 +502,20 @@ fn in_execve_images(dir: &RunDir) -> Result<()> {
     attack.finish()
 }
 
+fn dump_tree(root: &str, folder: &Path) -> Result<Said> {
+    let folder = text(folder)?;
+    tool(&[
+        "--timeout",
+        SOON,
+        "dump",
+        "-t",
+        root,
+        "--tree",
+        "-D",
+        folder,
+    ])
+}
+
 /// A tree with it: nobody is left stopped.
 fn in_execve_tree(dir: &RunDir) -> Result<()> {
     let attack = InExecve::start(dir)?;
@@ -509,17 +523,7 @@ fn in_execve_tree(dir: &RunDir) -> Result<()> {
     attack.execute()?;
     let folder = dir.file("tree");
     let root = first.to_string();
-    tool(&[
-        "--timeout",
-        SOON,
-        "dump",
-        "-t",
-        &root,
-        "--tree",
-        "-D",
-        text(&folder)?,
-    ])?
-    .expect(2, &[&format!("pid {second}"), "execve(2)", "ETIMEDOUT"])?;
+    dump_tree(&root, &folder)?.expect(2, &[&format!("pid {second}"), "execve(2)", "ETIMEDOUT"])?;
     ensure!(!folder.exists(), "there are images");
     runs_on(&[first, second, attack.third])?;
     tool(&["--timeout", SOON, "dump", "-t", &root, "-D", text(&folder)?])?
@@ -567,17 +571,7 @@ fn memory_locked_tree(dir: &RunDir) -> Result<()> {
     let attack = MemoryLocked::start(dir)?;
     let (pid, folder) = (attack.process.pid(), dir.file("tree"));
     let root = pid.to_string();
-    tool(&[
-        "--timeout",
-        SOON,
-        "dump",
-        "-t",
-        &root,
-        "--tree",
-        "-D",
-        text(&folder)?,
-    ])?
-    .expect(2, &[&format!("/proc/{pid}/"), "ETIMEDOUT", "--timeout"])?;
+    dump_tree(&root, &folder)?.expect(2, &[&format!("/proc/{pid}/"), "ETIMEDOUT", "--timeout"])?;
     runs_on(&[pid, attack.child])?;
     ensure!(attack.is_locked(), "it was through");
     attack.finish()

@@ -65,16 +65,18 @@ pub struct Plan {
 const ARRIVALS: u64 = 64;
 
 /// What CRIU cannot cope with in this process. `entries` is what `state` knows of them, `may_raise` whether hard limits can be
-/// raised (CAP_SYS_RESOURCE), which is asked for only where it counts.
+/// raised (CAP_SYS_RESOURCE), `has_hidden_fault` whether an entry for a fault is in a private queue that was not read: both
+/// are asked for only where they count.
 ///
 /// # Errors
-/// Those of `may_raise`. If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
+/// Those of `may_raise` and `has_hidden_fault`. If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
 /// entry for a fault is beside a timer's of the same number.
 pub fn plan(
     state: &ProcessState,
     entries: Entries,
     limits: &Limits,
     may_raise: impl FnOnce() -> Result<bool>,
+    has_hidden_fault: impl FnOnce() -> Result<bool>,
 ) -> Result<Plan> {
     let deep = entries == Entries::Unread;
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
@@ -102,7 +104,8 @@ pub fn plan(
     }
     let may_raise = may_raise()?;
     let can_put_back = may_raise || has_room(state.queued, state.rlimit_sigpending.hard);
-    if fault && !can_put_back {
+    // A deep queue that can be put back is taken out whole, and its faults with the rest.
+    if !can_put_back && (fault || (deep && has_hidden_fault()?)) {
         return Err(no_room(&TakenOut::Fault, state.rlimit_sigpending));
     }
     let mut plan = Plan {
@@ -788,7 +791,24 @@ mod tests {
             true => Entries::Unread,
             false => Entries::Known,
         };
-        plan(state, entries, &Limits::default(), || Ok(may_raise)).ok()
+        planned_with(state, entries, may_raise, false)
+    }
+
+    fn planned_with(
+        state: &ProcessState,
+        entries: Entries,
+        may_raise: bool,
+        hidden_fault: bool,
+    ) -> Option<Plan> {
+        let limits = Limits::default();
+        plan(
+            state,
+            entries,
+            &limits,
+            || Ok(may_raise),
+            || Ok(hidden_fault),
+        )
+        .ok()
     }
 
     #[test]
@@ -855,5 +875,15 @@ mod tests {
                 .take_out,
             [TakenOut::Deep]
         );
+    }
+
+    #[test]
+    fn a_fault_in_a_queue_that_was_not_read_is_looked_for_where_the_queue_stays() {
+        let small = process(2_000, 2_000, 2_000);
+        assert_eq!(planned_with(&small, Entries::Unread, false, true), None);
+        assert!(planned_with(&small, Entries::Unread, true, true).is_some());
+        let room = process(2_000, 90_000, 90_000);
+        assert!(planned_with(&room, Entries::Unread, false, true).is_some());
+        assert!(planned_with(&small, Entries::Known, false, true).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! The whole signal state of one stopped process.
 
 use criu_signals_images::{
-    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState,
+    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState, SigNo,
     ThreadState, Tid, WaitStatus,
 };
 
@@ -11,6 +11,7 @@ use crate::fault::{self, Point};
 use crate::machine;
 use crate::memory;
 use crate::proc::{self, SignalStatus};
+use crate::state::queues::is_fault;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler, itimers,
@@ -77,6 +78,25 @@ pub fn shallow_queues<Owner>(
         read(Queue::Shared, leader, &mut state.shared)
     };
     inner().map_err(|e| e.during(Phase::Capture, stopped.pid()))
+}
+
+/// Is an entry for a fault in the private queue of a thread? `state` has the bits; the queues of threads in which such a number is
+/// pending are read whole.
+///
+/// # Errors
+/// If a thread is gone.
+pub fn has_fault<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Result<bool> {
+    for thread in &state.threads {
+        if thread.pending.bits.iter().any(SigNo::is_synchronous) {
+            let queue = Queue::Private
+                .peek(thread.tid(), 0, usize::MAX)
+                .map_err(|e| e.during(Phase::Capture, stopped.pid()))?;
+            if queue.iter().any(is_fault) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// As [`process`], but of each queue at most `most` entries are read, so that a deep one does not hold the process up.

@@ -8,7 +8,7 @@ use super::Dump;
 use super::process::{Captured, Completed, Confirmed, Secured};
 use crate::checkpoint::custody::{self, Custody, Safe};
 use crate::checkpoint::options::TakeOut;
-use crate::engine::capture::Entries;
+use crate::engine::capture::{self, Entries};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
@@ -61,7 +61,7 @@ impl Dump {
             entries,
         } = completed;
         let pid = stopped.pid();
-        self.plan(&mut state, entries)?;
+        self.plan(stopped, &mut state, entries)?;
         let takes_out = !state.taken_out.is_empty();
         let earlier = &self.process(pid).custody;
         if !earlier.is_empty() {
@@ -84,11 +84,19 @@ impl Dump {
     }
 
     /// What has to be done about the pending signals for the time of the dump.
-    fn plan(&mut self, state: &mut ProcessState, entries: Entries) -> Result<()> {
+    fn plan(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        state: &mut ProcessState,
+        entries: Entries,
+    ) -> Result<()> {
         if self.options.take_out == TakeOut::Never {
             return Ok(());
         }
-        let plan = custody::plan(state, entries, &self.options.limits, proc::may_raise_limits)?;
+        let limits = &self.options.limits;
+        let plan = custody::plan(state, entries, limits, proc::may_raise_limits, || {
+            capture::has_fault(stopped, state)
+        })?;
         if plan.lend_room {
             self.may_take_out("RLIMIT_SIGPENDING leaves too little room")?;
             let limit = lendable(state)?;

@@ -104,10 +104,15 @@ fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Resul
         return Ok(());
     }
     // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever has
-    // failed.
+    // failed. What a timer has queued stays, and `plan_in_place` goes around that.
     let private = Queue::Private.read(site, usize::MAX)?;
+    let stay = own_numbers(site.pid(), &private.queue)?;
+    let stays = |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| stay.contains(s));
+    let mut rest = private.clone();
+    rest.queue.retain(stays);
+    rest.bits = rest.bits.intersection(stay);
     let shared = Queue::Private
-        .make(site, &Pending::default())
+        .make(site, &rest)
         .and_then(|()| Queue::Shared.make(site, wanted));
     let back = Queue::Private.make(site, &private);
     shared.and(back)
@@ -214,7 +219,7 @@ impl Queue {
             if self.set_whole(site, &found, wanted)? {
                 return Ok(());
             }
-            let (wrong, missing) = self.plan(&found.queue, &wanted.queue);
+            let (wrong, missing) = self.plan_in_place(site, &found.queue, &wanted.queue)?;
             self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
             Cow::Owned(missing)
@@ -264,7 +269,7 @@ impl Queue {
     ) -> Result<()> {
         let (wrong, missing) = match wanted.queue.strip_prefix(found.queue.as_slice()) {
             Some(missing) => (Vec::new(), missing.to_vec()),
-            None => self.plan(&found.queue, &wanted.queue),
+            None => self.plan_in_place(site, &found.queue, &wanted.queue)?,
         };
         let bare_in = wanted
             .bits_without_info()
@@ -757,9 +762,45 @@ impl Queue {
     /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
     /// unless `found` has an entry of a timer. That is not to be touched, and only numbers that are not right are.
     fn plan(self, found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
-        if !found.iter().any(is_timers) {
-            return (found.to_vec(), wanted.to_vec());
+        if found.iter().any(is_timers) {
+            self.plan_by_number(found, wanted)
+        } else {
+            (found.to_vec(), wanted.to_vec())
         }
+    }
+
+    /// As [`plan`](Self::plan), where the thread's private queue may have the own entry of a timer. rt_sigtimedwait would take
+    /// that one instead of an entry of the same number in the shared queue, and the kernel drop it if the timer has been set
+    /// since. So entries of such a number stay in the shared queue.
+    ///
+    /// # Errors
+    /// [`Cause::Refused`] if one of them would have to be moved.
+    fn plan_in_place<Owner>(
+        self,
+        site: &Site<'_, '_, Owner>,
+        found: &[Siginfo],
+        wanted: &[Siginfo],
+    ) -> Result<(Vec<Siginfo>, Vec<Siginfo>)> {
+        let planned = self.plan(found, wanted);
+        let numbers = signos(&planned.0);
+        if self == Queue::Private || Queue::Private.bits(site)?.intersection(numbers).is_empty() {
+            return Ok(planned);
+        }
+        let private = Queue::Private.read(site, usize::MAX)?.queue;
+        let stay = own_numbers(site.pid(), &private)?;
+        if numbers.intersection(stay).is_empty() {
+            return Ok(planned);
+        }
+        let planned = self.plan_by_number(found, wanted);
+        let numbers = signos(&planned.0).intersection(stay);
+        let in_the_way =
+            |info: &&Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
+        refuse_own_entries(site.pid(), private.iter().filter(in_the_way))?;
+        Ok(planned)
+    }
+
+    /// Only numbers that are not right are touched.
+    fn plan_by_number(self, found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
         let (have, want) = (self.by_number(found), self.by_number(wanted));
         let none = Vec::new();
         let is_right = |signo: &i32| want.get(signo).unwrap_or(&none).starts_with(&have[signo]);
@@ -1041,6 +1082,18 @@ fn refuse_own_entries<'i>(pid: Pid, infos: impl Iterator<Item = &'i Siginfo>) ->
          moved; entries of other signals, and entries behind it, can"
     );
     Err(Error::new("change a queue", Cause::Refused(why.into())))
+}
+
+/// The numbers of which one of these is the own entry of a timer.
+fn own_numbers(pid: Pid, infos: &[Siginfo]) -> Result<SigSet> {
+    if !infos.iter().any(is_timers) {
+        return Ok(SigSet::EMPTY);
+    }
+    let timers = proc::timers(pid)?;
+    let own = infos
+        .iter()
+        .filter(|info| timers.iter().any(|timer| timer.made(info)));
+    Ok(signos_of(own))
 }
 
 /// How a queue is changed, in one batch.

@@ -463,7 +463,10 @@ fn leave(timer: &DeletedTimer) -> [Call; 4] {
     [
         create(timer).input(timer.id.to_ne_bytes()),
         set(&like(timer, timer.id), TIMER_ABSTIME, 1).sending(Some(timer.signo)),
-        Call::new(libc::SYS_nanosleep, "nanosleep")
+        // Unlike nanosleep(2), it leaves what the thread's own interrupted call goes on by (restart_block).
+        Call::new(libc::SYS_ppoll, "ppoll")
+            .value(0)
+            .value(0)
             .input(timespec(EXPIRES_IN))
             .value(0),
         delete(timer.id),

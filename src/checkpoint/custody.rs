@@ -323,23 +323,20 @@ impl Custody {
     }
 
     fn take_trap_of(stopped: &StoppedProcess<ByUs>) -> Result<Custody> {
-        let (before, entries) = capture::unless_deeper(stopped, CHUNK)?;
-        let mut taken = before.clone();
-        taken.timers.clear();
-        let mut injector = Injector::new(stopped)?;
         let mut places: Vec<_> = stopped
             .threads()
             .iter()
             .map(|&tid| (tid, Queue::Private))
             .collect();
         places.push((stopped.leader(), Queue::Shared));
-        for (&(tid, queue), pending) in places.iter().zip(taken.queues_mut()) {
-            let site = Site {
-                injector: &mut injector,
-                tid,
-            };
-            *pending = queue.trap(&site)?;
+        let traps = traps(stopped, &places)?;
+        let (before, entries) = capture::unless_deeper(stopped, CHUNK)?;
+        let mut taken = before.clone();
+        taken.timers.clear();
+        for (pending, trap) in taken.queues_mut().zip(traps) {
+            *pending = trap;
         }
+        let mut injector = Injector::new(stopped)?;
         // A bit goes back under a limit that leaves no room for a siginfo.
         if taken
             .queues()
@@ -707,6 +704,17 @@ fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
         }
     }
     chunk.len()
+}
+
+/// What of SIGTRAP is in these queues, and what goes along with it. No code runs in the process for that: where SIGTRAP can't be
+/// taken out, the process has been stopped for a moment, as CRIU itself would have done.
+fn traps<Owner>(stopped: &StoppedProcess<Owner>, places: &[(Tid, Queue)]) -> Result<Vec<Pending>> {
+    let mut injector = Injector::new(stopped)?;
+    let traps = places.iter().map(|&(tid, queue)| {
+        let injector = &mut injector;
+        queue.trap(&Site { injector, tid })
+    });
+    traps.collect()
 }
 
 /// Compares the process with what it was before SIGTRAP was taken out, and what goes along with it.

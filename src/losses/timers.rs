@@ -102,6 +102,19 @@ pub fn not_counted(pid: Pid, process: &ProcessState, why: &str) -> Vec<Saying> {
     periodic.map(|timer| say(timer.id)).collect()
 }
 
+/// Timers whose entries may be in a queue that was not read, and is left to CRIU.
+pub fn unread(pid: Pid, process: &ProcessState) -> Vec<Saying> {
+    let timers = process.timers.iter();
+    let perhaps = timers.filter(|timer| timers::may_be_pending(process, timer));
+    let what = "its signal may be pending, in a queue that is too deep to be read and is left to criu, because \
+                RLIMIT_SIGPENDING leaves no room to put the queue back. criu queues the signal as one that somebody has \
+                sent: after a restore it is delivered even if the timer has been set since, and does not start the next \
+                period";
+    perhaps
+        .map(|timer| saying(Notice::Timer, pid, process, timer.id, what, LET_IT_COME))
+        .collect()
+}
+
 /// An entry that the kernel drops, and that was put back.
 pub fn renamed(pid: Pid, process: &ProcessState, timer: &DeletedTimer) -> String {
     format!("pid {pid} ({}): {}", process.comm, timers::renamed(timer))

@@ -243,6 +243,17 @@ fn entry_in_queue(timer: &PosixTimer, queue: &Pending) -> TimerEntry {
     }
 }
 
+/// As at the capture, where the queues were read later: finds the entries of the timers in them.
+pub fn find_in_queues(state: &mut ProcessState) {
+    let mut timers = std::mem::take(&mut state.timers);
+    for timer in &mut timers {
+        if timer.entry == TimerEntry::Idle {
+            timer.entry = entry_in_queue(timer, queue_of(state, timer));
+        }
+    }
+    state.timers = timers;
+}
+
 fn queue_of<'s>(state: &'s ProcessState, timer: &PosixTimer) -> &'s Pending {
     timer
         .thread()

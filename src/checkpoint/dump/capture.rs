@@ -73,6 +73,9 @@ impl Dump {
         let (state, image) = if takes_out {
             self.take_out(stopped, state, entries)?
         } else {
+            if entries == Entries::Unread {
+                self.say_what_is_unread(&state)?;
+            }
             let image = if state.taken_out.is_empty() {
                 self.write(pid, state.clone())?
             } else {
@@ -133,6 +136,7 @@ impl Dump {
                 let mut all = custody.state().clone();
                 held.iter().for_each(|before| before.add_to(&mut all));
                 held.push(custody);
+                self.look_at_timers_again(stopped, &mut all)?;
                 let image = self.write_to_disk(pid, all.clone())?;
                 (all, image)
             }

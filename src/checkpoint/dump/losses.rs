@@ -132,16 +132,50 @@ impl Dump {
         } = captured;
         let pid = stopped.pid();
         let sayings = match (entries, self.options.overruns) {
-            // Timers are told by their entries.
-            (Entries::Unread, _) => {
-                timers::not_counted(pid, state, "the queue is too deep to be read")
-            }
+            // Timers are told by their entries; see `look_at_timers_again`.
+            (Entries::Unread, _) => return Ok(()),
             (_, Overruns::Leave) => timers::not_counted(pid, state, &timers::nobody_asked()),
             (Entries::Known, Overruns::Count) => {
                 let left = overruns::count(stopped, state, run_on::may_run_on())?;
                 timers::uncounted(pid, state, &left)
             }
         };
+        self.say_or_refuse(sayings)
+    }
+
+    /// Timers of a process of which a queue was too deep to be read, and is taken out now: `all` is its state with that. What
+    /// stays in the process, the entries of timers among it, is not deep any more, and is looked at as that of others.
+    pub(super) fn look_at_timers_again(
+        &mut self,
+        stopped: &StoppedProcess<ByHost>,
+        all: &mut ProcessState,
+    ) -> Result<()> {
+        timers_of::find_in_queues(all);
+        if self.options.overruns == Overruns::Leave
+            || !all.timers.iter().any(timers_of::is_countable)
+        {
+            return self.say_what_is_unread(all);
+        }
+        let (mut rest, entries) = capture::unless_deeper(stopped, self.options.limits.deep)?;
+        if entries == Entries::Unread {
+            return self.say_what_is_unread(all);
+        }
+        // What the time before the stop has shown.
+        rest.timers.clone_from(&all.timers);
+        let left = overruns::count(stopped, &mut rest, run_on::may_run_on())?;
+        all.timers = rest.timers;
+        self.say_or_refuse(timers::uncounted(all.pid(), all, &left))
+    }
+
+    /// Of timers in a process of which a queue was too deep to be read, and is left to CRIU, or what has stayed of it is.
+    pub(super) fn say_what_is_unread(&mut self, state: &ProcessState) -> Result<()> {
+        let pid = state.pid();
+        let why = match self.options.overruns {
+            Overruns::Leave => timers::nobody_asked(),
+            Overruns::Count => "the queue is too deep to be read".to_owned(),
+        };
+        let mut sayings = timers::not_counted(pid, state, &why);
+        sayings.extend(timers::unread(pid, state));
         self.say_or_refuse(sayings)
     }
 

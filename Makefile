@@ -26,6 +26,10 @@ DENY         := bans licenses sources
 # For `make bench`: a folder for figures. Those of the first run are kept there, and those of later runs compared with them.
 BASELINE     :=
 
+# For `make kernels`: kernels of Debian's; a selection of tests (full, ci); where the table goes. ARGS is a part of a test's name.
+KERNELS      := 6.1 6.12 7.2
+SELECTION    := full
+
 # For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
 CRIU_SRC     :=
 TESTS        :=
@@ -53,7 +57,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve bench fuzz kills zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve bench fuzz kills kernels zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -128,6 +132,11 @@ versions: root host faults build ## runs tests and gap cases with every version 
 	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)
 	@$(headers)scripts/versions "$(TARGET)" --gaps $(REPEATS) --table docs/versions.md $(VERSIONS)
 	$(with_criu) test -p criu-tests$(locked)$(profile_flag) --test across
+
+kernels: root faults build ## runs tests, gap cases and random states under other kernels in an emulator, and writes docs/kernels.md (KERNELS="6.1 7.2" SELECTION=ci)
+	@scripts/install-deps kernels
+	@$(headers)scripts/kernels "$(TARGET)" --selection "$(SELECTION)"$(if $(ARGS), --args "$(ARGS)")$(if \
+	  $(filter full,$(SELECTION)),$(if $(ARGS),, --table docs/kernels.md)) $(KERNELS)
 
 install: PROFILE := release
 install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)

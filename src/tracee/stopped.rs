@@ -469,6 +469,10 @@ impl StoppingProcess {
                             Err(e) if e.is_died() => {}
                             other => other?,
                         }
+                        // The others have stopped perhaps, and are shielded before this one is waited for again.
+                        if self.due.last() == Some(&tid) {
+                            self.due.rotate_right(1);
+                        }
                     }
                     Err(e) if is_timeout(&e) => return Err(why_it_runs(pid, tid, e)),
                     Err(e) => return Err(e),

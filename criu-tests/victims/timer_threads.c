@@ -104,6 +104,9 @@ static void expect_own_time(const int *id)
 	expect_int(SIG, k_take(SIGBIT(SIG), &info), "the pending signal");
 	expect_int(id[PENDING], info.si_timerid, "its timer");
 	arm(id[PENDING], 0, 0);
+	/* Where it has expired once more in between, a kernel before 6.13 keeps the entry. */
+	if (k_take(SIGBIT(SIG), &info))
+		expect_int(id[PENDING], info.si_timerid, "the timer of a second signal");
 	expect_counts(id[FAR], 20 * MS, "a timer that is far off");
 	expect_counts(id[TICKING], 20 * MS, "a periodic timer");
 	arm(id[DISARMED], HOUR, 0);

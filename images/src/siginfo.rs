@@ -13,8 +13,49 @@ use crate::signo::SigNo;
 pub const SIGINFO_SIZE: usize = 128;
 
 /// The kernel's `siginfo_t` as `PTRACE_PEEKSIGINFO` gives it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Two are equal if their bytes are, but for what the kernel notes in a POSIX timer's own entry: `si_sys_private` counts how
+/// often a periodic timer was armed, is shown until Linux 6.12, and never delivered. There it is odd
+/// (`posix_timer_queue_signal`, `++timr->it_requeue_pending`), and 0 from 6.13 on.
+#[derive(Clone, Copy)]
 pub struct Siginfo(pub [u8; SIGINFO_SIZE]);
+
+impl Siginfo {
+    fn compared(&self) -> [u8; SIGINFO_SIZE] {
+        let mut bytes = self.0;
+        let at = offset::TIMER_SYS_PRIVATE;
+        if self.code() == SI_TIMER && self.i32_at(at) & 1 == 1 {
+            bytes[at..at + 4].fill(0);
+        }
+        bytes
+    }
+}
+
+impl PartialEq for Siginfo {
+    fn eq(&self, other: &Siginfo) -> bool {
+        self.0 == other.0 || (self.code() == SI_TIMER && self.compared() == other.compared())
+    }
+}
+
+impl Eq for Siginfo {}
+
+impl PartialOrd for Siginfo {
+    fn partial_cmp(&self, other: &Siginfo) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Siginfo {
+    fn cmp(&self, other: &Siginfo) -> std::cmp::Ordering {
+        self.compared().cmp(&other.compared())
+    }
+}
+
+impl std::hash::Hash for Siginfo {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.compared().hash(state);
+    }
+}
 
 /// Which of the union's members the kernel takes a siginfo to have: its `enum siginfo_layout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -866,6 +907,31 @@ mod tests {
 
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn what_the_kernel_notes_in_a_timers_entry_does_not_count() {
+        use std::cmp::Ordering;
+        let timer = |code, sys_private| {
+            let fields = Fields::Timer {
+                id: 3,
+                overrun: 0,
+                value: 7,
+                sys_private,
+            };
+            let mut siginfo = Siginfo::from_fields(35, 0, SI_TIMER, &fields);
+            siginfo.put(offset::CODE, i32::to_le_bytes(code));
+            siginfo
+        };
+        // As before Linux 6.13 and from then on, and one that was armed once more.
+        for other in [0, 1, 13] {
+            assert_eq!(timer(SI_TIMER, 7), timer(SI_TIMER, other));
+            let order = timer(SI_TIMER, 7).cmp(&timer(SI_TIMER, other));
+            assert_eq!(order, Ordering::Equal);
+        }
+        // Somebody else's bytes.
+        assert_ne!(timer(SI_TIMER, 7), timer(SI_TIMER, 8));
+        assert_ne!(timer(-1, 7), timer(-1, 9));
+    }
 
     #[test]
     fn text() {

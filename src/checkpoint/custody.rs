@@ -305,7 +305,7 @@ impl Custody {
                 return Err(no_room(&TakenOut::Trap, limit));
             }
             let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
-            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?;
+            let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?.assume_calls();
             let threads = stopped.threads().to_vec();
             let custody = Custody::take_trap_of(&stopped);
             // They are let go all the same, and what is in custody is not to be lost for it.

@@ -524,7 +524,8 @@ fn try_rescue(
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) && Instant::now() < deadline => {
             return Ok(None);
         }
-        seized => seized?,
+        // The plugin and CRIU have made calls in it.
+        seized => seized?.assume_calls(),
     };
     let result = fault::point(Point::RescueSeized)
         .and_then(|()| put_back(&stopped, state, told))

@@ -74,7 +74,7 @@ impl Before {
                 Cause::Unsupported("a cgroup v1 freezer holds the process".into()),
             ));
         }
-        let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?;
+        let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?.assume_calls();
         // It is seized, so that its number is its own.
         let held = PidFd::open(pid)?;
         let Some(signal) = stopped.trapped_for(stopped.leader())? else {
@@ -199,7 +199,7 @@ impl Before {
             if let Some(stopped) = StoppedProcess::<ByHost>::if_of_host(pid)? {
                 return self.change_back(&stopped);
             }
-            let stopped = StoppedProcess::<ByUs>::seize_held(&self.held, PATIENCE)?;
+            let stopped = StoppedProcess::<ByUs>::seize_held(&self.held, PATIENCE)?.assume_calls();
             let done = self.change_back(&stopped);
             stopped.release()?;
             done
@@ -284,7 +284,7 @@ pub(crate) fn stop_signals(signals: SigSet) -> SigSet {
 /// If it could not be done. The process is stopped all the same.
 pub(crate) fn take_out_of_released(held: &PidFd, own: SigSet) -> Result<SigSet> {
     let inner = || {
-        let stopped = StoppedProcess::<ByUs>::seize_held(held, PATIENCE)?;
+        let stopped = StoppedProcess::<ByUs>::seize_held(held, PATIENCE)?.assume_calls();
         let done = take_out_sent(&stopped, own);
         stopped.release()?;
         done

@@ -225,6 +225,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             &mut self.cave,
             marker,
             self.process.patience(),
+            self.process.assumes_calls(),
         )
     }
 
@@ -393,11 +394,12 @@ impl<'i> Visit<'i> {
         cave: &'i mut Cave,
         marker: Option<SigNo>,
         patience: Duration,
+        assumes_calls: bool,
     ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         obstacles::refuse_denied_key(tid)?;
-        let selector = obstacles::selector(tid, memory)?;
+        let selector = obstacles::selector(tid, memory, assumes_calls)?;
         let rseq = read_rseq(tid, memory)?;
         // Without a tracer nobody would put rseq_cs back, so the sequence is aborted, as after any preemption.
         let resume_ip = match &rseq {

@@ -25,14 +25,20 @@ fn unsupported(what: &'static str, why: &'static str) -> Error {
     Error::new(what, Cause::Unsupported(why.into()))
 }
 
-/// The byte that keeps system calls from being made, and has to allow them for the time of a visit.
+/// The byte that keeps system calls from being made, and has to allow them for the time of a visit. Where the kernel can't
+/// say, `assumes_calls` decides that there is none ([`assume_calls`](super::StoppedProcess::assume_calls)).
 ///
 /// # Errors
 /// [`Cause::Unsupported`] if calls can't be allowed by a byte.
-pub(super) fn selector(tid: Tid, memory: &Memory) -> Result<Option<RemoteAddr>> {
+pub(super) fn selector(
+    tid: Tid,
+    memory: &Memory,
+    assumes_calls: bool,
+) -> Result<Option<RemoteAddr>> {
     const WHAT: &str = "make system calls under Syscall User Dispatch";
     let at = match ptrace::dispatch(tid)? {
         Dispatch::Off => return Ok(None),
+        Dispatch::Unknown if assumes_calls => return Ok(None),
         Dispatch::Unknown => return refuse_unknown(memory.pid(), tid).map(|()| None),
         Dispatch::By(0) => {
             return Err(unsupported(

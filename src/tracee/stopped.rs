@@ -56,6 +56,8 @@ pub struct StoppedProcess<Owner> {
     patience: Duration,
     memory: OnceCell<Memory>,
     owned: bool,
+    /// See [`assume_calls`](Self::assume_calls).
+    assumes_calls: bool,
     owner: PhantomData<Owner>,
 }
 
@@ -63,6 +65,18 @@ impl<Owner> StoppedProcess<Owner> {
     /// How long a stop of one of its threads is waited for while that works for this program.
     pub(super) fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// Makes system calls also where the kernel can't say whether Syscall User Dispatch would turn them into SIGSYS, as CRIU
+    /// does in every thread. For a process that CRIU seizes as well: whatever its calls would do to the process, CRIU's do.
+    #[must_use]
+    pub fn assume_calls(mut self) -> Self {
+        self.assumes_calls = true;
+        self
+    }
+
+    pub(super) fn assumes_calls(&self) -> bool {
+        self.assumes_calls
     }
 
     /// A thread whose system calls Syscall User Dispatch (prctl(2)) may turn into SIGSYS, if there is one.
@@ -139,6 +153,7 @@ impl StoppedProcess<ByHost> {
             patience: PATIENCE,
             memory: OnceCell::new(),
             owned: false,
+            assumes_calls: true,
             owner: PhantomData,
         })
     }
@@ -297,6 +312,7 @@ impl StoppingProcess {
                     .clamp(LEAST_PATIENCE, PATIENCE),
                 memory: OnceCell::new(),
                 owned: true,
+                assumes_calls: false,
                 owner: PhantomData,
             },
             due: Vec::new(),

@@ -962,7 +962,7 @@ fn send_into_namespace(dir: &RunDir) -> Result<()> {
 fn wrong_pid(dir: &RunDir) -> Result<()> {
     run(&["show", "999999"])?
         .expect(FAILED)?
-        .error(&["seize: pid 999999", "the task is gone"])?;
+        .error(&["999999: there is no process 999999 in /proc"])?;
     // One that can be shown is shown all the same.
     let victim = start("locked", None, dir)?;
     let said = run(&["show", "999999", &victim.pid().to_string()])?.expect(FAILED)?;

@@ -853,7 +853,7 @@ fn all_or_nothing(dir: &RunDir) -> Result<()> {
     // Nor does a folder stay that was made for nothing.
     let made = dir.file("made");
     tool(&["dump", "-t", "99999", "-D", text(&made)?])?
-        .expect(2, &["pid 99999", "the task is gone"])?;
+        .expect(2, &["there is no process 99999 in /proc"])?;
     ensure!(!made.exists(), "a folder was made for nothing");
     victim.finish(CHECK)
 }

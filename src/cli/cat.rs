@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use criu_signals::images::text::SigFile;
 use criu_signals::proc_sig::{self, Subject};
 
-use super::context::{Context, Failure};
+use super::context::{self, Context, Failure};
 
 /// Prints signal state of live processes in the text format of the /proc/PID/sig/ kernel patches of 2007.
 ///
@@ -53,10 +53,12 @@ pub fn place(text: &str) -> Result<Place, String> {
     let (subject, file) = text
         .rsplit_once('/')
         .ok_or("expected PID/FILE or PID/TID/FILE")?;
+    let subject: Subject = subject
+        .parse()
+        .map_err(|e: proc_sig::ParseSubjectError| e.to_string())?;
+    context::existing(subject.pid)?;
     Ok(Place {
-        subject: subject
-            .parse()
-            .map_err(|e: proc_sig::ParseSubjectError| e.to_string())?,
+        subject,
         file: file
             .parse()
             .map_err(|e: criu_signals::images::text::ParseSigFileError| e.to_string())?,
@@ -69,8 +71,9 @@ mod tests {
 
     #[test]
     fn places() {
-        let parsed = place("41/43/pending").expect("a place");
-        assert_eq!(parsed.subject.to_string(), "41/43");
+        let own = std::process::id();
+        let parsed = place(&format!("{own}/43/pending")).expect("a place");
+        assert_eq!(parsed.subject.to_string(), format!("{own}/43"));
         assert_eq!(parsed.file, SigFile::Pending);
         for wrong in ["41", "pending", "41/", "41/what", "/pending", "x/pending"] {
             place(wrong).expect_err(wrong);

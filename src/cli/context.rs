@@ -1,6 +1,7 @@
 //! Options, exit codes and output that all commands share.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, StdoutLock};
 use std::time::Duration;
 
@@ -76,9 +77,30 @@ pub fn say(what: &dyn fmt::Display) {
     }
 }
 
+/// `PID`, or `/proc/PID` as a shell completes it. There must be such a process.
 pub fn pid(text: &str) -> Result<Pid, String> {
-    let pid = text.parse().ok().and_then(Pid::new);
-    pid.ok_or_else(|| "not a pid".to_owned())
+    number(text)
+        .ok_or_else(|| "not a pid".to_owned())
+        .and_then(existing)
+}
+
+/// The number in `PID` or `/proc/PID`.
+pub fn number(text: &str) -> Option<Pid> {
+    let text = match text.strip_prefix("/proc/") {
+        Some(number) => number.strip_suffix('/').unwrap_or(number),
+        None => text,
+    };
+    text.parse().ok().and_then(Pid::new)
+}
+
+/// Refuses the number of no process before anything is done, and not as one that has ended meanwhile.
+pub fn existing(pid: Pid) -> Result<Pid, String> {
+    match fs::symlink_metadata(format!("/proc/{pid}")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(format!("there is no process {pid} in /proc"))
+        }
+        _ => Ok(pid),
+    }
 }
 
 /// `1 process`, `2 processes`.
@@ -94,6 +116,32 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pids() {
+        let own = Pid::new(std::process::id().cast_signed()).unwrap();
+        for text in [
+            format!("{own}"),
+            format!("/proc/{own}"),
+            format!("/proc/{own}/"),
+        ] {
+            assert_eq!(pid(&text), Ok(own), "{text}");
+        }
+        for wrong in [
+            "",
+            "x",
+            "0",
+            "-1",
+            "/proc/",
+            "/proc/self",
+            "/proc/1/2",
+            "1/",
+        ] {
+            pid(wrong).unwrap_err();
+        }
+        let said = pid("2147483647").unwrap_err();
+        assert_eq!(said, "there is no process 2147483647 in /proc");
+    }
 
     #[test]
     fn a_timeout_is_a_time() {

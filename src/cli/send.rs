@@ -10,7 +10,7 @@ use criu_signals::process::pidfd::pid_namespace;
 use criu_signals::state::Queue;
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
-use super::context::{Context, DIFFERS, Failure};
+use super::context::{self, Context, DIFFERS, Failure};
 
 /// Queues a signal with any siginfo, as if the kernel or another process had sent the signal.
 ///
@@ -95,6 +95,7 @@ impl Send {
         // Before the process is stopped: a slip of the pen is no reason to.
         let info = self.siginfo(sender(pid))?;
         context.work_in_child()?;
+        context::existing(pid)?;
         let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
         if !stopped.threads().contains(&tid) {
             return Err(format!("process {pid} has no thread {tid}").into());
@@ -301,16 +302,11 @@ fn target(text: &str) -> Result<Recipient, String> {
         let pid = text.parse().ok().and_then(Pid::new);
         pid.ok_or_else(|| format!("{text:?} is not a pid"))
     };
-    Ok(match text.split_once('/') {
-        Some((pid, tid)) => Recipient {
-            pid: id(pid)?,
-            tid: Some(Tid::from(id(tid)?)),
-        },
-        None => Recipient {
-            pid: id(text)?,
-            tid: None,
-        },
-    })
+    let (pid, tid) = match text.split_once('/') {
+        Some((pid, tid)) => (id(pid)?, Some(Tid::from(id(tid)?))),
+        None => (id(text)?, None),
+    };
+    Ok(Recipient { pid, tid })
 }
 
 /// A name, or any number.

@@ -12,12 +12,12 @@ use criu_signals::images::{
 };
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
-use super::context::{Context, Failure};
+use super::context::{self, Context, Failure};
 
 /// What commands say of their sources.
 pub const SOURCES: &str = "\
 Sources:
-  PID                a live process, stopped while it is read
+  PID, /proc/PID     a live process, stopped while it is read
   signals-PID.img    an image of this project
   core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
@@ -57,8 +57,8 @@ pub enum Extent {
 
 /// The processes of one source; never none.
 pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>, Failure> {
-    if let Ok(number) = what.parse() {
-        let pid = Pid::new(number).ok_or_else(|| format!("{what} is not a pid"))?;
+    if what.parse::<i64>().is_ok() || context::number(what).is_some() {
+        let pid = context::pid(what).map_err(|why| format!("{what}: {why}"))?;
         return Ok(vec![live_process(pid, context, extent)?]);
     }
     if let Some(folder) = what.strip_prefix(CRIU) {

@@ -42,6 +42,8 @@ pub mod proc_sig;
 #[cfg(feature = "engine")]
 pub mod process;
 #[cfg(feature = "engine")]
+pub mod reading;
+#[cfg(feature = "engine")]
 pub mod run_report;
 #[cfg(feature = "engine")]
 pub mod setting_names;

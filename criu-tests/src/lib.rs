@@ -30,6 +30,7 @@ pub mod ns;
 pub mod plugin;
 pub mod procfs;
 pub mod random;
+pub mod readings;
 pub mod run;
 pub mod rundir;
 pub mod sample;

@@ -997,7 +997,7 @@ fn traced(dir: &RunDir) -> Result<()> {
             .any(|line| line == format!("TracerPid:\t{}", tracer.id()))
             .then_some(()))
     })?;
-    let said = run(&["show", &pid.to_string()])?.expect(FAILED)?;
+    let said = run(&["show", "--stop", &pid.to_string()])?.expect(FAILED)?;
     said.error(&[&format!("pid {pid}"), "EPERM"])
         .or_else(|_| said.error(&["traced"]))?;
     tracer.kill()?;

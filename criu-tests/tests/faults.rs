@@ -492,7 +492,7 @@ impl Row {
         let pid = victim.pid();
         let before = mappings(pid)?;
         let done = Command::new(config::faults_dir()?.join("criu-signals"))
-            .args(["show", &pid.to_string()])
+            .args(["show", "--stop", &pid.to_string()])
             .env(FAULT, self.armed())
             .stdin(Stdio::null())
             .output()

@@ -424,7 +424,7 @@ fn no_more_processes(_: &RunDir) -> Result<()> {
         // As the user it counts, and counts both.
         setrlimit(Resource::RLIMIT_NPROC, processes, 1000)?;
         let out = Command::new("/run/criu-signals")
-            .args(["show", &pid.to_string()])
+            .args(["show", "--stop", &pid.to_string()])
             .uid(USER)
             .gid(USER)
             .current_dir("/")
@@ -513,7 +513,7 @@ fn names_on_a_terminal(dir: &RunDir) -> Result<()> {
     let image = format!("{folder}/signals-{pid}.img");
     let mut quoted = 0;
     for args in [
-        &["show", &pid][..],
+        &["show", "--stop", &pid][..],
         &["dump", "-v", "-t", &pid, "-D", &folder],
         &["dump", "-v", "-t", &pid, "-D", &folder],
         &["show", &image],

@@ -9,14 +9,16 @@ use syn::visit::{self, Visit};
 
 /// The folders and files of `src/`, from the bottom. What is in a row uses rows above it only, and itself. The crate `images`
 /// is below all of them, and cargo sees to that.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 14] = [
     &["criu", "error", "setting_names", "plugin_file"],
     &["fault", "memory", "in_time"],
-    &["arch", "bpf", "proc"],
+    &["arch", "proc"],
     &["process", "machine"],
     &["tracee"],
     &["state"],
     &["engine", "image_folder"],
+    &["reading"],
+    &["bpf"],
     &["log_lines", "run_report"],
     &["losses"],
     &["checkpoint", "live", "proc_sig"],

@@ -520,7 +520,8 @@ fn other_machine(dir: &RunDir) -> Result<()> {
         let said = tool(&[action, "-D", text(&folder)?])?;
         ensure!(!said.out.contains("another machine"), "{said:?}");
     }
-    tool(&["show", text(&kernel)?])?.expect(0, &["dumped on", "x86_64, Linux 5.10.0-28-amd64"])?;
+    tool(&["show", "--stop", text(&kernel)?])?
+        .expect(0, &["dumped on", "x86_64, Linux 5.10.0-28-amd64"])?;
 
     let architecture = changed("ARCH_X86_64", "ARCH_AARCH64")?;
     for args in [&["verify"][..], &["restore"], &["restore", "--force"]] {
@@ -530,7 +531,8 @@ fn other_machine(dir: &RunDir) -> Result<()> {
             &["the image was dumped on aarch64, and this machine is x86_64"],
         )?;
     }
-    tool(&["show", text(&architecture)?])?.expect(0, &["dumped on", "aarch64, Linux "])?;
+    tool(&["show", "--stop", text(&architecture)?])?
+        .expect(0, &["dumped on", "aarch64, Linux "])?;
     victim.finish(CHECK)
 }
 
@@ -939,7 +941,7 @@ fn traced(dir: &RunDir) -> Result<()> {
     let name = fs::read_to_string("/proc/self/comm")?;
     let by = format!("already traced by 1 ({})", name.trim());
     dump(pid, &dir.file("live"))?.expect(2, &[&format!("pid {pid}"), &by, "EPERM"])?;
-    tool(&["show", &pid.to_string()])?.expect(2, &[&by])?;
+    tool(&["show", "--stop", &pid.to_string()])?.expect(2, &[&by])?;
     stopped.release()?;
     dump(pid, &dir.file("live"))?.expect(0, &[])?;
     victim.finish(CHECK)
@@ -981,7 +983,7 @@ fn vforked(dir: &RunDir) -> Result<()> {
         (Duration::from_millis(300)..PATIENCE).contains(&took),
         "it took {took:?}"
     );
-    tool(&["--timeout", "0.1", "show", &pid])?.expect(2, &["ETIMEDOUT"])?;
+    tool(&["--timeout", "0.1", "show", "--stop", &pid])?.expect(2, &["ETIMEDOUT"])?;
     victim.finish(CHECK)
 }
 
@@ -995,7 +997,7 @@ fn gone(dir: &RunDir) -> Result<()> {
         rounds += 1;
         let mut child = Command::new("/bin/sleep").arg("60").spawn()?;
         let pid = i32::try_from(child.id())?;
-        let command = spawn(&config::command()?, &["show", &pid.to_string()]).spawn()?;
+        let command = spawn(&config::command()?, &["show", "--stop", &pid.to_string()]).spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(12)));
         child.kill()?;
         let said = Said::of(command)?;
@@ -1022,7 +1024,7 @@ fn churn(how: &str, dir: &RunDir) -> Result<()> {
     while begun.elapsed() < Duration::from_secs(5)
         || !enough(whole, trees) && begun.elapsed() < PATIENCE
     {
-        let said = tool(&["show", &pid])?;
+        let said = tool(&["show", "--stop", &pid])?;
         said.expect(0, &[])?;
         whole += 1;
         let folder = dir.file("live");
@@ -1066,7 +1068,7 @@ fn exec_held(dir: &RunDir) -> Result<()> {
         Ok(None)
     })?;
     let begun = Instant::now();
-    for args in [&["show"][..], &["cat"]] {
+    for args in [&["show", "--stop"][..], &["cat"]] {
         let what = if args == ["cat"] {
             format!("{pid}/action")
         } else {
@@ -1078,7 +1080,7 @@ fn exec_held(dir: &RunDir) -> Result<()> {
     let took = begun.elapsed();
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
     nix::sys::wait::waitpid(held, Some(nix::sys::wait::WaitPidFlag::__WALL))?;
-    tool(&["show", &pid.to_string()])?.expect(0, &[])?;
+    tool(&["show", "--stop", &pid.to_string()])?.expect(0, &[])?;
     victim.finish(CHECK)
 }
 
@@ -1087,7 +1089,9 @@ fn own_uid(_: &RunDir) -> Result<()> {
     let nobody = Nobodys::new()?;
     let victim = nobody.start("shared_queue", None)?;
     let pid = victim.pid().to_string();
-    nobody.tool(&["show", &pid])?.expect(0, &["SIG"])?;
+    nobody
+        .tool(&["show", "--stop", &pid])?
+        .expect(0, &["SIG"])?;
     nobody
         .tool(&["dump", "-t", &pid, "-D", nobody.file("live")?.as_str()])?
         .expect(0, &[])?;
@@ -1105,7 +1109,7 @@ fn own_uid(_: &RunDir) -> Result<()> {
 fn seccomp(mode: &str, dir: &RunDir) -> Result<()> {
     let victim = start("seccomp", Some(mode), dir)?;
     let child = dir.read("child");
-    tool(&["show", &child])?.expect(0, &["SIGUSR1"])?;
+    tool(&["show", "--stop", &child])?.expect(0, &["SIGUSR1"])?;
     dump(child.parse()?, &dir.file("live"))?.expect(0, &[])?;
     victim.finish(CHECK)
 }
@@ -1122,7 +1126,7 @@ fn seccomp_as_nobody(mode: &str, _: &RunDir) -> Result<()> {
     };
     for _ in 0..20 {
         nobody
-            .tool(&["show", &child])?
+            .tool(&["show", "--stop", &child])?
             .expect(2, &[&format!("pid {child}"), what, "CAP_SYS_ADMIN"])?;
     }
     victim.finish(CHECK)
@@ -1202,7 +1206,7 @@ fn invisible(dir: &RunDir) -> Result<()> {
             0
         }];
         if round % BY_COMMAND == 0 {
-            tool(&["show", &pid.to_string()])?.expect(0, &[])?;
+            tool(&["show", "--stop", &pid.to_string()])?.expect(0, &[])?;
         } else {
             let stopped =
                 StoppedProcess::<ByUs>::seize(Pid::new(pid).context("no pid")?, PATIENCE)?;
@@ -1228,7 +1232,7 @@ fn killed_front_of_show(dir: &RunDir) -> Result<()> {
     let mut random = Random(u64::from(std::process::id()) + 2000 + u64::from(kills));
     let mut at_work = 0;
     for round in 0..kills {
-        let mut command = spawn(&config::command()?, &["show", &child])
+        let mut command = spawn(&config::command()?, &["show", "--stop", &child])
             .stdout(Stdio::null())
             .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(12)));
@@ -1316,7 +1320,7 @@ fn killed_show(dir: &RunDir) -> Result<()> {
     let pid = victim.pid().to_string();
     let mut random = Random(u64::from(std::process::id()) + kills as u64);
     for round in 0..kills {
-        let mut command = spawn(&config::command()?, &["show", &pid])
+        let mut command = spawn(&config::command()?, &["show", "--stop", &pid])
             .stdout(Stdio::null())
             .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(25)));
@@ -1556,11 +1560,11 @@ fn cgroup_frozen(version: Version, dir: &RunDir) -> Result<()> {
         }
         cgroup.freeze(&cgroup.dir, true)?;
         let begun = Instant::now();
-        tool(&["--timeout", "0.3", "show", &shown])?.expect(2, &["ETIMEDOUT", &shown])?;
+        tool(&["--timeout", "0.3", "show", "--stop", &shown])?.expect(2, &["ETIMEDOUT", &shown])?;
         let took = begun.elapsed();
         ensure!(took < Duration::from_secs(3), "it took {took:?}");
         cgroup.freeze(&cgroup.dir, false)?;
-        tool(&["show", &shown])?.expect(0, &[])?;
+        tool(&["show", "--stop", &shown])?.expect(0, &[])?;
         if stopped {
             victim.wait_stopped()?;
             victim.resume()?;
@@ -1606,7 +1610,11 @@ fn cgroup_freezing(version: Version, dir: &RunDir) -> Result<()> {
     let mut late = 0;
     for round in 0..FREEZES {
         let shown = pid.to_string();
-        let command = spawn(&config::command()?, &["--timeout", "0.2", "show", &shown]).spawn()?;
+        let command = spawn(
+            &config::command()?,
+            &["--timeout", "0.2", "show", "--stop", &shown],
+        )
+        .spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(12)));
         cgroup.freeze(&cgroup.dir, true)?;
         let begun = Instant::now();

@@ -607,6 +607,7 @@ fn thread_number_reused(dir: &RunDir) -> Result<()> {
             "--timeout",
             "60",
             "show",
+            "--stop",
             "--json",
             &victim.pid().to_string(),
         ])

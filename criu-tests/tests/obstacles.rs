@@ -106,7 +106,7 @@ fn text(path: &Path) -> Result<&str> {
 
 /// A look at the process that is killed at some instant.
 fn killed_show(pid: &str, random: &mut Random) -> Result<()> {
-    let mut command = spawn(&["show", pid])?;
+    let mut command = spawn(&["show", "--stop", pid])?;
     std::thread::sleep(random.below(Duration::from_millis(8)));
     kill_all(&mut command)
 }
@@ -117,7 +117,7 @@ fn dispatch_show(dir: &RunDir) -> Result<()> {
     let victim = start("dispatch", None, dir)?;
     let pid = victim.pid().to_string();
     for _ in 0..3 {
-        tool(&["show", &pid])?.expect(0, &["SIGSYS"])?;
+        tool(&["show", "--stop", &pid])?.expect(0, &["SIGSYS"])?;
     }
     let action = tool(&["cat", &format!("{pid}/action")])?;
     action.expect(0, &[])?;
@@ -144,7 +144,7 @@ fn dispatch_bare(dir: &RunDir) -> Result<()> {
         "Syscall User Dispatch: it has no selector",
         &format!("tid {pid}"),
     ];
-    tool(&["show", &pid])?.expect(2, &parts)?;
+    tool(&["show", "--stop", &pid])?.expect(2, &parts)?;
     victim.finish(CHECK)
 }
 
@@ -167,7 +167,7 @@ fn long_mode_show(dir: &RunDir) -> Result<()> {
         Ok(is_in_long_mode(pid)?.then_some(()))
     })?;
     for args in [
-        &["show", &pid.to_string()][..],
+        &["show", "--stop", &pid.to_string()][..],
         &["cat", &format!("{pid}/action")],
     ] {
         tool(args)?.expect(2, &["x32", &format!("tid {pid}")])?;
@@ -195,7 +195,7 @@ fn leaderless_show(dir: &RunDir) -> Result<()> {
     let pid = victim.pid().to_string();
     let said = ["the leader of leaderless has ended", &format!("pid {pid}")];
     for args in [
-        &["show", &pid][..],
+        &["show", "--stop", &pid][..],
         &["cat", &format!("{pid}/action")],
         &["dump", "-t", &pid, "-D", text(&dir.file("one"))?],
         &["dump", "-t", &pid, "--tree", "-D", text(&dir.file("tree"))?],
@@ -225,7 +225,7 @@ fn leaderless_killed(dir: &RunDir) -> Result<()> {
     wait::until("the first thread to end", PATIENCE, || {
         Ok((procfs::state(pid) == Some('Z')).then_some(()))
     })?;
-    let Said(code, said) = tool(&["show", &pid.to_string()])?;
+    let Said(code, said) = tool(&["show", "--stop", &pid.to_string()])?;
     ptrace::cont(tid, None)?;
     ensure!(
         code != Some(0) && !said.contains("pthread_exit") && said.contains("has ended"),
@@ -318,13 +318,13 @@ fn in_handler_dumped(dir: &RunDir) -> Result<()> {
     let victim = start("in_handler", None, dir)?;
     let pid = victim.pid().to_string();
     handle(&victim, dir)?;
-    tool(&["show", &pid])?.expect(0, &["in a handler", "of SIGUSR1"])?;
+    tool(&["show", "--stop", &pid])?.expect(0, &["in a handler", "of SIGUSR1"])?;
     let folder = dir.file("live");
     tool(&["dump", "-t", &pid, "-D", text(&folder)?])?.expect(0, &[])?;
     // In the same handler still it is what it was.
     tool(&["restore", "-D", text(&folder)?])?.expect(0, &["verdict=verified"])?;
     handled(dir)?;
-    let said = tool(&["show", &pid])?;
+    let said = tool(&["show", "--stop", &pid])?;
     ensure!(!said.1.contains("in a handler"), "{}", said.1);
     tool(&["restore", "-D", text(&folder)?])?
         .expect(2, &["was in its handler of SIGUSR1 at the dump", "--force"])?;
@@ -396,7 +396,7 @@ fn ring_show(dir: &RunDir) -> Result<()> {
     let victim = start("ring", None, dir)?;
     let pid = victim.pid().to_string();
     let begun = Instant::now();
-    tool(&["--timeout", "2", "show", &pid])?.expect(0, &["SIGRTMIN+1"])?;
+    tool(&["--timeout", "2", "show", "--stop", &pid])?.expect(0, &["SIGRTMIN+1"])?;
     let folder = dir.file("live");
     tool(&["--timeout", "2", "dump", "-t", &pid, "-D", text(&folder)?])?
         .expect(0, &["1 process of 1 thread"])?;
@@ -413,7 +413,7 @@ fn served_code_show(dir: &RunDir) -> Result<()> {
     let _silent = Silent::mount(&folder)?;
     let victim = start("foreign_code", Some(text(&folder.join("file"))?), dir)?;
     let pid = victim.pid().to_string();
-    tool(&["--timeout", "2", "show", &pid])?.expect(0, &["foreign_code"])?;
+    tool(&["--timeout", "2", "show", "--stop", &pid])?.expect(0, &["foreign_code"])?;
     let images = dir.file("live");
     tool(&["--timeout", "2", "dump", "-t", &pid, "-D", text(&images)?])?.expect(0, &[])?;
     tool(&["--timeout", "2", "restore", "-D", text(&images)?])?.expect(0, &["verdict=verified"])?;
@@ -463,7 +463,8 @@ fn in_execve_command(dir: &RunDir) -> Result<()> {
         tool(&["--timeout", SOON, "cat", &place])
     };
     let late = format!("pid {second}");
-    tool(&["--timeout", SOON, "show", &second.to_string()])?.expect(2, &[&late, "ETIMEDOUT"])?;
+    tool(&["--timeout", SOON, "show", "--stop", &second.to_string()])?
+        .expect(2, &[&late, "ETIMEDOUT"])?;
     cat(second, "blocked")?.expect(2, &[&late, "ETIMEDOUT"])?;
     cat(second, "waiters")?.expect(2, &[&late, "stat", "ETIMEDOUT", "--timeout"])?;
     // Its parent waits for it.
@@ -557,8 +558,8 @@ fn memory_locked_command(dir: &RunDir) -> Result<()> {
     let pid = attack.process.pid();
     let place = format!("{pid}/action");
     let shown = pid.to_string();
-    for args in [["show", &shown], ["cat", &place]] {
-        tool(&[&["--timeout", SOON], &args[..]].concat())?
+    for args in [&["show", "--stop", &shown][..], &["cat", &place]] {
+        tool(&[&["--timeout", SOON], args].concat())?
             .expect(2, &[&format!("/proc/{pid}/"), "ETIMEDOUT", "--timeout"])?;
         runs_on(&[pid, attack.child])?;
     }
@@ -612,7 +613,7 @@ fn siblings_show(dir: &RunDir) -> Result<()> {
     let mut random = Random(7);
     for _ in 0..KILLS / 2 {
         for pid in &pids {
-            tool(&["show", pid])?.expect(0, &["siblings"])?;
+            tool(&["show", "--stop", pid])?.expect(0, &["siblings"])?;
             killed_show(pid, &mut random)?;
         }
     }
@@ -717,7 +718,7 @@ fn probed(name: &str, run: fn(&Victim, &RunDir) -> Result<()>) -> Test {
 fn probed_show(victim: &Victim) -> Result<()> {
     let pid = victim.pid().to_string();
     for _ in 0..40 {
-        tool(&["show", &pid])?.expect(0, &["SIGUSR2"])?;
+        tool(&["show", "--stop", &pid])?.expect(0, &["SIGUSR2"])?;
         tool(&["cat", &format!("{pid}/action")])?.expect(0, &[])?;
     }
     Ok(())

@@ -73,6 +73,65 @@ const USER32_CS: u64 = 0x23;
 pub struct Registers(pub(crate) libc::user_regs_struct);
 
 impl Registers {
+    /// Those of a thread that is inside the kernel: its `struct pt_regs`, which begins as `struct user_regs_struct` does. The
+    /// registers behind are unknown, and 0 here.
+    #[cfg(feature = "bpf")]
+    pub(crate) fn on_kernel_stack(words: &[u64; 21]) -> Registers {
+        let [
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            orig_rax,
+            rip,
+            cs,
+            eflags,
+            rsp,
+            ss,
+        ] = *words;
+        Registers(libc::user_regs_struct {
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            orig_rax,
+            rip,
+            // What is above is for the kernel alone (FRED).
+            cs: cs & 0xffff,
+            eflags,
+            rsp,
+            ss: ss & 0xffff,
+            fs_base: 0,
+            gs_base: 0,
+            ds: 0,
+            es: 0,
+            fs: 0,
+            gs: 0,
+        })
+    }
+
     /// The instruction pointer.
     pub fn ip(&self) -> u64 {
         self.0.rip

@@ -32,12 +32,20 @@ pub(super) enum Reg {
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Helper {
+    /// `bpf_ktime_get_ns()`: CLOCK_MONOTONIC of the machine, whatever the time namespace.
+    Monotonic = 5,
     /// `bpf_get_current_task()`.
     CurrentTask = 35,
     /// `bpf_probe_read_kernel(to, size, from)`: fills `to` with zeros if `from` is not mapped.
     ReadKernel = 113,
+    /// `bpf_ktime_get_boot_ns()`: CLOCK_BOOTTIME of the machine.
+    Boottime = 125,
     /// `bpf_seq_write(seq, data, size)`.
     SeqWrite = 127,
+    /// `bpf_task_pt_regs(task)`: what a thread has left on its kernel stack when it entered the kernel (Linux 5.15).
+    Registers = 175,
+    /// `bpf_loop(times, function, context, 0)`: calls the function until it returns 1 (Linux 5.17).
+    Loop = 181,
 }
 
 /// When a jump is taken: unsigned comparisons of 64 bits.
@@ -92,6 +100,8 @@ pub(super) struct Program {
     labels: Vec<Option<usize>>,
     /// Jumps whose offsets are to be filled in.
     jumps: Vec<(usize, Label)>,
+    /// Addresses of functions that are to be filled in.
+    functions: Vec<(usize, Label)>,
 }
 
 impl Program {
@@ -154,6 +164,40 @@ impl Program {
         self.add(0x7a, to, Reg::R0, offset, 0);
     }
 
+    /// `*(to + offset) = value`, eight bytes.
+    pub(super) fn store_value(&mut self, to: Reg, offset: i16, value: i32) {
+        self.add(0x7a, to, Reg::R0, offset, value);
+    }
+
+    /// The address of the value of an array with one element, whose descriptor is `map`.
+    pub(super) fn map_value(&mut self, to: Reg, map: i32) {
+        const BPF_PSEUDO_MAP_VALUE: u8 = 2;
+        self.wide(to, BPF_PSEUDO_MAP_VALUE, map);
+    }
+
+    /// The address of a function of this program, for [`Helper::Loop`].
+    pub(super) fn function(&mut self, to: Reg, function: Label) {
+        const BPF_PSEUDO_FUNC: u8 = 4;
+        self.functions.push((self.instructions.len(), function));
+        self.wide(to, BPF_PSEUDO_FUNC, 0);
+    }
+
+    /// An instruction of two, for a number of 64 bits that the kernel puts there.
+    fn wide(&mut self, to: Reg, what: u8, immediate: i32) {
+        self.instructions.push(Instruction {
+            code: 0x18,
+            registers: to as u8 | what << 4,
+            offset: 0,
+            immediate,
+        });
+        self.add(0, Reg::R0, Reg::R0, 0, 0);
+    }
+
+    /// Where a placed label is.
+    pub(super) fn position(&self, label: Label) -> Option<usize> {
+        *self.labels.get(label.0)?
+    }
+
     /// Calls a helper: arguments in R1 and on, the result in R0.
     pub(super) fn call(&mut self, helper: Helper) {
         self.add(0x85, Reg::R0, Reg::R0, 0, helper as i32);
@@ -195,10 +239,15 @@ impl Program {
 
     /// The instructions. `None` if a jump goes nowhere or too far.
     pub(super) fn finish(mut self) -> Option<Vec<Instruction>> {
-        for (at, label) in self.jumps {
+        let distance = |at: usize, label: Label| {
             let target = i64::try_from(self.labels[label.0]?).ok()?;
-            let from = i64::try_from(at).ok()? + 1;
-            self.instructions[at].offset = i16::try_from(target - from).ok()?;
+            Some(target - i64::try_from(at).ok()? - 1)
+        };
+        for &(at, label) in &self.jumps {
+            self.instructions[at].offset = i16::try_from(distance(at, label)?).ok()?;
+        }
+        for &(at, label) in &self.functions {
+            self.instructions[at].immediate = i32::try_from(distance(at, label)?).ok()?;
         }
         Some(self.instructions)
     }

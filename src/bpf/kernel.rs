@@ -7,13 +7,19 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 use super::assemble::Instruction;
+use crate::error::{Cause, Error};
 
 // enum bpf_cmd, bpf_prog_type and bpf_attach_type, include/uapi/linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
 /// Helpers that copy kernel memory are for programs under this licence alone.
 const LICENCE: &[u8] = b"GPL\0";
@@ -54,6 +60,58 @@ struct LinkCreate {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    reserved: u32,
+}
+
+/// `union bpf_iter_link_info` for tasks (Linux 6.1).
+#[repr(C)]
+#[derive(Default)]
+struct TaskInfo {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+}
+
+/// Of BPF_MAP_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// Of BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+#[derive(Default)]
+struct MapElement {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Of BPF_BTF_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    btf_size: u32,
+    log_size: u32,
+    log_level: u32,
+    reserved: u32,
+}
+
+/// `struct bpf_func_info`: where a function begins, and its type.
+#[repr(C)]
+struct FuncInfo {
+    instruction: u32,
+    type_id: u32,
 }
 
 /// Of BPF_ITER_CREATE.
@@ -72,11 +130,39 @@ pub(super) struct Refused {
     pub(super) why: String,
 }
 
-/// bpf(2) for a call that makes a descriptor. `attr` must be one of the structs above, whose pointers are valid.
-fn make_fd<T>(command: libc::c_int, attr: &mut T) -> Result<OwnedFd, Errno> {
+impl Refused {
+    /// Without a word of the verifier's.
+    pub(super) fn alone(errno: Errno) -> Refused {
+        Refused {
+            errno,
+            why: String::new(),
+        }
+    }
+
+    /// What it means.
+    pub(super) fn error(self, what: &'static str) -> Error {
+        match self.errno {
+            Errno::EPERM | Errno::EACCES if self.why.is_empty() => {
+                let why = "CAP_BPF and CAP_PERFMON are needed (root has them)";
+                Error::new(what, Cause::Unsupported(why.into()))
+            }
+            errno if self.why.is_empty() => Error::os(what, errno),
+            errno => {
+                // What matters stands at the end.
+                let lines: Vec<&str> = self.why.lines().rev().take(4).collect();
+                let why = format!("{errno:?}, the verifier says: {}", lines.join(" / "));
+                Error::new(what, Cause::Unsupported(why.into()))
+            }
+        }
+    }
+}
+
+/// bpf(2). `attr` must be one of the structs above, whose pointers are valid.
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> Result<libc::c_long, Errno> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`, and all that its pointers point to lives in the caller. It
-    // writes to the log buffer alone, which has the size that `attr` says.
-    let fd = unsafe {
+    // writes to the log buffer, which has the size that `attr` says, and to the value of an element, which has the size of the
+    // map's values.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
@@ -84,7 +170,12 @@ fn make_fd<T>(command: libc::c_int, attr: &mut T) -> Result<OwnedFd, Errno> {
             size_of::<T>(),
         )
     };
-    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    Errno::result(result)
+}
+
+/// As [`bpf`], for a call that makes a descriptor.
+fn make_fd<T>(command: libc::c_int, attr: &mut T) -> Result<OwnedFd, Errno> {
+    let fd = RawFd::try_from(bpf(command, attr)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the call has just returned this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -93,9 +184,140 @@ fn number(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
+/// Memory that a program and this process share: an array with one element.
+pub(super) struct Map {
+    fd: OwnedFd,
+    size: usize,
+}
+
+impl Map {
+    pub(super) fn create(size: usize) -> Result<Map, Errno> {
+        let attr = &mut MapCreate {
+            map_type: BPF_MAP_TYPE_ARRAY,
+            key_size: 4,
+            value_size: u32::try_from(size).map_err(|_| Errno::E2BIG)?,
+            max_entries: 1,
+        };
+        // The kernel's own copies are multiples of eight bytes.
+        if !size.is_multiple_of(8) {
+            return Err(Errno::EINVAL);
+        }
+        let fd = make_fd(BPF_MAP_CREATE, attr)?;
+        Ok(Map { fd, size })
+    }
+
+    /// For [`Program::map_value`](super::assemble::Program::map_value).
+    pub(super) fn descriptor(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    fn element(&self, command: libc::c_int, key: &u32, value: u64) -> Result<(), Errno> {
+        let attr = &mut MapElement {
+            map_fd: number(&self.fd),
+            key: std::ptr::from_ref(key) as u64,
+            value,
+            ..MapElement::default()
+        };
+        bpf(command, attr).map(drop)
+    }
+
+    /// Reads all of it into `bytes`, which gets its size.
+    pub(super) fn read(&self, bytes: &mut Vec<u8>) -> Result<(), Errno> {
+        bytes.resize(self.size, 0);
+        self.element(BPF_MAP_LOOKUP_ELEM, &0, bytes.as_mut_ptr() as u64)
+    }
+
+    /// Writes all of it.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), Errno> {
+        if bytes.len() != self.size {
+            return Err(Errno::EINVAL);
+        }
+        self.element(BPF_MAP_UPDATE_ELEM, &0, bytes.as_ptr() as u64)
+    }
+}
+
+/// Types for a program with functions, which the verifier asks for (Documentation/bpf/btf.rst): `int f()`, and of that type one
+/// function that is the program, and one that it hands on.
+fn types_of_functions() -> Vec<u8> {
+    const BTF_KIND_INT: u32 = 1;
+    const BTF_KIND_FUNC: u32 = 12;
+    const BTF_KIND_FUNC_PROTO: u32 = 13;
+    const BTF_INT_SIGNED: u32 = 1;
+    const BTF_FUNC_GLOBAL: u32 = 1;
+    const HEADER: u32 = 24;
+    let strings = b"\0int\0all\0each\0\0\0";
+    let types: [u32; 13] = [
+        // Number 1.
+        1,
+        BTF_KIND_INT << 24,
+        4,
+        BTF_INT_SIGNED << 24 | 32,
+        // Number 2.
+        0,
+        BTF_KIND_FUNC_PROTO << 24,
+        1,
+        // Numbers 3 and 4.
+        5,
+        BTF_KIND_FUNC << 24 | BTF_FUNC_GLOBAL,
+        2,
+        9,
+        BTF_KIND_FUNC << 24,
+        2,
+    ];
+    let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let sizes = [types.len(), strings.len()].map(|size| u32::try_from(size).unwrap_or(0));
+    let mut bytes = 0xeb9f_u16.to_ne_bytes().to_vec();
+    bytes.extend([1, 0]);
+    for word in [HEADER, 0, sizes[0], sizes[0], sizes[1]] {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes.extend(types);
+    bytes.extend(strings);
+    bytes
+}
+/// Numbers in [`types_of_functions`].
+const PROGRAM_TYPE: u32 = 3;
+const FUNCTION_TYPE: u32 = 4;
+
+fn load_types() -> Result<OwnedFd, Errno> {
+    let types = types_of_functions();
+    let attr = &mut BtfLoad {
+        btf: types.as_ptr() as u64,
+        btf_size: u32::try_from(types.len()).unwrap_or(0),
+        ..BtfLoad::default()
+    };
+    make_fd(BPF_BTF_LOAD, attr)
+}
+
 /// Loads a program that is to be run for each object of the iterator whose kernel function has the BTF id `target`.
 pub(super) fn load(program: &[Instruction], target: u32) -> Result<OwnedFd, Refused> {
+    load_with(program, &[], target)
+}
+
+/// As [`load`], of a program with functions that begin at these instructions.
+pub(super) fn load_with(
+    program: &[Instruction],
+    functions: &[usize],
+    target: u32,
+) -> Result<OwnedFd, Refused> {
+    let mut infos = Vec::new();
+    let mut types = None;
+    if !functions.is_empty() {
+        types = Some(load_types().map_err(Refused::alone)?);
+        infos.push(FuncInfo {
+            instruction: 0,
+            type_id: PROGRAM_TYPE,
+        });
+        infos.extend(functions.iter().map(|&at| FuncInfo {
+            instruction: u32::try_from(at).unwrap_or(u32::MAX),
+            type_id: FUNCTION_TYPE,
+        }));
+    }
     let attr = || ProgLoad {
+        prog_btf_fd: types.as_ref().map_or(0, number),
+        func_info_rec_size: u32::try_from(size_of::<FuncInfo>()).unwrap_or(0),
+        func_info: infos.as_ptr() as u64,
+        func_info_cnt: u32::try_from(infos.len()).unwrap_or(0),
         prog_type: BPF_PROG_TYPE_TRACING,
         expected_attach_type: BPF_TRACE_ITER,
         attach_btf_id: target,
@@ -111,10 +333,7 @@ pub(super) fn load(program: &[Instruction], target: u32) -> Result<OwnedFd, Refu
     };
     // The verifier was not asked.
     if errno == Errno::EPERM {
-        return Err(Refused {
-            errno,
-            why: String::new(),
-        });
+        return Err(Refused::alone(errno));
     }
     let mut log = vec![0_u8; LOG_SIZE];
     let explained = &mut ProgLoad {
@@ -141,6 +360,26 @@ pub(super) fn link(program: &OwnedFd) -> Result<OwnedFd, Errno> {
         ..LinkCreate::default()
     };
     make_fd(BPF_LINK_CREATE, attr)
+}
+
+/// As [`link`], over the threads of one process. Kernels before 6.1 do not know that: either they go over all tasks then, or
+/// they refuse, and the caller is given a link over all tasks.
+pub(super) fn link_to(program: &OwnedFd, pid: u32) -> Result<OwnedFd, Errno> {
+    let info = TaskInfo {
+        pid,
+        ..TaskInfo::default()
+    };
+    let attr = &mut LinkCreate {
+        prog_fd: number(program),
+        attach_type: BPF_TRACE_ITER,
+        iter_info: std::ptr::from_ref(&info) as u64,
+        iter_info_len: u32::try_from(size_of::<TaskInfo>()).unwrap_or(0),
+        ..LinkCreate::default()
+    };
+    match make_fd(BPF_LINK_CREATE, attr) {
+        Err(Errno::EINVAL | Errno::E2BIG) => link(program),
+        made => made,
+    }
 }
 
 /// A file whose content is what the program writes in one pass over all objects.

@@ -24,6 +24,13 @@ pub(super) struct Structure {
     inner: Struct,
 }
 
+/// A member of less than a byte: where its byte is, and which bits of that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BitField {
+    pub(super) byte: i32,
+    pub(super) mask: u8,
+}
+
 /// A member of a struct, nested ones of its own structs and unions among them.
 struct Found {
     bytes: u32,
@@ -87,6 +94,32 @@ impl Layout {
     pub(super) fn offset(&self, of: &Structure, path: &str) -> Result<i32> {
         let found = self.find(of, path)?;
         i32::try_from(found.bytes).map_err(|_| unknown(&of.member(path)))
+    }
+
+    /// A member of one bit, of the struct itself.
+    pub(super) fn bit(&self, of: &Structure, name: &str) -> Result<BitField> {
+        let missing = || unknown(&of.member(name));
+        let found = self.bit_of(&of.inner, name).ok_or_else(missing)?;
+        let byte = i32::try_from(found / 8).map_err(|_| missing())?;
+        let mask = 1 << (found % 8);
+        Ok(BitField { byte, mask })
+    }
+
+    fn bit_of(&self, of: &Struct, name: &str) -> Option<u32> {
+        for member in &of.members {
+            let called = self.btf.resolve_name(member).ok()?;
+            if called == name {
+                return (member.bitfield_size() == Some(1)).then_some(member.bit_offset());
+            }
+            if called.is_empty()
+                && let Ok(kind) = self.btf.resolve_chained_type(member)
+                && let Some(inner) = self.plain(kind)
+                && let Some(found) = self.bit_of(&inner, name)
+            {
+                return Some(member.bit_offset() + found);
+            }
+        }
+        None
     }
 
     /// The struct that a member points to, is, or is an array of.

@@ -4,11 +4,14 @@
 //! It copies members of `struct task_struct` and of what the task points to. Their offsets come from the kernel's own type
 //! information, `/sys/kernel/btf/vmlinux`, when the program is made, so no compiler and no kernel headers are needed.
 //!
-//! Needed: CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before 5.8), and CONFIG_DEBUG_INFO_BTF.
+//! [`tasks`] reads a little of all tasks, [`process`] all of one process.
+//!
+//! Needed: CAP_BPF and CAP_PERFMON and CONFIG_DEBUG_INFO_BTF; for one process Linux 5.17.
 
 mod assemble;
 mod kernel;
 mod layout;
+pub mod process;
 pub mod tasks;
 
 pub use layout::BTF;

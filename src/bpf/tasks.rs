@@ -4,7 +4,6 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 
 use criu_signals_images::{Name, Pid, SigNo, SigSet, Tid};
-use nix::errno::Errno;
 
 use super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg};
 use super::kernel;
@@ -87,19 +86,7 @@ impl TaskReader {
         let target = layout.function("bpf_iter_task")?;
         let program = program(&Members::of_this_kernel(&layout)?)?;
         let what = "load the BPF program that reads tasks";
-        let program = kernel::load(&program, target).map_err(|refused| match refused.errno {
-            Errno::EPERM | Errno::EACCES if refused.why.is_empty() => {
-                let why = "CAP_BPF and CAP_PERFMON are needed (root has them)";
-                Error::new(what, Cause::Unsupported(why.into()))
-            }
-            errno if refused.why.is_empty() => Error::os(what, errno),
-            errno => {
-                // What matters stands at the end.
-                let lines: Vec<&str> = refused.why.lines().rev().take(4).collect();
-                let why = format!("{errno:?}, the verifier says: {}", lines.join(" / "));
-                Error::new(what, Cause::Unsupported(why.into()))
-            }
-        })?;
+        let program = kernel::load(&program, target).map_err(|e| e.error(what))?;
         let link = kernel::link(&program)
             .map_err(|errno| Error::os("attach the BPF program that reads tasks", errno))?;
         Ok(TaskReader { link })

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::tasks::TaskReader;
 use criu_signals::criu::installed;
 use criu_signals::engine::capture;
@@ -286,6 +287,7 @@ fn kernel() -> Vec<Finding> {
     ));
     findings.push(has("fuse", "/dev/fuse", "`mount` does not work"));
     findings.push(bpf());
+    findings.push(no_stop());
     findings.push(yama());
     findings.push(freezer());
     findings
@@ -308,6 +310,29 @@ fn bpf() -> Finding {
     Finding {
         group: "kernel",
         name: "bpf",
+        state,
+        found,
+        lost,
+    }
+}
+
+/// Loads the program that `show --no-stop` reads a process by.
+fn no_stop() -> Finding {
+    let (state, found, lost) = match ProcessReader::new() {
+        Ok(_) => (
+            State::Ok,
+            "a program that reads one process can be loaded".to_owned(),
+            "",
+        ),
+        Err(e) => (
+            State::Limited,
+            e.to_string(),
+            "`show` and `diff` stop a live process to read it",
+        ),
+    };
+    Finding {
+        group: "kernel",
+        name: "no-stop",
         state,
         found,
         lost,

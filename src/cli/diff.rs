@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, DIFFERS, Failure};
 use super::show::pids;
-use super::source::{self, Extent, Found};
+use super::source::{self, Extent, Found, Means};
 use super::style::{BOLD, DIM, NAME, WARN};
 
 /// Compares the signal state of two processes, of two images or folders of images, or of a process and its image.
@@ -32,6 +32,8 @@ pub struct Diff {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    means: Means,
 }
 
 const EXAMPLES: &str = "\
@@ -57,8 +59,8 @@ enum Pair<'f> {
 impl Diff {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         context.work_in_child()?;
-        let a = source::load(&self.a, context, Extent::Whole)?;
-        let b = source::load(&self.b, context, Extent::Whole)?;
+        let a = source::load(&self.a, context, Extent::Whole, self.means)?;
+        let b = source::load(&self.b, context, Extent::Whole, self.means)?;
         let pairs = pairs(&a, &b);
         let same = pairs.iter().all(|pair| match pair {
             Pair::Both(_, _, comparison) => comparison.differences.is_empty(),

@@ -10,7 +10,7 @@ use criu_signals::images::{
 use criu_signals::machine::Machine;
 
 use super::context::{Context, Failure};
-use super::source::{self, Extent, Found, Origin};
+use super::source::{self, Extent, Found, Means, Observed, Origin};
 use super::style::{BOLD, DIM, NAME, WARN};
 
 /// How many entries of a queue are printed unless all are asked for.
@@ -35,11 +35,14 @@ pub struct Show {
     /// what the source does not record.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    means: Means,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   criu-signals show 4711
+  criu-signals show --no-stop 4711
   criu-signals show images/
   criu-signals show criu:images/
   criu-signals show --json 4711 | jq .process.comm";
@@ -61,7 +64,7 @@ impl Show {
         let mut code = ExitCode::SUCCESS;
         let mut first = true;
         for what in &self.what {
-            let found = match source::load(what, context, extent) {
+            let found = match source::load(what, context, extent, self.means) {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
@@ -130,6 +133,9 @@ impl<W: Write> Table<'_, W> {
             process.run_state
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;
+        if !found.observed.surroundings.is_empty() {
+            self.row(2, "read", "by BPF, without a stop")?;
+        }
         if found.origin != Origin::Live {
             let machine = Machine::recorded_in(&found.recorded.image);
             self.row(2, "dumped on", &machine.to_string())?;
@@ -277,7 +283,7 @@ impl<W: Write> Table<'_, W> {
     }
 
     fn threads(&mut self, threads: &[ThreadState], depths: &[usize]) -> io::Result<()> {
-        let groups = groups(threads);
+        let groups = groups(threads, &self.found.observed);
         let count = match threads.len() {
             n if groups.len() == n => format!("{n} threads"),
             n if groups.len() == 1 => format!("{n} threads in 1 state"),
@@ -358,22 +364,49 @@ impl<W: Write> Table<'_, W> {
                 .iter()
                 .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
             self.row(4, "waits in", &waits(&call, compat, same))?;
-        } else if !self.has(Aspect::InterruptedCalls) {
+        } else if let Some(number) = self.found.observed.of(first).0 {
+            let compat = self.found.recorded.image.process.compat;
+            self.row(4, "waits in", &call_name(number, compat))?;
+        } else if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
             self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
         }
+        self.surroundings(first)?;
         self.pending(4, "private", &first.pending, depth)
     }
 }
 
+impl<W: Write> Table<'_, W> {
+    fn surroundings(&mut self, thread: &ThreadState) -> io::Result<()> {
+        let (_, tracer, seccomp, dispatch) = self.found.observed.of(thread);
+        if let Some(tracer) = tracer {
+            self.row(4, "traced by", &format!("{WARN}thread {tracer}{WARN:#}"))?;
+        }
+        match seccomp {
+            0 => {}
+            1 => self.row(4, "seccomp", "strict")?,
+            _ => self.row(4, "seccomp", "by a filter")?,
+        }
+        if let Some([selector, begin, length]) = dispatch {
+            let text = format!(
+                "system calls are SIGSYS if the byte at {selector:#x} says so, but for {length} bytes at {begin:#x}"
+            );
+            self.row(4, "user dispatch", &text)?;
+        }
+        Ok(())
+    }
+}
+
 /// The indices of threads whose state is the same, but for addresses of stacks and code and for times that are left.
-fn groups(threads: &[ThreadState]) -> Vec<Vec<usize>> {
+fn groups(threads: &[ThreadState], observed: &Observed) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, thread) in threads.iter().enumerate() {
         let same = |group: &&mut Vec<usize>| {
             group
                 .first()
                 .and_then(|&first| threads.get(first))
-                .is_some_and(|first| is_alike(first, thread))
+                .is_some_and(|first| {
+                    is_alike(first, thread) && observed.of(first) == observed.of(thread)
+                })
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(at),
@@ -448,14 +481,18 @@ fn ranges(numbers: impl Iterator<Item = i32>) -> String {
     texts.join(", ")
 }
 
-fn waits(call: &InterruptedCall, compat: bool, same_time: bool) -> String {
-    let number = usize::try_from(call.number).unwrap_or(usize::MAX);
+fn call_name(number: u32, compat: bool) -> String {
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
     let name = if compat {
         syscalls::x86::Sysno::new(number).map(|call| call.name())
     } else {
         syscalls::x86_64::Sysno::new(number).map(|call| call.name())
     };
-    let name = name.map_or_else(|| format!("system call {number}"), str::to_owned);
+    name.map_or_else(|| format!("system call {number}"), str::to_owned)
+}
+
+fn waits(call: &InterruptedCall, compat: bool, same_time: bool) -> String {
+    let name = call_name(call.number, compat);
     let left = match call.remaining {
         Some(left) if same_time => format!(", {} left", seconds(left)),
         Some(_) => ", each with its own time left".to_owned(),
@@ -499,7 +536,10 @@ mod tests {
             (1..=4).map(|id| ThreadState::bare(ids([id]))).collect();
         threads[1].altstack.sp = 4096;
         threads[2].blocked = SigNo::HUP.into();
-        assert_eq!(groups(&threads), [vec![0, 1, 3], vec![2]]);
+        assert_eq!(
+            groups(&threads, &Observed::default()),
+            [vec![0, 1, 3], vec![2]]
+        );
     }
 
     #[test]

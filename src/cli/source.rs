@@ -5,19 +5,19 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use criu_signals::engine::capture;
+use criu_signals::bpf::process::ProcessReader;
 use criu_signals::image_folder;
 use criu_signals::images::{
-    Image, ImageError, Pid, Recorded, Shown as _, criu_core, criu_images, image,
+    ImageError, Pid, Recorded, Shown as _, ThreadState, Tid, criu_core, criu_images, image,
 };
-use criu_signals::tracee::{ByUs, StoppedProcess};
+use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
 
 use super::context::{self, Context, Failure};
 
 /// What commands say of their sources.
 pub const SOURCES: &str = "\
 Sources:
-  PID, /proc/PID     a live process, stopped while it is read
+  PID, /proc/PID     a live process; --stop and --no-stop say how it is read
   signals-PID.img    an image of this project
   core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
@@ -45,6 +45,45 @@ pub struct Found {
     pub recorded: Recorded,
     /// How many entries each queue has, in the order of `ProcessState::queues`, where not all were read.
     pub depths: Option<Vec<usize>>,
+    /// What was read of a live process besides.
+    pub observed: Observed,
+}
+
+/// What only a reader tells that did not stop the process.
+#[derive(Default)]
+pub struct Observed {
+    pub waiting: Vec<WaitingCall>,
+    pub surroundings: Vec<Surroundings>,
+}
+
+/// The number of the call that a thread waits in, its tracer, its seccomp mode, its user dispatch.
+pub type Around = (Option<u32>, Option<Tid>, u32, Option<[u64; 3]>);
+
+impl Observed {
+    /// Of one thread.
+    pub fn of(&self, thread: &ThreadState) -> Around {
+        let tid = thread.tid();
+        let call = self.waiting.iter().find(|call| call.tid == tid);
+        let around = self.surroundings.iter().find(|around| around.tid == tid);
+        (
+            call.map(|call| call.number),
+            around.and_then(|around| around.tracer),
+            around.map_or(0, |around| around.seccomp),
+            around.and_then(|around| around.user_dispatch),
+        )
+    }
+}
+
+/// How live processes are read.
+#[derive(Clone, Copy, Default, clap::Args)]
+pub struct Means {
+    /// Stop a live process by ptrace(2) to read it.
+    #[arg(long, conflicts_with = "no_stop")]
+    stop: bool,
+    /// Read a live process by BPF, without stopping it: fails if that is not possible. Needs CAP_BPF, CAP_PERFMON and Linux
+    /// 5.17. Without --stop and --no-stop, BPF is used where it is possible and tells all that is to be shown.
+    #[arg(long)]
+    no_stop: bool,
 }
 
 /// How much of the queues of live processes is read. The time that a process is stopped for it grows with the square of
@@ -56,10 +95,15 @@ pub enum Extent {
 }
 
 /// The processes of one source; never none.
-pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>, Failure> {
+pub fn load(
+    what: &str,
+    context: &Context,
+    extent: Extent,
+    means: Means,
+) -> Result<Vec<Found>, Failure> {
     if what.parse::<i64>().is_ok() || context::number(what).is_some() {
         let pid = context::pid(what).map_err(|why| format!("{what}: {why}"))?;
-        return Ok(vec![live_process(pid, context, extent)?]);
+        return Ok(vec![live_process(pid, context, extent, means)?]);
     }
     if let Some(folder) = what.strip_prefix(CRIU) {
         return of_criu(Path::new(folder));
@@ -83,31 +127,52 @@ pub fn load(what: &str, context: &Context, extent: Extent) -> Result<Vec<Found>,
         .collect()
 }
 
-/// A live process, which is stopped for as long as it takes.
-pub fn live(pid: Pid, context: &Context) -> Result<Image, Failure> {
-    let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
-    let image = capture::image(&stopped);
-    stopped.release()?;
-    Ok(image?)
-}
-
-fn live_process(pid: Pid, context: &Context, extent: Extent) -> Result<Found, Failure> {
-    let (image, depths) = match extent {
-        Extent::Whole => (live(pid, context)?, None),
-        Extent::AtMost(most) => {
-            let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
-            let found = capture::at_most(&stopped, most);
-            stopped.release()?;
-            let (process, depths) = found?;
-            (capture::with_header(process)?, Some(depths))
+fn live_process(
+    pid: Pid,
+    context: &Context,
+    extent: Extent,
+    means: Means,
+) -> Result<Found, Failure> {
+    let mut stopping = Stopping {
+        timeout: context.timeout,
+        most: match extent {
+            Extent::Whole => None,
+            Extent::AtMost(most) => Some(most),
+        },
+    };
+    let reading = if means.stop {
+        stopping.read(pid)?
+    } else if means.no_stop {
+        ProcessReader::new()?.read(pid)?
+    } else {
+        match untouched(pid, extent) {
+            Some(reading) => reading,
+            None => stopping.read(pid)?,
         }
     };
+    let observed = Observed {
+        waiting: reading.waiting.clone(),
+        surroundings: reading.surroundings.clone(),
+    };
+    let depths = reading.depths.clone();
     Ok(Found {
         name: format!("process {pid}"),
         origin: Origin::Live,
-        recorded: image.into(),
+        recorded: reading.recorded()?,
         depths,
+        observed,
     })
+}
+
+/// What BPF reads, where it reads all that is asked for. Why it does not is no concern of those who did not ask for it:
+/// `check` tells.
+fn untouched(pid: Pid, extent: Extent) -> Option<Reading> {
+    let reading = ProcessReader::new().ok()?.read(pid).ok()?;
+    let complete = match extent {
+        Extent::Whole => reading.missing().is_empty(),
+        Extent::AtMost(_) => !reading.hides_time(),
+    };
+    complete.then_some(reading)
 }
 
 fn ours(path: &Path) -> Result<Found, Failure> {
@@ -116,6 +181,7 @@ fn ours(path: &Path) -> Result<Found, Failure> {
         origin: Origin::Ours,
         recorded: image::open(path).map_err(|e| named(path, e))?.into(),
         depths: None,
+        observed: Observed::default(),
     })
 }
 
@@ -147,6 +213,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
         origin: Origin::Criu,
         recorded,
         depths: None,
+        observed: Observed::default(),
     })
 }
 
@@ -162,6 +229,7 @@ fn of_criu(folder: &Path) -> Result<Vec<Found>, Failure> {
             origin: Origin::Criu,
             recorded,
             depths: None,
+            observed: Observed::default(),
         }
     };
     Ok(found.into_iter().map(of).collect())

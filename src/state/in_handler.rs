@@ -32,6 +32,15 @@ fn handlers(dispositions: &Dispositions) -> impl Iterator<Item = (SigNo, &Dispos
     dispositions.iter().filter(move |(_, d)| is_handler(d))
 }
 
+/// Has the thread a mask that a handler would have, so that its stack has to be looked at?
+pub(crate) fn may_be(thread: &ThreadState, dispositions: &Dispositions) -> bool {
+    let mask = thread.lasting_mask();
+    handlers(dispositions).any(|(signo, disposition)| {
+        let own = blocked_by(signo, disposition);
+        !own.is_empty() && own.difference(mask).is_empty()
+    })
+}
+
 /// The signal in whose handler the thread is, if that handler's return changes what it blocks.
 pub(crate) fn find(
     thread: &ThreadState,
@@ -40,11 +49,9 @@ pub(crate) fn find(
     memory: &Memory,
 ) -> Option<SigNo> {
     let mask = thread.lasting_mask();
-    let fits = |(signo, d): &(SigNo, &Disposition)| {
-        let own = blocked_by(*signo, d);
-        !own.is_empty() && own.difference(mask).is_empty()
-    };
-    handlers(dispositions).find(fits)?;
+    if !may_be(thread, dispositions) {
+        return None;
+    }
     let word = if registers.is_compat() { 4 } else { 8 };
     let start = registers.sp().next_multiple_of(word);
     let mut stack = Vec::new();

@@ -377,7 +377,11 @@ fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
 
 /// What the kernel has written into the program's memory as the time that is left (kernel/time/hrtimer.c,
 /// nanosleep_copyout). `None` where the call is restarted with it anyway, or nothing was asked for.
-fn written_back(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
+pub(crate) fn written_back(
+    memory: &Memory,
+    registers: &Registers,
+    call: &InterruptedCall,
+) -> Option<u64> {
     let args = registers.call_args();
     let (request, remaining) = match waiting(call.number, args, registers.is_compat())? {
         Waiting::Nanosleep => (args[0], args[1]),

@@ -75,7 +75,7 @@ fn inside() -> Result<()> {
         let (mut show, mut by_gdb) = (Vec::new(), Vec::new());
         let (mut dump, mut crius) = (Held::default(), Held::default());
         for _ in 0..rounds {
-            show.push(timed(&ours, &["show", "--json", &pid])?.0);
+            show.push(timed(&ours, &["show", "--stop", "--json", &pid])?.0);
             dump.add(our_dump(&ours, &["-t", &pid], &run)?);
             if gdb.is_some() {
                 by_gdb.push(timed(Path::new("gdb"), &gdb_args(&pid))?.0);

@@ -602,7 +602,7 @@ impl Performance<'_> {
     fn showing(&self, tree: &[Pid]) -> Command {
         let mut command = self.command();
         command
-            .args(["show", "--all"])
+            .args(["show", "--stop", "--all"])
             .args(tree.iter().map(ToString::to_string));
         command
     }

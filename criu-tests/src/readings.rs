@@ -1,0 +1,137 @@
+//! One process, read by BPF and by ptrace(2): every field that both tell has to be the same.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use criu_signals::bpf::process::ProcessReader;
+use criu_signals::images::{InterruptedCall, Pid, ThreadState, TimerEntry, WaitStatus};
+use criu_signals::reading::{Read as _, Reading, Stopping};
+
+use crate::procfs;
+use crate::wait;
+
+/// A program that runs on is read so often until it is the same before and after.
+const ROUNDS: u32 = 50;
+const STEP: Duration = Duration::from_millis(1);
+
+/// Reads `pid` both ways until it has not changed in between, and compares.
+pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> {
+    let pid = Pid::new(pid).context("a pid")?;
+    let mut stopping = Stopping {
+        timeout: wait::PATIENCE,
+        most: None,
+    };
+    let mut changed = String::new();
+    for round in 0..ROUNDS {
+        // On a busy machine a process takes some time to be again where it was before it was stopped.
+        sleep(STEP * round);
+        let before = reader.read(pid).context("by BPF")?;
+        let stopped = stopping.read(pid).context("by ptrace(2)")?;
+        let after = reader.read(pid).context("by BPF")?;
+        let mut moved = differences(&before, &after);
+        // Calls come and go with time, and a stop makes restart_syscall(2) of some.
+        moved.extend(call_differences(&before, &after));
+        moved.extend(call_differences(&before, &stopped));
+        if !moved.is_empty() {
+            changed = moved.join("; ");
+            continue;
+        }
+        let differences = differences(&before, &stopped);
+        if !differences.is_empty() {
+            bail!(
+                "pid {pid}: BPF and ptrace(2) differ: {}",
+                differences.join("; ")
+            );
+        }
+        return Ok(before);
+    }
+    bail!("pid {pid} never stands still: {changed}")
+}
+
+/// What is not the same, field by field.
+pub fn differences(a: &Reading, b: &Reading) -> Vec<String> {
+    let mut found = Vec::new();
+    let (one, other) = (&a.process, &b.process);
+    macro_rules! same {
+        ($name:expr, $one:expr, $other:expr) => {
+            if $one != $other {
+                found.push(format!("{}: {:?} and {:?}", $name, $one, $other));
+            }
+        };
+    }
+    same!("ids", one.ids, other.ids);
+    same!("pid_ns", one.pid_ns, other.pid_ns);
+    same!("comm", one.comm, other.comm);
+    same!("exe", one.exe, other.exe);
+    same!("compat", one.compat, other.compat);
+    same!("limit", one.rlimit_sigpending, other.rlimit_sigpending);
+    for ((signo, one), (_, other)) in one.dispositions.iter().zip(other.dispositions.iter()) {
+        same!(format!("disposition of {signo}"), one, other);
+    }
+    same!("run state", one.run_state, other.run_state);
+    if one.wait_status != WaitStatus::Unknown && other.wait_status != WaitStatus::Unknown {
+        same!("wait status", one.wait_status, other.wait_status);
+    }
+    same!("shared bits", one.shared.bits, other.shared.bits);
+    same!("shared queue", one.shared.queue, other.shared.queue);
+    same!("exit signal", one.exit_signal, other.exit_signal);
+    same!("stack needs", one.stack_needs, other.stack_needs);
+    same!("number of timers", one.timers.len(), other.timers.len());
+    for (one, other) in one.timers.iter().zip(&other.timers) {
+        let fixed = |timer: &criu_signals::images::PosixTimer| criu_signals::images::PosixTimer {
+            remaining: u64::from(timer.remaining != 0),
+            entry_overrun: None,
+            // ptrace(2) can't tell a timer that was set while its entry was pending from one that was not, within a period.
+            entry: match timer.entry {
+                TimerEntry::Stale => TimerEntry::Pending,
+                entry => entry,
+            },
+            ..*timer
+        };
+        same!(format!("timer {}", one.id), fixed(one), fixed(other));
+    }
+    let armed = |reading: &Reading| -> Vec<(u32, u64, bool)> {
+        let timers = reading.process.interval_timers.iter();
+        timers
+            .map(|timer| (timer.which, timer.interval, timer.is_armed()))
+            .collect()
+    };
+    same!("interval timers", armed(a), armed(b));
+    same!("number of threads", one.threads.len(), other.threads.len());
+    for (one, other) in one.threads.iter().zip(&other.threads) {
+        let tid = one.tid();
+        let fixed = |thread: &ThreadState| ThreadState {
+            interrupted: None,
+            ..thread.clone()
+        };
+        same!(format!("thread {tid}"), fixed(one), fixed(other));
+        if let (Some(one), Some(other)) = (one.interrupted, other.interrupted) {
+            let fixed = |call: InterruptedCall| (call.number, call.code, call.ip);
+            same!(
+                format!("interrupted call of thread {tid}"),
+                fixed(one),
+                fixed(other)
+            );
+        }
+    }
+    found
+}
+
+/// As [`differences`], of the calls that threads are in.
+fn call_differences(a: &Reading, b: &Reading) -> Vec<String> {
+    let both = a.process.threads.iter().zip(&b.process.threads);
+    let calls = both.map(|(one, other)| (one.tid(), call(a, one), call(b, other)));
+    calls
+        .filter(|(_, one, other)| one != other)
+        .map(|(tid, one, other)| format!("call of thread {tid}: {one:?} and {other:?}"))
+        .collect()
+}
+
+/// The call that a thread is in, interrupted or not, by its number and the address behind it.
+fn call(reading: &Reading, thread: &ThreadState) -> Option<(u32, u64)> {
+    let mut waiting = reading.waiting.iter();
+    let waits = waiting.find(|call| call.tid == thread.tid());
+    let interrupted = thread.interrupted.map(|call| (call.number, call.ip));
+    interrupted.or(waits.map(|call| (call.number, call.ip)))
+}

@@ -1,0 +1,226 @@
+//! Processes are read by BPF, without a stop, and by ptrace(2): both have to tell the same. Each test is pid 1 of its own
+//! namespace.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use criu_signals::bpf::process::ProcessReader;
+use criu_signals::images::{RunState, WaitStatus};
+use criu_signals::reading::Read as _;
+use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::chance::generate;
+use criu_tests::chance::stage::{STEP, Stage};
+use criu_tests::config;
+use criu_tests::procfs::{self, Pid};
+use criu_tests::readings::compare;
+use criu_tests::rundir::RunDir;
+use criu_tests::scenario::Scenario;
+use criu_tests::skip::Need;
+use criu_tests::table::SCENARIOS;
+use criu_tests::victim::Victim;
+
+/// Of nobody, in every Debian.
+const NOBODY: u32 = 65534;
+
+fn main() -> ExitCode {
+    cases::main("readings", tests)
+}
+
+fn tests() -> Vec<Test> {
+    let mut tests: Vec<Test> = SCENARIOS
+        .iter()
+        .filter(|scenario| scenario.needs.is_empty())
+        .map(|scenario| {
+            test(format!("same.{}", scenario.name), move |dir: &RunDir| {
+                same(scenario, dir)
+            })
+        })
+        .collect();
+    tests.extend(RANDOM.into_iter().map(|first| {
+        test(format!("random.{first}"), move |dir: &RunDir| {
+            random(first, dir)
+        })
+        .may_take(MOST_TIME)
+    }));
+    tests.extend([
+        test("traced", traced),
+        test("waited", waited),
+        test("deep", deep),
+        test("without-capability", without_capability),
+        test("gone", gone),
+    ]);
+    tests
+        .into_iter()
+        .map(|test| test.needs(&[Need::Btf]))
+        .collect()
+}
+
+/// A program and all that it has started.
+fn same(scenario: &Scenario, dir: &RunDir) -> Result<()> {
+    let program = config::victim(scenario.program, scenario.ia32);
+    let victim = Victim::start(&program, scenario.arg, dir, scenario.leaves_pid)?;
+    if scenario.stops {
+        victim.wait_stopped()?;
+    }
+    let compared = tree(victim.pid());
+    victim.end();
+    compared
+}
+
+fn tree(root: Pid) -> Result<()> {
+    let mut reader = ProcessReader::new()?;
+    for pid in procfs::tree(root)? {
+        compare(&mut reader, pid)?;
+    }
+    Ok(())
+}
+
+// ---- what is refused, and what is left alone ---------------------------------------------------------------------------
+
+fn show(args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(config::command()?);
+    command.arg("show").args(args);
+    command.output().context("criu-signals show")
+}
+
+/// A process that somebody traces is read, and does not run for it; ptrace(2) can't.
+fn traced(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let pid = nix::unistd::Pid::from_raw(victim.pid());
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).context("seize")?;
+    nix::sys::ptrace::interrupt(pid).context("interrupt")?;
+    nix::sys::wait::waitpid(pid, None).context("waitpid")?;
+    let switches = || -> Result<Vec<String>> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let before = switches()?;
+    for args in [&["--no-stop", &pid.to_string()][..], &[&pid.to_string()]] {
+        let output = show(args)?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{text}");
+        let tracer = format!("thread {}", nix::unistd::gettid());
+        for line in ["by BPF, without a stop", "SIGHUP", &tracer] {
+            ensure!(text.contains(line), "{line:?} is not in {text}");
+        }
+    }
+    ensure!(switches()? == before, "{before:?}, then {:?}", switches()?);
+    let output = show(&["--stop", &pid.to_string()])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    nix::sys::ptrace::detach(pid, None).context("detach")?;
+    victim.finish(CHECK)
+}
+
+/// Who waits for a stop takes its status, and nobody else.
+fn waited(dir: &RunDir) -> Result<()> {
+    let victim = start("stopped", None, dir)?;
+    victim.wait_stopped()?;
+    let mut reader = ProcessReader::new()?;
+    let pid = criu_signals::images::Pid::new(victim.pid()).context("a pid")?;
+    let stopped = criu_signals::images::SigNo::new(nix::sys::signal::Signal::SIGSTOP as i32)
+        .context("SIGSTOP")?;
+    let before = reader.read(pid)?.process;
+    ensure!(before.run_state == RunState::Stopped(stopped), "{before:?}");
+    ensure!(
+        before.wait_status == WaitStatus::Stopped(stopped),
+        "{before:?}"
+    );
+    let id = nix::unistd::Pid::from_raw(victim.pid());
+    let flags = Some(nix::sys::wait::WaitPidFlag::WUNTRACED);
+    nix::sys::wait::waitpid(id, flags).context("waitpid")?;
+    let after = reader.read(pid)?.process;
+    ensure!(after.run_state == before.run_state, "{after:?}");
+    ensure!(after.wait_status == WaitStatus::Nothing, "{after:?}");
+    victim.resume()?;
+    victim.finish(CHECK)
+}
+
+/// More entries than there is room for at first.
+fn deep(dir: &RunDir) -> Result<()> {
+    const DEPTH: usize = 40_000;
+    let victim = start("deep_queue", Some("40000"), dir)?;
+    let pid = criu_signals::images::Pid::new(victim.pid()).context("a pid")?;
+    let reading = ProcessReader::new()?.read(pid)?;
+    let depth = reading.process.shared.queue.len();
+    ensure!(depth >= DEPTH, "{depth} entries");
+    let stopped = criu_signals::reading::Stopping {
+        timeout: CHECK,
+        most: Some(500),
+    }
+    .read(pid)?;
+    let head = &stopped.process.shared.queue;
+    ensure!(
+        reading.process.shared.queue.starts_with(head),
+        "another head"
+    );
+    let depths = stopped.depths.context("depths")?;
+    ensure!(depths.last() == Some(&depth), "{depths:?}, read {depth}");
+    victim.finish(CHECK)
+}
+
+fn without_capability(dir: &RunDir) -> Result<()> {
+    // The build's folder may be closed to others.
+    let copy = dir.file("criu-signals");
+    fs::copy(config::command()?, &copy)?;
+    let output = Command::new(copy)
+        .args(["show", "--no-stop", "1"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let error = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(2), "{error}");
+    ensure!(error.contains("CAP_BPF"), "{error}");
+    Ok(())
+}
+
+fn gone(_: &RunDir) -> Result<()> {
+    let output = show(&["--no-stop", "4194303"])?;
+    let error = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(2), "{error}");
+    ensure!(error.contains("the task is gone"), "{error}");
+    Ok(())
+}
+
+// ---- random states ---------------------------------------------------------------------------------------------------
+
+/// The first seeds, and how many of each: CHANCE_SEEDS for more.
+const RANDOM: [u64; 2] = [0, 1_000];
+const SEEDS: u64 = 25;
+/// With many seeds.
+const MOST_TIME: Duration = Duration::from_secs(1_800);
+
+/// Of the error.
+const RUNS: &str = "runs, so that its stack pointer can't be read";
+
+fn random(first: u64, dir: &RunDir) -> Result<()> {
+    let seeds = match std::env::var("CHANCE_SEEDS") {
+        Ok(number) => number.parse().context("CHANCE_SEEDS")?,
+        Err(_) => SEEDS,
+    };
+    let mut stage = Stage::new(&dir.file("stage"))?;
+    let mut failed = Vec::new();
+    let (mut same, mut spinning) = (0, 0);
+    for seed in first..first + seeds {
+        stage.set(generate::is_ia32(seed) && config::has_ia32(), STEP);
+        let Ok(running) = stage.start(&generate::plan(seed))? else {
+            // The program can't do that here, with criu or without.
+            continue;
+        };
+        let compared = tree(running.root);
+        match compared {
+            Ok(()) => same += 1,
+            // Some plans have a thread that spins: BPF can't read its stack pointer, and says so.
+            Err(why) if format!("{why:#}").contains(RUNS) => spinning += 1,
+            Err(why) => failed.push(format!("seed {seed}: {why:#}")),
+        }
+    }
+    stage.clear()?;
+    println!("{same} the same, {spinning} with a thread that runs");
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    ensure!(same > 3 * spinning, "{same} compared, {spinning} not");
+    Ok(())
+}

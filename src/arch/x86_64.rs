@@ -384,6 +384,37 @@ pub fn waiting(number: u32, args: [u64; 6], compat: bool) -> Option<Waiting> {
     }
 }
 
+/// Can the system call have a signal mask of its own (pselect6(2), ppoll, epoll_pwait, sigsuspend and their like)? Of calls that
+/// are not known here, and of 32-bit ones, it is to be feared.
+pub fn may_have_mask(number: u32, compat: bool) -> bool {
+    compat
+        || !matches!(
+            i64::from(number),
+            libc::SYS_read
+                | libc::SYS_readv
+                | libc::SYS_write
+                | libc::SYS_writev
+                | libc::SYS_select
+                | libc::SYS_poll
+                | libc::SYS_epoll_wait
+                | libc::SYS_pause
+                | libc::SYS_nanosleep
+                | libc::SYS_clock_nanosleep
+                | libc::SYS_futex
+                | libc::SYS_wait4
+                | libc::SYS_waitid
+                | libc::SYS_accept
+                | libc::SYS_accept4
+                | libc::SYS_connect
+                | libc::SYS_recvfrom
+                | libc::SYS_recvmsg
+                | libc::SYS_sendto
+                | libc::SYS_sendmsg
+                | libc::SYS_flock
+                | libc::SYS_fcntl
+        )
+}
+
 /// How the system call `number` takes a time.
 pub fn timespec(number: u32, compat: bool) -> Timespec {
     match number {

@@ -3,7 +3,7 @@
 use criu_signals_images::{Pid, SigSet, Tid};
 
 use super::status::status_text;
-use super::{not_understood, threads};
+use super::{listed, not_understood};
 use crate::error::Result;
 
 /// What one look at the status of a thread shows that may be running.
@@ -15,6 +15,8 @@ pub struct Glimpse {
     pub traced: bool,
     /// Is it stopped by job control (`State`)?
     pub stopped: bool,
+    /// Is it in a pid namespace below ours (`NSpid`)?
+    pub nested: bool,
     /// What is pending for the thread or for its process (`SigPnd`, `ShdPnd`).
     pub pending: SigSet,
     /// How often the thread gave up its processor because it had to wait (`voluntary_ctxt_switches`).
@@ -22,10 +24,12 @@ pub struct Glimpse {
 }
 
 impl Glimpse {
-    /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out.
+    /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out. Those that the kernel runs in the
+    /// program's name are among them: only `stat` tells them apart, which costs as much as the look, and may have to be waited
+    /// for.
     pub fn of_threads(pid: Pid) -> Result<Vec<Glimpse>> {
         let is_there = |glimpse: &Result<Glimpse>| !matches!(glimpse, Err(e) if e.is_died());
-        let threads = threads(pid)?.into_iter();
+        let threads = listed(pid)?.into_iter();
         threads
             .map(|tid| Glimpse::of_thread(pid, tid))
             .filter(is_there)
@@ -44,6 +48,7 @@ impl Glimpse {
         let mut value = |name| lines.find(|line| line.0 == name).map(|line| line.1.trim());
         let state = value("State")?;
         let traced = value("TracerPid")? != "0";
+        let nested = value("NSpid")?.split_ascii_whitespace().count() > 1;
         let mut set = |name| {
             let bits = u64::from_str_radix(value(name)?, 16).ok()?;
             Some(SigSet::from_bits(bits))
@@ -53,6 +58,7 @@ impl Glimpse {
             tid,
             traced,
             stopped: state.starts_with('T'),
+            nested,
             pending,
             switches: value("voluntary_ctxt_switches")?.parse().ok()?,
         })
@@ -68,11 +74,11 @@ mod tests {
         let own = nix::unistd::gettid().as_raw();
         let glimpses = Glimpse::of_threads(Pid::own()).unwrap();
         let own = glimpses.iter().find(|one| one.tid.get() == own).unwrap();
-        assert!(!own.traced && !own.stopped);
-        let text = "Name:\tState: T\nState:\tT (stopped)\nTracerPid:\t7\nSigPnd:\t0000000000000010\n\
+        assert!(!own.traced && !own.stopped && !own.nested);
+        let text = "Name:\tState: T\nState:\tT (stopped)\nTracerPid:\t7\nNSpid:\t7\t1\nSigPnd:\t0000000000000010\n\
                     ShdPnd:\t0000000000000001\nvoluntary_ctxt_switches:\t5\n";
         let stopped = Glimpse::parse(own.tid, text).unwrap();
-        assert!(stopped.traced && stopped.stopped && stopped.switches == 5);
+        assert!(stopped.traced && stopped.stopped && stopped.nested && stopped.switches == 5);
         assert_eq!(stopped.pending.bits(), 0x11);
         assert_eq!(Glimpse::parse(own.tid, "State:\tT"), None);
     }

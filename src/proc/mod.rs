@@ -35,12 +35,12 @@ pub use status::{
     Seccomp, SignalStatus, has_capability, is_filtered, is_stopped, may_raise_limits, parent,
     seccomp, tracer,
 };
-pub(crate) use tasks::parse_call;
 pub use tasks::{
     age, all, children, exit_signal, exit_signal_of_stopped, exit_status, has_thread, is_alive,
-    is_gone, is_kernel_thread, lasting_others, start_time, start_time_of_stopped, threads,
-    threads_of_stopped, ticks, tree, wait_stopped,
+    is_gone, is_kernel_thread, lasting_others, start_time, start_time_of_stopped, threads, ticks,
+    tree, wait_stopped,
 };
+pub(crate) use tasks::{is_worker, listed, parse_call};
 pub use timers::{TimerLine, timers};
 pub use uninterruptible::{Uninterruptible, uninterruptible};
 

@@ -97,11 +97,6 @@ pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     in_time::look("stat", move || without_workers(pid, threads))
 }
 
-/// The same of a process whose leader the caller has stopped by ptrace(2).
-pub fn threads_of_stopped(pid: Pid) -> Result<Vec<Tid>> {
-    Ok(without_workers(pid, listed(pid)?))
-}
-
 fn without_workers(pid: Pid, mut threads: Vec<Tid>) -> Vec<Tid> {
     if threads.len() > 1 {
         threads.retain(|&tid| tid.get() == pid.get() || !is_worker(pid, tid));
@@ -109,8 +104,8 @@ fn without_workers(pid: Pid, mut threads: Vec<Tid>) -> Vec<Tid> {
     threads
 }
 
-/// With those that the kernel runs.
-fn listed(pid: Pid) -> Result<Vec<Tid>> {
+/// The threads of `pid`, the leader first, with those that the kernel runs in its name.
+pub(crate) fn listed(pid: Pid) -> Result<Vec<Tid>> {
     let dir =
         std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| of_task("list threads", &e))?;
     let mut threads = Vec::new();
@@ -135,8 +130,9 @@ pub fn has_thread(pid: Pid, tid: Tid) -> bool {
 }
 
 /// Is it one of the threads that io_uring(7) and vhost let work inside the kernel? They are listed with the program's, never
-/// execute its code, have no signal state that a program could see, and do not stop as its threads do.
-fn is_worker(pid: Pid, tid: Tid) -> bool {
+/// execute its code, have no signal state that a program could see, and do not stop as its threads do. The caller has stopped
+/// the leader of `pid` by ptrace(2).
+pub(crate) fn is_worker(pid: Pid, tid: Tid) -> bool {
     flags(pid, tid).is_some_and(|flags| flags & (PF_IO_WORKER | PF_USER_WORKER) != 0)
 }
 

@@ -25,7 +25,7 @@ use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals
 use super::{Lost, PATIENCE, Site};
 use crate::error::{Cause, Error, Result};
 use crate::machine;
-use crate::proc::{self, SignalStatus};
+use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, ptrace};
 
 /// `sizeof(struct itimerspec)`: interval and value, each seconds and nanoseconds.
@@ -50,7 +50,7 @@ const ROUNDS: usize = 8;
 pub enum PosixTimers {}
 
 impl PosixTimers {
-    /// Reads the timers of the process whose other state is `state`.
+    /// Reads the timers of the process whose other state is `state`. `injector` has made none of them.
     ///
     /// # Errors
     /// Whatever could not be read; never an empty list in its stead.
@@ -59,7 +59,7 @@ impl PosixTimers {
         state: &ProcessState,
     ) -> Result<Vec<PosixTimer>> {
         let leader = injector.process().leader();
-        let lines = proc::timers(injector.process().pid())?;
+        let lines = injector.first_timers().to_vec();
         let calls: Vec<Call> = lines
             .iter()
             .flat_map(|line| {

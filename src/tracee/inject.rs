@@ -35,7 +35,7 @@ use crate::arch::{
 };
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::proc::{self, SignalStatus};
+use crate::proc::{self, SignalStatus, TimerLine};
 
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
@@ -55,6 +55,7 @@ pub struct Injector<'p, Owner> {
     process: &'p StoppedProcess<Owner>,
     memory: &'p Memory,
     cave: Cave,
+    timers: Vec<TimerLine>,
     /// Signals that are not for us to send: timers of the process send them.
     reserved: SigSet,
     finished: bool,
@@ -70,7 +71,8 @@ impl<'p, Owner> Injector<'p, Owner> {
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
         // A timer may go off at any time. While its signal is the marker it would not be blocked, so that its
         // entry would leave the queue.
-        let reserved = proc::timers(process.pid())?
+        let timers = proc::timers(process.pid())?;
+        let reserved = timers
             .iter()
             .filter_map(|timer| SigNo::new(timer.signo))
             .collect();
@@ -97,6 +99,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             process,
             memory,
             cave,
+            timers,
             reserved,
             finished: false,
         })
@@ -290,6 +293,11 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// The process's memory.
     pub(crate) fn memory(&self) -> &'p Memory {
         self.memory
+    }
+
+    /// The POSIX timers that the process had when this was made.
+    pub(crate) fn first_timers(&self) -> &[TimerLine] {
+        &self.timers
     }
 
     /// The process that it works on.

@@ -8,7 +8,7 @@ use criu_signals_images::{InterruptedCall, Pid, RestartCode, SigNo, SigSet, Tid}
 
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace;
-use crate::arch::{Registers, Timeout, Waiting, timeout, waiting};
+use crate::arch::{Registers, Timeout, Waiting, may_have_mask, timeout, waiting};
 use crate::error::Result;
 use crate::proc::{self, SignalStatus};
 
@@ -44,7 +44,7 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         return Ok(false);
     };
     if result != -EINTR {
-        if ends_with_a_handler(result) {
+        if ends_with_a_handler(result) && may_have_mask(call.number, registers.is_compat()) {
             match HandlerDue::look(pid, tid)? {
                 HandlerDue::Afterwards => set(tid, &registers, &call, RestartCode::Always)?,
                 HandlerDue::ByBoth => says_other_mask(pid, tid, &call),

@@ -137,16 +137,23 @@ impl StoppedProcess<ByHost> {
     pub fn of_host(pid: Pid) -> Result<Self> {
         let not_ours =
             |tid| Error::new("thread is not stopped by this tracer", Cause::Died).in_thread(tid);
-        let is_ours = |tid| match ptrace::registers(tid) {
-            Ok(_) => Ok(()),
+        let registers = |tid| match ptrace::registers(tid) {
             Err(e) if e.is_died() => Err(not_ours(tid)),
-            Err(e) => Err(e.in_thread(tid)),
+            found => found.map_err(|e| e.in_thread(tid)),
         };
         let leader = Tid::from(pid);
-        is_ours(leader)?;
-        let threads = proc::threads_of_stopped(pid)?;
-        let mut others = threads.iter().filter(|&&tid| tid != leader);
-        others.try_for_each(|&tid| is_ours(tid))?;
+        registers(leader)?;
+        let mut threads = vec![leader];
+        for tid in proc::listed(pid)?.into_iter().filter(|&tid| tid != leader) {
+            let found = registers(tid);
+            // What the kernel runs for the program stands at 0 (copy_thread, arch/x86/kernel/process.c). So `stat`, which
+            // costs as much as all else here, has to be read of few threads.
+            let in_program = matches!(&found, Ok(registers) if registers.ip() != 0);
+            if in_program || !proc::is_worker(pid, tid) {
+                found?;
+                threads.push(tid);
+            }
+        }
         Ok(StoppedProcess {
             pid,
             threads,

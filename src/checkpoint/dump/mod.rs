@@ -144,6 +144,9 @@ impl Dump {
         }
         // At the end: what is done before uses memory.
         for pid in seen {
+            if self.process(pid).beside_criu {
+                continue;
+            }
             match unset_memory::fill_for(pid) {
                 Err(e) if !e.is_died() => log::warn!("{}", e.during(Phase::Seize, pid)),
                 _ => {}
@@ -155,6 +158,7 @@ impl Dump {
         let _budget = Budget::of_process();
         let process = self.process(pid);
         process.looked_at = true;
+        process.beside_criu = false;
         process.forget_former();
         if let Err(e) = fault::point(Point::DumpLook) {
             return log::warn!("{e}");
@@ -187,9 +191,11 @@ impl Dump {
             threads = Glimpse::of_threads(pid)?;
         }
         let process = self.processes.entry(pid).or_default();
+        process.beside_criu = threads.first().is_some_and(|leader| !leader.nested);
         let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
-        // A freezer of cgroup v1 hides what was seen before it froze the process.
-        if !waiting.is_empty() {
+        // A freezer of cgroup v1 hides what was seen before it froze the process. That no thread was seen waiting is worth
+        // knowing as well: as long as the threads do not run, they are not looked at again.
+        if !waiting.is_empty() || process.waiting.is_empty() {
             process.waiting = waiting;
         }
         Ok(())

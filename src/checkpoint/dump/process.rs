@@ -36,6 +36,8 @@ pub(super) struct DumpedProcess {
     pub stopped_since: bool,
     /// Signals that are with us for the time of the dump.
     pub custody: Vec<Custody>,
+    /// Is it in criu's own pid namespace? False if that was not seen.
+    pub beside_criu: bool,
     /// CRIU was about to seize it.
     pub looked_at: bool,
     /// CRIU has handed it over.

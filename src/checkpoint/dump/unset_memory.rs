@@ -21,7 +21,8 @@ const OF_EACH: usize = 16;
 /// Larger chunks come from what was freed together; below the size that malloc would map by itself.
 const LARGE: usize = 100 << 10;
 
-/// Fills free memory, if a timer of the process tells its first thread, and the process is in a pid namespace of its own.
+/// Fills free memory, if a timer of the process tells its first thread, and the process is in a pid namespace of its own: it
+/// need not be called for others.
 ///
 /// # Errors
 /// If the process cannot be looked at.

@@ -57,7 +57,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve bench fuzz kills kernels zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -106,6 +106,9 @@ curve: PROFILE := release
 curve: root build ## measures what deep queues cost, alone and with the plugin, and draws it (some minutes; docs/deep-queues.md)
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin curve -- \
 	  $(or $(ARGS),--markdown docs/deep-queues.md --svg docs/deep-queues.svg)
+
+budget: root build ## counts what the plugin asks the kernel for during a dump, whatever else the machine does (strace; docs/budget.md)
+	@scripts/budget "$(target_path)/criu/criu" "$(target_path)/$(plugins)"
 
 bench: PROFILE := release
 bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too, and how long live processes stand still

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{CoreImage, SigNo, image};
@@ -90,6 +90,8 @@ fn good() -> Vec<Test> {
             expect_verdict(&restore, Verdict::Verified)?;
             found
         }),
+        test("option.wins", option_wins),
+        test("option.bad", option_is_bad),
         test("environment.unknown-name", |dir| {
             let victim = start("demo", None, dir)?;
             let criu = with_plugin()?.env("CRIU_SIGNALS_POLCY", "strict");
@@ -108,6 +110,59 @@ fn good() -> Vec<Test> {
 }
 
 const CONFIG: &str = "CRIU_SIGNALS_CONFIG";
+const OPTION: &str = "--plugin-option";
+
+/// criu 4.3 has it.
+fn has_plugin_options() -> Result<bool> {
+    let help = Command::new(config::criu()?).arg("--help").output()?;
+    Ok([help.stdout, help.stderr]
+        .iter()
+        .any(|text| String::from_utf8_lossy(text).contains(OPTION)))
+}
+
+fn with_option(option: &str) -> Result<Criu> {
+    let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", "strict");
+    Ok(criu.arg(OPTION).arg(option))
+}
+
+/// An older criu refuses the option, so that nobody takes it for one that has been heard.
+fn option_wins(dir: &RunDir) -> Result<()> {
+    let criu = with_option("signals_plugin.policy=report")?
+        .arg(OPTION)
+        .arg("others.policy=x");
+    if has_plugin_options()? {
+        return differs(
+            &criu,
+            dir,
+            "settings: policy=report (--plugin-option); others are",
+        );
+    }
+    let victim = start("demo", None, dir)?;
+    let dump = criu.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(!dump.ok, "criu has passed over an option");
+    victim.finish(CHECK)
+}
+
+fn option_is_bad(dir: &RunDir) -> Result<()> {
+    let bad = [
+        (
+            "policy=strikt",
+            "policy=\"strikt\": must be repair or strict or report",
+        ),
+        ("polcy=strict", "polcy=strict: unknown setting \"polcy\""),
+        ("policy", "policy: an option must be NAME=VALUE"),
+    ];
+    let victim = start("demo", None, dir)?;
+    for (option, says) in bad {
+        let criu = with_option(&format!("signals_plugin.{option}"))?;
+        let dump = criu.dump(victim.pid(), &dir.images(), true)?;
+        ensure!(!dump.ok, "criu has dumped with {option}");
+        if has_plugin_options()? {
+            expect_error(&dump, &[&format!("{OPTION} signals_plugin.{says}")])?;
+        }
+    }
+    victim.finish(CHECK)
+}
 
 fn with_file(file: &Path) -> Result<Criu> {
     Ok(with_plugin()?.env(CONFIG, file))

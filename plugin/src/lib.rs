@@ -37,7 +37,7 @@ enum Signals {
 fn begin_dump(host: Host) -> Result<Signals, HookError> {
     let Settings {
         options, report, ..
-    } = settings()?;
+    } = settings(host)?;
     let stage = run_report::Stage::Dump;
     let report = Report::create(stage, host, options.policy, report.as_ref())?;
     let recorder = Recorder::begin(stage, host, options.policy);
@@ -48,7 +48,7 @@ fn begin_dump(host: Host) -> Result<Signals, HookError> {
 fn begin_restore(host: Host) -> Result<Signals, HookError> {
     let Settings {
         options, report, ..
-    } = settings()?;
+    } = settings(host)?;
     let stage = run_report::Stage::Restore;
     let report = Report::create(stage, host, options.policy, report.as_ref())?;
     let recorder = Recorder::begin(stage, host, options.policy);
@@ -64,9 +64,12 @@ fn begin_restore(host: Host) -> Result<Signals, HookError> {
 }
 
 /// Reads the settings, and says which.
-fn settings() -> Result<Settings, HookError> {
+fn settings(host: Host) -> Result<Settings, HookError> {
     log::info!("{}", plugin_file::MARK);
-    let settings = Settings::read()?;
+    let options = host
+        .plugin_options(settings::PLUGIN)
+        .map_err(|e| HookError::new(Errno::EINVAL, e.to_string()))?;
+    let settings = Settings::read(&options)?;
     log::info!("{}", settings.in_force());
     for name in settings::unknown_variables() {
         log::warn!("{name} is in the environment, but is not a setting");

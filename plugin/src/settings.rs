@@ -1,4 +1,5 @@
-//! Settings from a file and from the environment, which takes precedence. Container engines start criu with their own
+//! Settings from a file, from the environment, which takes precedence, and from criu's own options (`--plugin-option`, criu
+//! 4.3), which take precedence over both. Container engines start criu with their own
 //! command line and environment, so settings for every checkpoint of a machine are in a file.
 //!
 //! The file is in `/etc/criu`, the folder of criu's own configuration. Unless told otherwise, criu reads only
@@ -6,6 +7,7 @@
 //! the values that the variables have: `policy = strict` is `CRIU_SIGNALS_POLICY=strict`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -26,6 +28,10 @@ pub const CONFIG_FILE: &str = "/etc/criu/signals.conf";
 
 /// The variable that names another file, which must be there; empty, no file is read.
 const CONFIG: &str = "CRIU_SIGNALS_CONFIG";
+
+/// How criu is told what it hands to a plugin, and under which name this one is told.
+const OPTION: &str = "--plugin-option";
+pub const PLUGIN: &str = "signals_plugin";
 
 /// What every variable begins with.
 const PREFIX: &str = "CRIU_SIGNALS_";
@@ -175,8 +181,13 @@ pub struct Settings {
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
+    /// `--plugin-option`, or a request's `plugin_options`.
+    Option,
     Environment,
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
 }
 
 /// A value, and where it comes from.
@@ -190,6 +201,7 @@ impl Given {
     /// As it stands there.
     fn quoted(&self, name: Name) -> String {
         match &self.origin {
+            Origin::Option => format!("{OPTION} {PLUGIN}.{}={:?}", name.in_file, self.value),
             Origin::Environment => format!("{}={:?}", name.variable, self.value),
             Origin::File { path, line } => {
                 format!(
@@ -205,6 +217,7 @@ impl Given {
     /// As the log says it.
     fn in_force(&self, name: Name) -> String {
         match &self.origin {
+            Origin::Option => format!("{}={} ({OPTION})", name.in_file, self.value.shown()),
             Origin::Environment => {
                 format!("{}={} ({name})", name.in_file, self.value.shown())
             }
@@ -231,6 +244,13 @@ pub enum BadSetting {
         /// What it may be.
         accepted: String,
     },
+    /// An option of criu's for this plugin that is none.
+    Option {
+        /// As it was given.
+        option: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A line of the file that is none.
     Line {
         /// The file.
@@ -255,6 +275,9 @@ impl fmt::Display for BadSetting {
             BadSetting::Value { setting, accepted } => {
                 write!(f, "{}: must be {accepted}", setting.shown())
             }
+            BadSetting::Option { option, what } => {
+                write!(f, "{OPTION} {PLUGIN}.{}: {}", option.shown(), what.shown())
+            }
             BadSetting::Line { path, line, what } => {
                 write!(f, "{}:{line}: {}", path.shown(), what.shown())
             }
@@ -270,11 +293,11 @@ impl std::error::Error for BadSetting {}
 type Result<T> = std::result::Result<T, BadSetting>;
 
 impl Settings {
-    /// Reads the file, and the environment over it.
+    /// Reads the file, the environment over it, and over both what criu was given for this plugin.
     ///
     /// # Errors
     /// If the file can't be read, though it was named or is there, or if a name or a value is not known.
-    pub fn read() -> Result<Settings> {
+    pub fn read(options: &[OsString]) -> Result<Settings> {
         let variable =
             |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         let from_file = match std::env::var_os(CONFIG) {
@@ -282,13 +305,13 @@ impl Settings {
             Some(path) if path.is_empty() => BTreeMap::new(),
             Some(path) => read_file(Path::new(&path), Missing::IsAnError)?,
         };
-        Settings::from(from_file, variable)
+        Settings::from(from_file, variable, given_by_option(options)?)
     }
 
     /// What a file with this text says, for `fuzz/`.
     #[cfg(fuzzing)]
     pub fn of_text(text: &str, path: &Path) -> Result<Settings> {
-        Settings::from(parse(text, path)?, |_| None)
+        Settings::from(parse(text, path)?, |_| None, BTreeMap::new())
     }
 
     /// In one line: what is not the default, and where it is set.
@@ -302,6 +325,7 @@ impl Settings {
     fn from(
         mut given: BTreeMap<&'static str, Given>,
         variable: impl Fn(&str) -> Option<String>,
+        by_option: BTreeMap<&'static str, Given>,
     ) -> Result<Settings> {
         for name in names() {
             // An empty variable is as good as none: unsetting one is not always in a caller's power.
@@ -310,6 +334,7 @@ impl Settings {
                 given.insert(name.in_file, Given { value, origin });
             }
         }
+        given.extend(by_option);
         let mut settings = Settings::default();
         for (name, set) in SETTINGS {
             let Some(given) = given.get(name.in_file) else {
@@ -412,6 +437,38 @@ fn refuse(value: &str) -> std::result::Result<Refuse, String> {
         .map(Refuse::new)
 }
 
+/// A name that there is, as the file has it.
+fn known_name(name: &str) -> std::result::Result<&'static str, String> {
+    let known = names().into_iter().find(|known| known.in_file == name);
+    known.map(|known| known.in_file).ok_or_else(|| {
+        let names = names().map(|known| known.in_file).join(", ");
+        format!("unknown setting {name:?}; known settings are {names}")
+    })
+}
+
+/// The options that criu was given for this plugin, `NAME=VALUE` each. Of several with one name the last counts.
+fn given_by_option(options: &[OsString]) -> Result<BTreeMap<&'static str, Given>> {
+    let mut given = BTreeMap::new();
+    for option in options {
+        let option = option.to_string_lossy();
+        let wrong = |what: String| BadSetting::Option {
+            option: option.clone().into_owned(),
+            what,
+        };
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| wrong("an option must be NAME=VALUE".to_owned()))?;
+        // As in the file, or as options are usually written.
+        let name = known_name(&name.replace('-', "_")).map_err(wrong)?;
+        let given_here = Given {
+            value: value.to_owned(),
+            origin: Origin::Option,
+        };
+        given.insert(name, given_here);
+    }
+    Ok(given)
+}
+
 /// What it means that the file is not there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
@@ -487,15 +544,9 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, Given>> {
             .split_once('=')
             .map(|(name, value)| (name.trim(), value.trim()))
             .ok_or_else(|| bad(format!("{text:?}: a line must be NAME = VALUE")))?;
-        let known = names().into_iter().find(|known| known.in_file == name);
-        let Some(known) = known else {
-            let names = names().map(|known| known.in_file).join(", ");
-            return Err(bad(format!(
-                "unknown setting {name:?}; known settings are {names}"
-            )));
-        };
+        let known = known_name(name).map_err(bad)?;
         // Which of the two was meant, nobody knows.
-        if let Some(before) = seen.insert(known.in_file, line) {
+        if let Some(before) = seen.insert(known, line) {
             return Err(bad(format!("{name} is already set in line {before}")));
         }
         if !value.is_empty() {
@@ -504,7 +555,7 @@ fn parse(text: &str, path: &Path) -> Result<BTreeMap<&'static str, Given>> {
                 line,
             };
             let value = value.to_owned();
-            given.insert(known.in_file, Given { value, origin });
+            given.insert(known, Given { value, origin });
         }
     }
     Ok(given)
@@ -524,14 +575,52 @@ pub fn unknown_variables() -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn from(
+        given: BTreeMap<&'static str, Given>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Settings> {
+        Settings::from(given, variable, BTreeMap::new())
+    }
+
+    fn with_options(options: &[&str]) -> Result<Settings> {
+        let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+        let variable = |name: &str| (name == POLICY.variable).then(|| "report".to_owned());
+        Settings::from(BTreeMap::new(), variable, given_by_option(&options)?)
+    }
+
+    #[test]
+    fn an_option_of_criu_wins() {
+        let settings = with_options(&["deep-queue=8", "policy=repair", "policy=strict"]).unwrap();
+        assert_eq!(settings.options.policy, Policy::Strict);
+        assert_eq!(settings.options.limits.deep, 8);
+        assert_eq!(
+            settings.in_force(),
+            "settings: policy=strict (--plugin-option), deep_queue=8 (--plugin-option); others are default"
+        );
+        let refused = |options| with_options(options).unwrap_err().to_string();
+        assert_eq!(
+            refused(&["policy=strikt"]),
+            "--plugin-option signals_plugin.policy=\"strikt\": must be repair or strict or report"
+        );
+        assert_eq!(
+            refused(&["policy"]),
+            "--plugin-option signals_plugin.policy: an option must be NAME=VALUE"
+        );
+        assert!(
+            refused(&["polcy=strict"]).starts_with(
+                "--plugin-option signals_plugin.polcy=strict: unknown setting \"polcy\""
+            )
+        );
+    }
+
     fn with(name: Name, value: &str) -> Result<Settings> {
-        Settings::from(BTreeMap::new(), |variable| {
+        from(BTreeMap::new(), |variable| {
             (variable == name.variable).then(|| value.to_owned())
         })
     }
 
     fn from_file(text: &str) -> Result<Settings> {
-        Settings::from(parse(text, Path::new("/f"))?, |_| None)
+        from(parse(text, Path::new("/f"))?, |_| None)
     }
 
     fn said(result: Result<Settings>) -> String {
@@ -541,14 +630,8 @@ mod tests {
     #[test]
     fn unset_or_empty_is_the_default() {
         let none = BTreeMap::new();
-        assert_eq!(
-            Settings::from(none.clone(), |_| None),
-            Ok(Settings::default())
-        );
-        assert_eq!(
-            Settings::from(none, |_| Some(String::new())),
-            Ok(Settings::default())
-        );
+        assert_eq!(from(none.clone(), |_| None), Ok(Settings::default()));
+        assert_eq!(from(none, |_| Some(String::new())), Ok(Settings::default()));
         assert_eq!(
             from_file("policy =\n\n# policy = strict\n"),
             Ok(Settings::default())
@@ -641,7 +724,7 @@ mod tests {
             let variable = format!("{PREFIX}{}", name.in_file.to_uppercase());
             assert_eq!(name.variable, variable);
         }
-        let given = Settings::from(BTreeMap::new(), |variable| {
+        let given = from(BTreeMap::new(), |variable| {
             let at = names().iter().position(|name| name.variable == variable)?;
             Some(lines[at].split_once('=')?.1.trim().to_owned())
         });
@@ -681,7 +764,7 @@ mod tests {
             Path::new("/f"),
         )
         .unwrap();
-        let settings = Settings::from(given, |variable| {
+        let settings = from(given, |variable| {
             (variable == POLICY.variable).then(|| "strict".to_owned())
         });
         let settings = settings.unwrap();

@@ -3,8 +3,9 @@
 // C functions of the host are called through pointers that dlsym found.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, OsString, c_char, c_int, c_uint, c_void};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt as _;
 
 use libloading::os::unix::Library;
 use thiserror::Error;
@@ -13,6 +14,7 @@ type GetImageDir = unsafe extern "C" fn() -> c_int;
 type PrintOnLevel = unsafe extern "C" fn(c_uint, *const c_char, ...);
 type GetLogLevel = unsafe extern "C" fn() -> c_uint;
 type AddInventoryPlugin = unsafe extern "C" fn(*const c_char) -> c_int;
+type GetOptions = unsafe extern "C" fn(*mut c_int, *mut *const *const c_char) -> c_int;
 type CheckAndRemoveInventoryPlugin = unsafe extern "C" fn(*const c_char, usize) -> bool;
 
 /// The criu that loaded the plugin.
@@ -26,6 +28,7 @@ pub struct Host {
     get_log_level: Option<GetLogLevel>,
     add_inventory_plugin: Option<AddInventoryPlugin>,
     check_and_remove_inventory_plugin: Option<CheckAndRemoveInventoryPlugin>,
+    get_options: Option<GetOptions>,
     hook_count: Option<usize>,
 }
 
@@ -42,6 +45,9 @@ pub enum HostError {
     /// CRIU could not take the plugin into the inventory: it is out of memory.
     #[error("criu could not record the plugin in the inventory: add_inventory_plugin returned {0}")]
     Inventory(c_int),
+    /// CRIU did not give the plugin's options.
+    #[error("criu gave no plugin options: criu_plugin_get_options returned {0}")]
+    Options(c_int),
 }
 
 /// What became of a wish to be recorded in the inventory image.
@@ -85,9 +91,40 @@ impl Host {
                     &process,
                     c"check_and_remove_inventory_plugin",
                 ),
+                get_options: function(&process, c"criu_plugin_get_options"),
                 hook_count: hook_count(&process),
             }
         }
+    }
+
+    /// What CRIU was told for the plugin of this name, by `--plugin-option PLUGIN.NAME=VALUE` or in a request
+    /// (`plugin_options`): for each `NAME` or `NAME=VALUE`, in the order given. CRIU 4.3 gives a plugin those of all plugins,
+    /// and says nothing of options that are for none.
+    ///
+    /// Empty where CRIU is older than 4.3, which has no such option.
+    ///
+    /// # Errors
+    /// [`HostError::Options`] if CRIU has none to give.
+    pub fn plugin_options(&self, plugin: &str) -> Result<Vec<OsString>, HostError> {
+        let Some(get) = self.get_options else {
+            return Ok(Vec::new());
+        };
+        let (mut count, mut list) = (0, std::ptr::null());
+        // SAFETY: `int criu_plugin_get_options(int *argc, char ***argv)` (criu-plugin.h of 4.3), with a place for each.
+        match unsafe { get(&raw mut count, &raw mut list) } {
+            0 => {}
+            code => return Err(HostError::Options(code)),
+        }
+        // The first is in the place of a program's name.
+        let others = 1..usize::try_from(count).unwrap_or(0);
+        let prefix = format!("--{plugin}.");
+        let own = others.filter_map(|at| {
+            // SAFETY: CRIU keeps `count` strings in the list, at least while a plugin's function runs. They are copied.
+            let text = unsafe { CStr::from_ptr(*list.add(at)) }.to_bytes();
+            let own = text.strip_prefix(prefix.as_bytes())?;
+            Some(OsString::from_vec(own.to_vec()))
+        });
+        Ok(own.collect())
     }
 
     /// The folder of the images, the work folder of this dump or restore.
@@ -281,6 +318,7 @@ mod tests {
             Ok(Inventory::Unsupported)
         );
         assert_eq!(host.check_and_remove_inventory_plugin(c"probe"), None);
+        assert_eq!(host.plugin_options("probe"), Ok(Vec::new()));
         assert_eq!(host.hook_count(), None);
         assert_eq!(host.versions(), None);
     }

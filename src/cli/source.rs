@@ -6,11 +6,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use criu_signals::bpf::process::ProcessReader;
+use criu_signals::error::Cause;
 use criu_signals::image_folder;
 use criu_signals::images::{
     ImageError, Pid, Recorded, Shown as _, ThreadState, Tid, criu_core, criu_images, image,
 };
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
+
+use nix::errno::Errno;
 
 use super::context::{self, Context, Failure};
 
@@ -146,7 +149,12 @@ fn live_process(
         ProcessReader::new()?.read(pid)?
     } else {
         match untouched(pid, extent) {
-            Some(reading) => reading,
+            Some((reading, true)) => reading,
+            Some((reading, false)) => match stopping.read(pid) {
+                // Somebody else traces the process: what was read says what is missing.
+                Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => reading,
+                stopped => stopped?,
+            },
             None => stopping.read(pid)?,
         }
     };
@@ -164,15 +172,15 @@ fn live_process(
     })
 }
 
-/// What BPF reads, where it reads all that is asked for. Why it does not is no concern of those who did not ask for it:
+/// What BPF reads, and whether that is all that is asked for. Why it does not is no concern of those who did not ask for it:
 /// `check` tells.
-fn untouched(pid: Pid, extent: Extent) -> Option<Reading> {
+fn untouched(pid: Pid, extent: Extent) -> Option<(Reading, bool)> {
     let reading = ProcessReader::new().ok()?.read(pid).ok()?;
     let complete = match extent {
         Extent::Whole => reading.missing().is_empty(),
         Extent::AtMost(_) => !reading.hides_time(),
     };
-    complete.then_some(reading)
+    Some((reading, complete))
 }
 
 fn ours(path: &Path) -> Result<Found, Failure> {

@@ -129,5 +129,6 @@ pub(super) mod timer {
     pub(in super::super) const ADDRESS: i16 = 16;
     pub(in super::super) const TOLD: i16 = 24;
     pub(in super::super) const MEASURED: i16 = 32;
-    pub(in super::super) const HEADER: i32 = 40;
+    pub(in super::super) const BASE: i16 = 40;
+    pub(in super::super) const HEADER: i32 = 48;
 }

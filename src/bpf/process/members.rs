@@ -133,6 +133,9 @@ pub(super) struct TimerMembers {
     pub(super) entry: i32,
     pub(super) info: i32,
     pub(super) real_expires: i32,
+    /// `it.real.timer.base`, and the clock of that.
+    pub(super) base: i32,
+    pub(super) base_clock: i32,
     pub(super) cpu_expires: i32,
     pub(super) alarm_expires: i32,
     pub(super) cpu_pid: i32,
@@ -310,6 +313,8 @@ impl TimerMembers {
             entry: queued,
             info: at("sigq.info")?,
             real_expires: at("it.real.timer.node.expires")?,
+            base: at("it.real.timer.base")?,
+            base_clock: layout.offset(&layout.structure("hrtimer_clock_base")?, "clockid")?,
             cpu_expires: at("it.cpu.node.expires")?,
             alarm_expires: at("it.alarm.alarmtimer.node.expires")?,
             cpu_pid: at("it.cpu.pid")?,

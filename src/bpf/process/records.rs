@@ -19,6 +19,9 @@ pub(super) struct Entry {
 pub(super) struct Timer {
     pub(super) id: i32,
     pub(super) clock: i32,
+    /// The clock by which the kernel measures, unless it is one of processor time: that of a relative time on CLOCK_REALTIME is
+    /// CLOCK_MONOTONIC (common_hrtimer_arm, kernel/time/posix-timers.c).
+    pub(super) base: i32,
     pub(super) notify: i32,
     pub(super) status: i32,
     pub(super) overrun: i64,
@@ -230,6 +233,7 @@ impl Record<'_> {
         Timer {
             id: self.int(at(members.id)),
             clock: self.int(at(members.clock)),
+            base: self.int(timer::BASE),
             notify: self.int(at(members.notify)),
             status: self.int(at(members.status)),
             overrun: self.signed(at(members.overrun)),

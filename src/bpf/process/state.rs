@@ -220,6 +220,12 @@ impl Maker<'_> {
             ..ThreadState::bare(self.ids(thread)?)
         };
         let tid = state.tid();
+        let call = if settled { in_call(&registers) } else { None };
+        let sleeps_in = call.filter(|(_, result)| *result == -ENOSYS && course.sleeps);
+        // It says that the mask is to be put back only when it ends (kernel/signal.c, sigsuspend).
+        if sleeps_in.is_some_and(|(call, _)| is_sigsuspend(call.number, registers.is_compat())) {
+            state.saved_mask = Some(thread.saved);
+        }
         let needs_stack_pointer = is_switched_to(thread);
         if !settled && (needs_stack_pointer || in_handler::may_be(&state, &self.dispositions)) {
             return Ok(Err(format!(
@@ -231,20 +237,14 @@ impl Maker<'_> {
         if in_handler::may_be(&state, &self.dispositions) {
             state.in_handler = self.in_handler(&state, registers)?;
         }
-        let mut waits = None;
-        if settled && let Some((mut call, result)) = in_call(&registers) {
-            if let Some(code) = RestartCode::from_result(result) {
-                call.code = code;
-                call.remaining = self.remaining(&registers, &call, course)?;
-                state.interrupted = Some(call);
-            } else if result == -ENOSYS && course.sleeps {
-                waits = Some((call.number, call.ip));
-                // It says that the mask is to be put back only when it ends (kernel/signal.c, sigsuspend).
-                if is_sigsuspend(call.number, registers.is_compat()) {
-                    state.saved_mask = Some(thread.saved);
-                }
-            }
+        if let Some((mut call, result)) = call
+            && let Some(code) = RestartCode::from_result(result)
+        {
+            call.code = code;
+            call.remaining = self.remaining(&registers, &call, course)?;
+            state.interrupted = Some(call);
         }
+        let waits = sleeps_in.map(|(call, _)| (call.number, call.ip));
         state.saved_mask = state.saved_mask.filter(|&saved| saved != blocked);
         Ok(Ok((state, waits)))
     }
@@ -390,7 +390,7 @@ impl Maker<'_> {
             clock @ (libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM) => {
                 (timer.alarm_expires, self.now(clock))
             }
-            clock => (timer.real_expires, self.now(clock)),
+            _ => (timer.real_expires, self.now(timer.base)),
         };
         let now = now.ok_or_else(|| {
             let why = format!(

@@ -478,6 +478,9 @@ impl Maker<'_> {
         self.own_number(POINTER, RECORD, timer::TOLD);
         self.program.load(POINTER, RECORD, at(members.cpu_pid));
         self.number(POINTER, RECORD, timer::MEASURED);
+        // Of a timer of processor time this is no address, and nothing is read.
+        self.program.load(POINTER, RECORD, at(members.base));
+        self.word(timer::BASE, 4, POINTER, members.base_clock);
         let program = &mut self.program;
         program.load(Reg::R1, RECORD, at(members.list));
         program.store(TASK, NEXT, Reg::R1);

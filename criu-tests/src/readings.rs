@@ -40,7 +40,7 @@ pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> 
         let stopped = stopping.read(pid).context("by ptrace(2)")?;
         let after = reader.read(pid).context("by BPF")?;
         let mut moved = differences(&before, &after);
-        // Calls come and go with time, and a stop makes restart_syscall(2) of some.
+        // Calls come and go with time.
         moved.extend(call_differences(&before, &after));
         moved.extend(call_differences(&before, &stopped));
         if !moved.is_empty() {
@@ -128,7 +128,7 @@ pub fn differences(a: &Reading, b: &Reading) -> Vec<String> {
         };
         same!(format!("thread {tid}"), fixed(one), fixed(other));
         if let (Some(one), Some(other)) = (one.interrupted, other.interrupted) {
-            let fixed = |call: InterruptedCall| (call.number, call.code, call.ip);
+            let fixed = |call: InterruptedCall| (call.code, call.ip);
             same!(
                 format!("interrupted call of thread {tid}"),
                 fixed(one),
@@ -149,10 +149,11 @@ fn call_differences(a: &Reading, b: &Reading) -> Vec<String> {
         .collect()
 }
 
-/// The call that a thread is in, interrupted or not, by its number and the address behind it.
-fn call(reading: &Reading, thread: &ThreadState) -> Option<(u32, u64)> {
+/// The call that a thread is in, interrupted or not, by the address behind it. Its number does not tell: a call that was
+/// interrupted goes on as restart_syscall(2).
+fn call(reading: &Reading, thread: &ThreadState) -> Option<u64> {
     let mut waiting = reading.waiting.iter();
     let waits = waiting.find(|call| call.tid == thread.tid());
-    let interrupted = thread.interrupted.map(|call| (call.number, call.ip));
-    interrupted.or(waits.map(|call| (call.number, call.ip)))
+    let interrupted = thread.interrupted.map(|call| call.ip);
+    interrupted.or(waits.map(|call| call.ip))
 }

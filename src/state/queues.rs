@@ -344,8 +344,20 @@ impl Queue {
         if private.queue.iter().any(is_timers) {
             let in_the_way =
                 |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
-            private.queue.retain(in_the_way);
-            private.bits = private.bits.intersection(numbers);
+            // Those for faults are delivered in their order, and what steps aside comes back as the last.
+            let of_timers: SigSet = signos_of(private.queue.iter().filter(|info| is_timers(info)));
+            let movable = |info: &Siginfo| {
+                is_fault(info) && SigNo::new(info.signo()).is_some_and(|s| !of_timers.contains(s))
+            };
+            let any_fault = private
+                .queue
+                .iter()
+                .any(|info| is_fault(info) && in_the_way(info));
+            private
+                .queue
+                .retain(|info| in_the_way(info) || (any_fault && movable(info)));
+            let bare = private.bits.intersection(numbers);
+            private.bits = bare.union(private.queued());
         }
         Ok(private)
     }

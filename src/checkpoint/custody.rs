@@ -329,7 +329,12 @@ impl Custody {
             .map(|&tid| (tid, Queue::Private))
             .collect();
         places.push((stopped.leader(), Queue::Shared));
-        let traps = traps(stopped, &places)?;
+        // No code runs in the process for that: where SIGTRAP can't be taken out, the process has been stopped for a moment, as
+        // CRIU itself would have done.
+        let traps = places
+            .iter()
+            .map(|&(tid, queue)| queue.trap(stopped.pid(), tid));
+        let traps = traps.collect::<Result<Vec<_>>>()?;
         let (before, entries) = capture::unless_deeper(stopped, CHUNK)?;
         let mut taken = before.clone();
         taken.timers.clear();
@@ -704,17 +709,6 @@ fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
         }
     }
     chunk.len()
-}
-
-/// What of SIGTRAP is in these queues, and what goes along with it. No code runs in the process for that: where SIGTRAP can't be
-/// taken out, the process has been stopped for a moment, as CRIU itself would have done.
-fn traps<Owner>(stopped: &StoppedProcess<Owner>, places: &[(Tid, Queue)]) -> Result<Vec<Pending>> {
-    let mut injector = Injector::new(stopped)?;
-    let traps = places.iter().map(|&(tid, queue)| {
-        let injector = &mut injector;
-        queue.trap(&Site { injector, tid })
-    });
-    traps.collect()
 }
 
 /// Compares the process with what it was before SIGTRAP was taken out, and what goes along with it.

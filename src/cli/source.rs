@@ -12,7 +12,6 @@ use criu_signals::images::{
     ImageError, Pid, Recorded, Shown as _, ThreadState, Tid, criu_core, criu_images, image,
 };
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
-
 use nix::errno::Errno;
 
 use super::context::{self, Context, Failure};

@@ -106,10 +106,9 @@ fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Resul
     // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever has
     // failed. What a timer has queued stays, and `plan_in_place` goes around that.
     let private = Queue::Private.read(site, usize::MAX)?;
-    let stay = own_numbers(site.pid(), &private.queue)?;
-    let stays = |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| stay.contains(s));
+    let stay = signos_of(own_entries(site.pid(), private.queue.iter())?.into_iter());
     let mut rest = private.clone();
-    rest.queue.retain(stays);
+    rest.queue.retain(|info| is_of(info, stay));
     rest.bits = rest.bits.intersection(stay);
     let shared = Queue::Private
         .make(site, &rest)
@@ -342,13 +341,10 @@ impl Queue {
         }
         let mut private = Queue::Private.read(site, usize::MAX)?;
         if private.queue.iter().any(is_timers) {
-            let in_the_way =
-                |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
+            let in_the_way = |info: &Siginfo| is_of(info, numbers);
             // Those for faults are delivered in their order, and what steps aside comes back as the last.
             let of_timers: SigSet = signos_of(private.queue.iter().filter(|info| is_timers(info)));
-            let movable = |info: &Siginfo| {
-                is_fault(info) && SigNo::new(info.signo()).is_some_and(|s| !of_timers.contains(s))
-            };
+            let movable = |info: &Siginfo| is_fault(info) && !is_of(info, of_timers);
             let any_fault = private
                 .queue
                 .iter()
@@ -367,12 +363,13 @@ impl Queue {
     /// # Errors
     /// If the thread is gone, or what is in the queue could not go back as it is: `stays_beside_timer`, a second SIGTRAP, which
     /// only a timer can queue beside another, and a SIGTRAP that is a timer's.
-    pub fn trap<Owner>(self, site: &Site<'_, '_, Owner>) -> Result<Pending> {
+    pub fn trap(self, pid: Pid, tid: Tid) -> Result<Pending> {
         let mut pending = Pending::default();
-        if !self.bits(site)?.contains(SigNo::TRAP) {
+        let bits = self.bits_in(&SignalStatus::read(pid, tid)?);
+        if !bits.contains(SigNo::TRAP) {
             return Ok(pending);
         }
-        pending.queue = self.peek(site.tid, 0, usize::MAX)?;
+        pending.queue = self.peek(tid, 0, usize::MAX)?;
         let of_timers: SigSet = signos_of(pending.queue.iter().filter(|info| is_timers(info)));
         let is_trap = |info: &Siginfo| info.signo() == SigNo::TRAP.get();
         let stays = match self {
@@ -383,7 +380,7 @@ impl Queue {
         if let Some(info) = stays.or(second) {
             return Err(only_by_timer(info));
         }
-        let timers = proc::timers(site.pid())?;
+        let timers = proc::timers(pid)?;
         let is_own = |info: &&Siginfo| {
             let is_there = timers.iter().any(|timer| timer.made(info));
             is_trap(info) && (is_there || like_a_timers_own(info).is_some())
@@ -545,10 +542,8 @@ impl Queue {
             let numbers = signos(take);
             let private = other.read(site, usize::MAX)?;
             let bare = private.bits_without_info().intersection(numbers);
-            let in_the_way = |info: &&Siginfo| {
-                SigNo::new(info.signo()).is_some_and(|signo| numbers.contains(signo))
-            };
-            aside.extend(private.queue.iter().filter(in_the_way).copied());
+            let in_the_way = private.queue.iter().filter(|info| is_of(info, numbers));
+            aside.extend(in_the_way.copied());
             aside.extend(bare.iter().map(without_entry));
         }
         // The entry of a timer can't step aside.
@@ -799,16 +794,16 @@ impl Queue {
             return Ok(planned);
         }
         let private = Queue::Private.read(site, usize::MAX)?.queue;
-        let stay = own_numbers(site.pid(), &private)?;
-        if numbers.intersection(stay).is_empty() {
+        let own = own_entries(site.pid(), private.iter())?;
+        if !own.iter().any(|info| is_of(info, numbers)) {
             return Ok(planned);
         }
         let planned = self.plan_by_number(found, wanted);
-        let numbers = signos(&planned.0).intersection(stay);
-        let in_the_way =
-            |info: &&Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
-        refuse_own_entries(site.pid(), private.iter().filter(in_the_way))?;
-        Ok(planned)
+        let numbers = signos(&planned.0);
+        match own.iter().find(|info| is_of(info, numbers)) {
+            None => Ok(planned),
+            Some(own) => Err(stays_where_it_is(own)),
+        }
     }
 
     /// Only numbers that are not right are touched.
@@ -1084,28 +1079,28 @@ impl Names {
 
 /// The own entry of a POSIX timer has only one way into a queue.
 fn refuse_own_entries<'i>(pid: Pid, infos: impl Iterator<Item = &'i Siginfo>) -> Result<()> {
-    let timers = proc::timers(pid)?;
-    let mut own = infos.filter(|info| timers.iter().any(|timer| timer.made(info)));
-    let Some(own) = own.next() else {
-        return Ok(());
-    };
+    match own_entries(pid, infos)?.first() {
+        None => Ok(()),
+        Some(own) => Err(stays_where_it_is(own)),
+    }
+}
+
+fn stays_where_it_is(own: &Siginfo) -> Error {
     let why = format!(
         "{own} is the own entry of a POSIX timer, which only the timer can queue: the entry cannot be removed or \
          moved; entries of other signals, and entries behind it, can"
     );
-    Err(Error::new("change a queue", Cause::Refused(why.into())))
+    Error::new("change a queue", Cause::Refused(why.into()))
 }
 
-/// The numbers of which one of these is the own entry of a timer.
-fn own_numbers(pid: Pid, infos: &[Siginfo]) -> Result<SigSet> {
-    if !infos.iter().any(is_timers) {
-        return Ok(SigSet::EMPTY);
+/// Which of these are the own entries of timers.
+fn own_entries<'i>(pid: Pid, infos: impl Iterator<Item = &'i Siginfo>) -> Result<Vec<&'i Siginfo>> {
+    let mut like: Vec<&Siginfo> = infos.filter(|info| is_timers(info)).collect();
+    if !like.is_empty() {
+        let timers = proc::timers(pid)?;
+        like.retain(|info| timers.iter().any(|timer| timer.made(info)));
     }
-    let timers = proc::timers(pid)?;
-    let own = infos
-        .iter()
-        .filter(|info| timers.iter().any(|timer| timer.made(info)));
-    Ok(signos_of(own))
+    Ok(like)
 }
 
 /// How a queue is changed, in one batch.
@@ -1307,6 +1302,10 @@ pub(super) fn like_a_timers_own(info: &Siginfo) -> Option<(i32, u64)> {
 /// Is it, or does it look like, the entry of a POSIX timer?
 pub(crate) fn is_timers(info: &Siginfo) -> bool {
     info.code() == SI_TIMER
+}
+
+fn is_of(info: &Siginfo, numbers: SigSet) -> bool {
+    SigNo::new(info.signo()).is_some_and(|signo| numbers.contains(signo))
 }
 
 fn signos(infos: &[Siginfo]) -> SigSet {

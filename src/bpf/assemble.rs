@@ -88,6 +88,12 @@ impl Change {
     }
 }
 
+/// An offset of a member as instructions have it. No struct of the kernel's that is read has one that does not fit, and the
+/// verifier refuses a program that reads elsewhere.
+pub(super) fn short(offset: i32) -> i16 {
+    i16::try_from(offset).unwrap_or(i16::MAX)
+}
+
 /// Where a jump goes. Made by [`Program::label`], placed by [`Program::place`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label(usize);
@@ -201,6 +207,23 @@ impl Program {
     /// Calls a helper: arguments in R1 and on, the result in R0.
     pub(super) fn call(&mut self, helper: Helper) {
         self.add(0x85, Reg::R0, Reg::R0, 0, helper as i32);
+    }
+
+    /// Copies `size` bytes of the kernel's memory from `base + offset` to `to + at`; zeros where nothing is mapped.
+    pub(super) fn read_kernel(&mut self, to: Reg, at: i16, size: i32, base: Reg, offset: i32) {
+        self.copy(Reg::R1, to);
+        self.change(Change::Add, Reg::R1, at.into());
+        self.set(Reg::R2, size);
+        self.copy(Reg::R3, base);
+        self.change(Change::Add, Reg::R3, offset);
+        self.call(Helper::ReadKernel);
+    }
+
+    /// `into = *(base + offset)`, by way of eight bytes of the stack at `scratch`. What is nowhere is null, and everything
+    /// behind null reads as zero.
+    pub(super) fn follow(&mut self, into: Reg, base: Reg, offset: i32, scratch: i16) {
+        self.read_kernel(Reg::R10, scratch, 8, base, offset);
+        self.load(into, Reg::R10, scratch);
     }
 
     /// Ends the program. The result is in R0.

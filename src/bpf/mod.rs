@@ -11,6 +11,7 @@
 mod assemble;
 mod kernel;
 mod layout;
+mod pids;
 pub mod process;
 pub mod tasks;
 

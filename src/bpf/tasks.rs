@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 
 use criu_signals_images::{Name, Pid, SigNo, SigSet, Tid};
 
-use super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg};
+use super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg, short};
 use super::kernel;
 use super::layout::{Layout, Structure};
+use super::pids::PidMembers;
 use crate::error::{Cause, Error, Result};
 
 /// The signal state of one thread, and of its process, as the kernel keeps it.
@@ -226,11 +227,7 @@ struct Members {
     handler: i32,
     /// `cred->uid.val`.
     uid: i32,
-    /// `pid->level`, `pid->numbers`, the size of an element, and in that the number.
-    level: i32,
-    numbers: i32,
-    upid: i32,
-    nr: i32,
+    pid: PidMembers,
     /// From a `sigqueue`'s place in its list to the number of the signal.
     signo: i32,
     /// In the iterator's context: `meta->seq`.
@@ -275,8 +272,6 @@ impl Members {
         let sighand = layout.behind(&task, "sighand")?;
         let action = layout.behind(&sighand, "action")?;
         let cred = layout.behind(&task, "real_cred")?;
-        let pid = layout.behind(&task, "thread_pid")?;
-        let upid = layout.behind(&pid, "numbers")?;
         let meta = layout.behind(&context, "meta")?;
         let at = |of: &Structure, path: &str| layout.offset(of, path);
         Ok(Members {
@@ -309,10 +304,7 @@ impl Members {
             action: action.size()?,
             handler: at(&action, "sa.sa_handler")?,
             uid: at(&cred, "uid.val")?,
-            level: at(&pid, "level")?,
-            numbers: at(&pid, "numbers")?,
-            upid: upid.size()?,
-            nr: at(&upid, "nr")?,
+            pid: PidMembers::of(layout, &task)?,
             signo: at(&entry, "info.si_signo")? - at(&entry, "list")?,
             meta: at(&context, "meta")?,
             seq: at(&meta, "seq")?,
@@ -375,13 +367,7 @@ impl Maker<'_> {
 
     /// Copies `size` bytes from `base + offset` to the stack.
     fn copy(&mut self, to: i16, size: i32, base: Reg, offset: i32) {
-        let program = &mut self.program;
-        program.copy(Reg::R1, Reg::R10);
-        program.change(Change::Add, Reg::R1, to.into());
-        program.set(Reg::R2, size);
-        program.copy(Reg::R3, base);
-        program.change(Change::Add, Reg::R3, offset);
-        program.call(Helper::ReadKernel);
+        self.program.read_kernel(Reg::R10, to, size, base, offset);
     }
 
     fn word(&mut self, to: Word, base: Reg, offset: i32) {
@@ -393,20 +379,17 @@ impl Maker<'_> {
         self.copy(Maker::slot(to), 4, base, offset);
     }
 
-    /// `into = *(base + offset)`. What is nowhere is null, and everything behind null reads as zero.
     fn follow(&mut self, into: Reg, base: Reg, offset: i32) {
-        self.copy(SCRATCH, 8, base, offset);
-        self.program.load(into, Reg::R10, SCRATCH);
+        self.program.follow(into, base, offset, SCRATCH);
     }
 
     /// The context has pointers that the verifier knows; the task is null at the end of the pass.
     fn begin(&mut self, end: Label) {
-        let offset = |value: i32| i16::try_from(value).unwrap_or(i16::MAX);
         let members = self.members;
         let program = &mut self.program;
-        program.load(TASK, Reg::R1, offset(members.current));
-        program.load(Reg::R2, Reg::R1, offset(members.meta));
-        program.load(SEQ, Reg::R2, offset(members.seq));
+        program.load(TASK, Reg::R1, short(members.current));
+        program.load(Reg::R2, Reg::R1, short(members.meta));
+        program.load(SEQ, Reg::R2, short(members.seq));
         program.jump_if(TASK, If::Equal, 0, end);
         for word in 0..Word::Count as i16 {
             program.clear(Reg::R10, BASE + word * 8);
@@ -415,27 +398,21 @@ impl Maker<'_> {
         program.call(Helper::CurrentTask);
         program.copy(POINTER, Reg::R0);
         self.follow(POINTER, POINTER, members.task.thread_pid);
-        self.copy(LEVEL, 4, POINTER, members.level);
+        self.copy(LEVEL, 4, POINTER, members.pid.level);
         let program = &mut self.program;
-        program.load(SIGNAL, TASK, offset(members.task.signal));
+        program.load(SIGNAL, TASK, short(members.task.signal));
         program.jump_if(SIGNAL, If::Equal, 0, end);
     }
 
     /// The number of the task in POINTER in the caller's pid namespace, zero if it has none there.
     fn number(&mut self, to: Word) {
         let members = self.members;
-        let done = self.program.label();
         self.follow(POINTER, POINTER, members.task.thread_pid);
-        self.program.clear(Reg::R10, SCRATCH);
-        self.copy(SCRATCH, 4, POINTER, members.level);
-        let program = &mut self.program;
-        program.load(Reg::R1, Reg::R10, LEVEL);
-        program.load(Reg::R2, Reg::R10, SCRATCH);
-        program.jump_if_register(Reg::R1, If::Above, Reg::R2, done);
-        program.change(Change::Multiply, Reg::R1, members.upid);
-        program.add_register(POINTER, Reg::R1);
-        self.half(to, POINTER, members.numbers + members.nr);
-        self.program.place(done);
+        let level = |program: &mut Program| program.load(Reg::R1, Reg::R10, LEVEL);
+        let place = (Reg::R10, Maker::slot(to));
+        members
+            .pid
+            .number(&mut self.program, POINTER, level, place, SCRATCH);
     }
 
     fn ids(&mut self) {
@@ -500,7 +477,7 @@ impl Maker<'_> {
         let program = &mut self.program;
         program.copy(head, base);
         program.change(Change::Add, head, offset);
-        program.load(entry, base, i16::try_from(offset).unwrap_or(i16::MAX));
+        program.load(entry, base, short(offset));
         program.set(counted, 0);
         program.place(next);
         program.jump_if_register(entry, If::Equal, head, done);

@@ -1,6 +1,7 @@
 //! Where the members are that are read of one process.
 
 use super::super::layout::{BitField, Layout, Structure};
+use super::super::pids::PidMembers;
 use super::format::{ACTION, BLOCK_ROOM, INFO, REGISTERS_SIZE};
 use crate::error::{Cause, Error, Result};
 
@@ -76,15 +77,6 @@ pub(super) struct Signal {
     pub(super) timers: i32,
 }
 
-pub(super) struct PidMembers {
-    pub(super) level: i32,
-    pub(super) numbers: i32,
-    pub(super) upid: i32,
-    pub(super) nr: i32,
-    pub(super) namespace: i32,
-    pub(super) inode: i32,
-}
-
 pub(super) struct EntryMembers {
     pub(super) list: i32,
     pub(super) info: i32,
@@ -149,23 +141,13 @@ impl Members {
         let signal = layout.behind(&task, "signal")?;
         let sighand = layout.behind(&task, "sighand")?;
         let action = layout.behind(&sighand, "action")?;
-        let pid = layout.behind(&task, "thread_pid")?;
-        let upid = layout.behind(&pid, "numbers")?;
-        let namespace = layout.behind(&upid, "ns")?;
         let hrtimer = layout.behind(&signal, "real_timer")?;
         let block = layout.behind(&task, "restart_block")?;
         let at = |of: &Structure, path: &str| layout.offset(of, path);
         let members = Members {
             task: Task::of(layout, &task, &block)?,
             signal: Signal::of(layout, &signal)?,
-            pid: PidMembers {
-                level: at(&pid, "level")?,
-                numbers: at(&pid, "numbers")?,
-                upid: upid.size()?,
-                nr: at(&upid, "nr")?,
-                namespace: at(&upid, "ns")?,
-                inode: at(&namespace, "ns.inum")?,
-            },
+            pid: PidMembers::of(layout, &task)?,
             entry: EntryMembers {
                 list: at(&entry, "list")?,
                 info: at(&entry, "info")?,

@@ -5,7 +5,7 @@
 //! by bpf_loop (Linux 5.17): the verifier looks at one step, whatever the length, and one pass follows 8,388,608 steps. The
 //! `bpf_for` iterator needs Linux 6.4, and a loop without help has to be verified step by step, which ends at some hundred.
 
-use super::super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg};
+use super::super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg, short};
 use super::format::{
     Kind, MOST_LEVELS, PROCESS, Request, SIGNALS, Status, THREAD, entry, process, thread, timer,
 };
@@ -87,10 +87,6 @@ struct Maker<'m> {
     timer: Label,
 }
 
-fn short(value: i32) -> i16 {
-    i16::try_from(value).unwrap_or(i16::MAX)
-}
-
 impl Maker<'_> {
     fn all(&mut self) {
         let end = self.program.label();
@@ -107,27 +103,14 @@ impl Maker<'_> {
         }
     }
 
-    /// Copies `size` bytes from `base + offset` to `to + at`; zeros where nothing is mapped.
-    fn copy(&mut self, to: Reg, at: i16, size: i32, base: Reg, offset: i32) {
-        let program = &mut self.program;
-        program.copy(Reg::R1, to);
-        program.change(Change::Add, Reg::R1, at.into());
-        program.set(Reg::R2, size);
-        program.copy(Reg::R3, base);
-        program.change(Change::Add, Reg::R3, offset);
-        program.call(Helper::ReadKernel);
-    }
-
-    /// `into = *(base + offset)`. What is nowhere is null, and everything behind null reads as zero.
     fn follow(&mut self, into: Reg, base: Reg, offset: i32) {
-        self.copy(Reg::R10, SCRATCH, 8, base, offset);
-        self.program.load(into, Reg::R10, SCRATCH);
+        self.program.follow(into, base, offset, SCRATCH);
     }
 
     /// A number of less than eight bytes in a word of the record.
     fn word(&mut self, at: i16, size: i32, base: Reg, offset: i32) {
         self.program.clear(RECORD, at);
-        self.copy(RECORD, at, size, base, offset);
+        self.program.read_kernel(RECORD, at, size, base, offset);
     }
 
     /// Makes `RECORD` the place for a record of this size, or goes to `full`. The place is kept in memory, so that the verifier
@@ -167,14 +150,16 @@ impl Maker<'_> {
         program.call(Helper::Registers);
         program.store(Reg::R10, TYPED, TASK);
         program.store(Reg::R10, TYPED + 8, Reg::R0);
-        self.copy(Reg::R10, PLAIN, 16, Reg::R10, TYPED.into());
+        self.program
+            .read_kernel(Reg::R10, PLAIN, 16, Reg::R10, TYPED.into());
         let program = &mut self.program;
         program.load(TASK, Reg::R10, PLAIN);
         program.call(Helper::CurrentTask);
         program.copy(POINTER, Reg::R0);
         self.follow(POINTER, POINTER, members.task.thread_pid);
         self.program.clear(Reg::R10, SCRATCH);
-        self.copy(Reg::R10, SCRATCH, 4, POINTER, members.pid.level);
+        self.program
+            .read_kernel(Reg::R10, SCRATCH, 4, POINTER, members.pid.level);
         let program = &mut self.program;
         program.load(Reg::R2, Reg::R10, SCRATCH);
         program.map_value(Reg::R1, self.maps.request);
@@ -194,40 +179,18 @@ impl Maker<'_> {
 
     /// The number of a `struct pid` in the caller's pid namespace, zero if it has none there.
     fn number(&mut self, pid: Reg, to: Reg, at: i16) {
-        let members = &self.members.pid;
-        let done = self.program.label();
-        self.program.clear(to, at);
-        self.program.clear(Reg::R10, SCRATCH);
-        self.copy(Reg::R10, SCRATCH, 4, pid, members.level);
-        let program = &mut self.program;
-        program.map_value(Reg::R1, self.maps.request);
-        program.load(Reg::R1, Reg::R1, Request::LEVEL);
-        program.load(Reg::R2, Reg::R10, SCRATCH);
-        program.jump_if_register(Reg::R1, If::Above, Reg::R2, done);
-        self.number_at(pid, Reg::R1, to, at);
-        self.program.place(done);
+        let (members, request) = (&self.members.pid, self.maps.request);
+        let level = |program: &mut Program| {
+            program.map_value(Reg::R1, request);
+            program.load(Reg::R1, Reg::R1, Request::LEVEL);
+        };
+        members.number(&mut self.program, pid, level, (to, at), SCRATCH);
     }
 
     /// The number of a `struct pid` in its own pid namespace.
     fn own_number(&mut self, pid: Reg, to: Reg, at: i16) {
-        self.program.clear(to, at);
-        self.program.clear(Reg::R10, SCRATCH);
-        self.copy(Reg::R10, SCRATCH, 4, pid, self.members.pid.level);
-        self.program.load(Reg::R1, Reg::R10, SCRATCH);
-        self.number_at(pid, Reg::R1, to, at);
-    }
-
-    fn number_at(&mut self, pid: Reg, level: Reg, to: Reg, at: i16) {
         let members = &self.members.pid;
-        let program = &mut self.program;
-        program.copy(Reg::R3, level);
-        program.change(Change::Multiply, Reg::R3, members.upid);
-        program.add_register(Reg::R3, pid);
-        program.change(Change::Add, Reg::R3, members.numbers + members.nr);
-        program.copy(Reg::R1, to);
-        program.change(Change::Add, Reg::R1, at.into());
-        program.set(Reg::R2, 4);
-        program.call(Helper::ReadKernel);
+        members.own_number(&mut self.program, pid, (to, at), SCRATCH);
     }
 
     fn thread(&mut self, end: Label) {
@@ -273,7 +236,7 @@ impl Maker<'_> {
             self.word(at, size, TASK, offset);
         }
         self.program.load(POINTER, Reg::R10, PLAIN + 8);
-        self.copy(
+        self.program.read_kernel(
             RECORD,
             thread::REGISTERS,
             self.members.registers,
@@ -398,7 +361,7 @@ impl Maker<'_> {
         );
         self.follow(POINTER, TASK, members.task.sighand);
         self.program.store(RECORD, process::SIGHAND, POINTER);
-        self.copy(
+        self.program.read_kernel(
             RECORD,
             process::ACTIONS,
             members.action * SIGNALS,
@@ -454,7 +417,8 @@ impl Maker<'_> {
         program.store(RECORD, 0, Reg::R1);
         program.change(Change::Add, SIGNAL, -list);
         program.store(RECORD, entry::ADDRESS, SIGNAL);
-        self.copy(RECORD, short(entry::HEADER), size, SIGNAL, 0);
+        self.program
+            .read_kernel(RECORD, short(entry::HEADER), size, SIGNAL, 0);
         let program = &mut self.program;
         program.jump_if(Reg::R0, If::NotEqual, 0, torn);
         program.load(Reg::R1, RECORD, short(entry::HEADER + list));
@@ -472,7 +436,8 @@ impl Maker<'_> {
         let (_, torn) = self.function_begin(Some(Kind::Timer), timer::HEADER + members.size);
         self.program.change(Change::Add, SIGNAL, -members.list);
         self.program.store(RECORD, timer::ADDRESS, SIGNAL);
-        self.copy(RECORD, short(timer::HEADER), members.size, SIGNAL, 0);
+        self.program
+            .read_kernel(RECORD, short(timer::HEADER), members.size, SIGNAL, 0);
         self.program.jump_if(Reg::R0, If::NotEqual, 0, torn);
         self.program.load(POINTER, RECORD, at(members.pid));
         self.own_number(POINTER, RECORD, timer::TOLD);

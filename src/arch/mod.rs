@@ -1,20 +1,17 @@
 //! Everything that depends on the architecture: registers, the injected code, system call numbers, the size of signal
-//! frames. A new architecture needs files here with the same items as those of x86_64.
+//! frames. Each has a folder here with the same items; what all of them share is beside the folders.
 
+mod calls;
+mod stub;
 mod timespec;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-#[cfg(target_arch = "x86_64")]
-mod x86_64_frame;
-#[cfg(target_arch = "x86_64")]
-mod x86_64_keys;
+
+pub use calls::{Timeout, Waiting, syscall_number};
+pub use stub::*;
 pub use timespec::Timespec;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
-#[cfg(target_arch = "x86_64")]
-pub use x86_64_frame::*;
-#[cfg(target_arch = "x86_64")]
-pub use x86_64_keys::*;
 
 /// What a signal takes of an alternate stack on this machine.
 pub fn stack_needs() -> criu_signals_images::StackNeeds {
@@ -25,4 +22,4 @@ pub fn stack_needs() -> criu_signals_images::StackNeeds {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("criu-signals knows x86_64 only; another architecture needs a file in src/arch/");
+compile_error!("criu-signals knows x86_64 only; another architecture needs a folder in src/arch/");

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Aspect, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState, SigSet,
+    Arch, Aspect, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState, SigSet,
     ThreadState, json,
 };
 use criu_signals::machine::Machine;
@@ -103,6 +103,12 @@ struct Table<'t, W> {
 }
 
 impl<W: Write> Table<'_, W> {
+    /// By which its system calls are numbered.
+    fn calls(&self) -> CallTable {
+        let image = &self.found.recorded.image;
+        (image.header.arch, image.process.compat)
+    }
+
     fn row(&mut self, indent: usize, label: &str, value: &str) -> io::Result<()> {
         let width = WIDTH - indent;
         writeln!(self.out, "{:indent$}{DIM}{label:width$}{DIM:#} {value}", "")
@@ -359,14 +365,13 @@ impl<W: Write> Table<'_, W> {
             self.row(4, "parent death", &signo.to_string())?;
         }
         if let Some(call) = first.interrupted {
-            let compat = self.found.recorded.image.process.compat;
+            let table = self.calls();
             let same = members
                 .iter()
                 .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
-            self.row(4, "waits in", &waits(&call, compat, same))?;
+            self.row(4, "waits in", &waits(&call, table, same))?;
         } else if let Some(number) = self.found.observed.of(first).0 {
-            let compat = self.found.recorded.image.process.compat;
-            self.row(4, "waits in", &call_name(number, compat))?;
+            self.row(4, "waits in", &call_name(number, self.calls()))?;
         } else if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
             self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
         }
@@ -481,18 +486,24 @@ fn ranges(numbers: impl Iterator<Item = i32>) -> String {
     texts.join(", ")
 }
 
-fn call_name(number: u32, compat: bool) -> String {
+/// Which system calls numbers stand for: those of an architecture, and of its 32-bit programs or its others.
+type CallTable = (Arch, bool);
+
+/// The image may be of another architecture than this program.
+fn call_name(number: u32, (arch, compat): CallTable) -> String {
     let number = usize::try_from(number).unwrap_or(usize::MAX);
-    let name = if compat {
-        syscalls::x86::Sysno::new(number).map(|call| call.name())
-    } else {
-        syscalls::x86_64::Sysno::new(number).map(|call| call.name())
+    let name = match arch {
+        Arch::X86_64 if compat => syscalls::x86::Sysno::new(number).map(|call| call.name()),
+        Arch::X86_64 => syscalls::x86_64::Sysno::new(number).map(|call| call.name()),
+        Arch::Aarch64 if compat => syscalls::arm::Sysno::new(number).map(|call| call.name()),
+        Arch::Aarch64 => syscalls::aarch64::Sysno::new(number).map(|call| call.name()),
+        _ => None,
     };
     name.map_or_else(|| format!("system call {number}"), str::to_owned)
 }
 
-fn waits(call: &InterruptedCall, compat: bool, same_time: bool) -> String {
-    let name = call_name(call.number, compat);
+fn waits(call: &InterruptedCall, table: CallTable, same_time: bool) -> String {
+    let name = call_name(call.number, table);
     let left = match call.remaining {
         Some(left) if same_time => format!(", {} left", seconds(left)),
         Some(_) => ", each with its own time left".to_owned(),
@@ -552,15 +563,20 @@ mod tests {
             whole_timeout: false,
             timeout: None,
         };
-        assert_eq!(waits(&call, false, true), "pause (ERESTARTNOHAND)");
+        assert_eq!(
+            waits(&call, (Arch::X86_64, false), true),
+            "pause (ERESTARTNOHAND)"
+        );
         let call = InterruptedCall {
             number: 29,
             remaining: Some(1_500_000_000),
             ..call
         };
         assert_eq!(
-            waits(&call, true, true),
+            waits(&call, (Arch::X86_64, true), true),
             "pause (ERESTARTNOHAND), 1.500 s left"
         );
+        assert_eq!(call_name(101, (Arch::Aarch64, false)), "nanosleep");
+        assert_eq!(call_name(162, (Arch::Aarch64, true)), "nanosleep");
     }
 }

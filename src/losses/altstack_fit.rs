@@ -8,10 +8,7 @@ use std::fmt;
 
 use criu_signals_images::{AltStack, ProcessState, StackNeeds};
 
-use crate::arch;
-
-/// What sigaltstack(2) takes at least, whatever the frame: MINSIGSTKSZ of asm/signal.h.
-const MINSIGSTKSZ: u64 = 2048;
+use crate::arch::{self, LARGEST_STATE, MINSIGSTKSZ};
 
 /// What is wrong with an alternate stack on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +17,7 @@ pub enum Trouble {
     Refused,
     /// The kernel takes it, and the first signal on it is a SIGSEGV: a frame has this many bytes.
     Overflow(u64),
-    /// A frame fits, of this many bytes. It would not, if the process used all registers that there are (AMX).
+    /// A frame fits, of this many bytes. It would not, if the process used all registers that there are ([`LARGEST_STATE`]).
     Tight(u64),
 }
 
@@ -66,7 +63,7 @@ impl fmt::Display for SmallStack {
             )?,
             Trouble::Tight(frame) => write!(
                 f,
-                " is below AT_MINSIGSTKSZ, {}, but a frame without AMX state has {frame} bytes and fits",
+                " is below AT_MINSIGSTKSZ, {}, but a frame without {LARGEST_STATE} state has {frame} bytes and fits",
                 self.minimum
             )?,
         }

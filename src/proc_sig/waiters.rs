@@ -14,6 +14,7 @@ use procfs::FromRead;
 use procfs::process::Status;
 
 use super::Subject;
+use crate::arch::wait_call;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::in_time;
 use crate::proc;
@@ -132,13 +133,7 @@ fn wait_of(pid: Pid, tid: Tid, is_32_bit: bool) -> Result<Option<Waiter>> {
 
 /// What a call waits for: wait4(pid, status, options, usage), waitid(type, id, info, options, usage).
 fn wait_in(number: u32, args: [u64; 4], is_32_bit: bool) -> Option<(WaitCall, u32, WaitFor)> {
-    // arch/x86/entry/syscalls/syscall_32.tbl and syscall_64.tbl.
-    let call = match (is_32_bit, number) {
-        (true, 7) => WaitCall::Waitpid,
-        (true, 114) | (false, 61) => WaitCall::Wait4,
-        (true, 284) | (false, 247) => WaitCall::Waitid,
-        _ => return None,
-    };
+    let call = wait_call(number, is_32_bit)?;
     let int = |arg: u64| low(arg).cast_signed();
     Some(match call {
         WaitCall::Waitpid | WaitCall::Wait4 => {

@@ -262,7 +262,7 @@ impl Restarted {
     fn number(self, args: [u64; 6]) -> u32 {
         const CLOCK_NANOSLEEP: u32 = arch::syscall_number(libc::SYS_clock_nanosleep);
         const NANOSLEEP: u32 = arch::syscall_number(libc::SYS_nanosleep);
-        const POLL: u32 = arch::syscall_number(libc::SYS_poll);
+        const POLL: u32 = arch::POLL;
         const FUTEX: u32 = arch::syscall_number(libc::SYS_futex);
         match self {
             // A clock's number is small; those of other processes' clocks are negative.

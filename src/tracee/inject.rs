@@ -30,8 +30,7 @@ use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::arch::{
-    Registers, SCRATCH_LEN, SYS32_MMAP2, SYSCALL_DISPATCH_FILTER_ALLOW,
-    SYSCALL_DISPATCH_FILTER_BLOCK, Stub,
+    Registers, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, Stub,
 };
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
@@ -79,7 +78,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         let memory = process.memory()?;
         let ip = |tid: Tid| {
             let registers = ptrace::registers(tid)?;
-            obstacles::refuse_x32(process.pid(), &registers).map_err(|e| e.in_thread(tid))?;
+            obstacles::refuse_program(process.pid(), &registers).map_err(|e| e.in_thread(tid))?;
             Ok((tid, registers.ip()))
         };
         let at = process
@@ -452,9 +451,8 @@ impl<'i> Visit<'i> {
 
     /// The thread before it makes a call that does nothing, and then leaves.
     fn idle(&self) -> Registers {
-        let entry = self.stub.single_entry();
         self.saved
-            .for_syscall(entry, libc::SYS_getpid, [0; 6])
+            .for_single(&self.stub, false, libc::SYS_getpid, [0; 6])
             .holding(self.scratch.map(|at| at.0))
     }
 
@@ -650,15 +648,7 @@ impl<'i> Visit<'i> {
             return Ok(None);
         }
         let args = self.scratch_args();
-        // A 32-bit task asks as its own code would, so that the memory is where its addresses reach: CRIU restores
-        // one from a 64-bit process, to which a 64-bit mmap gives memory above 4 GiB.
-        let registers = if self.saved.is_compat() {
-            self.saved
-                .for_compat_syscall(self.stub.map_compat_entry(), SYS32_MMAP2, args)
-        } else {
-            self.saved
-                .for_syscall(self.stub.map_entry(), libc::SYS_mmap, args)
-        };
+        let registers = self.saved.for_map(&self.stub, args);
         ptrace::set_registers(self.tid, &registers)?;
         let ended = self.run_to_end(1);
         // Whatever failed, what has been mapped is known, so that it is taken away.
@@ -870,13 +860,9 @@ impl<'i> Visit<'i> {
 
     /// The thread before it makes this one call.
     fn registers_for(&self, call: &Call, args: [u64; 6]) -> Registers {
-        let registers = if call.is_compat() {
-            let entry = self.stub.single_compat_entry();
-            self.saved.for_compat_syscall(entry, call.nr(), args)
-        } else {
-            self.saved
-                .for_syscall(self.stub.single_entry(), call.nr(), args)
-        };
+        let registers = self
+            .saved
+            .for_single(&self.stub, call.is_compat(), call.nr(), args);
         registers.holding(self.scratch.map(|at| at.0))
     }
 

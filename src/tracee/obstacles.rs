@@ -8,8 +8,7 @@
 //! - **Protection keys** (pkeys(7)): a thread that may not access key 0, which all memory has by default, can't read the
 //!   stub's data. The instruction that would give it the right would have to take it away again, behind the last access
 //!   to memory, which is the one that finds the way back. So such a thread is refused.
-//! - **x32**: a disposition that is set by another call than one of x32 loses its mark (sigaction_compat_abi,
-//!   arch/x86/kernel/signal.c), and its handler then gets a frame of the wrong kind.
+//! - **Programs** that the architecture can't do this to ([`Registers::refused`]).
 
 use criu_signals_images::{Pid, SigNo, Tid};
 
@@ -87,31 +86,21 @@ pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
     let Some(keys) = protection_keys() else {
         return Ok(());
     };
-    let state = ptrace::extended_state(tid, keys.room())?;
+    let state = ptrace::protection_registers(tid, keys)?;
     if keys.denies_default(&state) {
         return Err(unsupported(
             "make system calls",
-            "the thread's protection keys (PKRU) deny access to memory with key 0, the default key",
+            "the thread's protection keys deny access to memory with key 0, the default key",
         ));
     }
     Ok(())
 }
 
-/// A call of x32 has a mark in its number. Outside of calls, such a program is one that executes 64-bit code although the
-/// kernel has started it as a 32-bit one.
-///
 /// # Errors
-/// [`Cause::Unsupported`] if `registers` are those of a thread of an x32 program.
-pub(super) fn refuse_x32(pid: Pid, registers: &Registers) -> Result<()> {
-    let looks_so = || {
-        let is_outside = !registers.is_compat() && registers.call().is_none();
-        is_outside && proc::is_32_bit(pid)
-    };
-    if registers.is_x32() || looks_so() {
-        return Err(unsupported(
-            "make system calls",
-            "this is an x32 program, whose handlers would be called with the wrong frame afterwards",
-        ));
+/// [`Cause::Unsupported`] if `registers` are those of a thread of a program that the architecture can't do this to.
+pub(super) fn refuse_program(pid: Pid, registers: &Registers) -> Result<()> {
+    match registers.refused(|| proc::is_32_bit(pid)) {
+        Some(why) => Err(unsupported("make system calls", why)),
+        None => Ok(()),
     }
-    Ok(())
 }

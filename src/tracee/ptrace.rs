@@ -7,7 +7,7 @@ use criu_signals_images::{Fields, Pid, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid
 use nix::errno::Errno;
 
 use super::bound;
-use crate::arch::Registers;
+use crate::arch::{ProtectionKeys, Registers};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 
@@ -39,8 +39,6 @@ struct RseqConfiguration {
 
 /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` of linux/ptrace.h.
 const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
-/// `NT_X86_XSTATE` of linux/elf.h.
-const NT_X86_XSTATE: usize = 0x202;
 
 /// `struct ptrace_sud_config` of linux/ptrace.h.
 #[repr(C)]
@@ -168,30 +166,14 @@ pub fn resume(tid: Tid, how: Resume, signal: i32) -> Result<()> {
     request(op, name, tid, 0, word(signal)).map(drop)
 }
 
-/// `PTRACE_GETREGS`.
+/// The general registers.
 pub fn registers(tid: Tid) -> Result<Registers> {
-    let mut r = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
-    request(
-        libc::PTRACE_GETREGS,
-        "PTRACE_GETREGS",
-        tid,
-        0,
-        r.as_mut_ptr().addr(),
-    )?;
-    // SAFETY: the request succeeded, so the kernel has filled in the whole struct.
-    Ok(Registers(unsafe { r.assume_init() }))
+    Registers::read(|op, name, addr, data| request(op, name, tid, addr, data))
 }
 
-/// `PTRACE_SETREGS`.
+/// Sets the general registers.
 pub fn set_registers(tid: Tid, registers: &Registers) -> Result<()> {
-    request(
-        libc::PTRACE_SETREGS,
-        "PTRACE_SETREGS",
-        tid,
-        0,
-        (&raw const registers.0).addr(),
-    )
-    .map(drop)
+    registers.write(|op, name, addr, data| request(op, name, tid, addr, data))
 }
 
 /// `PTRACE_GETSIGMASK`: the saved mask where one is saved, else the one in force.
@@ -382,20 +364,16 @@ pub fn has_dispatch() -> bool {
     unsafe { libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0 }
 }
 
-/// `PTRACE_GETREGSET` for NT_X86_XSTATE: as much of the extended state as `room` bytes take.
-pub fn extended_state(tid: Tid, room: usize) -> Result<Vec<u8>> {
-    let mut state = vec![0u8; room];
+/// `PTRACE_GETREGSET`: as much of the registers that protection keys are in as is needed.
+pub fn protection_registers(tid: Tid, keys: ProtectionKeys) -> Result<Vec<u8>> {
+    let mut state = vec![0u8; keys.room()];
     let mut part = libc::iovec {
         iov_base: state.as_mut_ptr().cast(),
         iov_len: state.len(),
     };
-    request(
-        libc::PTRACE_GETREGSET,
-        "PTRACE_GETREGSET(NT_X86_XSTATE)",
-        tid,
-        NT_X86_XSTATE,
-        (&raw mut part).addr(),
-    )?;
+    let (set, name) = ProtectionKeys::REGISTERS;
+    let at = (&raw mut part).addr();
+    request(libc::PTRACE_GETREGSET, name, tid, set, at)?;
     state.truncate(part.iov_len);
     Ok(state)
 }

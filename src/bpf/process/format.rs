@@ -1,5 +1,7 @@
 //! How the program writes: the two maps that this process shares with the program, and records.
 
+use crate::arch::PT_REGS_WORDS;
+
 /// What is being done, for errors.
 pub(super) const READ: &str = "read the process by BPF";
 
@@ -49,9 +51,11 @@ pub(super) const HEAD: usize = 16;
 
 /// `sizeof(struct k_sigaction)`.
 pub(super) const ACTION: i32 = 32;
-/// `sizeof(struct pt_regs)`, which begins as `struct user_regs_struct` does.
-pub(super) const REGISTERS_SIZE: i32 = 168;
-pub(super) const REGISTERS: usize = 21;
+/// Of a `struct pt_regs`: how much is read.
+pub(super) const REGISTERS: usize = PT_REGS_WORDS;
+pub(super) const REGISTERS_SIZE: i32 = REGISTERS_ROOM as i32;
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+const REGISTERS_ROOM: i16 = REGISTERS as i16 * 8;
 /// Room for a `struct restart_block`.
 pub(super) const BLOCK_ROOM: i32 = 64;
 /// `sizeof(struct kernel_siginfo)`: the rest of what a program sees is zero (kernel/signal.c, copy_siginfo_to_user).
@@ -87,11 +91,11 @@ pub(super) mod thread {
     pub(in super::super) const DISPATCH: i16 = 208;
     pub(in super::super) const COMM: i16 = 232;
     pub(in super::super) const BLOCK: i16 = 248;
-    pub(in super::super) const REGISTERS: i16 = 312;
-    pub(in super::super) const LEVEL: i16 = 480;
-    pub(in super::super) const NAMESPACE: i16 = 488;
-    pub(in super::super) const RAN: i16 = 496;
-    pub(in super::super) const NUMBERS: i16 = 504;
+    pub(in super::super) const LEVEL: i16 = 312;
+    pub(in super::super) const NAMESPACE: i16 = 320;
+    pub(in super::super) const RAN: i16 = 328;
+    pub(in super::super) const REGISTERS: i16 = 336;
+    pub(in super::super) const NUMBERS: i16 = REGISTERS + super::REGISTERS_ROOM;
 }
 /// A thread's record.
 pub(super) const THREAD: i32 = thread::NUMBERS as i32 + (MOST_LEVELS + 1) * UPID;

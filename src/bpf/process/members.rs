@@ -3,6 +3,7 @@
 use super::super::layout::{BitField, Layout, Structure};
 use super::super::pids::PidMembers;
 use super::format::{ACTION, BLOCK_ROOM, INFO, REGISTERS_SIZE};
+use crate::arch::PT_REGS_ARE_ALL;
 use crate::error::{Cause, Error, Result};
 
 pub(super) struct Members {
@@ -182,11 +183,20 @@ impl Members {
         Ok(members)
     }
 
+    /// How much of the registers is read.
+    pub(super) fn registers_read(&self) -> i32 {
+        if PT_REGS_ARE_ALL {
+            self.registers
+        } else {
+            self.registers.min(REGISTERS_SIZE)
+        }
+    }
+
     /// The records have room for what is known.
     fn check(&self) -> Result<()> {
         let sizes = [
             ("k_sigaction", self.action, ACTION),
-            ("pt_regs", self.registers, REGISTERS_SIZE),
+            ("pt_regs", self.registers_read(), REGISTERS_SIZE),
             ("upid", self.pid.upid, 16),
         ];
         let other = sizes.iter().find(|(_, found, known)| found != known);

@@ -14,7 +14,7 @@ use super::members::{Action, Members};
 use super::records::{
     Course, Entry, PF_IO_WORKER, PF_KTHREAD, PF_USER_WORKER, Pass, Process, Thread, Timer,
 };
-use crate::arch::{self, Registers, Waiting, waiting};
+use crate::arch::{self, Registers, Waiting, is_sigsuspend, waiting};
 use crate::error::{Cause, Error, Result};
 use crate::in_time;
 use crate::proc;
@@ -516,15 +516,6 @@ fn pending(bits: SigSet, queue: &[Entry]) -> Pending {
     Pending {
         bits,
         queue: queue.iter().map(|entry| entry.info).collect(),
-    }
-}
-
-fn is_sigsuspend(number: u32, compat: bool) -> bool {
-    // arch/x86/entry/syscalls: sigsuspend and rt_sigsuspend of 32 bits.
-    if compat {
-        matches!(number, 72 | 179)
-    } else {
-        i64::from(number) == libc::SYS_rt_sigsuspend
     }
 }
 

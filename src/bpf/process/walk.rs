@@ -239,7 +239,7 @@ impl Maker<'_> {
         self.program.read_kernel(
             RECORD,
             thread::REGISTERS,
-            self.members.registers,
+            self.members.registers_read(),
             POINTER,
             0,
         );

@@ -8,6 +8,11 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
+/// What sigaltstack(2) takes at least, whatever the frame: MINSIGSTKSZ of asm/signal.h.
+pub const MINSIGSTKSZ: u64 = 2048;
+/// The registers that make AT_MINSIGSTKSZ larger than most frames are.
+pub const LARGEST_STATE: &str = "AMX";
+
 /// AT_MINSIGSTKSZ of linux/auxvec.h, which libc does not name.
 const AT_MINSIGSTKSZ: libc::c_ulong = 51;
 

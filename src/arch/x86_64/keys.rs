@@ -21,6 +21,9 @@ pub struct ProtectionKeys {
 }
 
 impl ProtectionKeys {
+    /// What PTRACE_GETREGSET calls the registers that hold them (linux/elf.h), and its name.
+    pub const REGISTERS: (usize, &'static str) = (0x202, "PTRACE_GETREGSET(NT_X86_XSTATE)");
+
     /// How much of the extended state has to be read.
     pub fn room(self) -> usize {
         self.offset + size_of::<u64>()

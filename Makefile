@@ -57,11 +57,11 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
 
 deps: ## installs missing packages for the build and the tests (not Rust)
 	@scripts/install-deps
@@ -140,6 +140,13 @@ kernels: root faults build ## runs tests, gap cases and random states under othe
 	@scripts/install-deps kernels
 	@$(headers)scripts/kernels "$(TARGET)" --selection "$(SELECTION)"$(if $(ARGS), --args "$(ARGS)")$(if \
 	  $(filter full,$(SELECTION)),$(if $(ARGS),, --table docs/kernels.md)) $(KERNELS)
+
+aarch64: criu ## builds the plugin and the command for aarch64 on x86_64, in target/cross, and runs unit tests by qemu-user
+	@scripts/install-deps aarch64
+	@scripts/get-cross "$(TARGET)/cross"
+	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" build -p criu-signals -p signals-plugin$(locked)
+	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" test -p criu-signals-images --lib$(locked)
+	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" test -p criu-signals --lib$(locked) -- arch::
 
 install: PROFILE := release
 install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)

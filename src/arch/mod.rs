@@ -1,12 +1,16 @@
 //! Everything that depends on the architecture: registers, the injected code, system call numbers, the size of signal
 //! frames. Each has a folder here with the same items; what all of them share is beside the folders.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod calls;
 mod stub;
 mod timespec;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
 pub use calls::{Timeout, Waiting, syscall_number};
 pub use stub::*;
 pub use timespec::Timespec;
@@ -21,5 +25,7 @@ pub fn stack_needs() -> criu_signals_images::StackNeeds {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("criu-signals knows x86_64 only; another architecture needs a folder in src/arch/");
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "criu-signals knows x86_64 and aarch64; another architecture needs a folder in src/arch/"
+);

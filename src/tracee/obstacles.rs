@@ -15,7 +15,7 @@ use criu_signals_images::{Pid, SigNo, Tid};
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Dispatch};
 use crate::arch::{
-    Registers, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, protection_keys,
+    Registers, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, Stub, protection_keys,
 };
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, Seccomp, SignalStatus};
@@ -51,7 +51,11 @@ pub(super) fn selector(
     memory.read_program(at, &mut says)?;
     match says {
         [SYSCALL_DISPATCH_FILTER_ALLOW] => Ok(None),
-        [SYSCALL_DISPATCH_FILTER_BLOCK] => Ok(Some(at)),
+        [SYSCALL_DISPATCH_FILTER_BLOCK] if Stub::BLOCKS_AGAIN => Ok(Some(at)),
+        [SYSCALL_DISPATCH_FILTER_BLOCK] => Err(unsupported(
+            WHAT,
+            "it blocks calls, and on this architecture the injected code could not block them again if the tracer died",
+        )),
         _ => Err(unsupported(
             WHAT,
             "its selector is neither ALLOW nor BLOCK, so every call kills the process",

@@ -37,6 +37,8 @@ struct RseqConfiguration {
     pad: u32,
 }
 
+/// `PTRACE_GET_RSEQ_CONFIGURATION` of linux/ptrace.h, which libc does not name on each architecture.
+const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` of linux/ptrace.h.
 const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 
@@ -323,7 +325,7 @@ pub fn depth(tid: Tid, shared: bool) -> Result<usize> {
 pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
     let mut conf = RseqConfiguration::default();
     let result = request(
-        libc::PTRACE_GET_RSEQ_CONFIGURATION,
+        GET_RSEQ_CONFIGURATION,
         "PTRACE_GET_RSEQ_CONFIGURATION",
         tid,
         size_of::<RseqConfiguration>(),

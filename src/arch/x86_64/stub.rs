@@ -304,6 +304,9 @@ pub struct Stub {
 }
 
 impl Stub {
+    /// Can it tell Syscall User Dispatch, behind its last system call, that calls are blocked?
+    pub const BLOCKS_AGAIN: bool = true;
+
     /// How much room it needs, in bytes.
     pub fn len() -> usize {
         offset_of(&raw const criu_signals_stub_end)

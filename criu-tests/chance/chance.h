@@ -86,6 +86,18 @@ extern struct common *common;
 int64_t now(clockid_t clock);
 void sleep_ns(int64_t ns);
 
+/*
+ * How long something is looked for: for this time, and this many times. A machine that stands still for seconds uses up
+ * time only.
+ */
+struct patience {
+	int64_t end;
+	int looks;
+};
+struct patience patience(int64_t ns, int looks);
+/* Whether to look once more. */
+int is_patient(struct patience *patience);
+
 /* ---- kernel.c: raw system calls, /proc ----------------------------------------------------------------------- */
 
 /* Where the processes are listed by the pids that the program knows. */

@@ -358,10 +358,10 @@ void children_complete(void)
  */
 static char state_untraced(const struct child *child)
 {
-	int64_t end = now(CLOCK_MONOTONIC) + 2 * SECOND;
+	struct patience left = patience(2 * SECOND, 1000);
 	char state = state_of(child->pid, child->pid);
 
-	while ((state == 't' || (child->stopped && state && !strchr("TZX", state))) && now(CLOCK_MONOTONIC) < end) {
+	while ((state == 't' || (child->stopped && state && !strchr("TZX", state))) && is_patient(&left)) {
 		sleep_ns(MS);
 		state = state_of(child->pid, child->pid);
 	}
@@ -402,7 +402,7 @@ static int statuses(int number, pid_t pid)
 static void end_child(int number)
 {
 	int *order = &common->child[number].order, *done = &common->child[number].stage;
-	int64_t end = now(CLOCK_MONOTONIC) + LATE_NS;
+	struct patience left = patience(LATE_NS, 250);
 	pid_t pid = children[number].pid;
 
 	while (waitid_peek(pid) == 1 && !statuses(number, pid))
@@ -413,7 +413,7 @@ static void end_child(int number)
 	__atomic_store_n(order, 1, __ATOMIC_SEQ_CST);
 	futex_wake(order);
 	while (__atomic_load_n(done, __ATOMIC_SEQ_CST) != REPORTED && state_of(pid, pid) != 'Z' && state_of(pid, pid)) {
-		if (now(CLOCK_MONOTONIC) > end) {
+		if (!is_patient(&left)) {
 			say("child %d hangs in state %c", number, state_of(pid, pid) ?: '-');
 			break;
 		}
@@ -423,7 +423,8 @@ static void end_child(int number)
 		;
 	if (kill(pid, SIGKILL))
 		return;
-	while (!statuses(number, pid) && now(CLOCK_MONOTONIC) < end + LATE_NS)
+	left = patience(LATE_NS, 1000);
+	while (!statuses(number, pid) && is_patient(&left))
 		sleep_ns(MS / 2);
 }
 

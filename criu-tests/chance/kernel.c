@@ -88,6 +88,16 @@ void sleep_ns(int64_t ns)
 		syscall(SYS_nanosleep, &t, NULL);
 }
 
+struct patience patience(int64_t ns, int looks)
+{
+	return (struct patience){ now(CLOCK_MONOTONIC) + ns, looks };
+}
+
+int is_patient(struct patience *patience)
+{
+	return patience->looks-- > 0 || now(CLOCK_MONOTONIC) < patience->end;
+}
+
 static int slurp(pid_t pid, pid_t tid, const char *name, char *text, size_t size)
 {
 	char path[PATH_MAX + 64];

@@ -287,11 +287,11 @@ void vforks_end(void)
 
 	__atomic_store_n(&vforks_over, 1, __ATOMIC_SEQ_CST);
 	for (struct thread *t = next_thread(NULL); t; t = next_thread(t)) {
-		int64_t end = now(CLOCK_MONOTONIC) + LATE_NS;
+		struct patience left = patience(LATE_NS, 1000);
 
 		if (!t->vfork_line)
 			continue;
-		while (!__atomic_load_n(&t->vfork_child, __ATOMIC_SEQ_CST) && now(CLOCK_MONOTONIC) < end)
+		while (!__atomic_load_n(&t->vfork_child, __ATOMIC_SEQ_CST) && is_patient(&left))
 			sleep_ns(MS);
 		t->lost = !t->vfork_child;
 		if (t->lost)

@@ -302,9 +302,9 @@ static int is_quiet(const struct thread *t)
 
 void threads_quiet(void)
 {
-	int64_t end = now(CLOCK_MONOTONIC) + SECOND;
+	struct patience left = patience(SECOND, 200);
 
-	for (int seen = 0; seen < 3 && now(CLOCK_MONOTONIC) < end; seen++) {
+	for (int seen = 0; seen < 3 && is_patient(&left); seen++) {
 		for (struct thread *t = next_thread(NULL); t; t = next_thread(t))
 			if (!is_quiet(t))
 				seen = -1;

@@ -258,9 +258,12 @@ static clockid_t readable(clockid_t clock)
 	return clock == CLOCK_BOOTTIME_ALARM ? CLOCK_BOOTTIME : clock;
 }
 
+/* What spend() spends of a CPU clock. */
+#define SPENT (4 * MS)
+
 static void spend(const struct timer *timer)
 {
-	int64_t ns = 4 * MS;
+	int64_t ns = SPENT;
 
 	if (!timer->on_cpu)
 		sleep_ns(MS);
@@ -549,13 +552,14 @@ static void look_for(struct thread *t, void *arg)
 static int comes(const struct timer *timer, struct thread *in)
 {
 	struct alive alive = { timer, 0 };
-	int64_t end;
+	struct patience left;
 
 	/* What has been pending until now says nothing. */
 	run_in(in, look_for, &alive);
 	alive.found = 0;
-	end = now(CLOCK_MONOTONIC) + timer->interval + 2 * SECOND;
-	while (!alive.found && now(CLOCK_MONOTONIC) < end) {
+	/* The CPU clock of a thread that gets no processor stands still. */
+	left = patience(timer->interval + 2 * SECOND, (int)((timer->interval + SECOND / 5) / SPENT));
+	while (!alive.found && is_patient(&left)) {
 		spend(timer);
 		run_in(in, look_for, &alive);
 	}

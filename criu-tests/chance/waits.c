@@ -673,9 +673,9 @@ static void wake(struct wait *wait)
 
 static int came_back(struct wait *wait, int64_t ns)
 {
-	int64_t end = now(CLOCK_MONOTONIC) + ns;
+	struct patience left = patience(ns, 1000);
 
-	while (!wait_is_over(wait) && now(CLOCK_MONOTONIC) < end)
+	while (!wait_is_over(wait) && is_patient(&left))
 		sleep_ns(MS);
 	return wait_is_over(wait);
 }
@@ -685,16 +685,16 @@ static void end_by_handler(struct wait *wait)
 {
 	struct thread *t = wait->thread;
 	int handled = __atomic_load_n(&t->handled, __ATOMIC_SEQ_CST);
-	int64_t end = now(CLOCK_MONOTONIC) + LATE_NS;
+	struct patience left = patience(LATE_NS, 1000);
 	int asleep = 0;
 
 	syscall(SYS_tgkill, getpid(), t->tid, wait->end);
-	while (__atomic_load_n(&t->handled, __ATOMIC_SEQ_CST) == handled && now(CLOCK_MONOTONIC) < end)
+	while (__atomic_load_n(&t->handled, __ATOMIC_SEQ_CST) == handled && is_patient(&left))
 		sleep_ns(MS / 2);
 	if (__atomic_load_n(&t->handled, __ATOMIC_SEQ_CST) == handled)
 		say("wait %d %s no-handler", t->number, kinds[wait->call].name);
-	end = now(CLOCK_MONOTONIC) + SECOND;
-	while (!wait_is_over(wait) && asleep < 3 && now(CLOCK_MONOTONIC) < end) {
+	left = patience(SECOND, 200);
+	while (!wait_is_over(wait) && asleep < 3 && is_patient(&left)) {
 		asleep = sleeps_in(t->tid, wait_syscall(wait)) || sleeps_in(t->tid, SYS_restart_syscall) ? asleep + 1 : 0;
 		sleep_ns(MS);
 	}

@@ -13,8 +13,10 @@ use crate::proc::SignalStatus;
 
 /// `PTRACE_PEEKSIGINFO_SHARED` of linux/ptrace.h.
 const PEEKSIGINFO_SHARED: u32 = 1;
-/// Entries that one PTRACE_PEEKSIGINFO asks for.
+/// Entries that one PTRACE_PEEKSIGINFO asks for; and the first one, because most queues are empty, and room for many costs
+/// more than the request.
 const PEEKSIGINFO_CHUNK: usize = 512;
+const PEEKSIGINFO_FIRST: usize = 8;
 /// From so many entries on it is found out where a queue ends.
 const LONG: usize = 4_096;
 
@@ -265,7 +267,7 @@ pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Sigi
         "PTRACE_PEEKSIGINFO"
     };
     let mut queue: Vec<Siginfo> = Vec::new();
-    let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_CHUNK.min(most)];
+    let mut chunk = vec![[0u8; SIGINFO_SIZE]; PEEKSIGINFO_FIRST.min(most)];
     let mut most = most;
     let mut end_is_known = most <= LONG;
     while queue.len() < most {
@@ -273,6 +275,9 @@ pub fn peek(tid: Tid, shared: bool, from: usize, most: usize) -> Result<Vec<Sigi
             end_is_known = true;
             most = most.min(depth(tid, shared)?.saturating_sub(from));
             continue;
+        }
+        if !queue.is_empty() {
+            chunk.resize(PEEKSIGINFO_CHUNK.min(most), [0; SIGINFO_SIZE]);
         }
         let nr = chunk.len().min(most - queue.len());
         let args = PeeksiginfoArgs {

@@ -615,6 +615,7 @@ mod tests {
 
     use super::*;
     use crate::altstack::AltStack;
+    use crate::exit_signal::ExitSignal;
     use crate::ids::NsIds;
     use crate::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
     use crate::process::{Rlimit, RunState};
@@ -629,6 +630,24 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn exit_signals_where_both_tell() {
+        let with = |exit_signal| ProcessState {
+            exit_signal,
+            ..sample()
+        };
+        let signals = |dumped, found| compare_exit_signals(&with(dumped), &with(found));
+        let chld = ExitSignal::CHLD;
+        let difference = signals(Some(chld), ExitSignal::new(10)).map(|d| d.to_string());
+        assert_eq!(
+            difference.as_deref(),
+            Some("process: exit signal: dumped SIGCHLD, found SIGUSR1")
+        );
+        assert_eq!(signals(Some(chld), Some(chld)), None);
+        assert_eq!(signals(None, Some(chld)), None);
+        assert_eq!(signals(Some(chld), None), None);
     }
 
     #[test]

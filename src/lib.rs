@@ -6,6 +6,8 @@
 
 #[cfg(feature = "engine")]
 pub mod arch;
+#[cfg(feature = "archives")]
+pub mod archive;
 #[cfg(feature = "bpf")]
 pub mod bpf;
 #[cfg(feature = "engine")]

@@ -44,6 +44,10 @@ fn tests() -> Vec<Test> {
         test("images.ours-and-criu's", ours_and_criu_s),
         test("images.taken-out", images_of_what_was_taken_out),
         test("images.core-alone", core_alone),
+        test("archive.packed", archive_packed),
+        test("archive.oci", archive_oci),
+        test("archive.wrong", archive_wrong),
+        test("archive.checkpointctl", archive_checkpointctl),
         test("decode.ours", decode_ours),
         test("decode.core", decode_core),
         test("diff.live", diff_live),
@@ -431,6 +435,154 @@ fn core_alone(dir: &RunDir) -> Result<()> {
         .expect(FAILED)?
         .error(&["must be named core-PID.img"])?;
     victim.finish(CHECK)
+}
+
+fn shell(line: &str, at: &Path) -> Result<()> {
+    let said = said(Command::new("sh").args(["-ec", line]).current_dir(at))?;
+    ensure!(said.code == 0, "{line}: {said:?}");
+    Ok(())
+}
+
+/// A dump, as podman puts it into an archive: `checkpoint.tar` in the folder of the test.
+fn archived(dir: &RunDir) -> Result<PathBuf> {
+    let victim = start("demo", None, dir)?;
+    dump(&with_plugin()?, &victim, dir)?;
+    victim.finish(CHECK)?;
+    let line = "mkdir tree && cp -r images tree/checkpoint && echo {} > tree/config.dump && echo {} > tree/spec.dump &&
+        tar -C tree -cf checkpoint.tar config.dump spec.dump checkpoint";
+    let tar = dir.file("checkpoint.tar");
+    let folder = tar.parent().context("it has a folder")?;
+    shell(line, folder)?;
+    Ok(tar)
+}
+
+/// Every source shows the same.
+fn archive_packed(dir: &RunDir) -> Result<()> {
+    let tar = archived(dir)?;
+    let folder = tar.parent().context("it has a folder")?;
+    shell(
+        "gzip -k checkpoint.tar && zstd -q checkpoint.tar && lz4 -q checkpoint.tar checkpoint.tar.lz4 &&
+         split -n 2 checkpoint.tar half. && for half in half.aa half.ab; do zstd -qc $half; done > again.zst && rm half.*",
+        folder,
+    )?;
+    let images = text(&dir.images());
+    let expected = run(&["show", "--json", &images])?.expect(OK)?.out;
+    let of_criu = run(&["show", "--json", &format!("criu:{images}")])?
+        .expect(OK)?
+        .out;
+    let before = fs::read_dir(folder)?.count();
+    for name in [
+        "checkpoint.tar",
+        "checkpoint.tar.gz",
+        "checkpoint.tar.zst",
+        "checkpoint.tar.lz4",
+        "again.zst",
+    ] {
+        let archive = text(&dir.file(name));
+        let shown = run(&["show", "--json", &archive])?.expect(OK)?.out;
+        ensure!(shown == expected, "{name}: {shown}");
+        let shown = run(&["show", "--json", &format!("criu:{archive}")])?
+            .expect(OK)?
+            .out;
+        ensure!(shown == of_criu, "{name}: CRIU's: {shown}");
+        run(&["diff", &archive, &images])?
+            .expect(OK)?
+            .line(&["no differences"])?;
+        let decoded = run(&["decode", &archive])?.expect(OK)?;
+        ensure!(
+            decoded.json()?["process"]["comm"] == "demo",
+            "{}",
+            decoded.out
+        );
+        run(&["verify", "-D", &archive])?
+            .expect(FAILED)?
+            .error(&["pid"])?;
+    }
+    ensure!(
+        fs::read_dir(folder)?.count() == before,
+        "something was written"
+    );
+    let one = run(&["decode", &text(&tar), "pstree.img"])?.expect(FAILED)?;
+    one.error(&["pstree.img", "not an image of this kind"])?;
+    run(&["decode", &text(&tar), "core-1000000.img"])?
+        .expect(FAILED)?
+        .error(&["core-1000000.img"])
+}
+
+/// containerd's index, as a folder and as an archive of it.
+fn archive_oci(dir: &RunDir) -> Result<()> {
+    let tar = archived(dir)?;
+    let folder = tar.parent().context("it has a folder")?;
+    shell(
+        r#"mkdir -p oci/blobs/sha256 && cd oci && echo '{"imageLayoutVersion":"1.0.0"}' > oci-layout
+        blob() { digest=$(sha256sum < "$1" | cut -d ' ' -f 1); mv "$1" "blobs/sha256/$digest"; }
+        tar -C ../images -cf layer . && blob layer
+        echo "{\"manifests\":[{\"mediaType\":\"application/vnd.containerd.container.criu.checkpoint.criu.tar\",\"digest\":\"sha256:$digest\",\"size\":1}]}" > index && blob index
+        echo "{\"manifests\":[{\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"digest\":\"sha256:$digest\",\"size\":1}]}" > index.json
+        tar -cf ../oci.tar blobs index.json oci-layout"#,
+        folder,
+    )?;
+    let expected = run(&["show", "--json", &text(&dir.images())])?
+        .expect(OK)?
+        .out;
+    for name in ["oci", "oci.tar"] {
+        let shown = run(&["show", "--json", &text(&dir.file(name))])?
+            .expect(OK)?
+            .out;
+        ensure!(shown == expected, "{name}: {shown}");
+    }
+    shell("rm oci/blobs/sha256/*", folder)?;
+    run(&["show", &text(&dir.file("oci"))])?
+        .expect(FAILED)?
+        .error(&["OCI image layout", "is missing"])
+}
+
+/// Archives that are cut, foreign, hostile: each has its own sentence, and nothing is written.
+fn archive_wrong(dir: &RunDir) -> Result<()> {
+    let tar = archived(dir)?;
+    let folder = tar.parent().context("it has a folder")?;
+    shell(
+        "head -c 20000 checkpoint.tar > cut.tar && gzip -c checkpoint.tar | head -c 5000 > cut.tar.gz
+         xz -k checkpoint.tar && tar -cf none.tar tree/config.dump
+         mkdir hostile && cp -r tree/checkpoint hostile && cd hostile/checkpoint && for f in signals-*.img; do
+           mv $f .. && ln -s ../$f $f; done && cd .. && tar -cf ../link.tar checkpoint && cd ..
+         tar -P --transform 's|^|../../|' -cf out.tar -C tree checkpoint",
+        folder,
+    )?;
+    for (name, says) in [
+        ("cut.tar", "not complete"),
+        ("cut.tar.gz", "not complete"),
+        ("checkpoint.tar.xz", "compressed by xz"),
+        ("none.tar", "no archive of a checkpoint"),
+        ("link.tar", "is a symbolic link"),
+        ("out.tar", "leads out of the archive"),
+    ] {
+        let archive = text(&dir.file(name));
+        for args in [["show", &archive], ["decode", &archive]] {
+            run(&args)?.expect(FAILED)?.error(&[name, says])?;
+        }
+    }
+    Ok(())
+}
+
+/// As checkpointctl's `cmd/plugin.go` does: a file `checkpointctl-*` of a folder of the PATH is asked for its description, for
+/// half a second, and is executed with what follows its name.
+fn archive_checkpointctl(dir: &RunDir) -> Result<()> {
+    let tar = archived(dir)?;
+    let bin = dir.file("bin");
+    fs::create_dir(&bin)?;
+    std::os::unix::fs::symlink(config::command()?, bin.join("criu-signals"))?;
+    let plugin = bin.join("checkpointctl-signals");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/checkpointctl-signals");
+    fs::copy(source, &plugin)?;
+    let described = said(Command::new(&plugin).arg("--plugin-description"))?;
+    ensure!(
+        described.code == 42 && described.out.lines().count() == 1 && described.err.is_empty(),
+        "{described:?}"
+    );
+    let shown = said(Command::new(&plugin).arg(&tar))?.expect(OK)?;
+    ensure!(shown.out == run(&["show", &text(&tar)])?.out, "{shown:?}");
+    Ok(())
 }
 
 fn decode_ours(dir: &RunDir) -> Result<()> {

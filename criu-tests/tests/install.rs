@@ -165,6 +165,7 @@ fn expected() -> Result<BTreeSet<String>> {
     let share = "usr/local/share";
     let mut files: BTreeSet<String> = [
         "etc/criu/signals.conf".to_owned(),
+        "usr/local/bin/checkpointctl-signals".to_owned(),
         "usr/local/bin/criu-signals".to_owned(),
         plugin_file()?,
         format!("{share}/bash-completion/completions/criu-signals"),

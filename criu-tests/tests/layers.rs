@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 14] = [
     &["tracee"],
     &["state"],
     &["engine", "image_folder"],
-    &["reading"],
+    &["archive", "reading"],
     &["bpf"],
     &["log_lines", "run_report"],
     &["losses"],

@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
                 fs::write(path, core).expect("writable");
             }
         }
-        let Ok(processes) = criu_images::processes(folder) else {
+        let Ok(processes) = criu_images::processes(&**folder) else {
             return;
         };
         for recorded in processes {
@@ -63,7 +63,7 @@ fuzz_target!(|data: &[u8]| {
             let pid = recorded.image.process.ids.innermost();
             // Of two processes of one number the first is found.
             assert!(matches!(
-                criu_images::process(folder, pid),
+                criu_images::process(&**folder, pid),
                 Ok(Some(_)) | Err(_) | Ok(None)
             ));
         }

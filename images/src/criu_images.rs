@@ -49,11 +49,27 @@ pub fn core_name(tid: i32) -> String {
     format!("core-{tid}.img")
 }
 
+/// Where the images of one folder are read from.
+pub trait Folder {
+    /// The bytes of the file of this name, which has no `/`.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] if there is no such file, or it cannot be read.
+    fn image(&self, name: &str) -> Result<Vec<u8>, ImageError>;
+}
+
+/// A folder of a file system. A symbolic link is followed: the caller named the folder.
+impl Folder for Path {
+    fn image(&self, name: &str) -> Result<Vec<u8>, ImageError> {
+        read_file(&self.join(name))
+    }
+}
+
 /// All processes of an image folder that were alive, in the order of `pstree.img`: parents first.
 ///
 /// # Errors
 /// If an image of a process that was alive is missing, cannot be read or is damaged.
-pub fn processes(folder: &Path) -> Result<Vec<Recorded>, ImageError> {
+pub fn processes(folder: &(impl Folder + ?Sized)) -> Result<Vec<Recorded>, ImageError> {
     let mut processes = Vec::new();
     for process in tree(folder)? {
         let leader = read_core(folder, process.pid)?;
@@ -68,7 +84,7 @@ pub fn processes(folder: &Path) -> Result<Vec<Recorded>, ImageError> {
 ///
 /// # Errors
 /// If `pstree.img` or an image of the process is missing, cannot be read or is damaged.
-pub fn process(folder: &Path, pid: i32) -> Result<Option<Recorded>, ImageError> {
+pub fn process(folder: &(impl Folder + ?Sized), pid: i32) -> Result<Option<Recorded>, ImageError> {
     let tree = tree(folder)?;
     let Some(process) = tree.iter().find(|process| process.pid == pid) else {
         return Ok(None);
@@ -173,8 +189,8 @@ struct Entry {
     threads: Vec<i32>,
 }
 
-fn tree(folder: &Path) -> Result<Vec<Entry>, ImageError> {
-    entries(&read_file(&folder.join(PSTREE))?)
+fn tree(folder: &(impl Folder + ?Sized)) -> Result<Vec<Entry>, ImageError> {
+    entries(&folder.image(PSTREE)?)
 }
 
 fn entries(bytes: &[u8]) -> Result<Vec<Entry>, ImageError> {
@@ -192,12 +208,12 @@ fn entries(bytes: &[u8]) -> Result<Vec<Entry>, ImageError> {
     Ok(tree)
 }
 
-fn read_core(folder: &Path, tid: i32) -> Result<CoreImage, ImageError> {
-    open_core(&folder.join(core_name(tid)))
+fn read_core(folder: &(impl Folder + ?Sized), tid: i32) -> Result<CoreImage, ImageError> {
+    CoreImage::read(&folder.image(&core_name(tid))?)
 }
 
 fn with_threads(
-    folder: &Path,
+    folder: &(impl Folder + ?Sized),
     leader: &CoreImage,
     process: &Entry,
 ) -> Result<Recorded, ImageError> {

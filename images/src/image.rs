@@ -20,7 +20,7 @@ use crate::siginfo::Siginfo;
 pub use allowance::Allowance;
 pub use file::{
     Durability, Step, create_in, create_in_passing, file_name, open, open_in, open_in_within,
-    open_within,
+    open_within, read_of_within,
 };
 pub(crate) use file::{open_path, open_regular_in};
 use pb::entry::Kind;

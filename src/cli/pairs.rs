@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use criu_signals::archive::Checkpoint;
 use criu_signals::image_folder;
 use criu_signals::images::{Image, Pid, Shown as _, image};
 use criu_signals::live::{self, Mapping, Pair, Unmapped};
@@ -15,8 +16,8 @@ use super::source;
 /// A folder of images, and how their processes are found.
 #[derive(clap::Args)]
 pub struct Pairs {
-    /// Folder with the images.
-    #[arg(short = 'D', long, value_name = "FOLDER")]
+    /// Folder with the images, or the archive of a checkpoint.
+    #[arg(short = 'D', long, value_name = "FOLDER|ARCHIVE")]
     images_dir: PathBuf,
     /// Only this process. If the folder holds a single image, the image is used for this process whatever the pid in
     /// its name. May be repeated.
@@ -52,6 +53,9 @@ impl Pairs {
 
     fn images(&self) -> Result<Vec<Image>, Failure> {
         let folder = self.images_dir.shown();
+        if let Some(archive) = source::checkpoint(&self.images_dir)? {
+            return self.archived(&archive);
+        }
         let dir =
             File::open(&self.images_dir).map_err(|e| format!("open the folder {folder}: {e}"))?;
         let pids = image_folder::captured_processes(dir.as_fd())?;
@@ -64,5 +68,24 @@ impl Pairs {
             image::open_within(&path, &mut allowance).map_err(|e| source::named(&path, e))
         };
         pids.into_iter().map(open).collect()
+    }
+
+    fn archived(&self, archive: &Checkpoint) -> Result<Vec<Image>, Failure> {
+        let pids = archive.captured_processes();
+        if pids.is_empty() {
+            let name = self.images_dir.shown();
+            return Err(format!("{name}: contains no signals-PID.img").into());
+        }
+        let mut allowance = machine::allowance(self.max_siginfos);
+        let read = |pid| {
+            let name = self
+                .images_dir
+                .join(archive.place())
+                .join(image::file_name(pid));
+            archive
+                .ours(pid, &mut allowance)
+                .map_err(|e| source::named(&name, e))
+        };
+        pids.into_iter().map(read).collect()
     }
 }

@@ -26,7 +26,7 @@ const READ: usize = 500;
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
     /// Sources to show, in one of the forms below.
-    #[arg(required = true, value_name = "PID|IMAGE|FOLDER")]
+    #[arg(required = true, value_name = "PID|IMAGE|FOLDER|ARCHIVE")]
     what: Vec<String>,
     /// Print every entry of long queues.
     #[arg(long)]
@@ -45,6 +45,7 @@ Examples:
   criu-signals show --no-stop 4711
   criu-signals show images/
   criu-signals show criu:images/
+  criu-signals show checkpoint.tar.zst
   criu-signals show --json 4711 | jq .process.comm";
 
 const EXIT_CODES: &str = "\

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use criu_signals::archive::{Checkpoint, Limits};
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::error::Cause;
 use criu_signals::image_folder;
 use criu_signals::images::{
     ImageError, Pid, Recorded, Shown as _, ThreadState, Tid, criu_core, criu_images, image,
 };
+use criu_signals::machine;
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
 use nix::errno::Errno;
 
@@ -23,7 +25,9 @@ Sources:
   signals-PID.img    an image of this project
   core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
-  criu:FOLDER        every process of an image folder, from CRIU's images";
+  criu:FOLDER        every process of an image folder, from CRIU's images
+  ARCHIVE            the same of a checkpoint of podman, CRI-O or containerd: a tar file, also compressed by gzip, zstd or lz4,
+                     or an OCI image layout, as a folder or a tar file; criu:ARCHIVE as with a folder";
 
 /// Before a folder: CRIU's own images of it, even where there are ours.
 const CRIU: &str = "criu:";
@@ -108,9 +112,16 @@ pub fn load(
         return Ok(vec![live_process(pid, context, extent, means)?]);
     }
     if let Some(folder) = what.strip_prefix(CRIU) {
-        return of_criu(Path::new(folder));
+        let path = Path::new(folder);
+        return match checkpoint(path)? {
+            Some(archive) => archived(path, &archive, Wanted::Criu),
+            None => of_criu(path, path),
+        };
     }
     let path = Path::new(what);
+    if let Some(archive) = checkpoint(path)? {
+        return archived(path, &archive, Wanted::Any);
+    }
     if !path.is_dir() {
         return Ok(vec![file(path)?]);
     }
@@ -118,7 +129,7 @@ pub fn load(
     let pids = image_folder::captured_processes(dir.as_fd())?;
     if pids.is_empty() {
         if path.join(criu_images::PSTREE).exists() {
-            return of_criu(path);
+            return of_criu(path, path);
         }
         return Err(
             format!("{what}: contains neither a signals-PID.img nor images of CRIU").into(),
@@ -207,7 +218,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
     })?;
     let folder = folder_of(path);
     let whole = if folder.join(criu_images::PSTREE).exists() {
-        criu_images::process(&folder, pid).map_err(|e| named(&folder, e))?
+        criu_images::process(&*folder, pid).map_err(|e| named(&folder, e))?
     } else {
         None
     };
@@ -224,8 +235,46 @@ fn file(path: &Path) -> Result<Found, Failure> {
     })
 }
 
-fn of_criu(folder: &Path) -> Result<Vec<Found>, Failure> {
-    let found = criu_images::processes(folder).map_err(|e| named(folder, e))?;
+/// An archive, if it is one, or a folder that is an OCI image layout.
+pub fn checkpoint(path: &Path) -> Result<Option<Checkpoint>, Failure> {
+    Checkpoint::open(path, &Limits::default()).map_err(|e| format!("{}: {e}", path.shown()).into())
+}
+
+/// Which of the images.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Ours, or CRIU's if there are none.
+    Any,
+    Criu,
+}
+
+fn archived(path: &Path, archive: &Checkpoint, wanted: Wanted) -> Result<Vec<Found>, Failure> {
+    let within = path.join(archive.place());
+    let pids = archive.captured_processes();
+    if wanted == Wanted::Criu || pids.is_empty() {
+        return of_criu(archive, &within);
+    }
+    let mut allowance = machine::allowance(None);
+    let mut found = Vec::new();
+    for pid in pids {
+        let name = within.join(image::file_name(pid));
+        let image = archive.ours(pid, &mut allowance);
+        found.push(Found {
+            name: name.shown().to_string(),
+            origin: Origin::Ours,
+            recorded: image.map_err(|e| named(&name, e))?.into(),
+            depths: None,
+            observed: Observed::default(),
+        });
+    }
+    Ok(found)
+}
+
+fn of_criu(
+    images: &(impl criu_images::Folder + ?Sized),
+    folder: &Path,
+) -> Result<Vec<Found>, Failure> {
+    let found = criu_images::processes(images).map_err(|e| named(folder, e))?;
     if found.is_empty() {
         return Err(format!("{}: CRIU's images contain no live process", folder.shown()).into());
     }

@@ -15,7 +15,8 @@ use super::progress::Console;
 const EXAMPLES: &str = "\
 Examples:
   criu-signals verify -D images
-  criu-signals verify -D images --map 1:4711";
+  criu-signals verify -D images --map 1:4711
+  criu-signals verify -D checkpoint.tar.zst --map 1:4711";
 
 const EXIT_CODES: &str = "\
 Exit codes:

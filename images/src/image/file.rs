@@ -183,14 +183,26 @@ pub fn open_in_within(
     let Some(file) = open_regular_in(dir, &name)? else {
         return Ok(None);
     };
-    let image = read_named(file, &name, allowance)?;
+    read_of_within(file, innermost_pid, allowance).map(Some)
+}
+
+/// Reads the image of a process from a stream that has the name of the process's image, say in an archive.
+///
+/// # Errors
+/// Those of [`read_within`](super::read_within); [`ImageError::Corrupt`] if the image is that of another process.
+pub fn read_of_within(
+    reader: impl Read,
+    innermost_pid: i32,
+    allowance: &mut Allowance,
+) -> Result<Image, ImageError> {
+    let image = read_named(reader, &file_name(innermost_pid), allowance)?;
     let found = image.process.ids.innermost();
     if found != innermost_pid {
         let reason =
             format!("the file is named after process {innermost_pid} and holds process {found}");
         return Err(FieldError::new("process.ids", reason).in_entry(1));
     }
-    Ok(Some(image))
+    Ok(image)
 }
 
 /// A file of a folder that may be anybody's, as far as an image can be long. No symbolic link is followed, and nothing

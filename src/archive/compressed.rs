@@ -10,7 +10,7 @@ use lz4_flex::frame::FrameDecoder as Lz4;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::{Error, Limits};
+use super::bounds::{Error, Limits};
 
 /// What a file is, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,106 +4,25 @@
 //! An archive can be anybody's. Nothing of it is written anywhere: the few images that hold signal state are read into
 //! memory, within [`Limits`], and the rest is passed over.
 
+mod bounds;
 mod compressed;
 mod oci;
 mod tree;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use criu_signals_images::criu_images::{self, Folder, PSTREE};
 use criu_signals_images::image::{self, Allowance};
-use criu_signals_images::{Image, ImageError, Shown as _};
+use criu_signals_images::{Image, ImageError};
 
+use bounds::read_at_most;
+pub use bounds::{Error, Limits};
 use compressed::Format;
 use tree::{Contents, Images};
-
-/// How much of an archive is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Entries of one archive.
-    pub entries: u64,
-    /// Bytes of one image.
-    pub image: u64,
-    /// Bytes of all images together.
-    pub images: u64,
-    /// Bytes of the headers of one entry, with long names and pax records.
-    pub headers: u64,
-    /// How many bytes may come out of one compressed byte, beyond [`unpacked`](Self::unpacked).
-    pub ratio: u64,
-    /// Bytes that may come out of an archive however few went in.
-    pub unpacked: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            entries: 1_000_000,
-            image: 64 << 20,
-            images: 256 << 20,
-            headers: 1 << 20,
-            // The most that deflate can do is 1,032. A memory of zeros is not in an archive, because CRIU leaves out such pages.
-            ratio: 1_100,
-            unpacked: 1 << 30,
-        }
-    }
-}
-
-/// Why an archive cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The file system said no, or the compressed data is damaged.
-    #[error("cannot read the archive: {0}; if it was copied, compare it with the original")]
-    Io(#[from] io::Error),
-    /// The end is missing.
-    #[error("the archive is not complete: it ends before the end marker of tar; copy it again")]
-    Truncated,
-    /// More than an archive of a checkpoint has.
-    #[error(
-        "the archive has more than {limit} {what}: if that is right, unpack it and name the folder of the images"
-    )]
-    TooMuch {
-        /// "entries", "bytes in one image", ...
-        what: &'static str,
-        /// How much is read.
-        limit: u64,
-    },
-    /// A bomb, or something like it.
-    #[error(
-        "{limit} bytes came out of the archive, and more than {ratio} for each compressed byte: if that is right, unpack it and \
-         name the folder of the images"
-    )]
-    Ratio {
-        /// How much was allowed at least.
-        limit: u64,
-        /// How much was allowed for each byte.
-        ratio: u64,
-    },
-    /// An image by a way in which no engine writes it.
-    #[error("the archive's {} {what}: no container engine makes such an archive, and none of it is shown", name.shown())]
-    Hostile {
-        /// Of the entry.
-        name: String,
-        /// "is a symbolic link", "is there twice", ...
-        what: &'static str,
-    },
-    /// Nothing here for us.
-    #[error("{0}")]
-    NoImages(String),
-    /// Which is meant?
-    #[error("there are several image folders: {}; unpack the archive and name one of them", .0.join(", "))]
-    Several(Vec<String>),
-    /// The OCI layout.
-    #[error("the OCI image layout cannot be used: {0}")]
-    Layout(String),
-    /// Compressed in a way that is not read.
-    #[error("the file is compressed by {0}: decompress it first")]
-    Compression(&'static str),
-}
 
 /// The images of one checkpoint, in memory.
 #[derive(Debug)]
@@ -121,7 +40,7 @@ impl Checkpoint {
     pub fn open(path: &Path, limits: &Limits) -> Result<Option<Checkpoint>, Error> {
         if path.is_dir() {
             return if path.join(oci::LAYOUT).is_file() {
-                oci::folder(path, limits).map(Some)
+                layout_folder(path, limits).map(Some)
             } else {
                 Ok(None)
             };
@@ -237,14 +156,25 @@ fn pick(mut candidates: BTreeMap<String, Images>) -> Result<Checkpoint, Error> {
     )
 }
 
-/// Reads up to the limit, and knows whether there is more.
-fn read_at_most(reader: &mut dyn Read, limit: u64, what: &'static str) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::TooMuch { what, limit });
+/// Reads the layout in a folder.
+fn layout_folder(path: &Path, limits: &Limits) -> Result<Checkpoint, Error> {
+    let document = |file: File| read_at_most(&mut { file }, oci::DOCUMENT, "bytes in one document");
+    let index = document(oci::regular(&path.join(oci::INDEX))?)?;
+    let blobs = path.join("blobs/sha256");
+    let wanted = oci::wanted(
+        &index,
+        &mut |digest| match oci::regular(&blobs.join(digest)) {
+            Ok(file) => document(file).map(Some),
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        },
+    )?;
+    let mut contents = Contents::new(limits);
+    for digest in &wanted {
+        let mut blob = oci::regular(&blobs.join(digest))?;
+        contents.layer(digest, &mut blob)?;
     }
-    Ok(bytes)
+    pick(contents.into_candidates())
 }
 
 #[cfg(test)]

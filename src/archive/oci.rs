@@ -4,6 +4,7 @@
 //! `application/vnd.containerd.container.criu.checkpoint.criu.tar` holds the images; or as an image with one layer, which is
 //! what CRI-O and buildah make of an archive.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,8 +13,7 @@ use std::path::Path;
 use criu_signals_images::Shown as _;
 use serde_json::Value;
 
-use super::tree::{Contents, Digests};
-use super::{Checkpoint, Error, Limits, pick, read_at_most};
+use super::bounds::Error;
 
 /// The file that makes a folder a layout.
 pub(super) const LAYOUT: &str = "oci-layout";
@@ -24,8 +24,8 @@ pub(super) const DOCUMENT: u64 = 4 << 20;
 /// How many of them are read.
 pub(super) const DOCUMENTS: usize = 64;
 
-/// Digests of the blobs that may hold images.
-pub(super) type Wanted = Digests;
+/// Digests of blobs, each once.
+pub(super) type Wanted = BTreeSet<String>;
 
 /// Reads the blob with this digest; `None` if there is none.
 pub(super) type Blobs<'b> = dyn FnMut(&str) -> Result<Option<Vec<u8>>, Error> + 'b;
@@ -35,26 +35,8 @@ pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the layout in a folder.
-pub(super) fn folder(path: &Path, limits: &Limits) -> Result<Checkpoint, Error> {
-    let document = |file: File| read_at_most(&mut { file }, DOCUMENT, "bytes in one document");
-    let index = document(regular(&path.join(INDEX))?)?;
-    let blobs = path.join("blobs/sha256");
-    let wanted = wanted(&index, &mut |digest| match regular(&blobs.join(digest)) {
-        Ok(file) => document(file).map(Some),
-        Err(Error::Io(e)) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    })?;
-    let mut contents = Contents::new(limits);
-    for digest in &wanted {
-        let mut blob = regular(&blobs.join(digest))?;
-        contents.layer(digest, &mut blob)?;
-    }
-    pick(contents.into_candidates())
-}
-
 /// No link in the layout is followed, and nothing but a regular file is read.
-fn regular(path: &Path) -> Result<File, Error> {
+pub(super) fn regular(path: &Path) -> Result<File, Error> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = file.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.shown())))?;
@@ -72,7 +54,7 @@ fn regular(path: &Path) -> Result<File, Error> {
 pub(super) fn wanted(index: &[u8], blob: &mut Blobs<'_>) -> Result<Wanted, Error> {
     let mut wanted = Wanted::new();
     let mut documents = vec![index.to_vec()];
-    let mut seen = Digests::new();
+    let mut seen = Wanted::new();
     while let Some(bytes) = documents.pop() {
         let document: Value = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Layout(format!("a manifest is no JSON: {e}")))?;

@@ -1,7 +1,7 @@
 //! The entries of a tar file, and which of them are images.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
@@ -9,9 +9,9 @@ use std::rc::Rc;
 use criu_signals_images::criu_images::PSTREE;
 use tar::{Archive, Entries, Entry, EntryType};
 
+use super::bounds::{Error, Limits, read_at_most};
 use super::compressed::Format;
 use super::oci::{self, Wanted};
-use super::{Error, Limits, read_at_most};
 
 /// Images by their names.
 pub(super) type Images = BTreeMap<String, Vec<u8>>;
@@ -356,6 +356,3 @@ impl<R: Seek> Seek for Metered<R> {
         Ok(position)
     }
 }
-
-/// The blobs of a layout, each once.
-pub(super) type Digests = BTreeSet<String>;

@@ -42,6 +42,8 @@ pub(super) enum Helper {
     Boottime = 125,
     /// `bpf_seq_write(seq, data, size)`.
     SeqWrite = 127,
+    /// `bpf_ringbuf_output(map, data, size, flags)`: fails if there is no room (Linux 5.8).
+    RingOutput = 130,
     /// `bpf_task_pt_regs(task)`: what a thread has left on its kernel stack when it entered the kernel (Linux 5.15).
     Registers = 175,
     /// `bpf_loop(times, function, context, 0)`: calls the function until it returns 1 (Linux 5.17).
@@ -179,6 +181,17 @@ impl Program {
     pub(super) fn map_value(&mut self, to: Reg, map: i32) {
         const BPF_PSEUDO_MAP_VALUE: u8 = 2;
         self.wide(to, BPF_PSEUDO_MAP_VALUE, map);
+    }
+
+    /// The map whose descriptor is `map`, for helpers.
+    pub(super) fn map(&mut self, to: Reg, map: i32) {
+        const BPF_PSEUDO_MAP_FD: u8 = 1;
+        self.wide(to, BPF_PSEUDO_MAP_FD, map);
+    }
+
+    /// `*(to + offset) += from`, eight bytes, atomically.
+    pub(super) fn add_in_memory(&mut self, to: Reg, offset: i16, from: Reg) {
+        self.add(0xdb, to, from, offset, 0);
     }
 
     /// The address of a function of this program, for [`Helper::Loop`].

@@ -1,6 +1,7 @@
 //! bpf(2): loading a program, and reading what it writes.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
@@ -14,12 +15,17 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
+const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
+const BPF_TRACE_FEXIT: u32 = 25;
 const BPF_TRACE_ITER: u32 = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 
 /// Helpers that copy kernel memory are for programs under this licence alone.
 const LICENCE: &[u8] = b"GPL\0";
@@ -112,6 +118,35 @@ struct BtfLoad {
 struct FuncInfo {
     instruction: u32,
     type_id: u32,
+}
+
+/// Of BPF_RAW_TRACEPOINT_OPEN.
+#[repr(C)]
+#[derive(Default)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    reserved: u32,
+}
+
+/// Of BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
 }
 
 /// Of BPF_ITER_CREATE.
@@ -236,6 +271,16 @@ impl Map {
     }
 }
 
+/// A ring buffer of `size` bytes, a power of two and a multiple of the page size.
+pub(super) fn create_ring(size: usize) -> Result<OwnedFd, Errno> {
+    let attr = &mut MapCreate {
+        map_type: BPF_MAP_TYPE_RINGBUF,
+        max_entries: u32::try_from(size).map_err(|_| Errno::E2BIG)?,
+        ..MapCreate::default()
+    };
+    make_fd(BPF_MAP_CREATE, attr)
+}
+
 /// Types for a program with functions, which the verifier asks for (Documentation/bpf/btf.rst): `int f()`, and of that type one
 /// function that is the program, and one that it hands on.
 fn types_of_functions() -> Vec<u8> {
@@ -289,16 +334,38 @@ fn load_types() -> Result<OwnedFd, Errno> {
     make_fd(BPF_BTF_LOAD, attr)
 }
 
+/// When a program is run.
+#[derive(Clone, Copy)]
+pub(super) enum When {
+    /// For each object of the iterator whose kernel function has this BTF id.
+    Iterates(u32),
+    /// When a tracepoint is passed: its arguments are plain numbers.
+    PassesTracepoint,
+    /// When the kernel function of this BTF id returns.
+    Returns(u32),
+}
+
+impl When {
+    /// Type of the program, type of attachment, BTF id.
+    fn words(self) -> [u32; 3] {
+        match self {
+            When::Iterates(target) => [BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER, target],
+            When::PassesTracepoint => [BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0],
+            When::Returns(target) => [BPF_PROG_TYPE_TRACING, BPF_TRACE_FEXIT, target],
+        }
+    }
+}
+
 /// Loads a program that is to be run for each object of the iterator whose kernel function has the BTF id `target`.
 pub(super) fn load(program: &[Instruction], target: u32) -> Result<OwnedFd, Refused> {
-    load_with(program, &[], target)
+    load_with(program, &[], When::Iterates(target))
 }
 
 /// As [`load`], of a program with functions that begin at these instructions.
 pub(super) fn load_with(
     program: &[Instruction],
     functions: &[usize],
-    target: u32,
+    when: When,
 ) -> Result<OwnedFd, Refused> {
     let mut infos = Vec::new();
     let mut types = None;
@@ -313,14 +380,15 @@ pub(super) fn load_with(
             type_id: FUNCTION_TYPE,
         }));
     }
+    let [prog_type, expected_attach_type, attach_btf_id] = when.words();
     let attr = || ProgLoad {
         prog_btf_fd: types.as_ref().map_or(0, number),
         func_info_rec_size: u32::try_from(size_of::<FuncInfo>()).unwrap_or(0),
         func_info: infos.as_ptr() as u64,
         func_info_cnt: u32::try_from(infos.len()).unwrap_or(0),
-        prog_type: BPF_PROG_TYPE_TRACING,
-        expected_attach_type: BPF_TRACE_ITER,
-        attach_btf_id: target,
+        prog_type,
+        expected_attach_type,
+        attach_btf_id,
         insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
         insns: program.as_ptr() as u64,
         license: LICENCE.as_ptr() as u64,
@@ -350,6 +418,26 @@ pub(super) fn load_with(
             Err(Refused { errno, why })
         }
     }
+}
+
+/// Runs the program when the tracepoint `name` is passed, or, without a name, when the function returns that the program was
+/// loaded for. It ends with the descriptor.
+pub(super) fn attach(program: &OwnedFd, name: Option<&CStr>) -> Result<OwnedFd, Errno> {
+    let attr = &mut RawTracepointOpen {
+        name: name.map_or(0, |name| name.as_ptr() as u64),
+        prog_fd: number(program),
+        reserved: 0,
+    };
+    make_fd(BPF_RAW_TRACEPOINT_OPEN, attr)
+}
+
+/// Runs a program for tracepoints once, in the calling thread (Linux 5.10).
+pub(super) fn run_once(program: &OwnedFd) -> Result<(), Errno> {
+    let attr = &mut TestRun {
+        prog_fd: number(program),
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, attr).map(drop)
 }
 
 /// Runs the program over all objects each time that the link is opened by [`open`].

@@ -90,6 +90,23 @@ impl Layout {
             .ok_or_else(|| unknown(&format!("{name}()")))
     }
 
+    /// The names of a function's parameters.
+    pub(super) fn parameters(&self, function: u32) -> Result<Vec<String>> {
+        let missing = || unknown(&format!("parameters of function {function}"));
+        let kind = self.btf.resolve_type_by_id(function);
+        let Ok(Type::Func(found)) = kind else {
+            return Err(missing());
+        };
+        match self.btf.resolve_chained_type(&found) {
+            Ok(Type::FuncProto(prototype)) => prototype
+                .parameters
+                .iter()
+                .map(|one| self.btf.resolve_name(one).map_err(|e| unreadable(&e)))
+                .collect(),
+            _ => Err(missing()),
+        }
+    }
+
     /// How far from the struct's begin a member is, in bytes. `path` may go through structs and unions: `sa.sa_handler`.
     pub(super) fn offset(&self, of: &Structure, path: &str) -> Result<i32> {
         let found = self.find(of, path)?;

@@ -70,6 +70,36 @@ impl PidMembers {
         self.number_at(program, pid, Reg::R1, (to, at));
     }
 
+    /// As [`number`](Self::number), for tasks that may be in any pid namespace. `home` loads the level and the address of the
+    /// caller's into [`Reg::R1`] and [`Reg::R2`]. `scratch` is a place of two words.
+    pub(super) fn number_at_home(
+        &self,
+        program: &mut Program,
+        pid: Reg,
+        home: impl Fn(&mut Program),
+        (to, at): (Reg, i16),
+        scratch: i16,
+    ) {
+        let done = program.label();
+        program.clear(to, at);
+        program.clear(Reg::R10, scratch);
+        program.read_kernel(Reg::R10, scratch, 4, pid, self.level);
+        home(program);
+        program.load(Reg::R2, Reg::R10, scratch);
+        program.jump_if_register(Reg::R1, If::Above, Reg::R2, done);
+        program.change(Change::Multiply, Reg::R1, self.upid);
+        program.add_register(Reg::R1, pid);
+        program.store(Reg::R10, scratch + 8, Reg::R1);
+        program.copy(Reg::R0, Reg::R1);
+        program.read_kernel(Reg::R10, scratch, 8, Reg::R0, self.numbers + self.namespace);
+        home(program);
+        program.load(Reg::R1, Reg::R10, scratch);
+        program.jump_if_register(Reg::R1, If::NotEqual, Reg::R2, done);
+        program.load(Reg::R0, Reg::R10, scratch + 8);
+        program.read_kernel(to, at, 4, Reg::R0, self.numbers + self.nr);
+        program.place(done);
+    }
+
     fn number_at(&self, program: &mut Program, pid: Reg, level: Reg, (to, at): (Reg, i16)) {
         program.copy(Reg::R3, level);
         program.change(Change::Multiply, Reg::R3, self.upid);

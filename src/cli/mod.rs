@@ -18,6 +18,7 @@ mod send;
 mod show;
 mod source;
 mod style;
+mod trace;
 mod verify;
 mod write;
 
@@ -59,6 +60,7 @@ struct Arguments {
 enum Command {
     Show(show::Show),
     Ps(ps::Ps),
+    Trace(trace::Trace),
     Diff(diff::Diff),
     Send(send::Send),
     Cat(cat::Cat),
@@ -87,6 +89,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Show(show) => show.run(&context),
         Command::Ps(ps) => ps.run(&context),
+        Command::Trace(trace) => trace.run(&context),
         Command::Diff(diff) => diff.run(&context),
         Command::Send(send) => send.run(&context),
         Command::Cat(cat) => cat.run(&context),

@@ -172,8 +172,12 @@ fn load(members: &Members, target: u32, room: usize) -> Result<(OwnedFd, Map, Ma
         room,
     };
     let made = walk::program(members, maps)?;
-    let program = kernel::load_with(&made.instructions, &made.functions, target)
-        .map_err(|e| e.error(what))?;
+    let program = kernel::load_with(
+        &made.instructions,
+        &made.functions,
+        kernel::When::Iterates(target),
+    )
+    .map_err(|e| e.error(what))?;
     Ok((program, request, records))
 }
 

@@ -1,0 +1,339 @@
+//! Tests `criu-signals trace`: what a process is sent, and what it gets, as it says itself. Each test is pid 1 of its own
+//! namespace.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result, ensure};
+use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::config;
+use criu_tests::procfs::Pid;
+use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
+use criu_tests::victim::Victim;
+use criu_tests::wait;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use serde_json::Value;
+
+/// Of nobody, in every Debian.
+const NOBODY: u32 = 65534;
+/// So many signals are sent.
+const MANY: u64 = 1000;
+
+fn main() -> ExitCode {
+    cases::main("trace", tests)
+}
+
+fn tests() -> Vec<Test> {
+    let mut tests: Vec<Test> = vec![
+        test("fates", fates),
+        test("filtered", filtered),
+        test("lost-records", lost_records),
+        test("exactly-once.running", running),
+        test("exactly-once.restored", restored),
+        test("exactly-once.not", not_restored),
+    ];
+    tests = tests
+        .into_iter()
+        .map(|test| test.needs(&[Need::Btf]))
+        .collect();
+    tests.push(test("without-capability", without_capability));
+    tests.push(test("wrong", wrong));
+    tests
+}
+
+/// A trace that sees whatever is sent from now on.
+struct Trace {
+    child: Child,
+    /// Reads on while the test does something else.
+    reader: JoinHandle<std::io::Result<Vec<String>>>,
+}
+
+impl Trace {
+    fn start(args: &[&str]) -> Result<Trace> {
+        let mut command = Command::new(config::command()?);
+        command.args(["trace", "--json"]).args(args);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut out = BufReader::new(child.stdout.take().context("a pipe")?);
+        let mut line = String::new();
+        out.read_line(&mut line)?;
+        ensure!(line.contains("begin"), "{line:?}");
+        let reader = std::thread::spawn(move || out.lines().collect());
+        Ok(Trace { child, reader })
+    }
+
+    /// All that it has said, and its exit code.
+    fn end(mut self) -> Result<(Vec<Value>, i32)> {
+        let read = self.reader.join().map_err(|_| anyhow::anyhow!("a panic"))?;
+        let lines = read?;
+        let parsed = lines.iter().map(|line| serde_json::from_str(line));
+        let code = self.child.wait()?.code().context("an exit code")?;
+        Ok((parsed.collect::<Result<_, _>>()?, code))
+    }
+}
+
+/// Sends the first `count` values; ends when all are sent.
+fn send(pid: Pid, count: u64) -> Result<()> {
+    let status = Command::new(config::victim("sending", false))
+        .args([pid.to_string(), count.to_string()])
+        .status()?;
+    ensure!(status.success(), "sending: {status}");
+    Ok(())
+}
+
+fn of<'v>(lines: &'v [Value], event: &str) -> Vec<&'v Value> {
+    lines.iter().filter(|line| line["event"] == event).collect()
+}
+
+fn kill(pid: Pid, signal: &str) -> Result<()> {
+    let args = ["-s", signal, &pid.to_string()];
+    ensure!(
+        Command::new("kill").args(args).status()?.success(),
+        "kill {signal}"
+    );
+    Ok(())
+}
+
+/// The victim alone, not the trace.
+fn reap(pid: Pid) -> Result<()> {
+    waitpid(nix::unistd::Pid::from_raw(pid), None).context("waitpid")?;
+    Ok(())
+}
+
+/// Each fate has its own line, with the number of the signal.
+fn fates(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("running"), dir)?;
+    let pid = victim.pid();
+    let trace = Trace::start(&[&pid.to_string()])?;
+    send(pid, 3)?;
+    for signal in ["WINCH", "TSTP", "CONT", "TERM"] {
+        kill(pid, signal)?;
+    }
+    reap(pid)?;
+    let (lines, code) = trace.end()?;
+    ensure!(code == 0, "exit code {code}");
+    let own = i64::from(std::process::id());
+    let sent = of(&lines, "sent");
+    let values = sent.iter().filter(|line| line["signal"] == "SIGRTMIN");
+    ensure!(values.count() == 3, "{lines:?}");
+    for line in &sent {
+        ensure!(line["result"] == "TRACE_SIGNAL_DELIVERED", "{line}");
+        ensure!(
+            line["target"]["pid"] == pid && line["target"]["comm"] == "counting",
+            "{line}"
+        );
+        ensure!(line["running"]["pid"].as_i64() > Some(own), "{line}");
+    }
+    let handled = of(&lines, "handler");
+    ensure!(handled.len() == 3, "{lines:?}");
+    for line in handled {
+        ensure!(line["handler"].as_u64() > Some(1), "{line}");
+        ensure!(line["pending_ns"].as_u64() > Some(0), "{line}");
+        ensure!(sent.iter().any(|sent| sent["id"] == line["id"]), "{line}");
+    }
+    ensure!(
+        of(&lines, "not_queued")[0]["result"] == "TRACE_SIGNAL_IGNORED",
+        "{lines:?}"
+    );
+    let ended = of(&lines, "end");
+    ensure!(
+        ended[0]["records_lost"] == 0 && ended[0]["not_delivered_yet"] == 0,
+        "{ended:?}"
+    );
+    Ok(())
+}
+
+/// Another process's signals are not shown, and --count ends the trace.
+fn filtered(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("running"), dir)?;
+    let other_dir = RunDir::create(&dir.file("other"))?;
+    let other = start("counting", Some("running"), &other_dir)?;
+    let trace = Trace::start(&["--count", "2", &victim.pid().to_string()])?;
+    let all = Trace::start(&["--all", "--count", "7"])?;
+    send(other.pid(), 5)?;
+    send(victim.pid(), 2)?;
+    let (lines, _) = trace.end()?;
+    ensure!(of(&lines, "sent").len() == 2, "{lines:?}");
+    ensure!(
+        lines
+            .iter()
+            .all(|line| line["target"].is_null() || line["target"]["pid"] == victim.pid()),
+        "{lines:?}"
+    );
+    let (lines, _) = all.end()?;
+    for pid in [victim.pid(), other.pid()] {
+        ensure!(
+            of(&lines, "sent")
+                .iter()
+                .any(|line| line["target"]["pid"] == pid),
+            "{lines:?}"
+        );
+    }
+    other.finish(CHECK)?;
+    victim.finish(CHECK)
+}
+
+/// The trace does not print while it is stopped, and what has no room is counted.
+fn lost_records(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("blocked"), dir)?;
+    let trace = Trace::start(&["--buffer", "4096", &victim.pid().to_string()])?;
+    let id = Pid::try_from(trace.child.id())?;
+    kill(id, "STOP")?;
+    send(victim.pid(), 200)?;
+    kill(id, "CONT")?;
+    kill(victim.pid(), "KILL")?;
+    reap(victim.pid())?;
+    let (lines, code) = trace.end()?;
+    ensure!(code == 0, "exit code {code}");
+    let end = of(&lines, "end");
+    let [seen, lost] = ["sent", "records_lost"].map(|name| end[0][name].as_u64().unwrap_or(0));
+    ensure!(seen < 200 && lost >= 200 - seen, "{seen} seen, {lost} lost");
+    Ok(())
+}
+
+// ---- through dumps and restores ----------------------------------------------------------------------------------------
+
+/// A shell's words for criu with the plugin.
+fn criu(action: &str, folder: &str, more: &str) -> Result<String> {
+    Ok(format!(
+        "mkdir -p {folder} && '{}' {action} --images-dir {folder} -v4 --log-file {action}.log --libdir '{}' {more} </dev/null >/dev/null 2>&1",
+        config::criu()?.display(),
+        config::plugin_dir()?.display()
+    ))
+}
+
+fn prove(dir: &RunDir, pid: Pid, script: &str) -> Result<Trace> {
+    let report = dir.file("report.json");
+    let report = report.to_str().context("a path")?;
+    let (pid, script) = (
+        pid.to_string(),
+        format!("cd '{}' && {script}", dir.path().display()),
+    );
+    Trace::start(&["--checkpoint", report, &pid, "--", "sh", "-ec", &script])
+}
+
+fn report(dir: &RunDir) -> Result<Value> {
+    Ok(serde_json::from_str(&dir.read("report.json"))?)
+}
+
+/// Signals are sent all the time while the process is dumped several times, and runs on.
+fn running(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("running"), dir)?;
+    let pid = victim.pid();
+    let dump = criu("dump", "images$n", &format!("--tree {pid} --leave-running"))?;
+    let script = format!(
+        "for n in 1 2 3 4 5; do {dump}; done; until [ -e sent ]; do sleep 0.05; done; sleep 0.2"
+    );
+    let trace = prove(dir, pid, &script)?;
+    send(pid, MANY)?;
+    fs::write(dir.file("sent"), "")?;
+    let (_, code) = trace.end()?;
+    let report = report(dir)?;
+    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    let delivered = report["delivered"].as_u64();
+    ensure!(
+        report["sent"] == report["delivered"] && delivered == Some(MANY),
+        "{report:#}"
+    );
+    victim.finish(CHECK)?;
+    let counted = dir.read("counted");
+    ensure!(counted == format!("{MANY} of {MANY}"), "{counted}");
+    Ok(())
+}
+
+/// What is pending goes through dump and restore three times, and is put back each time.
+fn restored(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("blocked"), dir)?;
+    let pid = victim.pid();
+    let dump = criu("dump", "images$n", &format!("--tree {pid}"))?;
+    let restore = criu("restore", "images$n", "--restore-detached")?;
+    let script = format!(
+        "until [ -e sent ]; do sleep 0.05; done; for n in 1 2 3; do {dump}; \
+         while [ -d /proc/{pid} ]; do sleep 0.05; done; {restore}; done"
+    );
+    let mut trace = prove(dir, pid, &script)?;
+    send(pid, MANY)?;
+    fs::write(dir.file("sent"), "")?;
+    // The victim is this process's child, whose number is free when it has been waited for.
+    wait::until("the trace", CHECK, || {
+        let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        Ok(trace.child.try_wait()?.map(drop))
+    })?;
+    let (_, code) = trace.end()?;
+    let report = report(dir)?;
+    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    ensure!(
+        report["sent"] == MANY && report["still_pending"] == MANY,
+        "{report:#}"
+    );
+    ensure!(report["put_back_by_checkpoint"] == 3 * MANY, "{report:#}");
+    Victim::restored(pid, dir).finish(CHECK)?;
+    let counted = dir.read("counted");
+    ensure!(counted == format!("{MANY} of {MANY}"), "{counted}");
+    Ok(())
+}
+
+/// A process that is not restored has not got its signals.
+fn not_restored(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("blocked"), dir)?;
+    let pid = victim.pid();
+    let dump = criu("dump", "images", &format!("--tree {pid}"))?;
+    let trace = prove(
+        dir,
+        pid,
+        &format!("until [ -e sent ]; do sleep 0.05; done; {dump}"),
+    )?;
+    send(pid, 10)?;
+    fs::write(dir.file("sent"), "")?;
+    let (_, code) = trace.end()?;
+    let report = report(dir)?;
+    ensure!(code == 1 && report["exactly_once"] == false, "{report:#}");
+    let lost = report["lost"].as_array().context("a list")?;
+    ensure!(
+        lost.len() == 10 && lost.iter().all(|one| one["owed"] == true),
+        "{report:#}"
+    );
+    Ok(())
+}
+
+// ---- bad input ---------------------------------------------------------------------------------------------------------
+
+fn without_capability(dir: &RunDir) -> Result<()> {
+    let copy = dir.file("criu-signals");
+    fs::copy(config::command()?, &copy)?;
+    let output = Command::new(copy)
+        .args(["trace", "--all", "--for", "1"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2), "{error}");
+    if Need::Btf.missing().is_none() {
+        ensure!(error.contains("CAP_BPF"), "{error}");
+    }
+    Ok(())
+}
+
+fn wrong(_: &RunDir) -> Result<()> {
+    for (args, wanted) in [
+        (&["4194303"][..], "there is no process 4194303"),
+        (&["--cgroup", "/no/such"], "no such cgroup"),
+        (&["--buffer", "5000", "1"], "power of two"),
+        (&["--checkpoint", "x", "1"], "COMMAND"),
+        (&[], "PID"),
+    ] {
+        let output = Command::new(config::command()?)
+            .arg("trace")
+            .args(args)
+            .output()?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(
+            output.status.code() == Some(2) && error.contains(wanted),
+            "{args:?}: {error}"
+        );
+    }
+    Ok(())
+}

@@ -147,7 +147,12 @@ impl Journal {
         let of_tracer = event
             .tracer
             .is_some_and(|tracer| tracer.get() == event.running.pid);
-        let by_checkpoint = self.checkpoint && (of_tracer || is_own_and_traced(event));
+        // Until a restore has come to the program, the number is that of a process of criu's, whose children end.
+        let to_criu = event.tracer.is_none() && self.killed.contains(&pid);
+        let by_checkpoint = self.checkpoint && (of_tracer || is_own_and_traced(event) || to_criu);
+        if event.tracer.is_some() {
+            self.killed.retain(|&killed| killed != pid);
+        }
         if by_checkpoint && of_tracer && event.signo == SigNo::KILL {
             self.killed.push(pid);
         }
@@ -455,6 +460,12 @@ mod tests {
         journal.take(&Event::Generated(kill));
         journal.take(&ended());
         assert_eq!(journal.rest().filter(|entry| entry.owed).count(), 1);
+        // A child of criu's process, which has the number until then.
+        let steps = journal.take(&Event::Generated(sent(SigNo::CHLD, 0, 54)));
+        assert!(
+            matches!(&steps[..], [Step::Sent(entry)] if entry.of_checkpoint),
+            "{steps:?}"
+        );
         let steps = journal.take(&Event::Generated(sent(rt, 1, PID)));
         assert!(
             matches!(&steps[..], [Step::PutBack(entry)] if entry.id == 1),

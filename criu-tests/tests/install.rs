@@ -173,6 +173,7 @@ fn expected() -> Result<BTreeSet<String>> {
         format!("{share}/doc/criu-signals/CHANGELOG.md"),
         format!("{share}/doc/criu-signals/README.md"),
         format!("{share}/fish/vendor_completions.d/criu-signals.fish"),
+        format!("{share}/man/man1/checkpointctl-signals.1"),
         format!("{share}/man/man1/criu-signals.1"),
         format!("{share}/zsh/site-functions/_criu-signals"),
     ]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use criu_signals_images::{SigNo, SigSet};
 
-use super::Registers;
+use super::registers::Registers;
 use crate::arch::{SCRATCH_LEN, WayBack};
 
 // The entries are those of x86_64, whose text says what they are for and what follows them. What differs:
@@ -382,10 +382,26 @@ fn offset_of(label: *const u8) -> usize {
     label.addr() - (&raw const criu_signals_stub_start).addr()
 }
 
+/// The two entries whose places only the stub knows.
+impl Registers {
+    /// These registers, changed so that the thread maps scratch memory in `stub`, by mmap(2) with `args`.
+    #[must_use]
+    pub fn for_map(&self, stub: &Stub, args: [u64; 6]) -> Registers {
+        self.for_syscall(stub.map_entry(), libc::SYS_mmap, args)
+    }
+
+    /// These registers, changed so that the thread makes one system call in `stub`. Programs with calls of another table are
+    /// refused before.
+    #[must_use]
+    pub fn for_single(&self, stub: &Stub, _compat: bool, nr: i64, args: [u64; 6]) -> Registers {
+        self.for_syscall(stub.single_entry(), nr, args)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::registers::tests::registers;
     use super::*;
-    use crate::arch::aarch64::tests::registers;
 
     #[test]
     fn a_stub_is_recognised() {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use criu_signals_images::{SigNo, SigSet};
 
-use super::{Registers, USER32_CS, low_half};
+use super::calls::SYS32_MMAP2;
+use super::registers::{Registers, USER32_CS, low_half};
 use crate::arch::{BATCH_COMPAT_BIT, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_BLOCK, WayBack};
 
 // The code that runs inside a tracee. It is position independent, uses no stack and never moves the stack
@@ -529,11 +530,36 @@ fn offset_of(label: *const u8) -> usize {
     label.addr() - (&raw const criu_signals_stub_start).addr()
 }
 
+/// The two entries whose places only the stub knows.
+impl Registers {
+    /// These registers, changed so that the thread maps scratch memory in `stub`, by mmap(2) with `args`. A 32-bit task asks
+    /// as its own code would, so that the memory is where its addresses reach: CRIU restores one from a 64-bit process, to
+    /// which a 64-bit mmap gives memory above 4 GiB.
+    #[must_use]
+    pub fn for_map(&self, stub: &Stub, args: [u64; 6]) -> Registers {
+        if self.is_compat() {
+            self.for_compat_syscall(stub.map_compat_entry(), SYS32_MMAP2, args)
+        } else {
+            self.for_syscall(stub.map_entry(), libc::SYS_mmap, args)
+        }
+    }
+
+    /// These registers, changed so that the thread makes one system call in `stub`: of the 32-bit table if it is `compat`.
+    #[must_use]
+    pub fn for_single(&self, stub: &Stub, compat: bool, nr: i64, args: [u64; 6]) -> Registers {
+        if compat {
+            self.for_compat_syscall(stub.single_compat_entry(), nr, args)
+        } else {
+            self.for_syscall(stub.single_entry(), nr, args)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    use crate::arch::x86_64::tests::registers;
+    use super::super::registers::tests::registers;
 
     #[test]
     fn the_way_out_of_a_stub_is_known() {

@@ -53,9 +53,8 @@ pub(super) const HEAD: usize = 16;
 pub(super) const ACTION: i32 = 32;
 /// Of a `struct pt_regs`: how much is read.
 pub(super) const REGISTERS: usize = PT_REGS_WORDS;
-pub(super) const REGISTERS_SIZE: i32 = REGISTERS_ROOM as i32;
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-const REGISTERS_ROOM: i16 = REGISTERS as i16 * 8;
+pub(super) const REGISTERS_SIZE: i32 = REGISTERS as i32 * 8;
 /// Room for a `struct restart_block`.
 pub(super) const BLOCK_ROOM: i32 = 64;
 /// `sizeof(struct kernel_siginfo)`: the rest of what a program sees is zero (kernel/signal.c, copy_siginfo_to_user).
@@ -95,7 +94,8 @@ pub(super) mod thread {
     pub(in super::super) const NAMESPACE: i16 = 320;
     pub(in super::super) const RAN: i16 = 328;
     pub(in super::super) const REGISTERS: i16 = 336;
-    pub(in super::super) const NUMBERS: i16 = REGISTERS + super::REGISTERS_ROOM;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+    pub(in super::super) const NUMBERS: i16 = REGISTERS + crate::arch::PT_REGS_WORDS as i16 * 8;
 }
 /// A thread's record.
 pub(super) const THREAD: i32 = thread::NUMBERS as i32 + (MOST_LEVELS + 1) * UPID;

@@ -82,6 +82,16 @@ pub(super) fn waiting(number: i64) -> Option<Waiting> {
     })
 }
 
+/// Is it sigsuspend(2)?
+pub fn is_sigsuspend(number: u32, compat: bool) -> bool {
+    // sigsuspend and rt_sigsuspend, whose numbers the tables of 32-bit x86 and of 32-bit Arm share.
+    if compat {
+        matches!(number, 72 | 179)
+    } else {
+        i64::from(number) == libc::SYS_rt_sigsuspend
+    }
+}
+
 /// Is the system call `number` of 64-bit programs known to have no signal mask of its own, of those that all
 /// architectures have?
 pub(super) fn has_no_mask(number: i64) -> bool {

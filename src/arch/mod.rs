@@ -11,7 +11,7 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
-pub use calls::{Timeout, Waiting, syscall_number};
+pub use calls::{Timeout, Waiting, is_sigsuspend, syscall_number};
 pub use stub::*;
 pub use timespec::Timespec;
 #[cfg(target_arch = "x86_64")]

@@ -45,9 +45,7 @@ impl PidMembers {
         scratch: i16,
     ) {
         let done = program.label();
-        program.clear(to, at);
-        program.clear(Reg::R10, scratch);
-        program.read_kernel(Reg::R10, scratch, 4, pid, self.level);
+        self.levels(program, pid, (to, at), scratch);
         level(program);
         program.load(Reg::R2, Reg::R10, scratch);
         program.jump_if_register(Reg::R1, If::Above, Reg::R2, done);
@@ -63,9 +61,7 @@ impl PidMembers {
         (to, at): (Reg, i16),
         scratch: i16,
     ) {
-        program.clear(to, at);
-        program.clear(Reg::R10, scratch);
-        program.read_kernel(Reg::R10, scratch, 4, pid, self.level);
+        self.levels(program, pid, (to, at), scratch);
         program.load(Reg::R1, Reg::R10, scratch);
         self.number_at(program, pid, Reg::R1, (to, at));
     }
@@ -81,9 +77,7 @@ impl PidMembers {
         scratch: i16,
     ) {
         let done = program.label();
-        program.clear(to, at);
-        program.clear(Reg::R10, scratch);
-        program.read_kernel(Reg::R10, scratch, 4, pid, self.level);
+        self.levels(program, pid, (to, at), scratch);
         home(program);
         program.load(Reg::R2, Reg::R10, scratch);
         program.jump_if_register(Reg::R1, If::Above, Reg::R2, done);
@@ -98,6 +92,13 @@ impl PidMembers {
         program.load(Reg::R0, Reg::R10, scratch + 8);
         program.read_kernel(to, at, 4, Reg::R0, self.numbers + self.nr);
         program.place(done);
+    }
+
+    /// No number yet at `to + at`, and how many namespaces there are besides the first in `scratch`.
+    fn levels(&self, program: &mut Program, pid: Reg, (to, at): (Reg, i16), scratch: i16) {
+        program.clear(to, at);
+        program.clear(Reg::R10, scratch);
+        program.read_kernel(Reg::R10, scratch, 4, pid, self.level);
     }
 
     fn number_at(&self, program: &mut Program, pid: Reg, level: Reg, (to, at): (Reg, i16)) {

@@ -37,16 +37,6 @@ pub fn may_have_mask(number: u32, compat: bool) -> bool {
     compat || !calls::has_no_mask(i64::from(number))
 }
 
-/// Is it sigsuspend(2)?
-pub fn is_sigsuspend(number: u32, compat: bool) -> bool {
-    // sigsuspend and rt_sigsuspend of 32 bits.
-    if compat {
-        matches!(number, 72 | 179)
-    } else {
-        i64::from(number) == libc::SYS_rt_sigsuspend
-    }
-}
-
 /// Which of the calls of wait(2) it is.
 pub fn wait_call(number: u32, compat: bool) -> Option<WaitCall> {
     match number {
@@ -77,6 +67,7 @@ pub fn timeout(number: u32, args: [u64; 6], compat: bool) -> Timeout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::calls::is_sigsuspend;
 
     #[test]
     fn by_the_numbers_of_this_table() {

@@ -10,8 +10,8 @@ mod stub;
 
 pub use calls::{
     POLL, SYS32_CLOCK_NANOSLEEP, SYS32_CLOCK_NANOSLEEP_TIME64, SYS32_FUTEX, SYS32_FUTEX_TIME64,
-    SYS32_NANOSLEEP, SYS32_POLL, SYS32_RT_SIGACTION, is_sigsuspend, may_have_mask, timeout,
-    timespec, wait_call, waiting,
+    SYS32_NANOSLEEP, SYS32_POLL, SYS32_RT_SIGACTION, may_have_mask, timeout, timespec, wait_call,
+    waiting,
 };
 pub use frame::{
     HandlerFrame, LARGEST_STATE, MINSIGSTKSZ, largest_signal_frame, min_sigstack, signal_frame,

@@ -52,16 +52,6 @@ pub fn may_have_mask(number: u32, compat: bool) -> bool {
     }
 }
 
-/// Is it sigsuspend(2)?
-pub fn is_sigsuspend(number: u32, compat: bool) -> bool {
-    // sigsuspend and rt_sigsuspend of 32 bits.
-    if compat {
-        matches!(number, 72 | 179)
-    } else {
-        i64::from(number) == libc::SYS_rt_sigsuspend
-    }
-}
-
 /// Which of the calls of wait(2) it is.
 pub fn wait_call(number: u32, compat: bool) -> Option<WaitCall> {
     match number {

@@ -268,7 +268,9 @@ fn show_colours(dir: &RunDir) -> Result<()> {
 fn show_json(dir: &RunDir) -> Result<()> {
     let victim = start("demo", None, dir)?;
     let pid = victim.pid();
-    let said = run(&["show", "--json", &pid.to_string(), &pid.to_string()])?.expect(OK)?;
+    // Without --stop, a victim that is just not asleep is read by BPF, which reads the wait status too.
+    let pids = [pid.to_string(), pid.to_string()];
+    let said = run(&["show", "--stop", "--json", &pids[0], &pids[1]])?.expect(OK)?;
     let documents: Vec<Value> = said
         .out
         .lines()

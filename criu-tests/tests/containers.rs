@@ -254,7 +254,8 @@ fn shown(container: &Container) -> Result<String> {
     let mut all = Vec::new();
     for pid in procfs::tree(container.pid()?)? {
         let mut show = host::command(&config::command()?.to_string_lossy());
-        let said = host::printed(show.arg("show").arg(pid.to_string()))?;
+        // However the victim waits just now: one way of reading, so that both texts say the same.
+        let said = host::printed(show.args(["show", "--stop"]).arg(pid.to_string()))?;
         let mut text = String::new();
         for line in said.lines() {
             match line.split_whitespace().next() {

@@ -171,6 +171,10 @@ fn outside(args: &Args) -> Result<bool> {
         records.len() as f64 / seconds,
         results.display()
     );
+    let anew = records.iter().filter(|record| record.anew > 0).count();
+    if anew > 0 {
+        println!("{anew} seeds were run anew, because the machine stood still while they failed");
+    }
     if let Some(path) = &args.markdown {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let heading = format!(

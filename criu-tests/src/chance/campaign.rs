@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +19,7 @@ use crate::chance::generate::{self, GENERATOR};
 use crate::chance::minimise::minimise;
 use crate::chance::plan::Plan;
 use crate::chance::stage::STEP;
+use crate::chance::standstill::Watch;
 use crate::chance::verdict::Verdict;
 use crate::chance::ways::{Kind, Way};
 
@@ -67,6 +68,9 @@ pub struct Record {
     pub criu: String,
     /// 32 or 64.
     pub bits: u32,
+    /// How often it was run anew because it had failed while the machine stood still.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub anew: u32,
     /// What came out.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -75,6 +79,12 @@ pub struct Record {
     pub smallest: Option<String>,
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// So often a seed that fails while the machine stands still is run anew.
+const ANEW: u32 = 3;
 /// Some hundred times what is usual: of a plan that hangs it is asked whether a smaller one does, too.
 const SOON: Duration = Duration::from_secs(12);
 /// Questions that the minimiser may ask of one plan.
@@ -153,6 +163,7 @@ impl Campaign {
             writeln!(out)?;
         }
         let bar = progress(self.seeds.end - self.seeds.start);
+        let watch = Watch::start();
         let next = AtomicU64::new(self.seeds.start);
         let broken = AtomicBool::new(false);
         let work = |number: u32| -> Result<Vec<Record>> {
@@ -163,7 +174,7 @@ impl Campaign {
                 if seed >= self.seeds.end || broken.load(Ordering::Relaxed) {
                     return Ok(found);
                 }
-                for record in self.seed(&mut cell, seed, &known)? {
+                for record in self.seed(&mut cell, seed, &known, &watch)? {
                     let mut line = serde_json::to_vec(&record)?;
                     line.push(b'\n');
                     let mut out = out
@@ -212,6 +223,7 @@ impl Campaign {
         cell: &mut Cell,
         seed: u64,
         known: &BTreeSet<(u64, String)>,
+        watch: &Watch,
     ) -> Result<Vec<Record>> {
         let ways: Vec<Way> = self
             .ways_of(seed)
@@ -224,18 +236,15 @@ impl Campaign {
         let plan = generate::plan(seed);
         let keep = self.keep.as_ref().map(|keep| keep.join(seed.to_string()));
         let job = self.job(&plan, self.is_ia32(seed), &ways, keep);
-        let outcomes = match cell.ask(&job) {
-            Ok(outcomes) => outcomes,
-            // What becomes of one seed is not the end of the others.
-            Err(why) => vec![Outcome {
-                way: job.ways.join(","),
-                verdict: Verdict::Hang,
-                left_out: Some(format!("{why:#}")),
-                shown: Default::default(),
-                alone: None,
-                times: (1, 1),
-                ms: 0,
-            }],
+        let mut anew = 0;
+        let outcomes = loop {
+            let begin = Instant::now();
+            let outcomes = answered(cell, &job);
+            let at_fault = outcomes.iter().any(|one| one.verdict.is_fault());
+            if !at_fault || anew == ANEW || !watch.stood_still_since(begin) {
+                break outcomes;
+            }
+            anew += 1;
         };
         let mut records = Vec::new();
         for outcome in outcomes {
@@ -249,6 +258,7 @@ impl Campaign {
                 generator: GENERATOR,
                 criu: self.criu.clone(),
                 bits: self.bits(seed),
+                anew,
                 outcome,
                 smallest: smallest.map(|plan| plan.to_string()),
             });
@@ -297,6 +307,21 @@ impl Campaign {
         };
         Ok(minimise(plan, QUESTIONS, &mut fails))
     }
+}
+
+/// What becomes of one seed is not the end of the others.
+fn answered(cell: &mut Cell, job: &Job) -> Vec<Outcome> {
+    cell.ask(job).unwrap_or_else(|why| {
+        vec![Outcome {
+            way: job.ways.join(","),
+            verdict: Verdict::Hang,
+            left_out: Some(format!("{why:#}")),
+            shown: Default::default(),
+            alone: None,
+            times: (1, 1),
+            ms: 0,
+        }]
+    })
 }
 
 fn progress(seeds: u64) -> ProgressBar {
@@ -367,6 +392,7 @@ mod tests {
             generator: GENERATOR,
             criu: criu.into(),
             bits: 64,
+            anew: 0,
             outcome: Outcome {
                 way: "restore".into(),
                 verdict: Verdict::Same,

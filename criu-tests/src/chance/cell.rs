@@ -89,11 +89,11 @@ const ALONE_TRIES: u32 = 2;
 /// A restore that is killed at other instants around the same meets what it is in the middle of: at so many in any case, and
 /// at most at so many, until it has differed in the same respects.
 const ALONE_KILLS: u32 = 12;
-const ALONE_KILLS_AT_MOST: u32 = 48;
+const ALONE_KILLS_AT_MOST: u32 = 96;
 /// A dump with the plugin takes longer, and instants mean nothing: criu alone is killed where it was killed with the plugin, so
 /// often at most, each time a bit later.
-const ALONE_KILLS_THERE: u32 = 40;
-const LATER: Duration = Duration::from_micros(60);
+const ALONE_KILLS_THERE: u32 = 160;
+const LATER: Duration = Duration::from_micros(15);
 /// What a job may take for each of its ways, repeats included.
 const PER_WAY: Duration = Duration::from_secs(400);
 
@@ -257,7 +257,7 @@ fn alone(
     let mut all = Shown::default();
     if let (Kind::KillCriu, Some(reached)) = (way.kind(), &with.reached) {
         for nth in 0..ALONE_KILLS_THERE {
-            let until = (reached, LATER * (nth * 7 % ALONE_KILLS_THERE));
+            let until = (reached, LATER * (nth * 29 % ALONE_KILLS_THERE));
             add(
                 &mut all,
                 perform::run_alone_until(stage, tools, plan, way, until, control)?,
@@ -320,15 +320,18 @@ fn keep(stage: &Stage, job: &Job, name: &str) -> Result<()> {
 #[derive(Debug)]
 pub struct Cell {
     number: u32,
+    folder: PathBuf,
     child: Child,
     ask: ChildStdin,
     answers: Receiver<String>,
 }
 
 impl Cell {
-    /// Makes one. Each that is there at the same time has a number of its own.
+    /// Makes one. Each that this process has at the same time has a number of its own.
     pub fn new(number: u32) -> Result<Self> {
-        let folder = folder().join(format!("cell-{number}"));
+        // Two campaigns at the same time have no cell in common.
+        let name = format!("cell-{}-{number}", std::process::id());
+        let folder = folder().join(name);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let said = fs::File::create(folder.with_extension("log"))?;
         let path = folder.to_string_lossy().into_owned();
@@ -351,6 +354,7 @@ impl Cell {
         });
         Ok(Self {
             number,
+            folder,
             child,
             ask,
             answers,
@@ -368,11 +372,14 @@ impl Cell {
                     Err(RecvTimeoutError::Disconnected) => bail!("the cell has ended"),
                 });
         answer.or_else(|why| {
-            let log = folder().join(format!("cell-{}.log", self.number));
-            let said = fs::read_to_string(log).unwrap_or_default();
+            let said = fs::read_to_string(self.log()).unwrap_or_default();
             *self = Cell::new(self.number)?;
             Err(why.context(said.trim().to_owned()))
         })
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.with_extension("log")
     }
 
     fn send(&mut self, job: &Job) -> Result<()> {
@@ -388,6 +395,8 @@ impl Drop for Cell {
         // Its namespace goes with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = fs::remove_file(self.log());
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 

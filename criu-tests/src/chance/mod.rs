@@ -6,7 +6,7 @@
 //! alone does better, and whether what is lost is said.
 //!
 //! [`stage`] is where a plan is carried out, [`perform`] one run of it; [`cell`] a namespace for many runs, [`campaign`]
-//! many seeds, [`minimise`] makes a small case of one that fails, [`table`] says what came out, and
+//! many seeds ([`standstill`]: but not while the machine stands still), [`minimise`] makes a small case of one that fails, [`table`] says what came out, and
 //! [`known`] which seeds are known to fail.
 
 pub mod campaign;
@@ -18,6 +18,7 @@ pub mod oracle;
 pub mod perform;
 pub mod plan;
 pub mod stage;
+pub mod standstill;
 pub mod table;
 pub mod verdict;
 pub mod ways;

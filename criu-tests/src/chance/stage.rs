@@ -391,12 +391,24 @@ impl Running {
 /// `fork_and_ptrace_attach`). If criu is killed, the child sleeps on, or stays in the stop by the SIGSTOP of that. Nobody else
 /// is in either: companions of ours have a name before they do anything.
 fn is_probe(pid: Pid) -> bool {
-    let sleeps = || {
-        let wchan = fs::read_to_string(format!("/proc/{pid}/wchan"));
-        wchan.is_ok_and(|at| at == "hrtimer_nanosleep")
-    };
     let ours = |name: String| name.starts_with("signals");
-    (procfs::state(pid) == Some('T') || sleeps()) && !procfs::name(pid).is_some_and(ours)
+    (procfs::state(pid) == Some('T') || sleeps(pid)) && !procfs::name(pid).is_some_and(ours)
+}
+
+/// In nanosleep(2) or clock_nanosleep(2). By the call's number: a sleep that a stop has interrupted goes on in
+/// restart_syscall(2), whose function the kernel's `wchan` passes over (`hrtimer_nanosleep_restart` is `__sched`).
+fn sleeps(pid: Pid) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok());
+    let sleeps: [nix::libc::c_long; 3] = [
+        nix::libc::SYS_nanosleep,
+        nix::libc::SYS_clock_nanosleep,
+        nix::libc::SYS_restart_syscall,
+    ];
+    number.is_some_and(|number| sleeps.contains(&number))
 }
 
 /// `310 criu (S, child of 1, traced by 0, in do_poll)`, for each.
@@ -439,4 +451,33 @@ pub fn send(pids: &[Pid], signal: Signal) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What criu's child is in after criu, which had stopped it, was killed.
+    #[test]
+    fn a_sleep_that_goes_on_is_a_sleep() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::try_from(child.id()).unwrap();
+        let comes_to_sleep = || {
+            let until = Instant::now() + COMPANIONS;
+            while !sleeps(pid) && Instant::now() < until {
+                sleep(TICK);
+            }
+            sleeps(pid)
+        };
+        let slept = comes_to_sleep();
+        send(&[pid], Signal::SIGSTOP).unwrap();
+        procfs::comes_to(pid, 'T').unwrap();
+        let stopped = is_probe(pid);
+        send(&[pid], Signal::SIGCONT).unwrap();
+        procfs::comes_to(pid, 'S').unwrap();
+        let went_on = comes_to_sleep();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(slept && stopped && went_on, "{slept} {stopped} {went_on}");
+    }
 }

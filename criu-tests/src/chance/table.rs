@@ -138,6 +138,7 @@ mod tests {
             generator: 1,
             criu: "4.2.1".into(),
             bits: 64,
+            anew: 0,
             outcome: Outcome {
                 way: way.into(),
                 verdict,

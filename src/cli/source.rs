@@ -161,8 +161,10 @@ fn live_process(
         match untouched(pid, extent) {
             Some((reading, true)) => reading,
             Some((reading, false)) => match stopping.read(pid) {
-                // Somebody else traces the process: what was read says what is missing.
-                Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => reading,
+                // Somebody else traces the process, or it would not be as it was afterwards: what was read says what is missing.
+                Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM) | Cause::Unsupported(_)) => {
+                    reading
+                }
                 stopped => stopped?,
             },
             None => stopping.read(pid)?,

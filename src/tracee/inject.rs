@@ -65,7 +65,8 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// up a moment ago, is brought back into the program first.
     ///
     /// # Errors
-    /// If the process's memory can't be opened or has no room for the stub; EAGAIN if a thread does not get out of a dead
+    /// If the process's memory can't be opened or has no room for the stub; [`Cause::Unsupported`] if calls can't be made in a
+    /// thread of it, or would leave the thread another mask; EAGAIN if a thread does not get out of a dead
     /// tracer's code.
     pub fn new(process: &'p StoppedProcess<Owner>) -> Result<Self> {
         // A timer may go off at any time. While its signal is the marker it would not be blocked, so that its
@@ -79,6 +80,10 @@ impl<'p, Owner> Injector<'p, Owner> {
         let ip = |tid: Tid| {
             let registers = ptrace::registers(tid)?;
             obstacles::refuse_program(process.pid(), &registers).map_err(|e| e.in_thread(tid))?;
+            if !process.assumes_calls() {
+                obstacles::refuse_mask_of_call(process.pid(), tid, &registers)
+                    .map_err(|e| e.in_thread(tid))?;
+            }
             Ok((tid, registers.ip()))
         };
         let at = process

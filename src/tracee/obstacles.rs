@@ -8,12 +8,16 @@
 //! - **Protection keys** (pkeys(7)): a thread that may not access key 0, which all memory has by default, can't read the
 //!   stub's data. The instruction that would give it the right would have to take it away again, behind the last access
 //!   to memory, which is the one that finds the way back. So such a thread is refused.
+//! - **A mask of the call's own** (pselect, ppoll, sigsuspend, epoll_pwait) is gone after a call was made in the thread. In a
+//!   stopped process a handler that is due would find the thread's mask instead. CRIU does the same to it, so a checkpoint
+//!   goes on with a warning; a visit that nothing else has to follow is refused.
 //! - **Programs** that the architecture can't do this to ([`Registers::refused`]).
 
 use criu_signals_images::{Pid, SigNo, Tid};
 
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Dispatch};
+use super::shield;
 use crate::arch::{
     Registers, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, Stub, protection_keys,
 };
@@ -98,6 +102,23 @@ pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// # Errors
+/// [`Cause::Unsupported`] if a handler would find another mask after calls have been made in this thread of a stopped process.
+pub(super) fn refuse_mask_of_call(pid: Pid, tid: Tid, registers: &Registers) -> Result<()> {
+    let Some(call) = shield::loses_mask(pid, tid, registers)? else {
+        return Ok(());
+    };
+    let why = format!(
+        "the process is stopped in {call}, whose own mask injected calls would discard, and the handler of a pending signal \
+         would find the thread's mask in force (docs/eintr.md). Send SIGCONT first, or read the process without a stop \
+         (criu-signals show --no-stop)"
+    );
+    Err(Error::new(
+        "make system calls",
+        Cause::Unsupported(why.into()),
+    ))
 }
 
 /// # Errors

@@ -124,6 +124,26 @@ impl HandlerDue {
     }
 }
 
+/// The call of a thread of a process that is stopped by a signal, if the handler that will end the call would find another mask
+/// in force after calls have been made in the thread: nobody but the call itself can set its mask.
+pub(super) fn loses_mask(
+    pid: Pid,
+    tid: Tid,
+    registers: &Registers,
+) -> Result<Option<InterruptedCall>> {
+    let Some((call, result)) = in_call(registers) else {
+        return Ok(None);
+    };
+    if !(result == -EINTR || ends_with_a_handler(result))
+        || !may_have_mask(call.number, registers.is_compat())
+        || !stop_is_due(pid, tid)?
+    {
+        return Ok(None);
+    }
+    let due = HandlerDue::look(pid, tid)?;
+    Ok(matches!(due, HandlerDue::ByBoth).then_some(call))
+}
+
 fn says_other_mask(pid: Pid, tid: Tid, call: &InterruptedCall) {
     log::warn!(
         "pid {pid} tid {tid}: {call}: the handler of a signal that is pending will find the thread's mask in force, and not that \

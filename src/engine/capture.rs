@@ -16,7 +16,7 @@ use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler, itimers,
 };
-use crate::tracee::{Budget, Injector, Outcome, StoppedProcess, ptrace};
+use crate::tracee::{Budget, Injector, Outcome, Remembered, StoppedProcess, ptrace};
 
 /// Captures the signal state of `stopped`, which is afterwards as it was before.
 ///
@@ -195,6 +195,7 @@ fn run<Owner>(
     reading: &Reading<'_>,
 ) -> Result<ProcessState> {
     let _budget = Budget::of_process();
+    let _registers = Remembered::begin();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
         let state = capture(&mut injector, reading)?;

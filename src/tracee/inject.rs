@@ -510,7 +510,7 @@ impl<'i> Visit<'i> {
 
     /// Only one that has died, or that a freezer holds, is not.
     fn is_stopped(&self) -> bool {
-        match ptrace::registers(self.tid) {
+        match ptrace::registers_now(self.tid) {
             Err(e) if e.is_died() => ptrace::is_dead(self.tid),
             _ => true,
         }

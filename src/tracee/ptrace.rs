@@ -7,6 +7,7 @@ use criu_signals_images::{Fields, Pid, SIGINFO_SIZE, SigNo, SigSet, Siginfo, Tid
 use nix::errno::Errno;
 
 use super::bound;
+use super::remembered;
 use crate::arch::{ProtectionKeys, Registers};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
@@ -117,6 +118,7 @@ const fn word(number: i32) -> usize {
 /// `PTRACE_SEIZE`: attaches without stopping. `options` are PTRACE_O_*. While a thread of the process is in execve(2) it
 /// waits, unless an [`Alarm`](super::alarm::Alarm) ends it with EINTR.
 pub fn seize(tid: Tid, options: i32) -> Result<()> {
+    remembered::forget(tid);
     request(libc::PTRACE_SEIZE, "PTRACE_SEIZE", tid, 0, word(options)).map(drop)
 }
 
@@ -139,6 +141,7 @@ pub fn interrupt(tid: Tid) -> Result<()> {
 
 /// `PTRACE_DETACH`, without a signal.
 pub fn detach(tid: Tid) -> Result<()> {
+    remembered::forget(tid);
     request(libc::PTRACE_DETACH, "PTRACE_DETACH", tid, 0, 0).map(drop)
 }
 
@@ -167,16 +170,28 @@ pub fn resume(tid: Tid, how: Resume, signal: i32) -> Result<()> {
         Resume::Run => (libc::PTRACE_CONT, "PTRACE_CONT"),
         Resume::ToSyscall => (libc::PTRACE_SYSCALL, "PTRACE_SYSCALL"),
     };
+    remembered::forget(tid);
     request(op, name, tid, 0, word(signal)).map(drop)
 }
 
-/// The general registers.
+/// The general registers, as they were last read if a [`Remembered`](super::Remembered) is held.
 pub fn registers(tid: Tid) -> Result<Registers> {
-    Registers::read(|op, name, addr, data| request(op, name, tid, addr, data))
+    match remembered::of(tid) {
+        Some(registers) => Ok(registers),
+        None => registers_now(tid),
+    }
+}
+
+/// The general registers, read from the kernel in any case. Fails if the thread is not stopped.
+pub fn registers_now(tid: Tid) -> Result<Registers> {
+    let registers = Registers::read(|op, name, addr, data| request(op, name, tid, addr, data))?;
+    remembered::keep(tid, &registers);
+    Ok(registers)
 }
 
 /// Sets the general registers.
 pub fn set_registers(tid: Tid, registers: &Registers) -> Result<()> {
+    remembered::forget(tid);
     registers.write(|op, name, addr, data| request(op, name, tid, addr, data))
 }
 
@@ -227,7 +242,7 @@ pub fn put_back_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
 /// [`Cause::NotKept`] if others read back.
 pub fn put_back_registers(tid: Tid, wanted: &Registers) -> Result<()> {
     set_registers(tid, wanted)?;
-    if registers(tid)? == *wanted {
+    if registers_now(tid)? == *wanted {
         return Ok(());
     }
     let why = Cause::NotKept("the kernel accepted the registers but returns others".into());
@@ -465,7 +480,10 @@ fn try_wait(tid: Tid) -> Result<Option<Stop>> {
             errno => Err(Error::os("waitpid", errno).in_thread(tid)),
         },
         0 => Ok(None),
-        _ => decode(tid, status).map(Some),
+        _ => {
+            remembered::forget(tid);
+            decode(tid, status).map(Some)
+        }
     }
 }
 

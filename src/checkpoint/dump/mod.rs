@@ -40,7 +40,7 @@ use crate::run_report::{Document, Outcome, Process};
 use crate::setting_names::TAKE_OUT;
 use crate::state::asleep::{self, ProcessorClocks};
 use crate::state::interrupted;
-use crate::tracee::Budget;
+use crate::tracee::{Budget, Remembered};
 
 use process::DumpedProcess;
 
@@ -267,6 +267,7 @@ impl Dump {
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         let _budget = Budget::of_process();
+        let _registers = Remembered::begin();
         let captured = self
             .try_capture(pid)
             .map_err(|e| e.during(Phase::Capture, pid));

@@ -41,6 +41,7 @@ fn tests() -> Vec<Test> {
         test("show.json", show_json),
         test("show.namespaces", show_namespaces),
         test("show.stopped", show_stopped),
+        test("show.numbers-have-names", show_numbers_have_names),
         test("images.ours-and-criu's", ours_and_criu_s),
         test("images.taken-out", images_of_what_was_taken_out),
         test("images.core-alone", core_alone),
@@ -177,6 +178,19 @@ fn show_live(dir: &RunDir) -> Result<()> {
         "a pipe gets colours: {}",
         said.out
     );
+    victim.finish(CHECK)
+}
+
+fn show_numbers_have_names(dir: &RunDir) -> Result<()> {
+    let victim = start("posix_timer", None, dir)?;
+    for means in ["--stop", "--no-stop"] {
+        if means == "--no-stop" && criu_tests::skip::Need::Btf.missing().is_some() {
+            continue;
+        }
+        let said = run(&["show", means, &victim.pid().to_string()])?.expect(OK)?;
+        said.line(&["SIGRTMIN+1 value", "to process, CLOCK_MONOTONIC,"])?;
+        said.line(&["SIGRTMIN+2 value", "to thread", "CLOCK_MONOTONIC,"])?;
+    }
     victim.finish(CHECK)
 }
 

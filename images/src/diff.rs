@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::image::Image;
 use crate::itimer::IntervalTimer;
+use crate::kernel_names::CallTable;
 use crate::owner::FileOwner;
 use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadState};
@@ -269,6 +271,7 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     }
     not_compared.sort_unstable();
     not_compared.dedup();
+    let tables = [&a.image, &b.image].map(Image::calls);
     let (a, b) = (a.without(&not_compared), b.without(&not_compared));
     // Compared by nobody, so that nothing is lost.
     let ids = [Aspect::Namespaces, Aspect::Charged, Aspect::StackNeeds];
@@ -291,7 +294,7 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
         match pair {
             (Some(a), Some(b)) => {
                 differences.thread(place(a), a, b);
-                differences.rest_of_thread(place(a), a, b);
+                differences.rest_of_thread(place(a), [a, b], tables);
             }
             (Some(a), None) => {
                 let tid = a.ids.innermost();
@@ -389,18 +392,19 @@ impl Differences {
         }
     }
 
-    fn rest_of_thread(&mut self, place: Place, a: &ThreadState, b: &ThreadState) {
+    fn rest_of_thread(&mut self, place: Place, [a, b]: [&ThreadState; 2], tables: [CallTable; 2]) {
         let in_force = [a, b].map(|thread| match thread.saved_mask {
             Some(_) => thread.blocked.to_string(),
             None => "the lasting one".to_owned(),
         });
         let [a_mask, b_mask] = in_force;
         self.values(place, Field::MaskInForce, a_mask, b_mask);
-        let calls = [a, b].map(|thread| match thread.interrupted {
-            // Where the program's code lies, and how much time is left, is not what it waits in.
-            Some(call) => format!("system call {} ({})", call.number, call.code),
-            None => "none".to_owned(),
-        });
+        let calls =
+            [(a, tables[0]), (b, tables[1])].map(|(thread, table)| match thread.interrupted {
+                // Where the program's code lies, and how much time is left, is not what it waits in.
+                Some(call) => format!("{} ({})", table.call(call.number), call.code),
+                None => "none".to_owned(),
+            });
         let [a_call, b_call] = calls;
         self.values(place, Field::InterruptedCall, a_call, b_call);
     }
@@ -810,7 +814,7 @@ mod tests {
         let lines = all_lines(|other| other.timers.push(TIMER));
         assert_eq!(lines.len(), 1);
         assert!(
-            lines[0].starts_with("process: timer 0: dumped no such timer, found signal 34"),
+            lines[0].starts_with("process: timer 0: dumped no such timer, found SIGRTMIN value"),
             "{lines:?}"
         );
         let mut dumped = sample();

@@ -13,6 +13,7 @@ use crate::codec::{Codec, proto::signals as pb};
 use crate::error::{FieldError, ImageError};
 use crate::framing::{Frame, FrameReader, FrameWriter, truncated};
 use crate::header::{Header, check_version};
+use crate::kernel_names::CallTable;
 use crate::pending::Pending;
 use crate::process::{ProcessState, ThreadIds, ThreadState, no_threads};
 use crate::siginfo::Siginfo;
@@ -49,6 +50,14 @@ pub struct Image {
 }
 
 impl Image {
+    /// By which the system calls of the process are numbered: it may be of another architecture than this program.
+    pub const fn calls(&self) -> CallTable {
+        CallTable {
+            arch: Some(self.header.arch),
+            compat: self.process.compat,
+        }
+    }
+
     /// What a reader would refuse.
     pub(crate) fn check(&self) -> Result<(), ImageError> {
         check_version(self.header.format_version)?;

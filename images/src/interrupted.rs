@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;
+use crate::kernel_names::CallTable;
 
 /// What the kernel has noted down as the result of an interrupted call (include/linux/errno.h): what becomes of
 /// it is decided only when the thread goes on, and programs never see it.
@@ -79,18 +80,26 @@ pub struct InterruptedCall {
     pub timeout: Option<u64>,
 }
 
-impl fmt::Display for InterruptedCall {
-    /// `system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left`; `system call 232 (ERESTARTNOHAND), whole timeout of 250ms`,
-    /// or `whole timeout` where that is not known.
+/// A call with its name, to be printed.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedCall<'c> {
+    call: &'c InterruptedCall,
+    table: CallTable,
+}
+
+impl fmt::Display for NamedCall<'_> {
+    /// `nanosleep (ERESTART_RESTARTBLOCK), 1.500 s left`; `epoll_wait (ERESTARTNOHAND), whole timeout of 250ms`, or
+    /// `whole timeout` where that is not known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "system call {} ({})", self.number, self.code)?;
-        if self.whole_timeout {
+        let NamedCall { call, table } = self;
+        write!(f, "{} ({})", table.call(call.number), call.code)?;
+        if call.whole_timeout {
             f.write_str(", whole timeout")?;
-            if let Some(ns) = self.timeout {
+            if let Some(ns) = call.timeout {
                 write!(f, " of {:?}", Duration::from_nanos(ns))?;
             }
         }
-        match self.remaining {
+        match call.remaining {
             Some(ns) => write!(
                 f,
                 ", {}.{:03} s left",
@@ -103,6 +112,11 @@ impl fmt::Display for InterruptedCall {
 }
 
 impl InterruptedCall {
+    /// The call with its name in this table, to be printed.
+    pub const fn named(&self, table: CallTable) -> NamedCall<'_> {
+        NamedCall { call: self, table }
+    }
+
     pub(crate) fn check(&self) -> Result<(), FieldError> {
         if i32::try_from(self.number).is_err() {
             let reason = format!("{} is no number of a system call", self.number);
@@ -157,6 +171,10 @@ mod tests {
 
     #[test]
     fn text() {
+        let table = CallTable {
+            arch: Some(crate::header::Arch::X86_64),
+            compat: false,
+        };
         let call = InterruptedCall {
             number: 35,
             code: RestartCode::ByBlock,
@@ -166,8 +184,8 @@ mod tests {
             timeout: None,
         };
         assert_eq!(
-            call.to_string(),
-            "system call 35 (ERESTART_RESTARTBLOCK), 1.500 s left"
+            call.named(table).to_string(),
+            "nanosleep (ERESTART_RESTARTBLOCK), 1.500 s left"
         );
         let call = InterruptedCall {
             remaining: None,
@@ -175,16 +193,16 @@ mod tests {
             ..call
         };
         assert_eq!(
-            call.to_string(),
-            "system call 35 (ERESTART_RESTARTBLOCK), whole timeout"
+            call.named(table).to_string(),
+            "nanosleep (ERESTART_RESTARTBLOCK), whole timeout"
         );
         let call = InterruptedCall {
             timeout: Some(1_250_000_000),
             ..call
         };
         assert_eq!(
-            call.to_string(),
-            "system call 35 (ERESTART_RESTARTBLOCK), whole timeout of 1.25s"
+            call.named(table).to_string(),
+            "nanosleep (ERESTART_RESTARTBLOCK), whole timeout of 1.25s"
         );
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;
+use crate::kernel_names::{self, Signal};
 use crate::signo::SigNo;
 
 /// `SI_MAX_SIZE` of asm-generic/siginfo.h.
@@ -222,6 +223,8 @@ const SI_SIGIO: i32 = -5;
 const BUS_MCEERR_AR: i32 = 4;
 const BUS_MCEERR_AO: i32 = 5;
 const SEGV_BNDERR: i32 = 3;
+/// The child's exit code is its status, with the codes behind this one a signal.
+const CLD_EXITED: i32 = 1;
 const SEGV_PKUERR: i32 = 4;
 const TRAP_PERF: i32 = 6;
 
@@ -621,7 +624,20 @@ impl fmt::Display for Siginfo {
         if self.errno() != 0 {
             write!(f, " errno {}", self.errno())?;
         }
-        write!(f, " {}", self.fields())?;
+        match self.fields() {
+            Fields::Child {
+                pid,
+                uid,
+                status,
+                utime,
+                stime,
+            } if self.code() > CLD_EXITED => write!(
+                f,
+                " pid {pid} uid {uid} status {} utime {utime} stime {stime}",
+                Signal(status)
+            )?,
+            fields => write!(f, " {fields}")?,
+        }
         if !self.is_canonical() {
             f.write_str(" and bytes outside of these")?;
         }
@@ -676,10 +692,10 @@ impl fmt::Display for Fields {
                 call_addr,
                 syscall,
                 arch,
-            } => write!(
-                f,
-                "call_addr {call_addr:#x} syscall {syscall} arch {arch:#x}"
-            ),
+            } => {
+                write!(f, "call_addr {call_addr:#x} ")?;
+                kernel_names::write_caught_call(f, syscall, arch)
+            }
         }
     }
 }
@@ -946,6 +962,32 @@ mod tests {
         let line = "SIGCHLD CLD_EXITED pid 12 uid 0 status 3 utime 0 stime 1";
         assert_eq!(siginfo.to_string(), line);
         assert_eq!(format!("{siginfo:?}"), format!("Siginfo({line})"));
+
+        let killed = Siginfo::from_fields(17, 0, 2, &child);
+        let line_of_killed = "SIGCHLD CLD_KILLED pid 12 uid 0 status SIGQUIT utime 0 stime 1";
+        assert_eq!(killed.to_string(), line_of_killed);
+
+        let caught = |syscall, arch| {
+            let call_addr = 1;
+            let fields = Fields::Sys {
+                call_addr,
+                syscall,
+                arch,
+            };
+            Siginfo::from_fields(31, 0, 1, &fields).to_string()
+        };
+        assert_eq!(
+            caught(39, 0xc000_003e),
+            "SIGSYS SYS_SECCOMP call_addr 0x1 syscall getpid arch AUDIT_ARCH_X86_64"
+        );
+        assert_eq!(
+            caught(-1, 0xc000_003e),
+            "SIGSYS SYS_SECCOMP call_addr 0x1 syscall -1 arch AUDIT_ARCH_X86_64"
+        );
+        assert_eq!(
+            caught(39, 3),
+            "SIGSYS SYS_SECCOMP call_addr 0x1 syscall 39 arch 0x3"
+        );
 
         let kill = Fields::Kill { pid: 5, uid: 1000 };
         let text = |signo, errno, code| Siginfo::from_fields(signo, errno, code, &kill).to_string();

@@ -6,6 +6,7 @@ use protobuf::EnumOrUnknown;
 
 use crate::codec::{Codec, at_most, proto::signals as pb};
 use crate::error::FieldError;
+use crate::kernel_names::{Clock, Signal};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 
@@ -171,7 +172,7 @@ impl fmt::Display for TimerEntry {
 }
 
 impl fmt::Display for PosixTimer {
-    /// `signal 34 value 0x0 to process, clock 1, interval 1000000 ns, overrun 0, its own entry pending`.
+    /// `SIGRTMIN value 0x0 to process, CLOCK_MONOTONIC, interval 1000000 ns, overrun 0, its own entry pending`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PosixTimer {
             id: _,
@@ -187,8 +188,9 @@ impl fmt::Display for PosixTimer {
         } = self;
         write!(
             f,
-            "signal {signo} value {value:#x} to {notify}, clock {clock}, interval {interval} ns, overrun {overrun}, \
-             {entry}"
+            "{} value {value:#x} to {notify}, {}, interval {interval} ns, overrun {overrun}, {entry}",
+            Signal(*signo),
+            Clock(*clock)
         )
     }
 }
@@ -347,7 +349,7 @@ mod tests {
     fn text() {
         assert_eq!(
             timer().to_string(),
-            "signal 34 value 0x7 to thread 42, clock 1, interval 1000000 ns, overrun 2, its own entry pending"
+            "SIGRTMIN value 0x7 to thread 42, CLOCK_MONOTONIC, interval 1000000 ns, overrun 2, its own entry pending"
         );
     }
 

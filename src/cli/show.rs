@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Arch, Aspect, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState, SigSet,
-    ThreadState, json,
+    Aspect, CallTable, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState,
+    SigSet, ThreadState, json,
 };
 use criu_signals::machine::Machine;
 
@@ -106,8 +106,7 @@ struct Table<'t, W> {
 impl<W: Write> Table<'_, W> {
     /// By which its system calls are numbered.
     fn calls(&self) -> CallTable {
-        let image = &self.found.recorded.image;
-        (image.header.arch, image.process.compat)
+        self.found.recorded.image.calls()
     }
 
     fn row(&mut self, indent: usize, label: &str, value: &str) -> io::Result<()> {
@@ -372,7 +371,7 @@ impl<W: Write> Table<'_, W> {
                 .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
             self.row(4, "waits in", &waits(&call, table, same))?;
         } else if let Some(number) = self.found.observed.of(first).0 {
-            self.row(4, "waits in", &call_name(number, self.calls()))?;
+            self.row(4, "waits in", &self.calls().call(number).to_string())?;
         } else if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
             self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
         }
@@ -487,24 +486,8 @@ fn ranges(numbers: impl Iterator<Item = i32>) -> String {
     texts.join(", ")
 }
 
-/// Which system calls numbers stand for: those of an architecture, and of its 32-bit programs or its others.
-type CallTable = (Arch, bool);
-
-/// The image may be of another architecture than this program.
-fn call_name(number: u32, (arch, compat): CallTable) -> String {
-    let number = usize::try_from(number).unwrap_or(usize::MAX);
-    let name = match arch {
-        Arch::X86_64 if compat => syscalls::x86::Sysno::new(number).map(|call| call.name()),
-        Arch::X86_64 => syscalls::x86_64::Sysno::new(number).map(|call| call.name()),
-        Arch::Aarch64 if compat => syscalls::arm::Sysno::new(number).map(|call| call.name()),
-        Arch::Aarch64 => syscalls::aarch64::Sysno::new(number).map(|call| call.name()),
-        _ => None,
-    };
-    name.map_or_else(|| format!("system call {number}"), str::to_owned)
-}
-
 fn waits(call: &InterruptedCall, table: CallTable, same_time: bool) -> String {
-    let name = call_name(call.number, table);
+    let name = table.call(call.number);
     let left = match call.remaining {
         Some(left) if same_time => format!(", {} left", seconds(left)),
         Some(_) => ", each with its own time left".to_owned(),
@@ -527,7 +510,7 @@ fn seconds(nanoseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use criu_signals::images::SigNo;
+    use criu_signals::images::{Arch, SigNo};
 
     use super::*;
 
@@ -556,6 +539,10 @@ mod tests {
 
     #[test]
     fn calls_have_names() {
+        let table = |compat| CallTable {
+            arch: Some(Arch::X86_64),
+            compat,
+        };
         let call = InterruptedCall {
             number: 34,
             code: criu_signals::images::RestartCode::UnlessHandled,
@@ -564,20 +551,15 @@ mod tests {
             whole_timeout: false,
             timeout: None,
         };
-        assert_eq!(
-            waits(&call, (Arch::X86_64, false), true),
-            "pause (ERESTARTNOHAND)"
-        );
+        assert_eq!(waits(&call, table(false), true), "pause (ERESTARTNOHAND)");
         let call = InterruptedCall {
             number: 29,
             remaining: Some(1_500_000_000),
             ..call
         };
         assert_eq!(
-            waits(&call, (Arch::X86_64, true), true),
+            waits(&call, table(true), true),
             "pause (ERESTARTNOHAND), 1.500 s left"
         );
-        assert_eq!(call_name(101, (Arch::Aarch64, false)), "nanosleep");
-        assert_eq!(call_name(162, (Arch::Aarch64, true)), "nanosleep");
     }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    Difference, Field, InterruptedCall, Place, ProcessState, RestartCode, ThreadState, compare,
-    compare_exit_signals,
+    CallTable, Difference, Field, InterruptedCall, Place, ProcessState, RestartCode, ThreadState,
+    compare, compare_exit_signals,
 };
 
 use super::names::{Pair, matched_threads, missing_threads, translated};
@@ -119,7 +119,8 @@ fn look(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> (Report, Vec<Differe
 }
 
 fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
-    let text = |call: InterruptedCall| format!("{call} at {:#x}", call.ip);
+    let table = CallTable::here(dumped.compat);
+    let text = |call: InterruptedCall| format!("{} at {:#x}", call.named(table), call.ip);
     let in_call = |thread: &ThreadState| {
         thread
             .interrupted

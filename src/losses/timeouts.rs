@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use criu_signals_images::{InterruptedCall, Name, Pid, ProcessState};
+use criu_signals_images::{CallTable, InterruptedCall, Name, Pid, ProcessState};
 
 use crate::losses::notices::{Notice, Saying};
 use crate::setting_names::LONG_TIMEOUT;
@@ -18,6 +18,7 @@ pub struct Anew<'p> {
     /// The one that can end latest, by the id of its thread.
     worst: (i32, InterruptedCall),
     others: usize,
+    table: CallTable,
     long: Duration,
 }
 
@@ -40,6 +41,7 @@ impl<'p> Anew<'p> {
             comm: &process.comm,
             worst: worst?,
             others: all - 1,
+            table: CallTable::here(process.compat),
             long,
         })
     }
@@ -81,7 +83,7 @@ impl<'p> Anew<'p> {
     /// The worst, and how many more there are.
     fn calls(&self) -> String {
         let (tid, call) = &self.worst;
-        let mut text = format!("system call {} of thread {tid}", call.number);
+        let mut text = format!("{} of thread {tid}", self.table.call(call.number));
         if let Some(ns) = call.timeout {
             text += &format!(" ({:?})", Duration::from_nanos(ns));
         }
@@ -110,6 +112,7 @@ mod tests {
     use super::*;
     use criu_signals_images::{NsIds, RestartCode};
 
+    const CALL: u32 = crate::arch::syscall_number(libc::SYS_epoll_pwait);
     const LONG: Duration = Duration::from_secs(1);
 
     /// A process whose threads have calls with such timeouts; `None` where the call has none that begins anew.
@@ -123,7 +126,7 @@ mod tests {
                 let mut thread = thread.clone();
                 thread.ids = NsIds::new(vec![tid]).unwrap();
                 thread.interrupted = Some(InterruptedCall {
-                    number: 232,
+                    number: CALL,
                     code: RestartCode::UnlessHandled,
                     ip: 0,
                     remaining: None,
@@ -151,25 +154,25 @@ mod tests {
         let said = |text: &str, long| Some((text.to_owned(), long));
         assert_eq!(
             calls(&[None, Some(None)]),
-            said("system call 232 of thread 8", true)
+            said("epoll_pwait of thread 8", true)
         );
         assert_eq!(
             calls(&[Some(Some(2 * MS)), None, Some(Some(999 * MS))]),
-            said("system call 232 of thread 9 (999ms), and of 1 more", false)
+            said("epoll_pwait of thread 9 (999ms), and of 1 more", false)
         );
         assert_eq!(
             calls(&[Some(Some(1001 * MS)), Some(Some(2 * MS)), Some(Some(3))]),
-            said("system call 232 of thread 7 (1.001s), and of 2 more", true)
+            said("epoll_pwait of thread 7 (1.001s), and of 2 more", true)
         );
         // So tini and node wait.
         assert_eq!(
             calls(&[Some(Some(1000 * MS))]),
-            said("system call 232 of thread 7 (1s)", false)
+            said("epoll_pwait of thread 7 (1s)", false)
         );
         // Nobody knows that it is short.
         assert_eq!(
             calls(&[Some(Some(5000 * MS)), Some(None)]),
-            said("system call 232 of thread 8, and of 1 more", true)
+            said("epoll_pwait of thread 8, and of 1 more", true)
         );
     }
 

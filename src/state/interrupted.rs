@@ -17,7 +17,9 @@
 //!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
 //!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
 
-use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid};
+use criu_signals_images::{
+    CallTable, InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid,
+};
 
 use super::asleep::{self, Looked, ProcessorClocks, Waited};
 use super::{Kind, Site};
@@ -66,7 +68,7 @@ impl Kind for InterruptedSystemCall {
         };
         let registers = ptrace::registers(site.tid)?;
         if is_restart(call, &registers) {
-            says_eintr(site.tid, call);
+            says_eintr(site.tid, call, &registers);
             return Ok(());
         }
         if !registers.stands_before(call) {
@@ -251,7 +253,7 @@ impl HandedOver {
                 continue;
             }
             if is_restart(call, &registers) {
-                says_eintr(*tid, call);
+                says_eintr(*tid, call, &registers);
             } else {
                 set(*tid, &registers, call, RestartCode::UnlessHandled)
                     .map_err(|e| e.in_thread(*tid))?;
@@ -344,7 +346,8 @@ fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
     call.code == RestartCode::ByBlock && waiting == Some(Waiting::Restart)
 }
 
-fn says_eintr(tid: Tid, call: &InterruptedCall) {
+fn says_eintr(tid: Tid, call: &InterruptedCall, registers: &Registers) {
+    let call = call.named(CallTable::here(registers.is_compat()));
     log::warn!(
         "tid {tid}: {call}: the call had been interrupted before, and only the kernel knows which call would be \
          restarted: the call ends with EINTR"
@@ -356,9 +359,10 @@ fn says_whole_time(memory: &Memory, tid: Tid, call: &InterruptedCall, registers:
         && let Some(whole) = asked_for(memory, registers, call)
     {
         log::info!(
-            "pid {} tid {tid}: {call}: begins anew with its whole timeout, {:?}, because the remaining time is not \
+            "pid {} tid {tid}: {}: begins anew with its whole timeout, {:?}, because the remaining time is not \
              known",
             memory.pid(),
+            call.named(CallTable::here(registers.is_compat())),
             std::time::Duration::from_nanos(whole)
         );
     }
@@ -368,7 +372,8 @@ fn stands_elsewhere(call: &InterruptedCall, registers: &Registers) -> Error {
     Error::new(
         "put back the interrupted system call",
         Cause::Unexpected(format!(
-            "{call} was at {:#x}, but the thread is at {:#x}: not changed",
+            "{} was at {:#x}, but the thread is at {:#x}: not changed",
+            call.named(CallTable::here(registers.is_compat())),
             call.ip,
             registers.ip()
         )),

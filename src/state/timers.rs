@@ -16,8 +16,8 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    DeletedTimer, Disposition, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo,
-    ThreadState, Tid, TimerEntry,
+    Clock, DeletedTimer, Disposition, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet,
+    Siginfo, ThreadState, Tid, TimerEntry,
 };
 
 use super::dispositions::sigaction;
@@ -1011,9 +1011,12 @@ pub(super) fn set(timer: &PosixTimer, flags: u64, value: u64) -> Call {
 }
 
 pub(super) fn read_clock(clock: i32) -> Call {
-    Call::new(libc::SYS_clock_gettime, format!("clock_gettime({clock})"))
-        .value(number(clock))
-        .output(TIMESPEC_SIZE)
+    Call::new(
+        libc::SYS_clock_gettime,
+        format!("clock_gettime({})", Clock(clock)),
+    )
+    .value(number(clock))
+    .output(TIMESPEC_SIZE)
 }
 
 /// An int as a register holds it: the kernel looks at the low half.

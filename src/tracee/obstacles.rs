@@ -13,7 +13,7 @@
 //!   goes on with a warning; a visit that nothing else has to follow is refused.
 //! - **Programs** that the architecture can't do this to ([`Registers::refused`]).
 
-use criu_signals_images::{Pid, SigNo, Tid};
+use criu_signals_images::{CallTable, Pid, SigNo, Tid};
 
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Dispatch};
@@ -110,6 +110,7 @@ pub(super) fn refuse_mask_of_call(pid: Pid, tid: Tid, registers: &Registers) -> 
     let Some(call) = shield::loses_mask(pid, tid, registers)? else {
         return Ok(());
     };
+    let call = call.named(CallTable::here(registers.is_compat()));
     let why = format!(
         "the process is stopped in {call}, whose own mask injected calls would discard, and the handler of a pending signal \
          would find the thread's mask in force (docs/eintr.md). Send SIGCONT first, or read the process without a stop \

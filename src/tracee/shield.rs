@@ -4,7 +4,7 @@
 //! functions by stop signals"). To these the stop must not have happened: the result is turned into ERESTARTNOHAND, which
 //! means EINTR if a handler runs and a restart if none does.
 
-use criu_signals_images::{InterruptedCall, Pid, RestartCode, SigNo, SigSet, Tid};
+use criu_signals_images::{CallTable, InterruptedCall, Pid, RestartCode, SigNo, SigSet, Tid};
 
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace;
@@ -47,7 +47,7 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         if ends_with_a_handler(result) && may_have_mask(call.number, registers.is_compat()) {
             match HandlerDue::look(pid, tid)? {
                 HandlerDue::Afterwards => set(tid, &registers, &call, RestartCode::Always)?,
-                HandlerDue::ByBoth => says_other_mask(pid, tid, &call),
+                HandlerDue::ByBoth => says_other_mask(pid, tid, &call, &registers),
                 HandlerDue::ByOneMask => {}
             }
         }
@@ -66,11 +66,14 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
     }
     if stop_is_due(pid, tid)? {
         if matches!(HandlerDue::look(pid, tid)?, HandlerDue::ByBoth) {
-            says_other_mask(pid, tid, &call);
+            says_other_mask(pid, tid, &call, &registers);
         }
         return Ok(false);
     }
-    log::debug!("pid {pid} tid {tid}: {call}: EINTR is only this stop's");
+    log::debug!(
+        "pid {pid} tid {tid}: {}: EINTR is only this stop's",
+        call.named(CallTable::here(registers.is_compat()))
+    );
     set(tid, &registers, &call, RestartCode::UnlessHandled)?;
     Ok(match timeout(call.number, args, registers.is_compat()) {
         Timeout::Without => false,
@@ -144,7 +147,8 @@ pub(super) fn loses_mask(
     Ok(matches!(due, HandlerDue::ByBoth).then_some(call))
 }
 
-fn says_other_mask(pid: Pid, tid: Tid, call: &InterruptedCall) {
+fn says_other_mask(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Registers) {
+    let call = call.named(CallTable::here(registers.is_compat()));
     log::warn!(
         "pid {pid} tid {tid}: {call}: the handler of a signal that is pending will find the thread's mask in force, and not that \
          of the call (docs/eintr.md)"

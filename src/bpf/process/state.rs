@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use criu_signals_images::{
-    AltStack, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify, NsIds,
-    Pending, Pid, PosixTimer, ProcessState, RestartCode, Rlimit, RunState, SigNo, SigSet,
+    AltStack, Clock, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify,
+    NsIds, Pending, Pid, PosixTimer, ProcessState, RestartCode, Rlimit, RunState, SigNo, SigSet,
     ThreadState, Tid, TimerEntry, WaitStatus,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -394,8 +394,9 @@ impl Maker<'_> {
         };
         let now = now.ok_or_else(|| {
             let why = format!(
-                "what the clock {} of timer {} shows is not known here",
-                timer.clock, timer.id
+                "what the clock of timer {} shows is not known here: {}",
+                timer.id,
+                Clock(timer.clock)
             );
             Error::new(READ, Cause::Unsupported(why.into()))
         })?;

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use criu_tests::cases::{self, CHECK, Test, start, test};
@@ -22,6 +23,8 @@ use serde_json::Value;
 const NOBODY: u32 = 65534;
 /// So many signals are sent.
 const MANY: u64 = 1000;
+/// For a hundred dumps and restores of up to ten thousand entries.
+const PROOF: Duration = Duration::from_secs(240);
 
 fn main() -> ExitCode {
     cases::main("trace", tests)
@@ -34,6 +37,7 @@ fn tests() -> Vec<Test> {
         test("lost-records", lost_records),
         test("exactly-once.running", running),
         test("exactly-once.restored", restored),
+        test("exactly-once.hundred", hundred),
         test("exactly-once.not", not_restored),
     ];
     tests = tests
@@ -77,8 +81,13 @@ impl Trace {
 
 /// Sends the first `count` values; ends when all are sent.
 fn send(pid: Pid, count: u64) -> Result<()> {
+    send_from(pid, 0, count)
+}
+
+/// Sends `count` values from `first` on.
+fn send_from(pid: Pid, first: u64, count: u64) -> Result<()> {
     let status = Command::new(config::victim("sending", false))
-        .args([pid.to_string(), count.to_string()])
+        .args([pid.to_string(), count.to_string(), first.to_string()])
         .status()?;
     ensure!(status.success(), "sending: {status}");
     Ok(())
@@ -273,6 +282,46 @@ fn restored(dir: &RunDir) -> Result<()> {
     Victim::restored(pid, dir).finish(CHECK)?;
     let counted = dir.read("counted");
     ensure!(counted == format!("{MANY} of {MANY}"), "{counted}");
+    Ok(())
+}
+
+/// Before each of a hundred dumps a hundred signals come, which are delivered after the restore.
+fn hundred(dir: &RunDir) -> Result<()> {
+    const TIMES: u64 = 100;
+    const EACH: u64 = 100;
+    let victim = start("counting", Some("blocked"), dir)?;
+    let pid = victim.pid();
+    let dump = criu("dump", "images$n", &format!("--tree {pid}"))?;
+    let restore = criu("restore", "images$n", "--restore-detached")?;
+    let script = format!(
+        "n=0; while [ $n -lt {TIMES} ]; do \
+         touch wants$n; until [ -e sent$n ]; do sleep 0.01; done; {dump}; \
+         while [ -d /proc/{pid} ]; do sleep 0.01; done; {restore}; rm -r images$n; \
+         touch drain; while [ -e drain ]; do sleep 0.01; done; n=$((n + 1)); done"
+    );
+    let mut trace = prove(dir, pid, &script)?;
+    let mut sent = 0;
+    wait::until("the trace", PROOF, || {
+        let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        if dir.file(&format!("wants{sent}")).exists() {
+            send_from(pid, sent * EACH, EACH)?;
+            fs::write(dir.file(&format!("sent{sent}")), "")?;
+            sent += 1;
+        }
+        Ok(trace.child.try_wait()?.map(drop))
+    })?;
+    let (_, code) = trace.end()?;
+    let report = report(dir)?;
+    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    let all = TIMES * EACH;
+    ensure!(
+        report["sent"] == all && report["delivered"] == all,
+        "{report:#}"
+    );
+    ensure!(report["put_back_by_checkpoint"] == all, "{report:#}");
+    Victim::restored(pid, dir).finish(CHECK)?;
+    let counted = dir.read("counted");
+    ensure!(counted == format!("{all} of {all}"), "{counted}");
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Counts what is sent to it by SIGRTMIN, value by value, and writes at the end how many there were, and of how many values,
- * into the file `counted`. With the argument `blocked` it blocks the signal until the end.
+ * into the file `counted`. With the argument `blocked` it blocks the signal until the end, but for an instant when there is a
+ * file `drain`, which it removes then.
  */
 #include "victim.h"
 
@@ -32,8 +33,15 @@ int main(int argc, char **argv)
 	if (!strcmp(victim_arg(), "blocked"))
 		k_setmask(SIGBIT(SIGRTMIN));
 	victim_write_file("ready", "");
-	while (victim_path(path, "go"), access(path, F_OK))
+	while (victim_path(path, "go"), access(path, F_OK)) {
+		victim_path(path, "drain");
+		if (!access(path, F_OK)) {
+			k_setmask(0);
+			k_setmask(SIGBIT(SIGRTMIN));
+			unlink(path);
+		}
 		k_sleep_ms(5);
+	}
 	k_setmask(0);
 	for (int i = 0; i < MOST; i++)
 		values += seen[i];

@@ -156,7 +156,9 @@ fn live_process(
     let reading = if means.stop {
         stopping.read(pid)?
     } else if means.no_stop {
-        ProcessReader::new()?.read(pid)?
+        ProcessReader::new()?
+            .with_patience(context.timeout)
+            .read(pid)?
     } else {
         match untouched(pid, extent) {
             Some((reading, true)) => reading,

@@ -91,6 +91,8 @@ fn room(text: &str) -> Result<usize, String> {
 const LOOK: u16 = 200;
 /// So often what is pending is read until no signal comes meanwhile.
 const TRIES: usize = 50;
+/// How long a process is read again that cannot be read at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Trace {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
@@ -187,10 +189,8 @@ impl Trace {
         follower: &mut Follower,
     ) -> Result<ExitCode, Failure> {
         let mut file = File::create(report).map_err(|e| format!("{}: {e}", report.shown()))?;
-        let mut reader = ProcessReader::new()?;
-        let before = quiet(&mut reader, pid, tracer, follower)?.ok_or(
-            "signals are sent to the process all the time, so that what is pending before the trace can't be told",
-        )?;
+        let mut reader = ProcessReader::new()?.with_patience(PATIENCE);
+        let before = quiet(&mut reader, pid, tracer, follower)?;
         for (tid, signo, info) in entries(&before) {
             follower.journal.begin_with(pid.get(), tid, signo, info);
             follower.tally.before += 1;
@@ -204,18 +204,17 @@ impl Trace {
             .map_err(|e| format!("{program}: {e}"))?;
         self.follow(tracer, stop, follower, Some(&mut child))?;
         let status = child.try_wait()?;
-        let rest = match proc::is_alive(pid) {
-            true => quiet(&mut reader, pid, tracer, follower)?,
-            false => None,
+        let alive = proc::is_alive(pid);
+        let rest = match alive {
+            true => quiet(&mut reader, pid, tracer, follower).map(|rest| entries(&rest)),
+            false => Ok(Vec::new()),
         };
-        let alive = rest.is_some();
-        let found = rest.map(|rest| entries(&rest)).unwrap_or_default();
-        let (pending, lost, added) = compare(follower.journal.rest(), found);
+        let queues = rest
+            .map(|found| Queues::compare(follower.journal.rest(), found))
+            .map_err(|why| why.to_string());
         let verdict = Verdict {
             alive,
-            pending,
-            lost,
-            added,
+            queues,
             records_lost: tracer.lost()?,
             blind: tracer.blind().is_some(),
             command: status.and_then(|status| status.code()),
@@ -253,13 +252,13 @@ fn signals() -> Result<SignalFd, Failure> {
 /// An entry of a queue, or a bit without a siginfo: of which thread, if it is not of the process.
 type Pending = (Option<i32>, SigNo, Option<Siginfo>);
 
-/// What is pending at an instant at which all events are in the journal. `None`: there are always new ones.
+/// What is pending at an instant at which all events are in the journal.
 fn quiet(
     reader: &mut ProcessReader,
     pid: Pid,
     tracer: &Tracer,
     follower: &mut Follower,
-) -> Result<Option<Reading>, Failure> {
+) -> Result<Reading, Failure> {
     for _ in 0..TRIES {
         for event in tracer.read() {
             follower.event(&event)?;
@@ -270,11 +269,14 @@ fn quiet(
             follower.event(event)?;
         }
         if events.is_empty() {
-            return Ok(Some(reading));
+            return Ok(reading);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(None)
+    Err(
+        "signals are sent to the process all the time, so that what is pending can't be told"
+            .into(),
+    )
 }
 
 fn entries(reading: &Reading) -> Vec<Pending> {
@@ -293,25 +295,43 @@ fn entries(reading: &Reading) -> Vec<Pending> {
     found
 }
 
-/// How many of the journal's signals are pending, which are lost, and what is pending that the journal does not have.
-fn compare<'j>(
-    journal: impl Iterator<Item = &'j Entry>,
-    mut found: Vec<Pending>,
-) -> (usize, Vec<Entry>, Vec<Pending>) {
-    let (mut pending, mut lost) = (0, Vec::new());
-    for entry in journal.filter(|entry| !entry.of_checkpoint) {
-        let is_it = |(tid, signo, info): &Pending| {
-            *signo == entry.signo && *tid == entry.tid && entry.has(info.as_ref())
-        };
-        match found.iter().position(is_it) {
-            Some(at) => {
-                found.remove(at);
-                pending += 1;
+/// The queues at the end, beside what must be pending by the journal.
+struct Queues {
+    /// How many signals are pending as they must be.
+    pending: usize,
+    lost: Vec<Entry>,
+    /// Pending, and not in the journal.
+    added: Vec<Pending>,
+}
+
+impl Queues {
+    fn compare<'j>(journal: impl Iterator<Item = &'j Entry>, found: Vec<Pending>) -> Queues {
+        let mut found: Vec<Option<Pending>> = found.into_iter().map(Some).collect();
+        let (mut pending, mut lost, mut first) = (0, Vec::new(), 0);
+        for entry in journal.filter(|entry| !entry.of_checkpoint) {
+            // The journal and the queues have mostly the same order: what is found is at the front.
+            while matches!(found.get(first), Some(None)) {
+                first += 1;
             }
-            None => lost.push(entry.clone()),
+            let is_it = |one: &&mut Option<Pending>| {
+                one.is_some_and(|(tid, signo, info)| {
+                    signo == entry.signo && tid == entry.tid && entry.has(info.as_ref())
+                })
+            };
+            match found.iter_mut().skip(first).find(is_it) {
+                Some(one) => {
+                    *one = None;
+                    pending += 1;
+                }
+                None => lost.push(entry.clone()),
+            }
+        }
+        Queues {
+            pending,
+            lost,
+            added: found.into_iter().flatten().collect(),
         }
     }
-    (pending, lost, found)
 }
 
 /// What is counted.
@@ -333,11 +353,19 @@ struct Tally {
     of_checkpoint: u64,
 }
 
+fn lost(entry: &Entry) -> Value {
+    json!({"id": entry.id, "signal": entry.signo.to_string(), "tid": entry.tid, "time": entry.time,
+           "siginfo": text(&entry.info), "owed": entry.owed})
+}
+
+fn added((tid, signo, info): &Pending) -> Value {
+    json!({"signal": signo.to_string(), "tid": tid, "siginfo": info.map(|info| info.to_string())})
+}
+
 struct Verdict {
     alive: bool,
-    pending: usize,
-    lost: Vec<Entry>,
-    added: Vec<Pending>,
+    /// Or why they could not be read.
+    queues: Result<Queues, String>,
     records_lost: u64,
     blind: bool,
     command: Option<i32>,
@@ -345,22 +373,17 @@ struct Verdict {
 
 impl Verdict {
     fn is_proven(&self, tally: &Tally) -> bool {
+        let kept = |queues: &Queues| queues.lost.is_empty() && queues.added.is_empty();
         self.alive
-            && self.lost.is_empty()
-            && self.added.is_empty()
+            && self.queues.as_ref().is_ok_and(kept)
             && self.records_lost == 0
             && tally.unknown == 0
     }
 
     fn document(&self, pid: Pid, tally: &Tally) -> Value {
-        let lost = self.lost.iter().map(|entry| {
-            json!({"id": entry.id, "signal": entry.signo.to_string(), "tid": entry.tid,
-                   "time": entry.time, "siginfo": text(&entry.info), "owed": entry.owed})
-        });
-        let added = self.added.iter().map(|(tid, signo, info)| {
-            json!({"signal": signo.to_string(), "tid": tid,
-                   "siginfo": info.map(|info| info.to_string())})
-        });
+        let queues = self.queues.as_ref().ok();
+        let lost = queues.map(|queues| queues.lost.iter().map(lost).collect::<Vec<_>>());
+        let added = queues.map(|queues| queues.added.iter().map(added).collect::<Vec<_>>());
         json!({
             "pid": pid.get(),
             "exactly_once": self.is_proven(tally),
@@ -370,9 +393,10 @@ impl Verdict {
             "taken": tally.taken,
             "discarded": tally.discarded,
             "ended_with_process": tally.ended,
-            "still_pending": self.pending,
-            "lost": lost.collect::<Vec<_>>(),
-            "added": added.collect::<Vec<_>>(),
+            "still_pending": queues.map(|queues| queues.pending),
+            "lost": lost,
+            "added": added,
+            "queues_not_read": self.queues.as_ref().err(),
             "delivered_without_being_sent": tally.unknown,
             "taken_out_by_checkpoint": tally.taken_out,
             "put_back_by_checkpoint": tally.put_back,
@@ -503,17 +527,27 @@ impl Follower {
         if self.json {
             return Ok(());
         }
+        let queues = match &verdict.queues {
+            Ok(queues) => queues,
+            Err(why) => {
+                writeln!(
+                    self.out,
+                    "NOT known whether exactly once: the queues were not read: {why}"
+                )?;
+                return self.out.flush();
+            }
+        };
         let text = if verdict.is_proven(&self.tally) {
             "each signal is accounted for exactly once".to_owned()
         } else {
             format!(
                 "NOT exactly once: {} lost, {} added, {} delivered without being sent",
-                verdict.lost.len(),
-                verdict.added.len(),
+                queues.lost.len(),
+                queues.added.len(),
                 self.tally.unknown
             )
         };
-        writeln!(self.out, "{} still pending; {text}", verdict.pending)?;
+        writeln!(self.out, "{} still pending; {text}", queues.pending)?;
         self.out.flush()
     }
 }
@@ -700,5 +734,32 @@ fn kind(fate: Fate) -> &'static str {
         Fate::Killed => "ended_process",
         Fate::ThreadEnded => "thread_ended",
         Fate::ProcessEnded => "process_ended",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_read_is_not_said_to_be_kept() {
+        let mut verdict = Verdict {
+            alive: true,
+            queues: Ok(Queues::compare(std::iter::empty(), Vec::new())),
+            records_lost: 0,
+            blind: false,
+            command: Some(0),
+        };
+        let tally = Tally::default();
+        let read = verdict.document(Pid::own(), &tally);
+        assert_eq!(read["exactly_once"], true);
+        assert_eq!(read["lost"], json!([]));
+        verdict.queues = Err("it runs".to_owned());
+        let unread = verdict.document(Pid::own(), &tally);
+        assert_eq!(unread["exactly_once"], false);
+        assert_eq!(unread["queues_not_read"], "it runs");
+        for name in ["lost", "added", "still_pending"] {
+            assert!(unread[name].is_null(), "{name}");
+        }
     }
 }

@@ -12,7 +12,7 @@ mod walk;
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criu_signals_images::Pid;
 
@@ -32,8 +32,9 @@ const MOST_ROOM: usize = 64 << 20;
 
 /// So many passes are compared until a process is taken to change faster than it can be read.
 const PASSES: usize = 200;
-/// A pause between passes, which a process may need to become one that can be read.
+/// A pause between passes, which a process may need to become one that can be read; and between those beyond `PASSES`.
 const PAUSE: Duration = Duration::from_micros(100);
+const LONG_PAUSE: Duration = Duration::from_millis(1);
 
 /// Reads processes by BPF, without stopping them.
 pub struct ProcessReader {
@@ -44,6 +45,7 @@ pub struct ProcessReader {
     request: Map,
     records: Map,
     room: usize,
+    patience: Duration,
 }
 
 impl ProcessReader {
@@ -64,7 +66,15 @@ impl ProcessReader {
             request,
             records,
             room: ROOM,
+            patience: Duration::ZERO,
         })
+    }
+
+    /// Goes on for so long at least with a process that cannot be read at once: on a busy machine a thread that is about to sleep
+    /// may wait for a processor longer than many passes take.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> ProcessReader {
+        ProcessReader { patience, ..self }
     }
 
     fn grow(&mut self) -> Result<()> {
@@ -120,10 +130,15 @@ impl ProcessReader {
     fn settle(&mut self, pid: Pid) -> Result<Reading> {
         let mut before = None;
         let mut why = "its signal state changes faster than it can be read".to_owned();
-        for n in 0..PASSES {
-            if n > 2 {
-                std::thread::sleep(PAUSE);
+        let begun = Instant::now();
+        let mut passes = 0;
+        while passes < PASSES || begun.elapsed() < self.patience {
+            match passes {
+                0..=2 => {}
+                PASSES.. => std::thread::sleep(LONG_PAUSE),
+                _ => std::thread::sleep(PAUSE),
             }
+            passes += 1;
             let after = self.pass(pid)?;
             if let (Some(one), Some(other)) = (&before, &after) {
                 if !Pass::is_same(one, other) {
@@ -137,7 +152,7 @@ impl ProcessReader {
             }
             before = after;
         }
-        let why = format!("{why} ({PASSES} passes): stop the process to read it (--stop)");
+        let why = format!("{why} ({passes} passes): stop the process to read it (--stop)");
         Err(Error::new(READ, Cause::Unexpected(why)))
     }
 }

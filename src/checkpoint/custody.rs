@@ -888,4 +888,81 @@ mod tests {
         assert!(planned_with(&room, Entries::Unread, false, true).is_some());
         assert!(planned_with(&small, Entries::Known, false, true).is_some());
     }
+
+    #[test]
+    fn limits_are_what_may_just_be() {
+        let Limits { headroom, deep, .. } = Limits::default();
+        let room = |room: u64| planned(&process(20, 20 + room, u64::MAX), false, true).unwrap();
+        assert_eq!(room(headroom), Plan::default());
+        assert_eq!(room(headroom - 1).take_out, [TakenOut::Limit]);
+        let queued = |queued| planned(&process(queued, u64::MAX, u64::MAX), false, true).unwrap();
+        assert_eq!(queued(deep), Plan::default());
+        assert_eq!(queued(deep + 1).take_out, [TakenOut::Deep]);
+        let mut timers = process(0, 5 + headroom, u64::MAX);
+        timers.timers = (0..5).map(|id| PosixTimer::bare(id, 34)).collect();
+        assert_eq!(planned(&timers, false, true), Some(Plan::default()));
+        timers.rlimit_sigpending.soft -= 1;
+        assert!(planned(&timers, false, true).unwrap().lend_room);
+    }
+
+    fn numbered(value: u64) -> Siginfo {
+        let fields = Fields::Value {
+            pid: 7,
+            uid: 0,
+            value,
+        };
+        Siginfo::from_fields(40, 0, -1, &fields)
+    }
+
+    #[test]
+    fn what_is_in_the_queue_still_is_not_out() {
+        let mut out = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+        out.shared.queue = [1, 2, 3, 2].map(numbered).to_vec();
+        // A bit without siginfo, which is not taken out.
+        out.shared.bits = [SigNo::new(40), SigNo::new(41)]
+            .into_iter()
+            .flatten()
+            .collect();
+        let failed = |still_in| Failed {
+            queue: Queue::Shared,
+            tid: Tid::NONE,
+            still_in,
+        };
+        let numbers = |state: &ProcessState| state.shared.queue.clone();
+        let all = but_for(&out, None).unwrap();
+        assert_eq!(numbers(&all), numbers(&out));
+        assert_eq!(all.shared.bits, out.shared.queued());
+        let some = failed(StillIn::These([3, 2].map(numbered).to_vec()));
+        let rest = but_for(&out, Some(some)).unwrap();
+        assert_eq!(numbers(&rest), [1, 2].map(numbered));
+        let foreign = failed(StillIn::These(vec![numbered(9)]));
+        assert_eq!(but_for(&out, Some(foreign)), None);
+        assert_eq!(but_for(&out, Some(failed(StillIn::Unknown))), None);
+    }
+
+    #[test]
+    fn arrivals_come_behind_what_was_captured() {
+        let captured = [1, 2, 3, 4].map(numbered);
+        let mut rest = &captured[..];
+        assert_eq!(before_first_arrival(&mut rest, &[1, 2].map(numbered)), 2);
+        // 3 has been taken away meanwhile.
+        assert_eq!(before_first_arrival(&mut rest, &[4, 9, 3].map(numbered)), 1);
+        assert_eq!(rest, []);
+        assert_eq!(before_first_arrival(&mut rest, &[numbered(1)]), 0);
+    }
+
+    #[test]
+    fn timers_stay_where_queues_do_not() {
+        let mut state = process(3, 1, 1);
+        state.timers = vec![PosixTimer::bare(0, 34)];
+        let without = without_queues(&state);
+        assert_eq!(without.timers, state.timers);
+        assert_eq!(
+            without
+                .queues()
+                .map(|pending| pending.queue.len())
+                .sum::<usize>(),
+            0
+        );
+    }
 }

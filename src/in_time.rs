@@ -19,10 +19,12 @@
 //!
 //! Only SIGKILL ends the wait. So another thread waits, which holds nothing meanwhile, and ends with this program.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -58,29 +60,25 @@ pub fn look<T: Send + 'static>(file: &str, work: impl FnOnce() -> T + Send + 'st
     let work = Arc::new(Mutex::new(Some(work)));
     let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
     let theirs = Arc::clone(&work);
-    let started = without_signals(|| {
-        thread::Builder::new()
-            .name("signals-look".to_owned())
-            .stack_size(STACK_SIZE)
-            .spawn(move || {
-                if let Some(work) = take(&theirs) {
-                    // Nobody listens any more if it took too long.
-                    let _ = tell.send((nix::unistd::gettid(), work()));
-                }
-            })
+    let job = Box::new(move || {
+        if let Some(work) = take(&theirs) {
+            // Nobody listens any more if it took too long.
+            let _ = tell.send(work());
+        }
     });
     let failed = |why: &str| Error::new(format!("read {file}"), Cause::Unexpected(why.to_owned()));
-    let Ok(thread) = started else {
+    let helper = kept_helper(Option::take).or_else(Helper::start);
+    let Some(helper) = helper.filter(|helper| helper.jobs.send(job).is_ok()) else {
         let work = take(&work).ok_or_else(|| failed("it was read already"))?;
         return Ok(work());
     };
     let patience = Duration::from_millis(PATIENCE.load(Ordering::Relaxed));
     match told.recv_timeout(patience) {
-        Ok((tid, found)) => {
-            let _ = thread.join();
-            await_end(tid);
+        Ok(found) => {
+            helper.keep_or_end();
             Ok(found)
         }
+        // The thread is left behind.
         Err(RecvTimeoutError::Timeout) => Err(Error::os(
             format!(
                 "read {file} (the process is in execve(2), which waits for a file system that does not answer: end the \
@@ -88,7 +86,98 @@ pub fn look<T: Send + 'static>(file: &str, work: impl FnOnce() -> T + Send + 'st
             ),
             Errno::ETIMEDOUT,
         )),
-        Err(RecvTimeoutError::Disconnected) => Err(failed("a bug: the thread that reads it ended")),
+        Err(RecvTimeoutError::Disconnected) => {
+            helper.end();
+            Err(failed("a bug: the thread that reads it ended"))
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that does what [`look`] is given. One that is dropped ends when it has done that.
+struct Helper {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+    /// Its number, known when it has done something.
+    tid: Arc<AtomicI32>,
+}
+
+impl Helper {
+    fn start() -> Option<Helper> {
+        let (jobs, todo) = mpsc::sync_channel::<Job>(1);
+        let tid = Arc::new(AtomicI32::new(0));
+        let own = Arc::clone(&tid);
+        let started = without_signals(|| {
+            thread::Builder::new()
+                .name("signals-look".to_owned())
+                .stack_size(STACK_SIZE)
+                .spawn(move || {
+                    own.store(nix::unistd::gettid().as_raw(), Ordering::Release);
+                    todo.into_iter().for_each(|job| job());
+                })
+        });
+        started.ok().map(|thread| Helper { jobs, thread, tid })
+    }
+
+    fn keep_or_end(self) {
+        let mut helper = Some(self);
+        KEPT.with(|kept| {
+            if let Some(kept) = &mut *kept.borrow_mut() {
+                *kept = helper.take();
+            }
+        });
+        if let Some(helper) = helper {
+            helper.end();
+        }
+    }
+
+    /// It has nothing to do.
+    fn end(self) {
+        drop(self.jobs);
+        let _ = self.thread.join();
+        await_end(Pid::from_raw(self.tid.load(Ordering::Acquire)));
+    }
+}
+
+thread_local! {
+    /// `None`: no [`OneHelper`] is held. Without a destructor, which would keep a plugin from being unloaded; [`OneHelper`] ends
+    /// the thread.
+    static KEPT: ManuallyDrop<RefCell<Option<Option<Helper>>>> =
+        const { ManuallyDrop::new(RefCell::new(None)) };
+}
+
+fn kept_helper<T>(of: impl FnOnce(&mut Option<Helper>) -> Option<T>) -> Option<T> {
+    KEPT.with(|kept| of(kept.borrow_mut().as_mut()?))
+}
+
+/// While this is held, all that the calling thread looks at is looked at by one other thread: to start and to end a thread takes
+/// longer than most looks. If a look takes too long, another thread does those behind it.
+#[derive(Debug)]
+pub struct OneHelper(());
+
+impl OneHelper {
+    /// Begins.
+    #[must_use]
+    pub fn begin() -> OneHelper {
+        KEPT.with(|kept| {
+            kept.borrow_mut().get_or_insert(None);
+        });
+        OneHelper(())
+    }
+}
+
+impl Drop for OneHelper {
+    fn drop(&mut self) {
+        end_helper();
+        KEPT.with(|kept| kept.borrow_mut().take());
+    }
+}
+
+/// Ends the thread that a [`OneHelper`] has kept, so that this program may fork(2).
+pub fn end_helper() {
+    if let Some(helper) = kept_helper(Option::take) {
+        helper.end();
     }
 }
 
@@ -129,5 +218,25 @@ mod tests {
         );
         assert!(late.to_string().contains("read stat"), "{late}");
         drop(keep);
+    }
+
+    /// How many threads a program has, others in these tests' change too: so it is asked which one does the work.
+    #[test]
+    fn one_thread_does_it_all_while_it_is_kept() {
+        let who = || look("a file", || nix::unistd::gettid().as_raw()).unwrap();
+        let one = {
+            let _kept = OneHelper::begin();
+            let one = who();
+            assert_ne!(one, nix::unistd::gettid().as_raw());
+            assert_eq!(who(), one);
+            end_helper();
+            let thread = format!("/proc/self/task/{one}");
+            assert!(std::fs::metadata(thread).is_err(), "it has ended");
+            look("a file", || panic!("a bug")).map(|()| 0).unwrap_err();
+            let other = who();
+            assert_eq!(who(), other);
+            other
+        };
+        assert!(std::fs::metadata(format!("/proc/self/task/{one}")).is_err());
     }
 }

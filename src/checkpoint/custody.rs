@@ -22,7 +22,7 @@ use crate::state::queues::{
     Dropped, StillIn, is_fault, is_timers, only_by_timer, stays_beside_timer,
 };
 use crate::state::{PendingLimit, Queue, Site, dropped, itimers};
-use crate::tracee::{Budget, ByUs, Injector, StoppedProcess};
+use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, rlimit};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
 /// n * n / 2 steps, whatever the queue's length.
@@ -299,7 +299,7 @@ impl Custody {
     /// says otherwise and the guardian has it when this process ends.
     pub fn take_trap(pid: Pid) -> Result<Custody> {
         let inner = || {
-            let limit = proc::rlimit_sigpending(pid)?;
+            let limit = rlimit::sigpending(pid)?;
             let queued = SignalStatus::read(pid, Tid::from(pid))?.queued;
             if !has_room(queued, limit.hard) && !proc::may_raise_limits()? {
                 return Err(no_room(&TakenOut::Trap, limit));

@@ -234,8 +234,8 @@ fn capture<Owner>(
     fault::point(Point::CapturedThreads)?;
 
     let mut state = ProcessState {
+        pid_ns: proc::pid_namespace_by_ids(pid, &status.ids)?,
         ids: status.ids,
-        pid_ns: proc::pid_namespace_of_stopped(pid)?,
         comm: status.comm,
         exe: proc::executable_of_stopped(pid)?,
         compat: stopped.is_compat()?,

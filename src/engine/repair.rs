@@ -12,12 +12,11 @@ use crate::engine::replay::{Extent, Replay, Step};
 use crate::engine::stops;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::proc;
 use crate::state::queues::{before_arrivals, is_timers};
 use crate::state::timers::{with_expiries, with_timer_arrivals};
 use crate::state::{self, PendingLimit, Queue, Site, dropped, itimers, owners};
 pub use crate::state::{Done, Lost};
-use crate::tracee::{Budget, Injector, StoppedProcess};
+use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +160,7 @@ fn undo_dump<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState, repo
         // The limit is not among what was taken out.
         let back = || {
             fault::point(Point::OutGoingBack)?;
-            let limit = proc::rlimit_sigpending(stopped.pid())?;
+            let limit = rlimit::sigpending(stopped.pid())?;
             // With a SIGTRAP alone nothing was taken out that can be pending twice.
             if dumped.taken_out.iter().all(|why| *why == TakenOut::Trap) {
                 return give_back_under(stopped, dumped, limit);
@@ -506,7 +505,7 @@ fn bring_about<Owner>(
 fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> Result<()> {
     let pid = stopped.pid();
     let inner = || match dumped.lent_limit {
-        Some(lent) if proc::rlimit_sigpending(pid)? == lent => {
+        Some(lent) if rlimit::sigpending(pid)? == lent => {
             let mut injector = Injector::new(stopped)?;
             let mut site = Site {
                 injector: &mut injector,

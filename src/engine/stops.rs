@@ -491,6 +491,9 @@ impl Parent {
 
     /// `child`'s id as the parent sees it.
     fn id_of(&self, child: Pid) -> Result<i32> {
+        if self.depth == 0 {
+            return Ok(child.get());
+        }
         let ids = SignalStatus::read(child, Tid::from(child))?.ids;
         ids.as_slice().get(self.depth).copied().ok_or_else(|| {
             Error::new(

@@ -19,6 +19,7 @@ use crate::error::{Cause, Error, Result};
 use crate::image_folder;
 use crate::losses::notices::{Notice, Saying};
 use crate::proc;
+use crate::tracee::ptrace;
 
 /// Of a status of wait(2): the signal, that there is a core file, and how far up the exit status is.
 const SIGNAL: u32 = 0x7f;
@@ -159,6 +160,8 @@ extern "C" fn at_exit() {
 /// If its children can't be listed.
 pub fn ended_children(pid: Pid) -> Result<Vec<(Pid, Status)>> {
     let children = proc::children(pid)?.into_iter();
+    // A process that this thread has stopped has not ended, and need not be looked at.
+    let children = children.filter(|&child| !ptrace::is_stopped(child.into()));
     let ended = |child| proc::exit_status(child).map(|status| (child, Status(status)));
     Ok(children.filter_map(ended).collect())
 }

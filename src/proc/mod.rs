@@ -29,7 +29,7 @@ pub use limits::{cpu_limit, rlimit_sigpending};
 pub use mappings::{Backing, Mapping, Region, is_local, is_memory, mappings, regions};
 pub use program::{
     auxiliary_vector, auxiliary_vector_of_stopped, executable, executable_of_stopped, is_32_bit,
-    pid_namespace_of_stopped,
+    pid_namespace_by_ids, pid_namespace_of_stopped,
 };
 pub use status::{
     Seccomp, SignalStatus, has_capability, is_filtered, is_stopped, may_raise_limits, parent,

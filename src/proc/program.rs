@@ -1,10 +1,11 @@
 //! The program that a process executes.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
 
-use criu_signals_images::{Name, Pid};
+use criu_signals_images::{Name, NsIds, Pid};
 
-use super::{of_task, read};
+use super::{SignalStatus, of_task, read};
 use crate::error::Result;
 use crate::in_time;
 
@@ -65,9 +66,41 @@ pub fn pid_namespace_of_stopped(pid: Pid) -> Result<u64> {
         .map_err(|e| of_task("stat ns/pid", &e))
 }
 
+/// As [`pid_namespace_of_stopped`], for a process of these ids (`NSpid`). One id alone says that the process is in the pid
+/// namespace that /proc shows (proc_pid_status, fs/proc/array.c), of which nothing has to be read again if this process is
+/// in it, too.
+pub fn pid_namespace_by_ids(pid: Pid, ids: &NsIds) -> Result<u64> {
+    static OWN: OnceLock<Option<u64>> = OnceLock::new();
+    let own = || {
+        let this = Pid::own();
+        let ids = SignalStatus::read(this, this.into()).ok()?.ids;
+        (ids.as_slice().len() == 1).then(|| pid_namespace_of_stopped(this).ok())?
+    };
+    match OWN.get_or_init(own) {
+        Some(own) if ids.as_slice().len() == 1 => Ok(*own),
+        _ => pid_namespace_of_stopped(pid),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pid_namespace_by_ids() {
+        let own = Pid::own();
+        let inode = pid_namespace_of_stopped(own).unwrap();
+        for ids in [vec![own.get()], vec![own.get(), 1]] {
+            let ids = NsIds::new(ids).unwrap();
+            assert_eq!(pid_namespace_by_ids(own, &ids).unwrap(), inode);
+        }
+        // One that is here is not read, and one that is below is.
+        let nobody = Pid::new(i32::MAX).unwrap();
+        let here = NsIds::new(vec![nobody.get()]).unwrap();
+        let below = NsIds::new(vec![nobody.get(), 1]).unwrap();
+        assert_eq!(pid_namespace_by_ids(nobody, &here).unwrap(), inode);
+        assert!(pid_namespace_by_ids(nobody, &below).unwrap_err().is_died());
+    }
 
     #[test]
     fn how_wide_an_auxiliary_vector_is() {

@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::error::{Cause, Error, Result};
 use crate::fault;
+use crate::in_time;
 
 /// How long the process that starts a companion may take.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ pub(crate) fn start(
     foreign: &[RawFd],
     work: impl FnOnce() -> i32,
 ) -> Result<()> {
+    in_time::end_helper();
     // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
     match unsafe { fork() }.map_err(|errno| Error::os(what, errno))? {
         // The child's child is the companion: not ours to reap, and no SIGCHLD when it ends.

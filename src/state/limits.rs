@@ -7,7 +7,7 @@ use criu_signals_images::Rlimit;
 
 use super::{Kind, Site};
 use crate::error::Result;
-use crate::proc::{self, SignalStatus};
+use crate::proc::SignalStatus;
 use crate::tracee::{Call, rlimit};
 
 /// Siginfos that may arrive meanwhile.
@@ -22,7 +22,7 @@ impl Kind for PendingLimit {
     type State = Rlimit;
 
     fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Rlimit> {
-        proc::rlimit_sigpending(site.pid())
+        rlimit::sigpending(site.pid())
     }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Rlimit) -> Result<()> {

@@ -268,6 +268,14 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
     }
 }
 
+/// Is the thread in a stop of which the calling thread is the tracer? By `PTRACE_GETEVENTMSG`, which costs least, and fails with
+/// ESRCH for any other thread.
+pub fn is_stopped(tid: Tid) -> bool {
+    let mut message: libc::c_ulong = 0;
+    let at = (&raw mut message).addr();
+    request(libc::PTRACE_GETEVENTMSG, "PTRACE_GETEVENTMSG", tid, 0, at).is_ok()
+}
+
 /// `PTRACE_PEEKSIGINFO` until it returns 0 or there are `most` entries: what is in one queue, in list order, from
 /// index `from` on. `shared` asks for the process's queue instead of the thread's own. Bits without siginfo do not
 /// show here.

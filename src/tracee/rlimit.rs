@@ -1,10 +1,11 @@
-//! prlimit(2), from outside.
+//! prlimit(2), from outside; where prlimit(2) may not read, /proc/PID/limits.
 #![allow(unsafe_code)]
 
 use criu_signals_images::{Pid, Rlimit};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::proc;
 
 /// Sets RLIMIT_SIGPENDING of `pid`.
 ///
@@ -31,4 +32,55 @@ pub fn set_sigpending(pid: Pid, limit: Rlimit) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The soft and hard RLIMIT_SIGPENDING of `pid`.
+///
+/// # Errors
+/// If the process is gone.
+pub fn sigpending(pid: Pid) -> Result<Rlimit> {
+    get(pid, libc::RLIMIT_SIGPENDING).map_or_else(|| proc::rlimit_sigpending(pid), Ok)
+}
+
+/// The soft RLIMIT_CPU of `pid`, in seconds; `None`: unlimited.
+///
+/// # Errors
+/// If the process is gone.
+pub fn cpu_seconds(pid: Pid) -> Result<Option<u64>> {
+    match get(pid, libc::RLIMIT_CPU) {
+        Some(limit) => Ok((limit.soft != Rlimit::INFINITY).then_some(limit.soft)),
+        None => proc::cpu_limit(pid),
+    }
+}
+
+/// `None` where prlimit(2) may not read the limit: it asks for the same uids or CAP_SYS_RESOURCE (check_prlimit_permission,
+/// kernel/sys.c), which /proc/PID/limits does not, but that file shows all sixteen limits as text.
+fn get(pid: Pid, resource: libc::__rlimit_resource_t) -> Option<Rlimit> {
+    let mut found = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: given a null pointer prlimit reads nothing; it writes one rlimit64.
+    let result = unsafe { libc::prlimit64(pid.get(), resource, std::ptr::null(), &raw mut found) };
+    (result == 0).then_some(Rlimit {
+        soft: found.rlim_cur,
+        hard: found.rlim_max,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_read_the_same() {
+        let pid = Pid::own();
+        let read = get(pid, libc::RLIMIT_SIGPENDING).unwrap();
+        assert_eq!(read, proc::rlimit_sigpending(pid).unwrap());
+        assert_eq!(sigpending(pid).unwrap(), read);
+        assert_eq!(cpu_seconds(pid).unwrap(), proc::cpu_limit(pid).unwrap());
+        let nobody = Pid::new(i32::MAX).unwrap();
+        assert!(sigpending(nobody).unwrap_err().is_died());
+        assert!(cpu_seconds(nobody).unwrap_err().is_died());
+    }
 }

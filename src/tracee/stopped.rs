@@ -836,6 +836,26 @@ mod tests {
         Pid::new(child.id().cast_signed()).unwrap()
     }
 
+    /// Neither one that runs, nor one that has ended, nor one that is not this thread's.
+    #[test]
+    fn a_stop_of_this_thread_s_is_told() {
+        let mut child = sleeper();
+        let tid = Tid::from(pid(&child));
+        assert!(!ptrace::is_stopped(tid));
+        let stopped = StoppedProcess::<ByUs>::seize(pid(&child), Duration::from_secs(60)).unwrap();
+        assert!(ptrace::is_stopped(tid));
+        assert!(
+            !std::thread::spawn(move || ptrace::is_stopped(tid))
+                .join()
+                .unwrap()
+        );
+        stopped.release().unwrap();
+        assert!(!ptrace::is_stopped(tid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!ptrace::is_stopped(tid));
+    }
+
     /// Let go before it had stopped, and seized once more by a number that is another's by then: that one goes on.
     #[test]
     fn another_with_its_number_goes_on() {

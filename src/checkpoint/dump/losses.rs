@@ -18,7 +18,7 @@ use crate::losses::{cpu_limit, files, timers, zombies};
 use crate::proc;
 use crate::state::dropped::{self, Found};
 use crate::state::{cpu_clocks, overruns, owners, timers as timers_of};
-use crate::tracee::{ByHost, StoppedProcess};
+use crate::tracee::{ByHost, StoppedProcess, rlimit};
 
 impl Dump {
     fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {
@@ -27,18 +27,19 @@ impl Dump {
 
     /// What ties the process to its parent, and its children that have ended.
     pub(super) fn say_what_parents_lose(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
-        // CRIU hands over parents before their children.
-        let parent = proc::parent(pid)?;
-        let handed = |parent| self.processes.get(parent).is_some_and(|one| one.handed);
-        let parent_is_dumped = parent.as_ref().is_some_and(handed);
+        let ties = Ties::from_state(state);
+        // Who the parent is has to be read, and matters to few.
+        let parent_is_dumped = ties.death_signal().is_some() && self.is_parent_handed(pid)?;
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
-        self.say_or_refuse(parents::at_dump(
-            pid,
-            &Ties::from_state(state),
-            parent_is_dumped,
-        ))?;
+        self.say_or_refuse(parents::at_dump(pid, &ties, parent_is_dumped))?;
         self.say_or_refuse(zombies::at_dump(pid, &zombies::ended_children(pid)?))
+    }
+
+    /// CRIU hands over parents before their children.
+    fn is_parent_handed(&self, pid: Pid) -> Result<bool> {
+        let parent = proc::parent(pid)?;
+        Ok(parent.is_some_and(|parent| self.processes.get(&parent).is_some_and(|one| one.handed)))
     }
 
     /// System calls that begin anew with their whole timeout.
@@ -55,7 +56,7 @@ impl Dump {
 
     /// Whom the SIGIO of its files goes to, and what else goes by time.
     pub(super) fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
-        if let Some(seconds) = proc::cpu_limit(pid)? {
+        if let Some(seconds) = rlimit::cpu_seconds(pid)? {
             self.say_or_refuse([cpu_limit::at_dump(pid, state, seconds)])?;
         }
         let looked = match owners::look(pid) {

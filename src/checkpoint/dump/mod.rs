@@ -32,7 +32,7 @@ use crate::engine::stops::{Before, WaitStatuses};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::{self, Written};
-use crate::in_time;
+use crate::in_time::{self, OneHelper};
 use crate::losses::files::Dumped;
 use crate::losses::notices::Notices;
 use crate::proc::{self, Glimpse};
@@ -139,9 +139,11 @@ impl Dump {
             proc::tree(pid)
         };
         self.root_seen = true;
+        let one_helper = OneHelper::begin();
         for &pid in &seen {
             self.look(pid);
         }
+        drop(one_helper);
         // At the end: what is done before uses memory.
         for pid in seen {
             if self.process(pid).beside_criu {

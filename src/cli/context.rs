@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 use clap::{Args, ColorChoice};
-use criu_signals::images::{Pid, Shown as _};
+use criu_signals::images::{Pid, Shown as _, Tid};
+use criu_signals::proc_sig::Subject;
 use criu_signals::process::worker::{self, DEFERRED, Role};
 use nix::sys::signal::raise;
 use nix::sys::wait::WaitStatus;
@@ -84,6 +85,29 @@ pub fn pid(text: &str) -> Result<Pid, String> {
         .and_then(existing)
 }
 
+/// `PID` or `PID/TID`, or the same as folders of `/proc`: `/proc/PID`, `/proc/PID/task/TID`. There must be such a process.
+pub fn subject(text: &str) -> Result<Subject, String> {
+    let wrong = || format!("{text:?} is neither PID nor PID/TID");
+    let (process, thread) = match text.strip_prefix("/proc/") {
+        Some(place) => match place.split_once("/task/") {
+            Some((process, thread)) => (process, Some(thread)),
+            None => (place, None),
+        },
+        None => match text.split_once('/') {
+            Some((process, thread)) => (process, Some(thread)),
+            None => (text, None),
+        },
+    };
+    let id = |text: &str| {
+        let text = text.strip_suffix('/').unwrap_or(text);
+        text.parse().ok().and_then(Pid::new).ok_or_else(wrong)
+    };
+    Ok(Subject {
+        thread: thread.map(|tid| id(tid).map(Tid::from)).transpose()?,
+        pid: id(process).and_then(existing)?,
+    })
+}
+
 /// The number in `PID` or `/proc/PID`.
 pub fn number(text: &str) -> Option<Pid> {
     let text = match text.strip_prefix("/proc/") {
@@ -142,6 +166,39 @@ mod tests {
         }
         let said = pid("2147483647").unwrap_err();
         assert_eq!(said, "there is no process 2147483647 in /proc");
+    }
+
+    #[test]
+    fn subjects() {
+        let pid = Pid::new(std::process::id().cast_signed()).unwrap();
+        let whole = Subject { pid, thread: None };
+        let thread = Subject {
+            pid,
+            thread: Tid::new(7),
+        };
+        for (text, wanted) in [
+            (format!("{pid}"), whole),
+            (format!("/proc/{pid}"), whole),
+            (format!("/proc/{pid}/"), whole),
+            (format!("{pid}/7"), thread),
+            (format!("/proc/{pid}/task/7"), thread),
+            (format!("/proc/{pid}/task/7/"), thread),
+        ] {
+            assert_eq!(subject(&text), Ok(wanted), "{text}");
+        }
+        for wrong in [
+            "",
+            "x",
+            "0",
+            "1/",
+            "1/x",
+            "1/2/3",
+            "/proc/1/2",
+            "/proc/",
+            "1/task/1",
+        ] {
+            subject(wrong).expect_err(wrong);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cat;
 mod check;
+mod clear;
 mod context;
 mod decode;
 mod diff;
@@ -15,6 +16,7 @@ mod progress;
 mod ps;
 mod restore;
 mod send;
+mod set;
 mod show;
 mod source;
 mod style;
@@ -63,6 +65,8 @@ enum Command {
     Trace(trace::Trace),
     Diff(diff::Diff),
     Send(send::Send),
+    Set(set::Set),
+    Clear(clear::Clear),
     Cat(cat::Cat),
     Write(write::Write),
     Mount(mount::Mount),
@@ -92,6 +96,8 @@ pub fn run() -> ExitCode {
         Command::Trace(trace) => trace.run(&context),
         Command::Diff(diff) => diff.run(&context),
         Command::Send(send) => send.run(&context),
+        Command::Set(set) => set.run(&context),
+        Command::Clear(clear) => clear.run(&context),
         Command::Cat(cat) => cat.run(&context),
         Command::Write(write) => write.run(&context),
         Command::Mount(mount) => mount.run(&context),

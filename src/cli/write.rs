@@ -28,12 +28,13 @@ Examples:
 
 Exit codes:
   0  the state was written and read back
-  2  nothing was changed; standard error gives the reason, and for an error in the text its line and column")]
+  2  nothing was changed, unless standard error says so; standard error gives the reason, and for an error in the text its line and column")]
 pub struct Write {
     /// FILE is action, altstack, blocked, pending or shared_pending.
     #[arg(value_name = "PID[/TID]/FILE", value_parser = place)]
     place: Place,
-    /// File with the text. Standard input if omitted or `-`.
+    /// Name of a file that contains the text; not the text itself. Standard input if omitted or `-`.
+    #[arg(value_name = "TEXTFILE")]
     text: Option<PathBuf>,
     /// The text was printed by the kernel patches of 2007, whose masks begin with column 0. Needed only for a mask by
     /// itself; every other text identifies its format.
@@ -42,6 +43,16 @@ pub struct Write {
     /// Accept handler and restorer addresses at which the process has no executable memory.
     #[arg(long)]
     force: bool,
+}
+
+/// What the argument may have been taken for.
+fn hint(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::NotFound => {
+            " (the argument is a file with the text; to change single signals use `criu-signals set` and `clear`)"
+        }
+        _ => "",
+    }
 }
 
 impl Write {
@@ -53,7 +64,8 @@ impl Write {
         let mut bytes = Vec::new();
         let name = match &self.text {
             Some(path) if path.as_os_str() != "-" => {
-                bytes = fs::read(path).map_err(|e| format!("read {}: {e}", path.shown()))?;
+                bytes = fs::read(path)
+                    .map_err(|e| format!("read {}: {e}{}", path.shown(), hint(&e)))?;
                 path.shown().to_string()
             }
             _ => {

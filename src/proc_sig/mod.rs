@@ -20,9 +20,11 @@ use crate::process::same_program::SameProgram;
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 
+mod change;
 mod subject;
 pub mod waiters;
 
+pub use change::{Change, Changed, MaskChange, Reaction, Removed, change, clear};
 pub use subject::{ParseSubjectError, Subject};
 
 const SA_SIGINFO: u64 = 0x4;
@@ -201,8 +203,15 @@ impl Held {
                 injector: &mut injector,
                 tid,
             });
-            injector.finish()?;
-            done
+            match (injector.finish(), &done) {
+                (Ok(()), _) => done,
+                // Nothing can be made inside the process any more, so that nothing can be put back either.
+                (Err(e), Ok(_)) if phase == Phase::Replay && !e.is_died() => {
+                    let what = format!("{e}; the change itself was made and read back");
+                    Err(Error::new("leave the process", Cause::Unexpected(what)))
+                }
+                (Err(e), _) => Err(e),
+            }
         };
         inner().map_err(|e: Error| e.in_thread(tid).during(phase, self.stopped.pid()))
     }
@@ -329,10 +338,22 @@ fn write_actions(
 ) -> Result<Vec<String>> {
     let before = SignalDispositions::capture(site)?;
     let mut wanted = actions.over(&before);
-    let said = match addresses {
+    let mut said = match addresses {
         Addresses::Checked => fit_addresses(&before, &mut wanted, &proc::regions(site.pid())?)?,
         Addresses::AsWritten => Vec::new(),
     };
+    let removed = replace_actions(site, &before, wanted)?;
+    let discarded = removed.iter().flat_map(Removed::lines);
+    said.extend(discarded.map(|what| format!("discarded, because it is ignored now: {what}")));
+    Ok(said)
+}
+
+/// Makes the dispositions `wanted`, or else what they were `before`. Returns the pending signals that this has discarded.
+fn replace_actions(
+    site: &mut Site<'_, '_, ByUs>,
+    before: &Dispositions,
+    mut wanted: Dispositions,
+) -> Result<Vec<Removed>> {
     for signo in SigNo::all() {
         // As sigaction(2): an attempt to block these two is ignored.
         wanted[signo].mask = without_unblockable(wanted[signo].mask);
@@ -345,27 +366,36 @@ fn write_actions(
         }
     }
     // Pending signals that become ignored are flushed (do_sigaction), which is what the write means, unless it fails.
-    let queues = if flushes(site, &before, &wanted)? {
+    let ignored = newly_ignored(before, &wanted);
+    let queues = if any_pending(site, ignored)? {
         all_queues(site)?
     } else {
         Vec::new()
     };
-    put_back::<SignalDispositions, _>(site, &wanted)
-        .map(|_| said)
-        .map_err(|e| {
-            let mut back = || {
-                put_back::<SignalDispositions, _>(site, &before)?;
-                queues.iter().try_for_each(|(tid, which, pending)| {
-                    let site = &mut Site {
-                        injector: &mut *site.injector,
-                        tid: *tid,
-                    };
-                    let found = which.read(site, usize::MAX)?;
-                    which.set(site, &found, pending)
-                })
-            };
-            also(e, back().err())
-        })
+    if let Err(e) = put_back::<SignalDispositions, _>(site, &wanted) {
+        let mut back = || {
+            put_back::<SignalDispositions, _>(site, before)?;
+            queues.iter().try_for_each(|(tid, which, pending)| {
+                let site = &mut Site {
+                    injector: &mut *site.injector,
+                    tid: *tid,
+                };
+                let found = which.read(site, usize::MAX)?;
+                which.set(site, &found, pending)
+            })
+        };
+        return Err(also(e, back().err()));
+    }
+    let discarded = |(tid, queue, pending): (Tid, Queue, Pending)| Removed {
+        tid,
+        queue,
+        pending: change::only(&pending, ignored),
+        again: SigSet::EMPTY,
+    };
+    let removed = queues.into_iter().map(discarded);
+    Ok(removed
+        .filter(|removed| !removed.pending.bits.is_empty())
+        .collect())
 }
 
 fn is_ignored(signo: SigNo, disposition: &Disposition) -> bool {
@@ -373,22 +403,18 @@ fn is_ignored(signo: SigNo, disposition: &Disposition) -> bool {
         || disposition.is_default_handler() && signo.default_action() == DefaultAction::Ignore
 }
 
-fn flushes(
-    site: &Site<'_, '_, ByUs>,
-    before: &Dispositions,
-    wanted: &Dispositions,
-) -> Result<bool> {
-    let ignored: SigSet = wanted
-        .iter()
-        .filter(|&(signo, disposition)| {
-            *disposition != before[signo] && is_ignored(signo, disposition)
-        })
-        .map(|(signo, _)| signo)
-        .collect();
+fn newly_ignored(before: &Dispositions, wanted: &Dispositions) -> SigSet {
+    let changed = wanted.iter().filter(|&(signo, disposition)| {
+        *disposition != before[signo] && is_ignored(signo, disposition)
+    });
+    changed.map(|(signo, _)| signo).collect()
+}
+
+fn any_pending(site: &Site<'_, '_, ByUs>, signals: SigSet) -> Result<bool> {
     let pending = all_bits(site)?
         .iter()
         .fold(SigSet::EMPTY, |all, (_, _, bits)| all.union(*bits));
-    Ok(!pending.intersection(ignored).is_empty())
+    Ok(!pending.intersection(signals).is_empty())
 }
 
 /// What is pending in each queue of the process.

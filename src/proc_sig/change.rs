@@ -192,7 +192,7 @@ impl Held {
     /// Makes a change.
     ///
     /// # Errors
-    /// Those of [`change`](self::change).
+    /// Those of [`change`].
     pub fn change(&self, change: &Change) -> Result<Changed> {
         use criu_signals_images::text::SigFile;
         refuse_impossible(change).map_err(|e| e.during(Phase::Replay, self.stopped.pid()))?;
@@ -216,7 +216,7 @@ impl Held {
     /// Removes pending signals from the private queue of `thread`, or from all queues of the process.
     ///
     /// # Errors
-    /// Those of [`clear`](self::clear).
+    /// Those of [`clear`].
     pub fn clear(&self, thread: Option<Tid>, signals: SigSet) -> Result<Vec<Removed>> {
         use criu_signals_images::text::SigFile;
         // What is done in other threads as well is reached through the leader.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * As many processes and threads as the argument says: PROCESSES,THREADS. Each thread has its own mask and alternate
- * stack, and one signal with a value in its queue. They wait until somebody ends them.
+ * As many processes and threads as the argument says: PROCESSES,THREADS[,DEPTH]. Each thread has its own mask and alternate
+ * stack, and one signal with a value in its queue, or DEPTH of them. They wait until somebody ends them.
  *
  * For measuring: it does not record its state as the other victims do, and has more threads than those may have.
  */
@@ -12,7 +12,7 @@
 
 enum { STACK = 64 * 1024, ALT_STACK = 8192 };
 
-static int processes, threads;
+static int processes, threads, depth = 1;
 static sem_t *ready;
 
 static void set_up(int index)
@@ -23,7 +23,8 @@ static void set_up(int index)
 	if (!ss.ss_sp || sigaltstack(&ss, NULL))
 		victim_die("sigaltstack: %m");
 	k_setmask(SIGBIT(SIGRTMIN + 1) | SIGBIT(SIGUSR1) | SIGBIT(index % 8 + 1));
-	k_queue_private(&info);
+	for (int i = 0; i < depth; i++)
+		k_queue_private(&info);
 }
 
 static void *thread(void *index)
@@ -54,8 +55,8 @@ static void process(void)
 int main(int argc, char **argv)
 {
 	victim_begin(argc, argv);
-	if (sscanf(victim_arg(), "%d,%d", &processes, &threads) != 2 || processes < 1 || threads < 1)
-		victim_die("the argument is PROCESSES,THREADS");
+	if (sscanf(victim_arg(), "%d,%d,%d", &processes, &threads, &depth) < 2 || processes < 1 || threads < 1)
+		victim_die("the argument is PROCESSES,THREADS[,DEPTH]");
 	ready = mmap(NULL, sizeof(*ready), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (ready == MAP_FAILED || sem_init(ready, 1, 0))
 		victim_die("sem_init: %m");

@@ -144,7 +144,76 @@ fn inside() -> Result<()> {
         victim.end();
     }
     println!("{processes}");
+    println!("{}", readers(&dir, rounds, &ours, gdb.is_some())?);
     Ok(())
+}
+
+/// Ways to read one process, and how often the process left its processors for each: threads and entries in each queue.
+fn readers(dir: &RunDir, rounds: usize, ours: &Path, gdb: bool) -> Result<Table> {
+    const CASES: [(usize, usize); 3] = [(1, 1), (64, 1), (1, 40_000)];
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "threads",
+        "entries each",
+        "reader",
+        "time",
+        "context switches",
+    ]);
+    for (threads, depth) in CASES {
+        let run = RunDir::create(&dir.file("readers"))?;
+        let arg = format!("1,{threads},{depth}");
+        let victim = Victim::start(&config::victim("crowd", false), Some(&arg), &run, false)?;
+        let pid = victim.pid().to_string();
+        let status = format!("/proc/{pid}/status");
+        let by_gdb = gdb_args(&pid);
+        let stopping = ["show", "--stop", "--json", &pid];
+        let by_bpf = ["show", "--no-stop", "--json", &pid];
+        let by_cat = [status.as_str()];
+        let mut ways: Vec<(&str, &Path, &[&str])> = vec![
+            ("show --stop --json", ours, &stopping),
+            ("show --no-stop --json", ours, &by_bpf),
+            ("cat /proc/PID/status", Path::new("cat"), &by_cat),
+        ];
+        if gdb {
+            ways.push(("gdb", Path::new("gdb"), &by_gdb));
+        }
+        let mut figures = vec![(Vec::new(), Vec::new()); ways.len()];
+        for _ in 0..rounds {
+            for ((_, program, args), (took, switched)) in ways.iter().zip(&mut figures) {
+                let before = switches(victim.pid())?;
+                took.push(timed(program, args)?.0);
+                switched.push(switches(victim.pid())? - before);
+            }
+        }
+        for ((name, ..), (mut took, mut switched)) in ways.iter().zip(figures) {
+            switched.sort_unstable();
+            table.add_row([
+                threads.to_string(),
+                depth.to_string(),
+                (*name).to_owned(),
+                ms(median(&mut took)),
+                switched[switched.len() / 2].to_string(),
+            ]);
+        }
+        victim.end();
+    }
+    Ok(table)
+}
+
+/// How often the threads of a process have left a processor.
+fn switches(pid: procfs::Pid) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(entry?.path().join("status"))?;
+        let counts = status
+            .lines()
+            .filter_map(|line| line.split_once("ctxt_switches:"))
+            .map(|(_, count)| count.trim().parse::<u64>());
+        for count in counts {
+            sum += count.context("ctxt_switches")?;
+        }
+    }
+    Ok(sum)
 }
 
 /// How long a dump took, and how long the processes were held.

@@ -95,8 +95,8 @@ test: root faults build ## runs all tests: units, documentation, then the scenar
 	$(cargo_test) --test '*'$(test_args)
 
 gaps: PROFILE := release
-gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md (ARGS="--case 9" for some)
-	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md)
+gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md and docs/gaps.json (ARGS="--case 9" for some)
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin gaps -- $(or $(ARGS),--markdown docs/gaps.md --json docs/gaps.json)
 
 chance: PROFILE := release
 chance: root faults build ## runs programs in random states, some hundred seeds, against their own control (ARGS="--seeds 0..20000"; docs/chance.md)

@@ -18,7 +18,7 @@ use criu_tests::ns::{self, Place};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::{self, Decision};
 
-const USAGE: &str = "usage: gaps [--case NAME]... [--mode MODE]... [--repeats N] [--jobs N] [--keep] [--markdown FILE] [--list]
+const USAGE: &str = "usage: gaps [--case NAME]... [--mode MODE]... [--repeats N] [--jobs N] [--keep] [--markdown FILE] [--json FILE] [--list]
 NAME: a case (9-delete) or all of a number (9). MODE: control, alone, plugin, left-alone, left-plugin.";
 
 fn main() -> Result<ExitCode> {
@@ -53,7 +53,7 @@ fn outside(args: &[String]) -> Result<ExitCode> {
         jobs: 2,
         keep: false,
     };
-    let mut markdown = None;
+    let (mut markdown, mut json) = (None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || {
@@ -78,6 +78,7 @@ fn outside(args: &[String]) -> Result<ExitCode> {
             "--jobs" => plan.jobs = value()?.parse().context("--jobs")?,
             "--keep" => plan.keep = true,
             "--markdown" => markdown = Some(PathBuf::from(value()?)),
+            "--json" => json = Some(PathBuf::from(value()?)),
             "--list" => {
                 for row in rows() {
                     println!("{:<24} {}", row.name, row.title);
@@ -125,13 +126,20 @@ fn outside(args: &[String]) -> Result<ExitCode> {
     })?;
     let judged = report::judge(&plan.rows, &runs);
     print!("{}", report::text(&judged));
-    if let Some(path) = markdown {
-        ensure!(whole, "--markdown is for all cases in all ways");
+    if markdown.is_some() || json.is_some() {
+        ensure!(whole, "--markdown and --json are for all cases in all ways");
         let kernel =
             fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's version")?;
         let kernel = kernel.trim().split('-').next().unwrap_or_default();
-        fs::write(&path, report::markdown(&judged, &criu, kernel))
-            .with_context(|| path.display().to_string())?;
+        let write = |path: Option<PathBuf>, text: String| match path {
+            Some(path) => fs::write(&path, text).with_context(|| path.display().to_string()),
+            None => Ok(()),
+        };
+        write(markdown, report::markdown(&judged, &criu, kernel))?;
+        write(
+            json,
+            format!("{:#}\n", report::json(&judged, &criu, kernel)),
+        )?;
     }
     let mut code = ExitCode::SUCCESS;
     // With some of the columns only, nothing follows.

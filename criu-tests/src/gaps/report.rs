@@ -1,7 +1,9 @@
-//! The table, as text and as Markdown.
+//! The table, as text, as Markdown and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use serde_json::{Value, json};
 
 use crate::gaps::matrix::Runs;
 use crate::gaps::table::Row;
@@ -195,6 +197,25 @@ pub fn markdown(judged: &[Judged<'_>], criu: &str, kernel: &str) -> String {
         );
     }
     out
+}
+
+/// For programs: the same as [`markdown`]. `outcomes` has the ways by their names (`gaps --mode`).
+pub fn json(judged: &[Judged<'_>], criu: &str, kernel: &str) -> Value {
+    let cases = judged.iter().map(|j| {
+        let outcomes: serde_json::Map<String, Value> = Mode::ALL
+            .into_iter()
+            .map(|mode| (mode.name().to_owned(), j.cell(mode).into()))
+            .collect();
+        json!({
+            "case": j.row.name,
+            "title": j.row.title,
+            "verdict": j.verdict.to_string(),
+            "criu_alone_is_right": j.alone_is_right(),
+            "runs": j.repeats(),
+            "outcomes": outcomes,
+        })
+    });
+    json!({"criu": criu, "kernel": kernel, "cases": cases.collect::<Vec<_>>()})
 }
 
 /// A line of criu's log without time stamp, place and pids.

@@ -56,6 +56,7 @@ fn tests() -> Vec<Test> {
         test("long-mode.show", long_mode_show).needs(&[Need::Ia32]),
         test("executing.criu", executing_criu),
         test("siblings.show", siblings_show),
+        test("thread-zombie.criu", thread_zombie_criu),
         probed("probed.show", |victim, _| probed_show(victim)),
         probed("probed.killed", |victim, _| probed_killed(victim)),
         probed("probed.criu", probed_criu),
@@ -618,6 +619,20 @@ fn siblings_show(dir: &RunDir) -> Result<()> {
         }
     }
     victim.finish(CHECK)
+}
+
+/// A child that has ended is found whichever thread has made it, and one whose end CRIU recreates is not spoken of.
+fn thread_zombie_criu(dir: &RunDir) -> Result<()> {
+    for (signal, said) in [("64", true), ("9", false)] {
+        let dir = RunDir::create(&dir.file(signal))?;
+        let victim = start("thread_zombie", Some(signal), &dir)?;
+        let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
+        ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
+        let found = dump.log.contains("is a zombie (not waited for)");
+        ensure!(found == said, "signal {signal}: {}", dump.tail(20));
+        victim.finish(CHECK)?;
+    }
+    Ok(())
 }
 
 // ---- uprobes --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 //! The whole signal state of one stopped process.
 
 use criu_signals_images::{
-    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState, SigNo,
-    ThreadState, Tid, WaitStatus,
+    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState,
+    SIGINFO_SIZE, SigNo, ThreadState, Tid, WaitStatus,
 };
+use nix::errno::Errno;
 
 use crate::arch;
 use crate::error::{Error, Phase, Result};
@@ -16,14 +17,42 @@ use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
     PosixTimers, Queue, SignalDispositions, SignalMask, Site, exactly, in_handler, itimers,
 };
-use crate::tracee::{Budget, Injector, Outcome, Remembered, StoppedProcess, ptrace};
+use crate::tracee::{Budget, Call, Injector, Outcome, Remembered, StoppedProcess, ptrace};
 
 /// Captures the signal state of `stopped`, which is afterwards as it was before.
 ///
 /// # Errors
 /// Whatever could not be read, with phase, pid, tid, operation and errno. There is no partial result.
 pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
-    run(stopped, Phase::Capture, &Reading::Whole)
+    run(stopped, Phase::Capture, &Reading::Whole).map(|found| found.state)
+}
+
+/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given.
+pub(crate) fn dumped<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    most: Option<usize>,
+) -> Result<(Found, Entries)> {
+    let Some(most) = most else {
+        let found = run(stopped, Phase::Capture, &Reading::Whole)?;
+        return Ok((found, Entries::Known));
+    };
+    let mut found = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
+    let is_shallow = |pending: &Pending| pending.queue.len() <= most;
+    if found.state.queues().all(is_shallow) {
+        return Ok((found, Entries::Known));
+    }
+    for pending in found.state.queues_mut() {
+        pending.queue.clear();
+    }
+    Ok((found, Entries::Unread))
+}
+
+/// What a capture has found.
+pub(crate) struct Found {
+    /// The signal state.
+    pub state: ProcessState,
+    /// Has the process a child that has ended and that nobody has waited for? Also true if that is not known.
+    pub has_zombies: bool,
 }
 
 /// What a captured state knows of the entries of queues.
@@ -43,14 +72,7 @@ pub fn unless_deeper<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: usize,
 ) -> Result<(ProcessState, Entries)> {
-    let mut state = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
-    if state.queues().all(|pending| pending.queue.len() <= most) {
-        return Ok((state, Entries::Known));
-    }
-    for pending in state.queues_mut() {
-        pending.queue.clear();
-    }
-    Ok((state, Entries::Unread))
+    dumped(stopped, Some(most)).map(|(found, entries)| (found.state, entries))
 }
 
 /// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deep ones stay so.
@@ -110,7 +132,7 @@ pub fn at_most<Owner>(
 ) -> Result<(ProcessState, Vec<usize>)> {
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let state = capture(&mut injector, &Reading::UpTo(most))?;
+        let Found { state, .. } = capture(&mut injector, &Reading::UpTo(most))?;
         let mut depth = |queue: Queue, tid, pending: &Pending| {
             if pending.queue.len() < most {
                 return Ok(pending.queue.len());
@@ -139,7 +161,7 @@ pub(crate) fn expecting<Owner>(
     phase: Phase,
     expected: &ProcessState,
 ) -> Result<ProcessState> {
-    run(stopped, phase, &Reading::Expecting(expected))
+    run(stopped, phase, &Reading::Expecting(expected)).map(|found| found.state)
 }
 
 /// How queues are read.
@@ -193,22 +215,19 @@ fn run<Owner>(
     stopped: &StoppedProcess<Owner>,
     phase: Phase,
     reading: &Reading<'_>,
-) -> Result<ProcessState> {
+) -> Result<Found> {
     let _budget = Budget::of_process();
     let _registers = Remembered::begin();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let state = capture(&mut injector, reading)?;
+        let found = capture(&mut injector, reading)?;
         injector.finish()?;
-        Ok(state)
+        Ok(found)
     };
     inner().map_err(|e: Error| e.during(phase, stopped.pid()))
 }
 
-fn capture<Owner>(
-    injector: &mut Injector<'_, Owner>,
-    reading: &Reading<'_>,
-) -> Result<ProcessState> {
+fn capture<Owner>(injector: &mut Injector<'_, Owner>, reading: &Reading<'_>) -> Result<Found> {
     let stopped = injector.process();
     let pid = stopped.pid();
     let leader = stopped.leader();
@@ -229,6 +248,7 @@ fn capture<Owner>(
     let Inside {
         dispositions,
         interval_timers,
+        has_zombies,
         threads,
     } = ask(injector, &status, threads)?;
     fault::point(Point::CapturedThreads)?;
@@ -262,7 +282,7 @@ fn capture<Owner>(
     }
     state.timers = PosixTimers::capture(injector, &state)?;
     fault::point(Point::Captured)?;
-    Ok(state)
+    Ok(Found { state, has_zombies })
 }
 
 fn threads_from_outside<Owner>(
@@ -296,7 +316,28 @@ fn threads_from_outside<Owner>(
 struct Inside {
     dispositions: Dispositions,
     interval_timers: Vec<IntervalTimer>,
+    has_zombies: bool,
     threads: Vec<ThreadState>,
+}
+
+/// waitid(P_ALL, 0, info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL): answers for the children of all threads, which
+/// /proc lists by thread, and uses nothing up.
+fn look_for_zombies() -> Call {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    Call::new(libc::SYS_waitid, "waitid")
+        .value(u64::from(libc::P_ALL))
+        .value(0)
+        .output(SIGINFO_SIZE)
+        .value(u64::from(options.cast_unsigned()))
+        .value(0)
+}
+
+/// `si_signo` is 0 where there is none (waitid(2)).
+fn has_zombies(found: &Outcome) -> bool {
+    match found.errno() {
+        Some(errno) => errno != Errno::ECHILD,
+        None => found.output.iter().take(4).any(|&byte| byte != 0),
+    }
 }
 
 /// `status` is the leader's.
@@ -311,11 +352,14 @@ fn ask<Owner>(
     let mut of_leader = SignalDispositions::read();
     let dispositions = of_leader.len();
     of_leader.extend(itimers::read());
+    let zombies = of_leader.len();
+    of_leader.push(look_for_zombies());
     let of_process = of_leader.len();
     of_leader.extend(asked.clone());
     let [outcomes] = exactly(injector.run_in_each([(leader, status)], &of_leader)?)?;
     let mut outcomes = outcomes;
     let mut leaders = Some(outcomes.split_off(of_process));
+    let has_zombies = outcomes.split_off(zombies).iter().any(has_zombies);
     let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
     let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
     fault::point(Point::CapturedDispositions)?;
@@ -339,6 +383,7 @@ fn ask<Owner>(
     Ok(Inside {
         dispositions,
         interval_timers,
+        has_zombies,
         threads,
     })
 }

@@ -32,7 +32,7 @@ impl Dump {
     fn complete<'p>(&mut self, mut captured: Captured<'p>) -> Result<Completed<'p>> {
         let pid = captured.stopped.pid();
         // Before anything is taken out.
-        self.say_what_parents_lose(pid, &captured.state)?;
+        self.say_what_parents_lose(&captured)?;
         self.look_at_files(pid, &mut captured.state)?;
         let process = self.process(pid);
         process.captured = Some(captured.state.ids.innermost());

@@ -26,13 +26,17 @@ impl Dump {
     }
 
     /// What ties the process to its parent, and its children that have ended.
-    pub(super) fn say_what_parents_lose(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
+    pub(super) fn say_what_parents_lose(&mut self, captured: &Captured<'_>) -> Result<()> {
+        let (pid, state) = (captured.stopped.pid(), &captured.state);
         let ties = Ties::from_state(state);
         // Who the parent is has to be read, and matters to few.
         let parent_is_dumped = ties.death_signal().is_some() && self.is_parent_handed(pid)?;
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
         self.say_or_refuse(parents::at_dump(pid, &ties, parent_is_dumped))?;
+        if !captured.has_zombies {
+            return Ok(());
+        }
         self.say_or_refuse(zombies::at_dump(pid, &zombies::ended_children(pid)?))
     }
 

@@ -16,7 +16,7 @@ use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo};
 use crate::checkpoint::custody::Custody;
 use crate::checkpoint::guardian::Guardian;
 use crate::checkpoint::options::{Options, TakeOut};
-use crate::engine::capture::{self, Entries};
+use crate::engine::capture::{self, Entries, Found};
 use crate::engine::repair;
 use crate::engine::stops::Before;
 use crate::error::{Cause, Error, Phase, Result};
@@ -92,17 +92,17 @@ impl<'p> Confirmed<'p> {
 
     pub fn capture(self, options: &Options) -> Result<Captured<'p>> {
         let Confirmed { stopped, calls } = self;
-        let (state, entries) = match options.take_out {
-            TakeOut::Never => (capture::process(stopped)?, Entries::Known),
-            TakeOut::Auto | TakeOut::Always => {
-                capture::unless_deeper(stopped, options.limits.deep)?
-            }
+        let deep = match options.take_out {
+            TakeOut::Never => None,
+            TakeOut::Auto | TakeOut::Always => Some(options.limits.deep),
         };
+        let (Found { state, has_zombies }, entries) = capture::dumped(stopped, deep)?;
         Ok(Captured {
             stopped,
             calls,
             state,
             entries,
+            has_zombies,
         })
     }
 }
@@ -113,6 +113,8 @@ pub(super) struct Captured<'p> {
     calls: interrupted::Confirmed,
     pub state: ProcessState,
     pub entries: Entries,
+    /// Has it perhaps children that have ended and that nobody has waited for?
+    pub has_zombies: bool,
 }
 
 impl<'p> Captured<'p> {

@@ -51,6 +51,8 @@ pub mod run_report;
 pub mod setting_names;
 #[cfg(feature = "engine")]
 pub mod state;
+#[cfg(feature = "symbols")]
+pub mod symbols;
 #[cfg(feature = "engine")]
 pub mod tracee;
 

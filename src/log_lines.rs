@@ -1,6 +1,6 @@
 //! The log lines of a capture and of a check. Programs parse these lines: docs/report.md.
 
-use criu_signals_images::{Image, Pid, SigNo};
+use criu_signals_images::{CodePlace, Image, Pid, SigNo};
 
 use crate::engine::repair::Report;
 
@@ -33,6 +33,11 @@ pub fn summary(pid: Pid, image: &Image, name: &str) -> String {
 /// What a check's log lines say: one for the process, one for each difference, one for what was not compared, one for each
 /// operation that failed.
 pub fn lines(report: &Report) -> Vec<String> {
+    lines_with_names(report, [&[], &[]])
+}
+
+/// The same with the names of addresses of what was dumped and of what is found.
+pub fn lines_with_names(report: &Report, [dumped, found]: [&[CodePlace]; 2]) -> Vec<String> {
     let pid = report.pid;
     let mut lines = vec![format!(
         "pid {pid}: verdict={} threads={} siginfos={} given-back={} arrived-since={} differences={} failures={}",
@@ -45,10 +50,9 @@ pub fn lines(report: &Report) -> Vec<String> {
         report.failures(),
     )];
     lines.extend(report.findings.iter().map(|(d, done)| {
-        format!(
-            "pid {pid}: {} {}: dumped: {}; found: {}; {done}",
-            d.place, d.field, d.dumped, d.found
-        )
+        let [was, is] = d.named(dumped, found);
+        let (place, field) = (d.place, d.field);
+        format!("pid {pid}: {place} {field}: dumped: {was}; found: {is}; {done}")
     }));
     if !report.not_compared.is_empty() {
         lines.push(not_compared(pid, &report.not_compared));
@@ -74,6 +78,7 @@ mod tests {
     fn failures_are_counted() {
         let process = ProcessState::bare(NsIds::new(vec![7]).expect("an id"));
         let gone = Difference {
+            dispositions: None,
             place: Place::Thread(8),
             field: Field::ThreadMissing,
             dumped: "a thread".to_owned(),

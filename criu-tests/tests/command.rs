@@ -15,6 +15,7 @@ use criu_tests::config;
 use criu_tests::criu::Criu;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use nix::sys::signal::{Signal, kill};
@@ -42,6 +43,12 @@ fn tests() -> Vec<Test> {
         test("show.namespaces", show_namespaces),
         test("show.stopped", show_stopped),
         test("show.numbers-have-names", show_numbers_have_names),
+        test("names.live", names_live),
+        test("names.deleted", names_deleted),
+        test("names.mount-namespace", names_in_mount_namespace),
+        test("names.no-elf-file", names_without_elf),
+        test("names.images", names_in_images),
+        test("names.diff-and-verify", names_of_differences),
         test("images.ours-and-criu's", ours_and_criu_s),
         test("images.taken-out", images_of_what_was_taken_out),
         test("images.core-alone", core_alone),
@@ -183,15 +190,194 @@ fn show_live(dir: &RunDir) -> Result<()> {
 
 fn show_numbers_have_names(dir: &RunDir) -> Result<()> {
     let victim = start("posix_timer", None, dir)?;
-    for means in ["--stop", "--no-stop"] {
-        if means == "--no-stop" && criu_tests::skip::Need::Btf.missing().is_some() {
-            continue;
-        }
+    for means in means() {
         let said = run(&["show", means, &victim.pid().to_string()])?.expect(OK)?;
         said.line(&["SIGRTMIN+1 value", "to process, CLOCK_MONOTONIC,"])?;
         said.line(&["SIGRTMIN+2 value", "to thread", "CLOCK_MONOTONIC,"])?;
     }
     victim.finish(CHECK)
+}
+
+/// The address of `handler` in a victim's file, as nm(1) tells it.
+fn address_in(program: &Path, symbol: &str) -> Result<u64> {
+    let output = Command::new("nm").arg(program).output().context("nm")?;
+    let text = String::from_utf8(output.stdout)?;
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next_back() == Some(symbol))
+        .with_context(|| format!("{}: no {symbol}", program.display()))?;
+    Ok(u64::from_str_radix(
+        line.split(' ').next().unwrap_or(""),
+        16,
+    )?)
+}
+
+fn names_live(dir: &RunDir) -> Result<()> {
+    let program = config::victim("demo", false);
+    let address = address_in(&program, "handler")?;
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid().to_string();
+    for means in means() {
+        let said = run(&["show", means, &pid])?.expect(OK)?;
+        said.line(&[&format!(
+            "handler {address:#x} [handler, demo+{address:#x}] flags"
+        )])?;
+        let json = run(&["show", means, "--json", &pid])?.expect(OK)?.json()?;
+        let named = json["names"].as_array().context("names")?;
+        let name = named.iter().find(|name| name["symbol"] == "handler");
+        let name = name.with_context(|| format!("{named:?}"))?;
+        let decimal = address.to_string();
+        ensure!(name["address"] == *decimal, "{name}");
+        ensure!(name["offset"] == *decimal, "{name}");
+        ensure!(name["module"] == text(&program), "{name}");
+        ensure!(
+            name["build_id"].as_str().is_some_and(|id| id.len() == 40),
+            "{name}"
+        );
+    }
+    victim.finish(CHECK)
+}
+
+/// Both readers, where there are both.
+fn means() -> impl Iterator<Item = &'static str> {
+    let without = Need::Btf.missing().is_none().then_some("--no-stop");
+    std::iter::once("--stop").chain(without)
+}
+
+/// A program whose file has been removed, and another one put in its place.
+fn names_deleted(dir: &RunDir) -> Result<()> {
+    let program = dir.file("gone");
+    fs::copy(config::victim("demo", false), &program)?;
+    let victim = Victim::start(&program, None, dir, false)?;
+    fs::remove_file(&program)?;
+    fs::copy(config::victim("masks", false), &program)?;
+    for means in means() {
+        let said = run(&["show", means, &victim.pid().to_string()])?.expect(OK)?;
+        said.line(&["[handler, gone+0x", ", deleted]"])?;
+    }
+    victim.finish(CHECK)
+}
+
+/// The path leads to another file here than in the process's mount namespace.
+fn names_in_mount_namespace(dir: &RunDir) -> Result<()> {
+    let (folder, copy) = (dir.file("place"), dir.file("copy"));
+    fs::create_dir(&folder)?;
+    fs::copy(config::victim("masks", false), folder.join("program"))?;
+    fs::copy(config::victim("demo", false), &copy)?;
+    let script = dir.file("start");
+    let (place, copy) = (text(&folder), text(&copy));
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\nexec /usr/bin/unshare -m /bin/sh -c 'PATH=/usr/bin:/bin; mount -t tmpfs names {place} && \
+             cp {copy} {place}/program && exec {place}/program \"$0\"' \"$1\"\n"
+        ),
+    )?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let victim = Victim::start(&script, None, dir, false)?;
+    for means in means() {
+        let said = run(&["show", means, &victim.pid().to_string()])?.expect(OK)?;
+        said.line(&["[handler, program+0x"])?;
+    }
+    victim.finish(CHECK)
+}
+
+/// Handlers in a mapped file that is no ELF file, in memory without a file, and where nothing is.
+fn names_without_elf(dir: &RunDir) -> Result<()> {
+    let file = dir.file("code\u{1b}[2J");
+    fs::write(&file, [0x7f, b'E', b'L', b'F'].repeat(2048))?;
+    let victim = start("foreign_code", Some(&text(&file)), dir)?;
+    let pid = victim.pid();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let begin = |what: &str| {
+        let line = maps.lines().find(|line| line.contains(what))?;
+        u64::from_str_radix(line.split('-').next()?, 16).ok()
+    };
+    let code = begin("/code").context("the file")? + 0x10;
+    let stack = begin("[stack]").context("the stack")?;
+    let none = "0".repeat(64);
+    let line = dir.file("line");
+    let action = run(&["cat", &format!("{pid}/action")])?.expect(OK)?.out;
+    for (signal, handler) in [(10, code), (12, stack), (14, 4096)] {
+        fs::write(&line, format!("{signal} 0 {none} {handler} 0\n"))?;
+        run(&["write", "--force", &format!("{pid}/action"), &text(&line)])?.expect(OK)?;
+    }
+    for means in means() {
+        let said = run(&["show", means, &pid.to_string()])?.expect(OK)?;
+        said.line(&["SIGUSR1", r"[code\u{1b}[2J, at 0x10 of the file]"])?;
+        said.line(&["SIGUSR2", "[stack]"])?;
+        said.line(&["SIGALRM", "handler 0x1000 [nothing is mapped there]"])?;
+        run(&["show", means, "--json", &pid.to_string()])?
+            .expect(OK)?
+            .json()?;
+    }
+    fs::write(&line, action)?;
+    run(&["write", "--force", &format!("{pid}/action"), &text(&line)])?.expect(OK)?;
+    victim.finish(CHECK)
+}
+
+/// What CRIU's images tell: the file, and its symbols where the file here is the same.
+fn names_in_images(dir: &RunDir) -> Result<()> {
+    let program = dir.file("program");
+    fs::copy(config::victim("demo", false), &program)?;
+    let victim = Victim::start(&program, None, dir, false)?;
+    dump(&with_plugin()?, &victim, dir)?;
+    let images = text(&dir.images());
+    let both = [images.clone(), format!("criu:{images}")];
+    for source in &both {
+        let said = run(&["show", source])?.expect(OK)?;
+        said.line(&["[handler, program+0x"])?;
+    }
+    // Another file has the name now: its symbols would be wrong.
+    fs::remove_file(&program)?;
+    fs::copy(config::victim("masks", false), &program)?;
+    for source in &both {
+        let said = run(&["show", source])?.expect(OK)?;
+        said.line(&["[program, at 0x", " of the file]"])?;
+    }
+    Ok(())
+}
+
+fn names_of_differences(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid();
+    dump_live(pid, dir)?;
+    let folder = dir.file("saved");
+    let path = folder.join(image::file_name(pid));
+    let mut changed = image::open(&path)?;
+    changed.process.dispositions[SigNo::USR1].handler = 0;
+    fs::remove_file(&path)?;
+    image::write(fs::File::create(&path)?, &changed)?;
+    let (path, folder) = (text(&path), text(&folder));
+    let said = run(&["diff", &path, &pid.to_string()])?.expect(NO)?;
+    said.line(&["B", "handler 0x", "[handler, demo+0x"])?;
+    let json = run(&["diff", "--json", &path, &pid.to_string()])?
+        .expect(NO)?
+        .json()?;
+    let difference = &json["processes"][0]["differences"][0];
+    let (plain, named) = (&difference["b"], &difference["b_named"]);
+    ensure!(
+        named
+            .as_str()
+            .is_some_and(|text| text.contains("[handler, demo+0x"))
+    );
+    ensure!(
+        plain.as_str().is_some_and(|text| !text.contains('[')),
+        "{plain}"
+    );
+    let said = run(&["verify", "-D", &folder])?.expect(NO)?;
+    said.line(&[
+        "disposition of SIGUSR1: dumped: default",
+        "found: handler 0x",
+        "[handler, demo+0x",
+    ])?;
+    victim.finish(CHECK)
+}
+
+fn dump_live(pid: Pid, dir: &RunDir) -> Result<()> {
+    let folder = text(&dir.file("saved"));
+    run(&["dump", "-t", &pid.to_string(), "-D", &folder])?.expect(OK)?;
+    Ok(())
 }
 
 fn show_many_threads(dir: &RunDir) -> Result<()> {

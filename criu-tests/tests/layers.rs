@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 14] = [
     &["criu", "error", "setting_names", "plugin_file"],
     &["fault", "memory", "in_time"],
     &["arch", "proc"],
-    &["process", "machine"],
+    &["process", "machine", "symbols"],
     &["tracee"],
     &["state"],
     &["engine", "image_folder"],

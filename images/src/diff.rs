@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::code_place::CodePlace;
+use crate::disposition::Disposition;
 use crate::image::Image;
 use crate::itimer::IntervalTimer;
 use crate::kernel_names::CallTable;
@@ -25,6 +27,21 @@ pub struct Difference {
     pub dumped: String,
     /// What is found, for people.
     pub found: String,
+    /// Of [`Field::Disposition`] both, so that [`named`](Difference::named) can name their addresses.
+    pub dispositions: Option<Box<[Disposition; 2]>>,
+}
+
+impl Difference {
+    /// `dumped` and `found` with the names of the addresses in either.
+    pub fn named(&self, dumped: &[CodePlace], found: &[CodePlace]) -> [String; 2] {
+        match &self.dispositions {
+            Some(both) => [
+                both[0].named(dumped).to_string(),
+                both[1].named(found).to_string(),
+            ],
+            None => [self.dumped.clone(), self.found.clone()],
+        }
+    }
 }
 
 /// Whose state differs.
@@ -157,6 +174,7 @@ impl fmt::Display for Difference {
             field,
             dumped,
             found,
+            dispositions: _,
         } = self;
         write!(f, "{place}: {field}: dumped {dumped}, found {found}")
     }
@@ -192,6 +210,7 @@ pub fn compare_exit_signals(dumped: &ProcessState, found: &ProcessState) -> Opti
     let signals = [dumped.exit_signal?, found.exit_signal?];
     let [dumped, found] = signals;
     (dumped != found).then(|| Difference {
+        dispositions: None,
         place: Place::Process,
         field: Field::ExitSignal,
         dumped: dumped.to_string(),
@@ -220,6 +239,7 @@ pub fn compare_interval_timers(
             texts
         };
         let difference = Difference {
+            dispositions: None,
             place: Place::Process,
             field: Field::IntervalTimer,
             dumped: dumped_text,
@@ -240,6 +260,7 @@ pub fn file_owner_differs(
         owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string())
     };
     (dumped != found).then(|| Difference {
+        dispositions: None,
         place: Place::Process,
         field: Field::FileOwner(fd),
         dumped: text(dumped),
@@ -351,8 +372,12 @@ impl Differences {
         let limits = [dumped.rlimit_sigpending, found.rlimit_sigpending];
         self.values(place, Field::RlimitSigpending, limits[0], limits[1]);
         for (signo, disposition) in dumped.dispositions.iter() {
-            let field = Field::Disposition(signo);
-            self.values(place, field, *disposition, found.dispositions[signo]);
+            let both = [*disposition, found.dispositions[signo]];
+            let before = self.0.len();
+            self.values(place, Field::Disposition(signo), both[0], both[1]);
+            for difference in self.0.iter_mut().skip(before) {
+                difference.dispositions = Some(Box::new(both));
+            }
         }
         self.values(
             place,
@@ -440,6 +465,7 @@ impl Differences {
                 found.push_str(", which is not the thread in the same place");
             }
             self.0.push(Difference {
+                dispositions: None,
                 place: Place::Process,
                 field: Field::Timer(id),
                 dumped,
@@ -466,6 +492,7 @@ impl Differences {
                 continue;
             }
             self.0.push(Difference {
+                dispositions: None,
                 place: Place::Process,
                 field: Field::Timer(timer.id),
                 dumped: timer.to_string(),
@@ -475,6 +502,7 @@ impl Differences {
         let known = |timer: &&PosixTimer| dumped.iter().any(|was| was.id == timer.id);
         for timer in found.iter().filter(|timer| !known(timer)) {
             self.0.push(Difference {
+                dispositions: None,
                 place: Place::Process,
                 field: Field::Timer(timer.id),
                 dumped: NO_TIMER.to_owned(),
@@ -520,6 +548,7 @@ impl Differences {
     ) {
         if dumped != found {
             self.0.push(Difference {
+                dispositions: None,
                 place,
                 field,
                 dumped: dumped.to_string(),
@@ -543,6 +572,7 @@ impl Differences {
             .zip(found.get(at))
             .and_then(|(dumped, found)| hidden(dumped, found));
         self.0.push(Difference {
+            dispositions: None,
             place,
             field,
             dumped: entry(dumped, at, byte),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Index, IndexMut};
 
+use crate::code_place::CodePlace;
 use crate::codec::{Codec, proto::signals as pb};
 use crate::error::FieldError;
 use crate::signo::SigNo;
@@ -63,6 +64,21 @@ impl Disposition {
         self.handler == SIG_IGN
     }
 
+    /// The disposition with the names of its addresses, to be printed.
+    pub const fn named<'d>(&'d self, names: &'d [CodePlace]) -> NamedDisposition<'d> {
+        NamedDisposition {
+            disposition: self,
+            names,
+        }
+    }
+
+    /// The addresses that it has in the program's code.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+        let handler = (self.handler > SIG_IGN).then_some(self.handler);
+        let restorer = (self.restorer != 0).then_some(self.restorer);
+        handler.into_iter().chain(restorer)
+    }
+
     /// `struct sigaction { handler, flags, restorer, mask }` of the kernel, 64-bit, little endian.
     ///
     /// x86_64 and aarch64 have the same four fields in the same order (asm-generic/signal.h; both define
@@ -98,23 +114,49 @@ impl Default for Disposition {
     }
 }
 
+/// A disposition with the names of its addresses, to be printed.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedDisposition<'d> {
+    disposition: &'d Disposition,
+    names: &'d [CodePlace],
+}
+
+impl NamedDisposition<'_> {
+    fn write_address(self, f: &mut fmt::Formatter<'_>, what: &str, address: u64) -> fmt::Result {
+        write!(f, "{what} {address:#x}")?;
+        match CodePlace::of(self.names, address) {
+            Some(place) => write!(f, " [{place}]"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Disposition {
     /// `default`, or `handler 0x401000 flags SA_RESTART|SA_RESTORER restorer 0x7f00 mask SIGINT`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.handler {
+        self.named(&[]).fmt(f)
+    }
+}
+
+impl fmt::Display for NamedDisposition<'_> {
+    /// `handler 0x401000 [on_int, victim+0x1000] restorer 0x7f00 [libc.so.6+0x3fdf0, build-id 59b1]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = *self;
+        let disposition = self.disposition;
+        match disposition.handler {
             SIG_DFL => f.write_str("default")?,
             SIG_IGN => f.write_str("ignore")?,
-            address => write!(f, "handler {address:#x}")?,
+            address => whole.write_address(f, "handler", address)?,
         }
-        if self.flags != 0 {
+        if disposition.flags != 0 {
             f.write_str(" flags ")?;
-            write_flags(f, self.flags)?;
+            write_flags(f, disposition.flags)?;
         }
-        if self.restorer != 0 {
-            write!(f, " restorer {:#x}", self.restorer)?;
+        if disposition.restorer != 0 {
+            whole.write_address(f, " restorer", disposition.restorer)?;
         }
-        if !self.mask.is_empty() {
-            write!(f, " mask {}", self.mask)?;
+        if !disposition.mask.is_empty() {
+            write!(f, " mask {}", disposition.mask)?;
         }
         Ok(())
     }
@@ -144,6 +186,16 @@ impl Dispositions {
     /// Each signal with its disposition, the lowest number first.
     pub fn iter(&self) -> impl Iterator<Item = (SigNo, &Disposition)> {
         SigNo::all().zip(self.0.iter())
+    }
+}
+
+impl Dispositions {
+    /// The addresses that all of them have in the program's code, each once, the lowest first.
+    pub fn addresses(&self) -> Vec<u64> {
+        let mut addresses: Vec<u64> = self.0.iter().flat_map(Disposition::addresses).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
     }
 }
 

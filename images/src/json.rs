@@ -7,6 +7,7 @@ use protobuf::{MessageDyn, MessageFull};
 use protobuf_json_mapping::{PrintOptions, parse_from_str, print_to_string_with_options};
 use serde_json::Value;
 
+use crate::code_place::CodePlace;
 use crate::codec::{Codec, proto::signals as pb, required};
 use crate::error::{FieldError, ImageError};
 use crate::header::check_version;
@@ -25,11 +26,11 @@ pub fn to_json(image: &Image) -> Result<String, ImageError> {
 }
 
 /// The same document in one line, for one document after another, with what the source does not tell
-/// (`not_recorded`). [`from_json`] refuses one that has such gaps: it is no image.
+/// (`not_recorded`), and the names of addresses, which are not read back. [`from_json`] refuses one that has such gaps: it is no image.
 ///
 /// # Errors
 /// [`ImageError::Invalid`] if no process can have this state.
-pub fn to_json_line(recorded: &Recorded) -> Result<String, ImageError> {
+pub fn to_json_line(recorded: &Recorded, names: &[CodePlace]) -> Result<String, ImageError> {
     recorded.image.check()?;
     let mut document = to_document(&recorded.image);
     document.not_recorded = recorded
@@ -37,6 +38,7 @@ pub fn to_json_line(recorded: &Recorded) -> Result<String, ImageError> {
         .iter()
         .map(|aspect| aspect.name().to_owned())
         .collect();
+    document.names = names.iter().map(CodePlace::to_proto).collect();
     line(&document)
 }
 

@@ -20,10 +20,12 @@ mod codec;
 mod testing;
 
 pub mod altstack;
+pub mod code_place;
 pub mod core_json;
 pub mod criu_core;
 pub mod criu_files;
 pub mod criu_images;
+pub mod criu_mm;
 pub mod diff;
 pub mod disposition;
 pub mod error;
@@ -50,6 +52,7 @@ pub mod timer;
 pub mod wait_status;
 
 pub use altstack::AltStack;
+pub use code_place::CodePlace;
 pub use criu_core::CoreImage;
 pub use criu_files::FilesImage;
 pub use diff::{

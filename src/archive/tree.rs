@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
+use criu_signals_images::criu_files::FILES;
 use criu_signals_images::criu_images::PSTREE;
 use tar::{Archive, Entries, Entry, EntryType};
 
@@ -179,9 +180,10 @@ impl Contents {
     }
 }
 
-/// `pstree.img`, `core-N.img` or `signals-N.img`.
+/// `pstree.img`, `core-N.img`, `signals-N.img`; `mm-N.img` and `files.img`, which tell the files of handlers.
 fn is_image(name: &str) -> bool {
-    name == PSTREE || number(name, "core-").is_some() || number(name, "signals-").is_some()
+    let numbered = ["core-", "signals-", "mm-"];
+    name == PSTREE || name == FILES || numbered.iter().any(|prefix| number(name, prefix).is_some())
 }
 
 /// N of `PREFIXN.img`, written in one way only.

@@ -130,13 +130,14 @@ fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
                 writeln!(out, "{DIM}note{DIM:#}  {note}")?;
             }
             for difference in &comparison.differences {
+                let [in_a, in_b] = difference.named(a.known_names(), b.known_names());
                 writeln!(
                     out,
                     "{NAME}{} {}{NAME:#}\n  {DIM}A{DIM:#}  {}\n  {DIM}B{DIM:#}  {}",
                     difference.place,
                     difference.field,
-                    Printable::from(&difference.dumped),
-                    Printable::from(&difference.found)
+                    Printable::from(&in_a),
+                    Printable::from(&in_b)
                 )?;
             }
             match comparison.differences.len() {
@@ -205,7 +206,11 @@ fn document(pair: &Pair<'_>) -> Value {
         Pair::OnlyA(a) => json!({"a": side(a), "b": null}),
         Pair::OnlyB(b) => json!({"a": null, "b": side(b)}),
         Pair::Both(a, b, comparison) => {
-            let differences: Vec<Value> = comparison.differences.iter().map(difference).collect();
+            let differences: Vec<Value> = comparison
+                .differences
+                .iter()
+                .map(|found| difference(found, a, b))
+                .collect();
             let not_compared: Vec<&str> = comparison
                 .not_compared
                 .iter()
@@ -235,7 +240,7 @@ fn side(found: &Found) -> Value {
     })
 }
 
-fn difference(difference: &Difference) -> Value {
+fn difference(difference: &Difference, a: &Found, b: &Found) -> Value {
     let mut value = json!({
         "thread": match difference.place {
             Place::Process => Value::Null,
@@ -245,6 +250,13 @@ fn difference(difference: &Difference) -> Value {
         "a": difference.dumped,
         "b": difference.found,
     });
+    if difference.dispositions.is_some()
+        && let Some(object) = value.as_object_mut()
+    {
+        let [in_a, in_b] = difference.named(a.known_names(), b.known_names());
+        object.insert("a_named".to_owned(), json!(in_a));
+        object.insert("b_named".to_owned(), json!(in_b));
+    }
     let number = match difference.field {
         Field::Disposition(signo) => Some(("signal", json!(signo.to_string()))),
         Field::Timer(id) => Some(("timer", json!(id))),

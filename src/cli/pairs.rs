@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use criu_signals::archive::Checkpoint;
 use criu_signals::image_folder;
-use criu_signals::images::{Image, Pid, Shown as _, image};
+use criu_signals::images::{CodePlace, Image, Pid, Shown as _, image};
 use criu_signals::live::{self, Mapping, Pair, Unmapped};
 use criu_signals::machine;
 
@@ -49,6 +49,16 @@ impl Pairs {
         };
         let images = self.images()?;
         Ok(live::pair(images, &self.mappings, unmapped, &self.only)?)
+    }
+
+    /// Where the handlers and restorers of an image were, as far as CRIU's images beside it tell.
+    pub fn names(&self, image: &Image) -> Vec<CodePlace> {
+        let process = &image.process;
+        let names = match source::checkpoint(&self.images_dir) {
+            Ok(Some(archive)) => source::names_in_images(&archive, process),
+            _ => source::names_in_images(&*self.images_dir, process),
+        };
+        names.unwrap_or_default()
     }
 
     fn images(&self) -> Result<Vec<Image>, Failure> {

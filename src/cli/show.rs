@@ -22,6 +22,7 @@ const READ: usize = 500;
 ///
 /// Threads with the same state are shown together. Of a long queue only the first entries are shown, and only the first
 /// entries are read from a live process, to keep the stop short. --all and --json read and show every entry.
+/// Addresses of handlers are shown with function and file, where the files that the process has mapped tell.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
@@ -32,7 +33,7 @@ pub struct Show {
     #[arg(long)]
     all: bool,
     /// Print one JSON document per process, one per line, in the format of `decode`. The field "not_recorded" lists
-    /// what the source does not record.
+    /// what the source does not record, "names" where handlers and restorers are.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -76,7 +77,11 @@ impl Show {
             };
             for found in &found {
                 if self.json {
-                    writeln!(out, "{}", json::to_json_line(&found.recorded)?)?;
+                    writeln!(
+                        out,
+                        "{}",
+                        json::to_json_line(&found.recorded, found.known_names())?
+                    )?;
                     continue;
                 }
                 if !std::mem::take(&mut first) {
@@ -218,13 +223,18 @@ impl<W: Write> Table<'_, W> {
             n => format!("{n} of 64 not default"),
         };
         self.known(2, "dispositions", Aspect::Dispositions, &text)?;
+        if let Err(why) = &self.found.names {
+            let text = format!("{DIM}not known: {}{DIM:#}", Printable::from(why));
+            self.row(4, "names", &text)?;
+        }
         for (disposition, signals) in groups {
             let mut label = signals.to_string();
             if label.len() > WIDTH - 4 {
                 writeln!(self.out, "    {DIM}{label}{DIM:#}")?;
                 label.clear();
             }
-            self.row(4, &label, &disposition.to_string())?;
+            let named = disposition.named(self.found.known_names());
+            self.row(4, &label, &named.to_string())?;
         }
         Ok(())
     }

@@ -10,10 +10,13 @@ use criu_signals::bpf::process::ProcessReader;
 use criu_signals::error::Cause;
 use criu_signals::image_folder;
 use criu_signals::images::{
-    ImageError, Pid, Recorded, Shown as _, ThreadState, Tid, criu_core, criu_images, image,
+    CodePlace, ImageError, Pid, ProcessState, Recorded, Shown as _, ThreadState, Tid, criu_core,
+    criu_images, image,
 };
 use criu_signals::machine;
+use criu_signals::proc;
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
+use criu_signals::symbols;
 use nix::errno::Errno;
 
 use super::context::{self, Context, Failure};
@@ -53,6 +56,15 @@ pub struct Found {
     pub depths: Option<Vec<usize>>,
     /// What was read of a live process besides.
     pub observed: Observed,
+    /// Where its handlers and restorers are, or why that is not known.
+    pub names: Result<Vec<CodePlace>, String>,
+}
+
+impl Found {
+    /// What is known of them.
+    pub fn known_names(&self) -> &[CodePlace] {
+        self.names.as_deref().unwrap_or_default()
+    }
 }
 
 /// What only a reader tells that did not stop the process.
@@ -153,6 +165,8 @@ fn live_process(
             Extent::AtMost(most) => Some(most),
         },
     };
+    // Before the reading: addresses of one program mean nothing in the next.
+    let program = proc::auxiliary_vector(pid);
     let reading = if means.stop {
         stopping.read(pid)?
     } else if means.no_stop {
@@ -177,13 +191,40 @@ fn live_process(
         surroundings: reading.surroundings.clone(),
     };
     let depths = reading.depths.clone();
+    let names = names_of_live(pid, &reading, program);
     Ok(Found {
         name: format!("process {pid}"),
         origin: Origin::Live,
         recorded: reading.recorded()?,
         depths,
         observed,
+        names,
     })
+}
+
+/// `program` is the auxiliary vector from before the reading.
+fn names_of_live(
+    pid: Pid,
+    reading: &Reading,
+    program: criu_signals::error::Result<Vec<u8>>,
+) -> Result<Vec<CodePlace>, String> {
+    let addresses = reading.process.dispositions.addresses();
+    let names = symbols::of_process(pid, &addresses).map_err(|e| e.to_string())?;
+    let then = program.map_err(|e| e.to_string())?;
+    if proc::auxiliary_vector(pid).map_err(|e| e.to_string())? != then {
+        return Err("the process has executed another program meanwhile".to_owned());
+    }
+    Ok(names)
+}
+
+/// The names of what an image has, where CRIU's images of the process are beside it.
+pub fn names_in_images(
+    images: &(impl criu_images::Folder + ?Sized),
+    process: &ProcessState,
+) -> Result<Vec<CodePlace>, String> {
+    let addresses = process.dispositions.addresses();
+    let names = symbols::in_images(images, process.ids.innermost(), &addresses);
+    Ok(names.map_err(|e| e.to_string())?.unwrap_or_default())
 }
 
 /// What BPF reads, and whether that is all that is asked for. Why it does not is no concern of those who did not ask for it:
@@ -198,10 +239,12 @@ fn untouched(pid: Pid, extent: Extent) -> Option<(Reading, bool)> {
 }
 
 fn ours(path: &Path) -> Result<Found, Failure> {
+    let recorded: Recorded = image::open(path).map_err(|e| named(path, e))?.into();
     Ok(Found {
         name: path.shown().to_string(),
         origin: Origin::Ours,
-        recorded: image::open(path).map_err(|e| named(path, e))?.into(),
+        names: names_in_images(&*folder_of(path), &recorded.image.process),
+        recorded,
         depths: None,
         observed: Observed::default(),
     })
@@ -233,6 +276,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
     Ok(Found {
         name: path.shown().to_string(),
         origin: Origin::Criu,
+        names: names_in_images(&*folder, &recorded.image.process),
         recorded,
         depths: None,
         observed: Observed::default(),
@@ -263,10 +307,12 @@ fn archived(path: &Path, archive: &Checkpoint, wanted: Wanted) -> Result<Vec<Fou
     for pid in pids {
         let name = within.join(image::file_name(pid));
         let image = archive.ours(pid, &mut allowance);
+        let recorded: Recorded = image.map_err(|e| named(&name, e))?.into();
         found.push(Found {
             name: name.shown().to_string(),
             origin: Origin::Ours,
-            recorded: image.map_err(|e| named(&name, e))?.into(),
+            names: names_in_images(archive, &recorded.image.process),
+            recorded,
             depths: None,
             observed: Observed::default(),
         });
@@ -287,6 +333,7 @@ fn of_criu(
         Found {
             name: folder.join(criu_images::core_name(pid)).shown().to_string(),
             origin: Origin::Criu,
+            names: names_in_images(images, &recorded.image.process),
             recorded,
             depths: None,
             observed: Observed::default(),

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use criu_signals::engine::repair::Verdict;
-use criu_signals::live;
+use criu_signals::engine::repair::{Report, Verdict};
+use criu_signals::images::CodePlace;
+use criu_signals::live::{self, Pair};
 use criu_signals::log_lines;
 use criu_signals::machine::{self, Machine};
+use criu_signals::symbols;
 
 use super::context::{Context, DIFFERS, Failure};
 use super::pairs::Pairs;
@@ -38,7 +40,8 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let pairs = self.pairs.find()?;
+        let folder = self.pairs;
+        let pairs = folder.find()?;
         context.work_in_child()?;
         let others = machine::others(pairs.iter().map(|pair| Machine::recorded_in(&pair.image)))?;
         let mut console = Console::begin()?;
@@ -52,7 +55,8 @@ impl Verify {
         for (pair, report) in pairs.iter().zip(reports?) {
             same &= report.verdict() == Verdict::Verified;
             writeln!(out, "{pair}")?;
-            for line in log_lines::lines(&report) {
+            let (dumped, found) = names(&folder, pair, &report);
+            for line in log_lines::lines_with_names(&report, [&dumped, &found]) {
                 writeln!(out, "{line}")?;
             }
         }
@@ -62,4 +66,23 @@ impl Verify {
             DIFFERS.into()
         })
     }
+}
+
+/// Names of the addresses in those dispositions that differ: in the image, and in the process as it is now. An address whose name
+/// is not found out is shown alone.
+fn names(folder: &Pairs, pair: &Pair, report: &Report) -> (Vec<CodePlace>, Vec<CodePlace>) {
+    let both = report
+        .findings
+        .iter()
+        .filter_map(|(d, _)| d.dispositions.as_ref());
+    let found: Vec<u64> = both.flat_map(|both| both[1].addresses()).collect();
+    if !report
+        .findings
+        .iter()
+        .any(|(d, _)| d.dispositions.is_some())
+    {
+        return (Vec::new(), Vec::new());
+    }
+    let now = symbols::of_process(pair.pid, &found).unwrap_or_default();
+    (folder.names(&pair.image), now)
 }

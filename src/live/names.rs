@@ -303,6 +303,7 @@ pub(super) fn missing_threads(old: &ProcessState, new: &ProcessState) -> Vec<Dif
         .filter(|(at, _)| !matched.contains(at));
     missing
         .map(|(_, thread)| Difference {
+            dispositions: None,
             place: Place::Thread(thread.ids.innermost()),
             field: Field::ThreadMissing,
             dumped: "a thread".to_owned(),

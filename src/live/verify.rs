@@ -133,6 +133,7 @@ fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
             .interrupted
             .is_some_and(|found| same_call(dumped.compat, &call, &found));
         (!waits).then(|| Difference {
+            dispositions: None,
             place: Place::Thread(ids),
             field: Field::InterruptedCall,
             dumped: text(call),

@@ -92,6 +92,18 @@ pub fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     Ok(maps.iter().map(mapping).collect())
 }
 
+/// Those mappings of `pid` that hold one of the addresses. They may have to be waited for (`in_time`).
+#[cfg(feature = "symbols")]
+pub(crate) fn maps_holding(pid: Pid, addresses: &[u64]) -> Result<Vec<procfs::process::MemoryMap>> {
+    let process = process(pid)?;
+    let maps = parsed("read maps", || process.maps())?;
+    let holds = |map: &procfs::process::MemoryMap| {
+        let within = map.address.0..map.address.1;
+        addresses.iter().any(|address| within.contains(address))
+    };
+    Ok(maps.into_iter().filter(holds).collect())
+}
+
 /// File systems that read from a disk of this machine, whatever other processes do. Not those whose device number a
 /// mapping does not tell (btrfs, overlay), and not those of memory.
 const LOCAL: [&str; 10] = [

@@ -26,6 +26,8 @@ pub use cgroup::{is_frozen, is_held, is_stopped_and_held, is_stopped_or_held};
 pub use files::{descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;
 pub use limits::{cpu_limit, rlimit_sigpending};
+#[cfg(feature = "symbols")]
+pub(crate) use mappings::maps_holding;
 pub use mappings::{Backing, Mapping, Region, is_local, is_memory, mappings, regions};
 pub use program::{
     auxiliary_vector, auxiliary_vector_of_stopped, executable, executable_of_stopped, is_32_bit,

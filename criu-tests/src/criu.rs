@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::numbers;
 use crate::procfs::Pid;
 
 /// A criu binary and what it is always called with.
@@ -183,6 +184,7 @@ impl Criu {
         let pidfile = work.join("restored.pid");
         // That of a restore that failed late: criu writes over nothing.
         let _ = fs::remove_file(&pidfile);
+        numbers::await_free(images)?;
         let mut command = self.command("restore", images);
         command
             .arg("--restore-detached")

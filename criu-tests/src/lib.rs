@@ -27,6 +27,7 @@ pub mod harness;
 pub mod limited;
 pub mod mounted;
 pub mod ns;
+pub mod numbers;
 pub mod plugin;
 pub mod procfs;
 pub mod random;

@@ -16,7 +16,7 @@ use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::Value;
 
 /// Of nobody, in every Debian.
@@ -253,6 +253,12 @@ fn running(dir: &RunDir) -> Result<()> {
     Ok(())
 }
 
+/// Whether the process has ended: from now on its number is free, which is not so as soon as it has left /proc.
+fn reaped(pid: Pid) -> bool {
+    let ended = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    ended.is_ok_and(|status| status != WaitStatus::StillAlive)
+}
+
 /// What is pending goes through dump and restore three times, and is put back each time.
 fn restored(dir: &RunDir) -> Result<()> {
     let victim = start("counting", Some("blocked"), dir)?;
@@ -261,14 +267,18 @@ fn restored(dir: &RunDir) -> Result<()> {
     let restore = criu("restore", "images$n", "--restore-detached")?;
     let script = format!(
         "until [ -e sent ]; do sleep 0.05; done; for n in 1 2 3; do {dump}; \
-         while [ -d /proc/{pid} ]; do sleep 0.05; done; {restore}; done"
+         until [ -e reaped$n ]; do sleep 0.05; done; {restore}; done"
     );
     let mut trace = prove(dir, pid, &script)?;
     send(pid, MANY)?;
     fs::write(dir.file("sent"), "")?;
     // The victim is this process's child, whose number is free when it has been waited for.
+    let mut times = 0;
     wait::until("the trace", CHECK, || {
-        let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        if reaped(pid) {
+            times += 1;
+            fs::write(dir.file(&format!("reaped{times}")), "")?;
+        }
         Ok(trace.child.try_wait()?.map(drop))
     })?;
     let (_, code) = trace.end()?;
@@ -296,13 +306,16 @@ fn hundred(dir: &RunDir) -> Result<()> {
     let script = format!(
         "n=0; while [ $n -lt {TIMES} ]; do \
          touch wants$n; until [ -e sent$n ]; do sleep 0.01; done; {dump}; \
-         while [ -d /proc/{pid} ]; do sleep 0.01; done; {restore}; rm -r images$n; \
+         until [ -e reaped$n ]; do sleep 0.01; done; {restore}; rm -r images$n; \
          touch drain; while [ -e drain ]; do sleep 0.01; done; n=$((n + 1)); done"
     );
     let mut trace = prove(dir, pid, &script)?;
-    let mut sent = 0;
+    let (mut sent, mut times) = (0, 0);
     wait::until("the trace", PROOF, || {
-        let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        if reaped(pid) {
+            fs::write(dir.file(&format!("reaped{times}")), "")?;
+            times += 1;
+        }
         if dir.file(&format!("wants{sent}")).exists() {
             send_from(pid, sent * EACH, EACH)?;
             fs::write(dir.file(&format!("sent{sent}")), "")?;

@@ -20,6 +20,7 @@ use crate::chance::verdict::{Reached, Shown};
 use crate::chance::ways::{AtPoint, Kind, Way};
 use crate::config;
 use crate::criu::Criu;
+use crate::numbers;
 use crate::plugin;
 use crate::procfs::{self, Pid};
 
@@ -379,6 +380,7 @@ impl Performance<'_> {
         fault: Option<String>,
     ) -> Result<Result<(), String>> {
         let mut command = self.restore_command(running, images, fault);
+        numbers::await_free(images)?;
         let called = running.call(&mut command)?;
         if called.status.is_none() {
             self.hang("criu restore");
@@ -531,6 +533,7 @@ impl Performance<'_> {
             return Ok(Left::Program(running));
         }
         let mut command = self.restore_command(&running, &images, None);
+        numbers::await_free(&images)?;
         let mut child = running.begin(&mut command)?;
         sleep(after);
         child.kill().context("killing criu")?;

@@ -20,6 +20,7 @@ use nix::unistd;
 
 use crate::chance::plan::Plan;
 use crate::config;
+use crate::numbers;
 use crate::procfs::{self, Pid};
 use crate::rundir::RunDir;
 
@@ -34,10 +35,10 @@ pub const STEP: Duration = Duration::from_secs(40);
 const COMPANIONS: Duration = Duration::from_secs(20);
 /// How often is looked whether something has happened.
 const TICK: Duration = Duration::from_millis(1);
-/// More than that takes, unless the machine is very busy.
-const NUMBERS_FREE: Duration = Duration::from_millis(2);
 /// The program of each run has the next one.
 const BEFORE_FIRST_PID: &str = "299";
+/// Those of its processes and threads, and of all others in a run.
+const NUMBERS: std::ops::Range<Pid> = 300..500;
 
 /// How the program of a run came to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,9 +133,7 @@ impl Stage {
     /// Starts the program, and waits until it is ready.
     pub fn start(&mut self, plan: &Plan) -> Result<Result<Running, NotReady>> {
         self.clear()?;
-        // A thread's number is free only some time after its process has been waited for (`release_task`, `free_pids`),
-        // and nobody is told of it.
-        sleep(NUMBERS_FREE);
+        numbers::await_free_of(&NUMBERS.collect::<Vec<_>>())?;
         let _ = fs::remove_dir_all(self.folder.join(self.runs.to_string()));
         // A new one each time: criu may have left something mounted in the last.
         self.runs += 1;

@@ -557,4 +557,31 @@ mod tests {
         assert!(decode(tid, 0x0000_0009).unwrap_err().is_died());
         assert!(decode(tid, 0x0000_0100).unwrap_err().is_died());
     }
+
+    /// The registers of a thread that nobody traces cannot be read.
+    #[cfg(feature = "bpf")]
+    #[test]
+    fn what_is_remembered_is_not_read_again() {
+        use crate::arch::PT_REGS_WORDS;
+        use remembered::{Remembered, keep, of};
+
+        let tid = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
+        let read = Registers::on_kernel_stack(&[7; PT_REGS_WORDS]);
+        keep(tid, &read);
+        assert!(of(tid).is_none(), "no Remembered is held");
+        {
+            let _outermost = Remembered::begin();
+            keep(tid, &read);
+            drop(Remembered::begin());
+            assert_eq!(registers(tid).unwrap(), read);
+            registers_now(tid).unwrap_err();
+            set_registers(tid, &read).unwrap_err();
+            registers(tid).unwrap_err();
+            keep(tid, &read);
+            resume(tid, Resume::Run, 0).unwrap_err();
+            registers(tid).unwrap_err();
+            keep(tid, &read);
+        }
+        assert!(of(tid).is_none());
+    }
 }

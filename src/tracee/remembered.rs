@@ -89,33 +89,10 @@ pub(super) fn forget(tid: Tid) {
 mod tests {
     use super::*;
     use crate::arch::PT_REGS_WORDS;
-    use crate::tracee::ptrace;
 
     fn this_thread() -> (Tid, Registers) {
         let tid = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
         (tid, Registers::on_kernel_stack(&[7; PT_REGS_WORDS]))
-    }
-
-    /// The registers of a thread that nobody traces cannot be read.
-    #[test]
-    fn what_is_remembered_is_not_read_again() {
-        let (tid, registers) = this_thread();
-        keep(tid, &registers);
-        assert!(of(tid).is_none(), "no Remembered is held");
-        {
-            let _outermost = Remembered::begin();
-            keep(tid, &registers);
-            drop(Remembered::begin());
-            assert_eq!(ptrace::registers(tid).unwrap(), registers);
-            ptrace::registers_now(tid).unwrap_err();
-            ptrace::set_registers(tid, &registers).unwrap_err();
-            ptrace::registers(tid).unwrap_err();
-            keep(tid, &registers);
-            ptrace::resume(tid, ptrace::Resume::Run, 0).unwrap_err();
-            ptrace::registers(tid).unwrap_err();
-            keep(tid, &registers);
-        }
-        assert!(of(tid).is_none());
     }
 
     /// A child has what its parent remembered at the fork.

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use criu_signals_images::{AltStack, Disposition, Pending, SigNo, SigSet, Siginfo, Tid};
+use criu_signals_images::{AltStack, Disposition, Pending, SigNo, SigSet, Tid};
 
-use super::{Held, Subject, all_queues, also, refused, replace, replace_actions, write_altstack};
+use super::Subject;
+use super::held::{Held, all_queues, also, refused, replace, replace_actions, write_altstack};
+use super::removed::{Removed, only};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::SignalStatus;
 use crate::state::queues::with_arrivals;
@@ -72,36 +74,6 @@ pub enum Changed {
         /// What it is.
         after: AltStack,
     },
-}
-
-/// Signals that are not pending any more in one queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// The thread whose queue it is; the leader if the queue is the shared one.
-    pub tid: Tid,
-    /// Which of its queues.
-    pub queue: Queue,
-    /// The entries, in their order, and the signals without siginfo.
-    pub pending: Pending,
-    /// Signals of the same numbers that are pending there all the same: they have arrived meanwhile.
-    pub again: SigSet,
-}
-
-impl Removed {
-    /// Each signal in words.
-    pub fn lines(&self) -> Vec<String> {
-        let place = match self.queue {
-            Queue::Shared => "shared queue".to_owned(),
-            Queue::Private => format!("queue of thread {}", self.tid),
-        };
-        let entries = self.pending.queue.iter().map(ToString::to_string);
-        let bare = self.pending.bits_without_info();
-        let bare = bare.iter().map(|signo| format!("{signo} without siginfo"));
-        entries
-            .chain(bare)
-            .map(|what| format!("{place}: {what}"))
-            .collect()
-    }
 }
 
 impl MaskChange {
@@ -176,15 +148,6 @@ fn refuse_impossible(change: &Change) -> Result<()> {
     {
         Some(signo) => Err(refused(format!("{signo} {what}"))),
         None => Ok(()),
-    }
-}
-
-/// What of `pending` is of these numbers.
-pub(super) fn only(pending: &Pending, signals: SigSet) -> Pending {
-    let is_one = |info: &&Siginfo| SigNo::new(info.signo()).is_some_and(|s| signals.contains(s));
-    Pending {
-        bits: pending.bits.intersection(signals),
-        queue: pending.queue.iter().filter(is_one).copied().collect(),
     }
 }
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::images::{CoreImage, Fields, SigNo, Siginfo, image};
+use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::{self, CHECK, Test, start, test, with_plugin};
 use criu_tests::config;
 use criu_tests::criu::Criu;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
+use criu_tests::six::{Sleeper, mask};
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use nix::sys::signal::{Signal, kill};
@@ -42,6 +44,7 @@ fn tests() -> Vec<Test> {
         test("show.json", show_json),
         test("show.namespaces", show_namespaces),
         test("show.stopped", show_stopped),
+        test("show.frozen", show_frozen),
         test("show.numbers-have-names", show_numbers_have_names),
         test("names.live", names_live),
         test("names.deleted", names_deleted),
@@ -74,6 +77,10 @@ fn tests() -> Vec<Test> {
         test("wrong.image", wrong_image),
         test("permission.own", permission_own),
         test("permission.others", permission_others),
+        test("permission.undumpable", permission_undumpable),
+        test("permission.waiters", permission_waiters),
+        test("another-reader", another_reader),
+        test("name", by_name),
         test("permission.seccomp", permission_seccomp),
         test("check.here", check_here),
         test("check.found", check_found),
@@ -525,6 +532,39 @@ fn show_namespaces(dir: &RunDir) -> Result<()> {
     ensure!(json["process"]["ids"] == serde_json::json!([pid, 1]));
     ensure!(inode.contains(json["process"]["pid_ns"].as_str().unwrap_or("?")));
     victim.finish(CHECK)
+}
+
+/// A process that a freezer holds can't answer: it is read by BPF, and the command says so.
+fn show_frozen(dir: &RunDir) -> Result<()> {
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .map(Path::new)
+        .find(|root| root.join("cgroup.procs").exists())
+        .context("no cgroup v2")?;
+    let run_name = dir.path().file_name().context("a name")?;
+    let cgroup = root.join(format!("criu-tests-{}", run_name.to_string_lossy()));
+    fs::create_dir(&cgroup)?;
+    let frozen = || -> Result<()> {
+        let (_sleeper, pid) = Sleeper::start(&[10])?;
+        fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+        fs::write(cgroup.join("cgroup.freeze"), "1")?;
+        wait::until("it to be frozen", PATIENCE, || {
+            let events = fs::read_to_string(cgroup.join("cgroup.events"))?;
+            Ok(events.contains("frozen 1").then_some(()))
+        })?;
+        let said = run(&["show", &pid.to_string()]);
+        fs::write(cgroup.join("cgroup.freeze"), "0")?;
+        let said = said?;
+        ensure!(said.code == OK, "{said:?}");
+        said.error(&[&format!("process {pid} is frozen by a cgroup freezer; ")])?;
+        said.line(&[&format!("process {pid} (sleep)")])?;
+        said.line(&["blocked", "SIGUSR1"])
+    };
+    let done = frozen();
+    wait::until("the cgroup to be removed", PATIENCE, || {
+        Ok(fs::remove_dir(&cgroup).ok())
+    })?;
+    done
 }
 
 fn show_stopped(dir: &RunDir) -> Result<()> {
@@ -1316,7 +1356,7 @@ fn send_into_namespace(dir: &RunDir) -> Result<()> {
 fn wrong_pid(dir: &RunDir) -> Result<()> {
     run(&["show", "999999"])?
         .expect(FAILED)?
-        .error(&["999999: there is no process 999999 in /proc"])?;
+        .error(&["999999: no such process: there is no process 999999 in /proc"])?;
     // One that can be shown is shown all the same.
     let victim = start("locked", None, dir)?;
     let said = run(&["show", "999999", &victim.pid().to_string()])?.expect(FAILED)?;
@@ -1352,8 +1392,11 @@ fn traced(dir: &RunDir) -> Result<()> {
             .then_some(()))
     })?;
     let said = run(&["show", "--stop", &pid.to_string()])?.expect(FAILED)?;
-    said.error(&[&format!("pid {pid}"), "EPERM"])
-        .or_else(|_| said.error(&["traced"]))?;
+    said.error(&[
+        &format!("pid {pid}"),
+        &format!("already traced by {} (strace)", tracer.id()),
+        "EPERM",
+    ])?;
     tracer.kill()?;
     tracer.wait()?;
     victim.finish(CHECK)
@@ -1484,11 +1527,124 @@ fn permission_others(dir: &RunDir) -> Result<()> {
     let pid = victim.pid();
     nobody(dir, &["show", &pid.to_string()])?
         .expect(FAILED)?
-        .error(&[&format!("seize: pid {pid} tid {pid}"), "EPERM"])?;
+        .error(&[
+            &format!("seize: pid {pid} tid {pid}"),
+            "belongs to uid 0, the command to uid 65534",
+            "CAP_SYS_PTRACE",
+            "EPERM",
+        ])?;
     nobody(dir, &["send", &pid.to_string(), "USR1"])?
         .expect(FAILED)?
         .error(&["EPERM"])?;
     victim.finish(CHECK)
+}
+
+fn permission_undumpable(dir: &RunDir) -> Result<()> {
+    // A program that its user may execute and not read is not dumpable (would_dump, fs/exec.c).
+    let program = Path::new("/run/unreadable");
+    fs::copy("/bin/sleep", program)?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o711))?;
+    fs::set_permissions("/run", fs::Permissions::from_mode(0o755))?;
+    let mut command = Command::new(program);
+    let (_sleeper, pid) = Sleeper::started(command.arg("1000").uid(NOBODY).gid(NOBODY))?;
+    nobody(dir, &["show", &pid.to_string()])?
+        .expect(FAILED)?
+        .error(&["not dumpable", "CAP_SYS_PTRACE", "EPERM"])
+}
+
+/// One possible waiter can't be looked at: it is named, and the other files are printed.
+fn permission_waiters(dir: &RunDir) -> Result<()> {
+    let (_sleeper, pid) = Sleeper::of(NOBODY)?;
+    let own = std::process::id();
+    let said = nobody(
+        dir,
+        &["cat", &format!("{pid}/waiters"), &format!("{pid}/blocked")],
+    )?;
+    ensure!(said.code == FAILED, "{said:?}");
+    said.error(&[&format!("pid {own}"), "a possible waiter"])?;
+    ensure!(said.out == mask(&[]), "{said:?}");
+    Ok(())
+}
+
+/// A reader waits for another one of this project's, and not for a stranger.
+fn another_reader(_: &RunDir) -> Result<()> {
+    let (_sleeper, pid) = Sleeper::start(&[])?;
+    let (lib_pid, name) = (criu_signals::images::Pid::new(pid), pid.to_string());
+    let lib_pid = lib_pid.context("a pid")?;
+    let args = ["show", "--stop", "--timeout", "600", &name];
+    nix::sys::prctl::set_name(c"signals-work")?;
+    let held = StoppedProcess::<ByUs>::seize(lib_pid, PATIENCE)?;
+    let mut reader = command(&args)?
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    // It waits for this one by now; without that it has failed.
+    std::thread::sleep(Duration::from_millis(300));
+    ensure!(reader.try_wait()?.is_none(), "it does not wait");
+    held.release()?;
+    ensure!(reader.wait()?.success());
+    nix::sys::prctl::set_name(c"stranger")?;
+    let held = StoppedProcess::<ByUs>::seize(lib_pid, PATIENCE)?;
+    let said = run(&args)?.expect(FAILED)?;
+    said.error(&["already traced by ", "(stranger)", "EPERM"])?;
+    held.release()?;
+    // Many at once.
+    let readers = (0..8).map(|_| {
+        Ok(command(&args)?
+            .stdout(std::process::Stdio::null())
+            .spawn()?)
+    });
+    for reader in readers.collect::<Result<Vec<_>>>()? {
+        let output = reader.wait_with_output()?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    Ok(())
+}
+
+/// A process by its name, where no other has that.
+fn by_name(dir: &RunDir) -> Result<()> {
+    let program = dir.file("unique-name-of-15-and-more");
+    fs::copy("/bin/sleep", &program)?;
+    let begin = || Sleeper::started(Command::new(&program).arg("1000"));
+    let (_first, pid) = begin()?;
+    let name = "unique-name-of-15-and-more";
+    let shown = run(&["show", name])?.expect(OK)?;
+    shown.line(&[&format!("process {pid} ")])?;
+    run(&[
+        "cat",
+        &format!("{name}/blocked"),
+        &format!("{name}/{pid}/blocked"),
+    ])?
+    .expect(OK)?;
+    run(&["set", name, "blocked", "+USR1"])?.expect(OK)?;
+    run(&["send", name, "USR1"])?.expect(OK)?;
+    let cleared = run(&["clear", &format!("{name}/{pid}"), "pending"])?.expect(OK)?;
+    ensure!(cleared.out == "nothing to remove\n", "{cleared:?}");
+    let cleared = run(&["clear", &format!("/proc/{pid}"), "pending"])?.expect(OK)?;
+    cleared.line(&["shared queue: SIGUSR1"])?;
+    let images = text(&dir.file("live"));
+    run(&["dump", "-t", name, "-D", &images])?.expect(OK)?;
+    let (_second, other) = begin()?;
+    for args in [
+        &["show", name][..],
+        &["cat", &format!("{name}/blocked")],
+        &["set", name, "blocked", "none"],
+        &["clear", name, "pending"],
+        &["send", name, "USR1"],
+        &["dump", "-t", name, "-D", &images],
+    ] {
+        let said = run(args)?.expect(FAILED)?;
+        let pids = [pid.min(other).to_string(), pid.max(other).to_string()];
+        ensure!(
+            has_in_order(
+                &said.err,
+                &["2 processes have the name", &pids[0], &pids[1]]
+            ),
+            "{said:?}"
+        );
+    }
+    let said = run(&["set", "no-such-name", "blocked", "none"])?.expect(FAILED)?;
+    ensure!(said.err.contains("no such process"), "{said:?}");
+    Ok(())
 }
 
 /// Its filter kills it for what is done inside it: without CAP_SYS_ADMIN it is not touched, with it the filter sleeps.

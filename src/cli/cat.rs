@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use criu_signals::images::text::SigFile;
-use criu_signals::proc_sig::{self, Subject};
+use criu_signals::images::text::{SigFile, render_waiters};
+use criu_signals::proc_sig::{self, Subject, waiters};
 
-use super::context::{self, Context, Failure};
+use super::context::{self, Context, FAILED, Failure};
 
 /// Prints signal state of live processes in the text format of the /proc/PID/sig/ kernel patches of 2007.
 ///
@@ -21,7 +21,7 @@ Examples:
 
 Exit codes:
   0  all files were printed
-  2  a file could not be read")]
+  2  a file, or a possible waiter, could not be read; the others were printed")]
 pub struct Cat {
     /// FILE is action, altstack, blocked, pending, shared_pending or waiters.
     #[arg(required = true, value_name = "PID[/TID]/FILE", value_parser = place)]
@@ -32,12 +32,30 @@ impl Cat {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         context.work_in_child()?;
         let mut out = io::stdout().lock();
+        let mut unread = Vec::new();
         for Place { subject, file } in self.files {
-            let text = proc_sig::read(subject, file, context.timeout)?;
-            out.write_all(text.as_bytes())?;
+            let text = if file == SigFile::Waiters {
+                waiters::readable(subject).map(|mut found| {
+                    unread.append(&mut found.unread);
+                    render_waiters(&found.waiters)
+                })
+            } else {
+                proc_sig::read(subject, file, context.timeout)
+            };
+            match text {
+                Ok(text) => out.write_all(text.as_bytes())?,
+                Err(e) => unread.push(e),
+            }
         }
         out.flush()?;
-        Ok(ExitCode::SUCCESS)
+        for e in &unread {
+            context::say(e);
+        }
+        Ok(if unread.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            FAILED.into()
+        })
     }
 }
 
@@ -48,17 +66,13 @@ pub struct Place {
     pub file: SigFile,
 }
 
-/// `PID/FILE` or `PID/TID/FILE`.
+/// `PID/FILE` or `PID/TID/FILE`, and what [`context::subject`] takes for a process or thread.
 pub fn place(text: &str) -> Result<Place, String> {
     let (subject, file) = text
         .rsplit_once('/')
         .ok_or("expected PID/FILE or PID/TID/FILE")?;
-    let subject: Subject = subject
-        .parse()
-        .map_err(|e: proc_sig::ParseSubjectError| e.to_string())?;
-    context::existing(subject.pid)?;
     Ok(Place {
-        subject,
+        subject: context::subject(subject)?,
         file: file
             .parse()
             .map_err(|e: criu_signals::images::text::ParseSigFileError| e.to_string())?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anstream::AutoStream;
 use clap::{Args, ColorChoice};
 use criu_signals::images::{Pid, Shown as _, Tid};
+use criu_signals::proc;
 use criu_signals::proc_sig::Subject;
 use criu_signals::process::worker::{self, DEFERRED, Role};
 use nix::sys::signal::raise;
@@ -78,14 +79,58 @@ pub fn say(what: &dyn fmt::Display) {
     }
 }
 
-/// `PID`, or `/proc/PID` as a shell completes it. There must be such a process.
+/// `PID`, `/proc/PID` as a shell completes it, or the name of the only process with that name. There must be such a process.
 pub fn pid(text: &str) -> Result<Pid, String> {
-    number(text)
-        .ok_or_else(|| "not a pid".to_owned())
-        .and_then(existing)
+    match number(text) {
+        Some(pid) => existing(pid),
+        None => named(text),
+    }
 }
 
-/// `PID` or `PID/TID`, or the same as folders of `/proc`: `/proc/PID`, `/proc/PID/task/TID`. There must be such a process.
+/// How long a name can be in `/proc/PID/comm` (TASK_COMM_LEN).
+const COMM_LEN: usize = 15;
+/// How many processes of one name are listed.
+const LISTED: usize = 20;
+
+/// The only process of this name.
+pub fn named(name: &str) -> Result<Pid, String> {
+    if name.is_empty() || name.contains('/') || name.parse::<i64>().is_ok() {
+        return Err("not a pid, and not the name of a process".to_owned());
+    }
+    let found = processes_named(name);
+    match found.as_slice() {
+        [] => Err(format!(
+            "no such process: {} is not a pid, and no process has this name",
+            name.shown()
+        )),
+        [pid] => Ok(*pid),
+        many => {
+            let pids: Vec<String> = many.iter().take(LISTED).map(ToString::to_string).collect();
+            let more = match many.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            Err(format!(
+                "{} processes have the name {}: name one of the pids {}{more}",
+                many.len(),
+                name.shown(),
+                pids.join(", ")
+            ))
+        }
+    }
+}
+
+/// The kernel cuts a name off; this command is not meant.
+pub fn processes_named(name: &str) -> Vec<Pid> {
+    let cut = &name.as_bytes()[..name.len().min(COMM_LEN)];
+    let has_it = |pid: &Pid| {
+        let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        *pid != Pid::own() && comm.strip_suffix(b"\n") == Some(cut)
+    };
+    proc::all().into_iter().filter(has_it).collect()
+}
+
+/// `PID` or `PID/TID`, with the name of the only process that has it for PID, or the same as folders of `/proc`: `/proc/PID`, `/proc/PID/task/TID`. There must be such a process.
 pub fn subject(text: &str) -> Result<Subject, String> {
     let wrong = || format!("{text:?} is neither PID nor PID/TID");
     let (process, thread) = match text.strip_prefix("/proc/") {
@@ -102,9 +147,14 @@ pub fn subject(text: &str) -> Result<Subject, String> {
         let text = text.strip_suffix('/').unwrap_or(text);
         text.parse().ok().and_then(Pid::new).ok_or_else(wrong)
     };
+    let is_name = !text.starts_with('/') && id(process).is_err() && !process.is_empty();
     Ok(Subject {
         thread: thread.map(|tid| id(tid).map(Tid::from)).transpose()?,
-        pid: id(process).and_then(existing)?,
+        pid: if is_name {
+            named(process)?
+        } else {
+            id(process).and_then(existing)?
+        },
     })
 }
 
@@ -120,9 +170,9 @@ pub fn number(text: &str) -> Option<Pid> {
 /// Refuses the number of no process before anything is done, and not as one that has ended meanwhile.
 pub fn existing(pid: Pid) -> Result<Pid, String> {
     match fs::symlink_metadata(format!("/proc/{pid}")) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Err(format!("there is no process {pid} in /proc"))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(format!(
+            "no such process: there is no process {pid} in /proc"
+        )),
         _ => Ok(pid),
     }
 }
@@ -165,7 +215,10 @@ mod tests {
             pid(wrong).unwrap_err();
         }
         let said = pid("2147483647").unwrap_err();
-        assert_eq!(said, "there is no process 2147483647 in /proc");
+        assert_eq!(
+            said,
+            "no such process: there is no process 2147483647 in /proc"
+        );
     }
 
     #[test]

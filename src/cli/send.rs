@@ -6,6 +6,7 @@ use criu_signals::engine::send::{Sent, send};
 use criu_signals::images::siginfo::code_by_name;
 use criu_signals::images::{FaultDetail, Fields, Layout, Pid, SigNo, Siginfo, Tid};
 use criu_signals::proc::SignalStatus;
+use criu_signals::proc_sig::Subject;
 use criu_signals::process::pidfd::pid_namespace;
 use criu_signals::state::Queue;
 use criu_signals::tracee::{ByUs, StoppedProcess};
@@ -46,8 +47,8 @@ Exit codes:
   2  the signal could not be queued")]
 pub struct Send {
     /// The process, or one of its threads.
-    #[arg(value_name = "PID[/TID]", value_parser = target)]
-    target: Recipient,
+    #[arg(value_name = "PID[/TID]", value_parser = context::subject)]
+    target: Subject,
     /// Name or number of the signal.
     #[arg(value_name = "SIGNAL")]
     signal: SigNo,
@@ -73,12 +74,6 @@ pub struct Send {
     fields: Vec<(String, u64)>,
 }
 
-#[derive(Clone, Copy)]
-struct Recipient {
-    pid: Pid,
-    tid: Option<Tid>,
-}
-
 /// `si_code`s that are left out.
 const SI_USER: i32 = 0;
 const SI_QUEUE: i32 = -1;
@@ -86,7 +81,7 @@ const SI_TKILL: i32 = -6;
 
 impl Send {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let Recipient { pid, tid } = self.target;
+        let Subject { pid, thread: tid } = self.target;
         let queue = match tid {
             Some(_) => Queue::Private,
             None => Queue::Shared,
@@ -122,7 +117,7 @@ impl Send {
         let code = match &self.code {
             Some(text) => code(self.signal, text)?,
             None if self.value.is_some() => SI_QUEUE,
-            None if self.target.tid.is_some() => SI_TKILL,
+            None if self.target.thread.is_some() => SI_TKILL,
             None => SI_USER,
         };
         let bare = Siginfo::from_fields(
@@ -297,18 +292,6 @@ fn sender(receiver: Pid) -> (i32, u32) {
     (pid, uid)
 }
 
-fn target(text: &str) -> Result<Recipient, String> {
-    let id = |text: &str| {
-        let pid = text.parse().ok().and_then(Pid::new);
-        pid.ok_or_else(|| format!("{text:?} is not a pid"))
-    };
-    let (pid, tid) = match text.split_once('/') {
-        Some((pid, tid)) => (id(pid)?, Some(Tid::from(id(tid)?))),
-        None => (id(text)?, None),
-    };
-    Ok(Recipient { pid, tid })
-}
-
 /// A name, or any number.
 fn code(signo: SigNo, text: &str) -> Result<i32, Failure> {
     if let Ok(number) = text.parse() {
@@ -350,7 +333,15 @@ mod tests {
     }
 
     fn made(args: &str) -> Result<String, String> {
-        let args = std::iter::once("send").chain(args.split_whitespace());
+        // 41 stands for a process that there is.
+        let own = std::process::id().to_string();
+        let words = args
+            .split_whitespace()
+            .map(|word| match word.strip_prefix("41") {
+                Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{own}{rest}"),
+                _ => word.to_owned(),
+            });
+        let args = std::iter::once("send".to_owned()).chain(words);
         let arguments = Arguments::try_parse_from(args).map_err(|e| e.to_string())?;
         let info = arguments
             .send
@@ -460,8 +451,8 @@ mod tests {
             ("41 USR1 --as pid=1,pid=2", "pid is given twice"),
             ("41 USR1 --as pid=4294967296", "pid holds only 32 bits"),
             ("41 USR1 --as pid", "not FIELD=VALUE"),
-            ("0 USR1", "is not a pid"),
-            ("41/x USR1", "is not a pid"),
+            ("0 USR1", "not a pid"),
+            ("41/x USR1", "is neither PID nor PID/TID"),
             ("41 USR9", "no signal is named"),
             ("41 USR1 --value 0x1ffffffffffffffff", "is not a number"),
         ] {

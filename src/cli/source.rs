@@ -25,6 +25,7 @@ use super::context::{self, Context, Failure};
 pub const SOURCES: &str = "\
 Sources:
   PID, /proc/PID     a live process; --stop and --no-stop say how it is read
+  NAME               the only process with this name, unless there is a file or folder NAME
   signals-PID.img    an image of this project
   core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
@@ -123,6 +124,11 @@ pub fn load(
         let pid = context::pid(what).map_err(|why| format!("{what}: {why}"))?;
         return Ok(vec![live_process(pid, context, extent, means)?]);
     }
+    // A file or folder of that name is meant rather than a process.
+    if is_name(what) {
+        let pid = context::named(what)?;
+        return Ok(vec![live_process(pid, context, extent, means)?]);
+    }
     if let Some(folder) = what.strip_prefix(CRIU) {
         let path = Path::new(folder);
         return match checkpoint(path)? {
@@ -152,6 +158,12 @@ pub fn load(
         .collect()
 }
 
+fn is_name(what: &str) -> bool {
+    !what.contains('/')
+        && std::fs::symlink_metadata(what).is_err()
+        && !context::processes_named(what).is_empty()
+}
+
 fn live_process(
     pid: Pid,
     context: &Context,
@@ -173,6 +185,8 @@ fn live_process(
         ProcessReader::new()?
             .with_patience(context.timeout)
             .read(pid)?
+    } else if proc::is_held(pid) {
+        frozen(pid, context)?
     } else {
         match untouched(pid, extent) {
             Some((reading, true)) => reading,
@@ -225,6 +239,21 @@ pub fn names_in_images(
     let addresses = process.dispositions.addresses();
     let names = symbols::in_images(images, process.ids.innermost(), &addresses);
     Ok(names.map_err(|e| e.to_string())?.unwrap_or_default())
+}
+
+/// A process that a freezer of a cgroup holds executes nothing, so that it can't be asked.
+fn frozen(pid: Pid, context: &Context) -> Result<Reading, Failure> {
+    let frozen = format!("process {pid} is frozen by a cgroup freezer");
+    let reading = ProcessReader::new()
+        .and_then(|reader| reader.with_patience(context.timeout).read(pid))
+        .map_err(|e| format!("{frozen}, and BPF can't read it: {e}. Thaw the cgroup first"))?;
+    let lacks = if reading.missing().is_empty() {
+        "shown is all that BPF reads"
+    } else {
+        "which calls it would be interrupted in, and the time left of them, is not shown"
+    };
+    context::say(&format_args!("{frozen}; {lacks}"));
+    Ok(reading)
 }
 
 /// What BPF reads, and whether that is all that is asked for. Why it does not is no concern of those who did not ask for it:

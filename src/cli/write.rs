@@ -58,6 +58,9 @@ fn hint(e: &io::Error) -> &'static str {
 impl Write {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
         let Place { subject, file } = self.place;
+        if !file.is_writable() {
+            return Err(format!("{file} is read-only: only the waiter can begin a wait").into());
+        }
         // The text may be long in coming.
         let seen =
             SameProgram::look(subject.pid).map_err(|e| e.during(Phase::Seize, subject.pid))?;

@@ -3,6 +3,7 @@
 //! Some files of a process that is in execve(2) have to be waited for. They are read with the bound of
 //! [`crate::in_time`], but by functions that are for stopped processes only and say so.
 
+mod access;
 mod cgroup;
 mod files;
 mod glimpse;
@@ -22,6 +23,7 @@ use criu_signals_images::{Pid, Tid};
 
 use crate::error::{Cause, Error, Result};
 
+pub use access::why_denied;
 pub use cgroup::{is_frozen, is_held, is_stopped_and_held, is_stopped_or_held};
 pub use files::{descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;

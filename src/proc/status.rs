@@ -204,7 +204,7 @@ pub(super) fn status_text(pid: Pid, tid: Tid) -> Result<String> {
         .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
-fn own_status() -> Result<Status> {
+pub(super) fn own_status() -> Result<Status> {
     Status::from_file("/proc/self/status").map_err(|e| Error::proc("read /proc/self/status", &e))
 }
 

@@ -33,10 +33,28 @@ const P_PIDFD: u64 = 3;
 /// # Errors
 /// If the task is gone, or a possible waiter can't be looked at.
 pub fn list(subject: Subject) -> Result<Vec<Waiter>> {
+    let Readable { waiters, unread } = readable(subject)?;
+    unread.into_iter().next().map_or(Ok(waiters), Err)
+}
+
+/// What could be looked at.
+#[derive(Debug, Default)]
+pub struct Readable {
+    /// Those who wait.
+    pub waiters: Vec<Waiter>,
+    /// Possible waiters that could not be looked at, and why.
+    pub unread: Vec<Error>,
+}
+
+/// As [`list`], where not every possible waiter has to be looked at.
+///
+/// # Errors
+/// If the task itself is gone or can't be looked at.
+pub fn readable(subject: Subject) -> Result<Readable> {
     look(subject).map_err(|e| e.during(Phase::Capture, subject.pid))
 }
 
-fn look(subject: Subject) -> Result<Vec<Waiter>> {
+fn look(subject: Subject) -> Result<Readable> {
     let tid = subject.tid();
     let status = status(subject.pid, tid)?;
     let ids = status.nspid.clone().and_then(NsIds::new).ok_or_else(|| {
@@ -50,23 +68,37 @@ fn look(subject: Subject) -> Result<Vec<Waiter>> {
         groups: status.nspgid.unwrap_or_default(),
         is_clone: exit_signal.and_then(ExitSignal::signo) != Some(SigNo::CHLD),
     };
-    let mut waiters = Vec::new();
+    let mut found = Readable::default();
     // Threads are nobody's children.
     if tid == Tid::from(subject.pid)
         && let Some(parent) = Pid::new(status.ppid)
     {
-        waiters.extend(among(parent, Tie::Parent, &child)?);
+        found.look_among(parent, Tie::Parent, &child);
     }
     if let Some(tracer) = Tid::new(status.tracerpid)
         && let Some(process) = process_of(tracer)
     {
-        for waiter in among(process, Tie::Tracer(tracer), &child)? {
-            if !waiters.contains(&waiter) {
-                waiters.push(waiter);
+        found.look_among(process, Tie::Tracer(tracer), &child);
+    }
+    Ok(found)
+}
+
+impl Readable {
+    fn look_among(&mut self, process: Pid, tie: Tie, child: &Child) {
+        let during = |e: Error| e.during(Phase::Capture, process);
+        match among(process, tie, child) {
+            Err(e) => self.unread.push(during(e)),
+            Ok(each) => {
+                for one in each {
+                    match one {
+                        Ok(waiter) if !self.waiters.contains(&waiter) => self.waiters.push(waiter),
+                        Ok(_) => {}
+                        Err(e) => self.unread.push(during(e)),
+                    }
+                }
             }
         }
     }
-    Ok(waiters)
 }
 
 /// What a wait may name.
@@ -87,11 +119,11 @@ enum Tie {
     Tracer(Tid),
 }
 
-fn among(process: Pid, tie: Tie, child: &Child) -> Result<Vec<Waiter>> {
-    let of_process = |e: Error| e.during(Phase::Capture, process);
+/// The waiters of a process, and each thread that could not be looked at.
+fn among(process: Pid, tie: Tie, child: &Child) -> Result<Vec<Result<Waiter>>> {
     let threads = match proc::threads(process) {
         Err(e) if e.is_died() => Vec::new(),
-        other => other.map_err(of_process)?,
+        other => other?,
     };
     let found = in_time::look("syscall of a possible waiter", move || {
         let is_32_bit = proc::is_32_bit(process);
@@ -99,12 +131,16 @@ fn among(process: Pid, tie: Tie, child: &Child) -> Result<Vec<Waiter>> {
         threads.iter().map(wait).collect::<Vec<_>>()
     });
     let mut waiters = Vec::new();
-    for (tid, wait) in found.map_err(of_process)? {
-        match wait.map_err(|e| e.in_thread(tid)) {
-            Ok(Some(waiter)) if matches(process, &waiter, tie, child)? => waiters.push(waiter),
-            Ok(_) => {}
+    for (tid, wait) in found? {
+        let wait = wait.and_then(|wait| match wait {
+            Some(waiter) if matches(process, &waiter, tie, child)? => Ok(Some(waiter)),
+            _ => Ok(None),
+        });
+        match wait {
+            Ok(Some(waiter)) => waiters.push(Ok(waiter)),
+            Ok(None) => {}
             Err(e) if e.is_died() => {}
-            Err(e) => return Err(e),
+            Err(e) => waiters.push(Err(e.in_thread(tid))),
         }
     }
     Ok(waiters)

@@ -201,11 +201,26 @@ impl StoppedProcess<ByUs> {
     /// # Errors
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already, ETIMEDOUT if a thread does
     /// not stop within `timeout` (uninterruptible sleep). The threads stopped until then go on. One that has not
-    /// stopped stays seized until the calling thread ends.
+    /// stopped stays seized until the calling thread ends. Another process of this project's that has the process is waited for.
     pub fn seize(pid: Pid, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
-        let stopping = StoppingProcess::begin(pid, deadline)?;
-        stopping.wait(deadline).map_err(|unfinished| unfinished.why)
+        // A tracer may have let the process go since the kernel said EPERM.
+        let mut once_more = true;
+        loop {
+            let stopping = StoppingProcess::begin(pid, deadline);
+            let seized =
+                stopping.and_then(|stopping| stopping.wait(deadline).map_err(|late| late.why));
+            match seized {
+                Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => match other_tracer(pid) {
+                    Other::Ours if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Other::Nobody if once_more => once_more = false,
+                    _ => return Err(e),
+                },
+                done => return done,
+            }
+        }
     }
 
     /// As [`seize`](Self::seize), but this process and no other: its number may have become another's before it was stopped,
@@ -672,8 +687,13 @@ fn why_not(tid: Tid, e: Error) -> Error {
     }
     match (e.cause(), proc::tracer(pid, tid)) {
         (Cause::Os(errno), Ok(Some((tracer, name)))) => Error::os(
-            format!("PTRACE_SEIZE (already traced by {tracer} ({name}))"),
+            format!("PTRACE_SEIZE (already traced by {tracer} ({name}), which has to let the process go first)"),
             *errno,
+        )
+        .in_thread(tid),
+        (Cause::Os(Errno::EPERM), _) => Error::os(
+            format!("PTRACE_SEIZE ({})", proc::why_denied(pid, tid)),
+            Errno::EPERM,
         )
         .in_thread(tid),
         _ => e,
@@ -800,6 +820,29 @@ fn why_it_runs(pid: Pid, tid: Tid, e: Error) -> Error {
         }
         None => e,
     }
+}
+
+/// Who has a process that can't be seized.
+enum Other {
+    Nobody,
+    /// A command or a companion of this project's, by its name; they let go soon.
+    Ours,
+    Stranger,
+}
+
+fn other_tracer(pid: Pid) -> Other {
+    let threads = proc::threads(pid).unwrap_or_default();
+    let tracers = threads
+        .into_iter()
+        .filter_map(|tid| proc::tracer(pid, tid).ok()?);
+    let mut found = Other::Nobody;
+    for (_, name) in tracers {
+        if !name.as_str().starts_with("signals-") {
+            return Other::Stranger;
+        }
+        found = Other::Ours;
+    }
+    found
 }
 
 /// Is it this very thread that traces `tid`?

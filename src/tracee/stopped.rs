@@ -43,6 +43,11 @@ const SLICE: Duration = Duration::from_millis(5);
 /// How long threads that are to be let go again may take to stop. Only one in uninterruptible sleep takes any time.
 const SHIELD_TIME: Duration = Duration::from_millis(100);
 
+/// How long a command waits before it tries again to seize a process that another one of this project's has.
+const BETWEEN_TRIES: Duration = Duration::from_millis(2);
+/// How often it tries where nobody is seen to trace the process: mostly that is a matter of rights.
+const UNSEEN: u32 = 20;
+
 /// How long execve(2) may take to end the other threads.
 const EXEC_TIME: Duration = Duration::from_millis(100);
 
@@ -204,18 +209,19 @@ impl StoppedProcess<ByUs> {
     /// stopped stays seized until the calling thread ends. Another process of this project's that has the process is waited for.
     pub fn seize(pid: Pid, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
-        // A tracer may have let the process go since the kernel said EPERM.
-        let mut once_more = true;
+        // A tracer may have let the process go since the kernel said EPERM, and the next one as well.
+        let mut unseen = 0;
         loop {
             let stopping = StoppingProcess::begin(pid, deadline);
             let seized =
                 stopping.and_then(|stopping| stopping.wait(deadline).map_err(|late| late.why));
             match seized {
                 Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => match other_tracer(pid) {
-                    Other::Ours if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(2));
+                    Other::Ours if Instant::now() < deadline => std::thread::sleep(BETWEEN_TRIES),
+                    Other::Nobody if unseen < UNSEEN && Instant::now() < deadline => {
+                        unseen += 1;
+                        std::thread::sleep(BETWEEN_TRIES);
                     }
-                    Other::Nobody if once_more => once_more = false,
                     _ => return Err(e),
                 },
                 done => return done,

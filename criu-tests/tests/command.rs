@@ -1549,7 +1549,12 @@ fn permission_undumpable(dir: &RunDir) -> Result<()> {
     let (_sleeper, pid) = Sleeper::started(command.arg("1000").uid(NOBODY).gid(NOBODY))?;
     nobody(dir, &["show", &pid.to_string()])?
         .expect(FAILED)?
-        .error(&["not dumpable", "CAP_SYS_PTRACE", "EPERM"])
+        .error(&["not dumpable", "CAP_SYS_PTRACE", "EPERM"])?;
+    // The reason is given once for a process, however many of its files are asked for.
+    let files = ["blocked", "action", "pending"].map(|file| format!("{pid}/{file}"));
+    let said = nobody(dir, &["cat", &files[0], &files[1], &files[2]])?.expect(FAILED)?;
+    ensure!(said.err.matches("EPERM").count() == 1, "{said:?}");
+    said.error(&[&format!("process {pid}"), "2 more files were not read"])
 }
 
 /// One possible waiter can't be looked at: it is named, and the other files are printed.

@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use criu_signals::error::{Cause, Error};
+use criu_signals::images::Pid;
 use criu_signals::images::text::{SigFile, render_waiters};
 use criu_signals::proc_sig::{self, Subject, waiters};
+use nix::errno::Errno;
 
 use super::context::{self, Context, FAILED, Failure};
 
@@ -33,14 +36,23 @@ impl Cat {
         context.work_in_child()?;
         let mut out = io::stdout().lock();
         let mut unread = Vec::new();
+        let mut closed: Vec<(Pid, usize)> = Vec::new();
         for Place { subject, file } in self.files {
             let text = if file == SigFile::Waiters {
                 waiters::readable(subject).map(|mut found| {
                     unread.append(&mut found.unread);
                     render_waiters(&found.waiters)
                 })
+            } else if let Some((_, files)) = closed.iter_mut().find(|(pid, _)| *pid == subject.pid)
+            {
+                *files += 1;
+                continue;
             } else {
-                proc_sig::read(subject, file, context.timeout)
+                let read = proc_sig::read(subject, file, context.timeout);
+                if read.as_ref().is_err_and(is_of_process) {
+                    closed.push((subject.pid, 0));
+                }
+                read
             };
             match text {
                 Ok(text) => out.write_all(text.as_bytes())?,
@@ -51,12 +63,25 @@ impl Cat {
         for e in &unread {
             context::say(e);
         }
+        for (pid, files) in closed.iter().filter(|(_, files)| *files > 0) {
+            context::say(&format_args!(
+                "process {pid}: {files} more files were not read for the same reason"
+            ));
+        }
         Ok(if unread.is_empty() {
             ExitCode::SUCCESS
         } else {
             FAILED.into()
         })
     }
+}
+
+/// Whether the process as a whole can't be read, so that each further file would be waited for in vain.
+fn is_of_process(e: &Error) -> bool {
+    matches!(
+        e.cause(),
+        Cause::Os(Errno::EPERM | Errno::ETIMEDOUT) | Cause::Unsupported(_)
+    )
 }
 
 /// A file of a process or thread.

@@ -638,7 +638,12 @@ impl Performance<'_> {
         match called.status {
             None => self.hang(&format!("criu-signals {what}")),
             Some(status) if !status.success() => {
-                let said: Vec<&str> = called.output.lines().take(6).collect();
+                // What could be read comes before it.
+                let errors = |line: &&str| line.starts_with("criu-signals: ");
+                let mut said: Vec<&str> = called.output.lines().filter(errors).take(6).collect();
+                if said.is_empty() {
+                    said = called.output.lines().take(6).collect();
+                }
                 let found = format!("{what}: {status}: {}", said.join("; "));
                 self.shown.said.push(found.clone());
                 self.differs(About::Command, "exit status 0", found);

@@ -359,7 +359,7 @@ impl Row {
             _ => start("everything", None, dir)?,
         };
         let pid = victim.pid();
-        let before = mappings(pid)?;
+        let before = visible(pid)?;
         let mut criu = with_faults()?.env(FAULT, self.armed());
         if self.during == During::DeepDump {
             criu = criu.env("CRIU_SIGNALS_DEEP_QUEUE", "1");
@@ -388,7 +388,7 @@ impl Row {
             }
             Action::Kill => {}
         }
-        same_mappings(victim, &before)
+        visibly_same(victim, &before)
     }
 
     /// criu dies with signals in custody, and something happens to the guardian. Where the guardian dies as well before
@@ -490,7 +490,7 @@ impl Row {
     fn show(&self, dir: &RunDir) -> Result<()> {
         let victim = start("everything", None, dir)?;
         let pid = victim.pid();
-        let before = mappings(pid)?;
+        let before = visible(pid)?;
         let done = Command::new(config::faults_dir()?.join("criu-signals"))
             .args(["show", "--stop", &pid.to_string()])
             .env(FAULT, self.armed())
@@ -514,18 +514,18 @@ impl Row {
                 done.status
             ),
         }
-        same_mappings(victim, &before)
+        visibly_same(victim, &before)
     }
 }
 
-/// The victim's memory is mapped as before, and it passes. What a dead tracer has left, the thread takes away itself,
+/// The victim's memory is mapped as before, with the masks that it had, and it passes. What a dead tracer has left, the thread takes away itself,
 /// for which it needs a moment.
-fn same_mappings(victim: Victim, before: &str) -> Result<()> {
+fn visibly_same(victim: Victim, before: &str) -> Result<()> {
     let pid = victim.pid();
-    let same = wait::until("the mappings to be as before", SOON, || {
-        Ok((mappings(pid)? == before).then_some(()))
+    let same = wait::until("mappings and masks to be as before", SOON, || {
+        Ok((visible(pid)? == before).then_some(()))
     });
-    let after = mappings(pid)?;
+    let after = visible(pid)?;
     victim.finish(PATIENCE)?;
     same.with_context(|| format!("before {before}\nafter {after}"))
 }
@@ -573,9 +573,17 @@ fn whole_log(dir: &RunDir, dump: &Step) -> String {
     }
 }
 
-fn mappings(pid: Pid) -> Result<String> {
+/// What shows in /proc whether a thread is still on its way out of the code of a dead tracer: mappings, and masks in force.
+fn visible(pid: Pid) -> Result<String> {
     let path = format!("/proc/{pid}/maps");
-    fs::read_to_string(&path).context(path)
+    let mut all = fs::read_to_string(&path).context(path)?;
+    for tid in procfs::tasks(pid)? {
+        let path = format!("/proc/{pid}/task/{tid}/status");
+        let status = fs::read_to_string(&path).context(path)?;
+        let masks = status.lines().filter(|line| line.starts_with("SigBlk:"));
+        masks.for_each(|line| all += &format!("thread {tid} {line}\n"));
+    }
+    Ok(all)
 }
 
 /// All guardians have done their work and ended: there is nobody but the victim.

@@ -419,6 +419,8 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
     let tracer = tracer.context("starting the tracer")?;
     let said = String::from_utf8_lossy(&tracer.stdout);
     let pid = victim.pid();
+    // Before anything can fail: it is in no namespace that would end it.
+    victim.finish(PATIENCE)?;
     let expected = [
         format!("seize: pid {pid} tid {pid}: PTRACE_SEIZE ("),
         "belongs to uid 0, the command to uid 65534".to_owned(),
@@ -428,7 +430,7 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
         !tracer.status.success() && expected.iter().all(|part| said.contains(part)),
         "it says: {said}"
     );
-    victim.finish(PATIENCE)
+    Ok(())
 }
 
 /// It is told by itself, and not by its number: in another pid namespace than the first, 2 is anybody.

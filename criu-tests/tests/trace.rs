@@ -228,6 +228,21 @@ fn report(dir: &RunDir) -> Result<Value> {
     Ok(serde_json::from_str(&dir.read("report.json"))?)
 }
 
+/// The report of a trace that has found each signal exactly once.
+fn proven(trace: Trace, dir: &RunDir) -> Result<Value> {
+    let (_, code) = trace.end()?;
+    let report = report(dir)?;
+    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    Ok(report)
+}
+
+/// The victim has counted so many signals, each with a value of its own.
+fn counted(dir: &RunDir, all: u64) -> Result<()> {
+    let counted = dir.read("counted");
+    ensure!(counted == format!("{all} of {all}"), "{counted}");
+    Ok(())
+}
+
 /// Signals are sent all the time while the process is dumped several times, and runs on.
 fn running(dir: &RunDir) -> Result<()> {
     let victim = start("counting", Some("running"), dir)?;
@@ -239,18 +254,14 @@ fn running(dir: &RunDir) -> Result<()> {
     let trace = prove(dir, pid, &script)?;
     send(pid, MANY)?;
     fs::write(dir.file("sent"), "")?;
-    let (_, code) = trace.end()?;
-    let report = report(dir)?;
-    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    let report = proven(trace, dir)?;
     let delivered = report["delivered"].as_u64();
     ensure!(
         report["sent"] == report["delivered"] && delivered == Some(MANY),
         "{report:#}"
     );
     victim.finish(CHECK)?;
-    let counted = dir.read("counted");
-    ensure!(counted == format!("{MANY} of {MANY}"), "{counted}");
-    Ok(())
+    counted(dir, MANY)
 }
 
 /// Whether the process has ended: from now on its number is free, which is not so as soon as it has left /proc.
@@ -281,18 +292,14 @@ fn restored(dir: &RunDir) -> Result<()> {
         }
         Ok(trace.child.try_wait()?.map(drop))
     })?;
-    let (_, code) = trace.end()?;
-    let report = report(dir)?;
-    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    let report = proven(trace, dir)?;
     ensure!(
         report["sent"] == MANY && report["still_pending"] == MANY,
         "{report:#}"
     );
     ensure!(report["put_back_by_checkpoint"] == 3 * MANY, "{report:#}");
     Victim::restored(pid, dir).finish(CHECK)?;
-    let counted = dir.read("counted");
-    ensure!(counted == format!("{MANY} of {MANY}"), "{counted}");
-    Ok(())
+    counted(dir, MANY)
 }
 
 /// Before each of a hundred dumps a hundred signals come, which are delivered after the restore.
@@ -323,9 +330,7 @@ fn hundred(dir: &RunDir) -> Result<()> {
         }
         Ok(trace.child.try_wait()?.map(drop))
     })?;
-    let (_, code) = trace.end()?;
-    let report = report(dir)?;
-    ensure!(code == 0 && report["exactly_once"] == true, "{report:#}");
+    let report = proven(trace, dir)?;
     let all = TIMES * EACH;
     ensure!(
         report["sent"] == all && report["delivered"] == all,
@@ -333,9 +338,7 @@ fn hundred(dir: &RunDir) -> Result<()> {
     );
     ensure!(report["put_back_by_checkpoint"] == all, "{report:#}");
     Victim::restored(pid, dir).finish(CHECK)?;
-    let counted = dir.read("counted");
-    ensure!(counted == format!("{all} of {all}"), "{counted}");
-    Ok(())
+    counted(dir, all)
 }
 
 /// A process that is not restored has not got its signals.

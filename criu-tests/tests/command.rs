@@ -1592,15 +1592,17 @@ fn another_reader(_: &RunDir) -> Result<()> {
     let said = run(&args)?.expect(FAILED)?;
     said.error(&["already traced by ", "(stranger)", "EPERM"])?;
     held.release()?;
-    // Many at once.
-    let readers = (0..8).map(|_| {
-        Ok(command(&args)?
-            .stdout(std::process::Stdio::null())
-            .spawn()?)
-    });
-    for reader in readers.collect::<Result<Vec<_>>>()? {
-        let output = reader.wait_with_output()?;
-        ensure!(output.status.success(), "{output:?}");
+    // Many at once, some of which end while others look who has the process.
+    for _ in 0..8 {
+        let readers = (0..8).map(|_| {
+            Ok(command(&args)?
+                .stdout(std::process::Stdio::null())
+                .spawn()?)
+        });
+        for reader in readers.collect::<Result<Vec<_>>>()? {
+            let output = reader.wait_with_output()?;
+            ensure!(output.status.success(), "{output:?}");
+        }
     }
     Ok(())
 }

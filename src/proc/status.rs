@@ -9,6 +9,9 @@ use procfs::process::Status;
 use super::{not_understood, of_task, parsed, read, read_text, task_file};
 use crate::error::{Cause, Error, Result};
 
+/// How many tracers of a thread, each of which has ended before its name was read, are looked at.
+const TRACERS: u32 = 10;
+
 /// The signal lines of `/proc/PID/task/TID/status` (proc_pid_status(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignalStatus {
@@ -144,16 +147,22 @@ pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
     Ok(status.state.starts_with('T'))
 }
 
-/// The thread that traces this one, and its name.
+/// The thread that traces this one, and its name. No name is known of a tracer whose /proc folder is hidden (hidepid, proc(5)).
 pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
-    let status = status(pid, tid)?;
-    let Some(tracer) = Tid::new(status.tracerpid) else {
-        return Ok(None);
-    };
-    // It may end at any moment.
-    let name = read_text(format!("/proc/{tracer}/comm"));
-    let name = name.unwrap_or_default();
-    Ok(Some((tracer, name.trim_end_matches('\n').into())))
+    let mut last = None;
+    // A tracer that has ended since its number was read does not trace the thread any more: another one may.
+    for _ in 0..TRACERS {
+        let Some(tracer) = Tid::new(status(pid, tid)?.tracerpid) else {
+            return Ok(None);
+        };
+        if let Ok(name) = read_text(format!("/proc/{tracer}/comm")) {
+            return Ok(Some((tracer, name.trim_end_matches('\n').into())));
+        }
+        if last.replace(tracer) == Some(tracer) {
+            break;
+        }
+    }
+    Ok(last.map(|tracer| (tracer, Name::default())))
 }
 
 /// The parent of `pid`, which is not the tracer (`PPid`). `None`: it is in none of our pid namespaces.

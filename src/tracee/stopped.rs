@@ -217,7 +217,10 @@ impl StoppedProcess<ByUs> {
                 stopping.and_then(|stopping| stopping.wait(deadline).map_err(|late| late.why));
             match seized {
                 Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM)) => match other_tracer(pid) {
-                    Other::Ours if Instant::now() < deadline => std::thread::sleep(BETWEEN_TRIES),
+                    Other::Ours if Instant::now() < deadline => {
+                        unseen = 0;
+                        std::thread::sleep(BETWEEN_TRIES);
+                    }
                     Other::Nobody if unseen < UNSEEN && Instant::now() < deadline => {
                         unseen += 1;
                         std::thread::sleep(BETWEEN_TRIES);

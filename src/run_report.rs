@@ -213,7 +213,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`, `overrun`, `timer`, `owner`,
-    /// `cpu-limit`, `exit-status`; or `machine`.
+    /// `cpu-limit`, `exit-status`, `call-mask`; or `machine`.
     pub kind: String,
     /// How much it matters.
     #[serde(default)]

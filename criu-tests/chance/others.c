@@ -388,13 +388,8 @@ static void wait_all_stopped(pid_t process)
 		}
 }
 
-/* The helper: a child that stops its parent, and lets it go on. */
-static void stop_and_go(void)
+static void send_dues(pid_t process)
 {
-	pid_t process = getppid();
-
-	kill(process, signal_of(stopped_line, 1));
-	wait_all_stopped(process);
 	for (int i = 0; i < due_count; i++) {
 		int sig = signal_of(dues[i], 2);
 
@@ -403,6 +398,16 @@ static void stop_and_go(void)
 		else
 			syscall(SYS_tgkill, process, threads[number(dues[i], 1, 0, THREADS - 1)].tid, sig);
 	}
+}
+
+/* The helper: a child that stops its parent, and lets it go on. */
+static void stop_and_go(void)
+{
+	pid_t process = getppid();
+
+	kill(process, signal_of(stopped_line, 1));
+	wait_all_stopped(process);
+	send_dues(process);
 	note_ready();
 	wait_go();
 	note_go();
@@ -412,16 +417,26 @@ static void stop_and_go(void)
 		sleep_ns(3600 * SECOND);
 }
 
+/* In a process that runs only what its threads' calls block stays where it is until the process is ready. */
+static void check_dues(void)
+{
+	for (int i = 0; i < due_count; i++)
+		for (struct thread *t = next_thread(NULL); t; t = next_thread(t))
+			if ((is(dues[i], 1, "shared") || t->number == (int)number(dues[i], 1, 0, THREADS - 1)) &&
+			    !(wait_mask(t) & BIT(signal_of(dues[i], 2))))
+				bad_plan(dues[i], "without 'stopped' each thread that can get it has to be in a call that blocks it");
+}
+
 void ready_and_wait(void)
 {
-	if (due_count && !stopped_line)
-		bad_plan(dues[0], "it is due only with 'stopped'");
 	if (stopped_line) {
 		helper(stop_and_go);
 		while (!__atomic_load_n(&common->went_on, __ATOMIC_SEQ_CST))
 			sleep_ns(5 * MS);
 		return;
 	}
+	check_dues();
+	send_dues(getpid());
 	note_ready();
 	wait_go();
 	note_go();

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use criu_signals::engine::send::{Sent, send};
 use criu_signals::images::siginfo::code_by_name;
 use criu_signals::images::{FaultDetail, Fields, Layout, Pid, SigNo, Siginfo, Tid};
+use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::proc::SignalStatus;
 use criu_signals::proc_sig::Subject;
 use criu_signals::process::pidfd::pid_namespace;
@@ -91,6 +92,7 @@ impl Send {
         let info = self.siginfo(sender(pid))?;
         context.work_in_child()?;
         context::existing(pid)?;
+        refuse_stop(pid)?;
         let stopped = StoppedProcess::<ByUs>::seize(pid, context.timeout)?;
         if !stopped.threads().contains(&tid) {
             return Err(format!("process {pid} has no thread {tid}").into());

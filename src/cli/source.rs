@@ -13,6 +13,7 @@ use criu_signals::images::{
     CodePlace, ImageError, Pid, ProcessState, Recorded, Shown as _, ThreadState, Tid, criu_core,
     criu_images, image,
 };
+use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::machine;
 use criu_signals::proc;
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
@@ -179,8 +180,12 @@ fn live_process(
     };
     // Before the reading: addresses of one program mean nothing in the next.
     let program = proc::auxiliary_vector(pid);
+    let mut stop_and_read = || {
+        refuse_stop(pid)?;
+        stopping.read(pid)
+    };
     let reading = if means.stop {
-        stopping.read(pid)?
+        stop_and_read()?
     } else if means.no_stop {
         ProcessReader::new()?
             .with_patience(context.timeout)
@@ -190,14 +195,14 @@ fn live_process(
     } else {
         match untouched(pid, extent) {
             Some((reading, true)) => reading,
-            Some((reading, false)) => match stopping.read(pid) {
+            Some((reading, false)) => match stop_and_read() {
                 // Somebody else traces the process, or it would not be as it was afterwards: what was read says what is missing.
                 Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM) | Cause::Unsupported(_)) => {
                     reading
                 }
                 stopped => stopped?,
             },
-            None => stopping.read(pid)?,
+            None => stop_and_read()?,
         }
     };
     let observed = Observed {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::cgroup::{Cgroup, Hold};
 use super::{Progress, Stage, step};
 use crate::error::{Cause, Error, Phase, Result};
+use crate::losses::by_stop::refuse_stop;
 use crate::proc::{self, Uninterruptible};
 use crate::process::worker;
 use crate::tracee::{ByUs, StoppedProcess, StoppingProcess};
@@ -133,7 +134,7 @@ impl Stopped {
 
     fn add(&mut self, pids: &[Pid], timeout: Duration, progress: &mut dyn Progress) -> Result<()> {
         for &pid in pids {
-            self.processes.push(StoppedProcess::seize(pid, timeout)?);
+            self.processes.push(seize(pid, timeout)?);
             self.count(progress)?;
         }
         Ok(())
@@ -164,7 +165,7 @@ impl Stopped {
                 log::warn!("pid {pid}: skipped, because it is this program");
                 continue;
             }
-            match StoppedProcess::seize(pid, timeout) {
+            match seize(pid, timeout) {
                 Ok(process) => self.processes.push(process),
                 Err(e) if Some(pid) != wanted && (e.is_died() || !proc::is_alive(pid)) => continue,
                 Err(e) => return Err(e),
@@ -347,6 +348,12 @@ fn meet_all(stopping: &mut [StoppingProcess]) {
     for process in stopping {
         let _ = process.meet(deadline);
     }
+}
+
+/// Not a process of which a stop would lose a signal.
+fn seize(pid: Pid, timeout: Duration) -> Result<StoppedProcess<ByUs>> {
+    refuse_stop(pid)?;
+    StoppedProcess::seize(pid, timeout)
 }
 
 /// Has one of its threads called vfork(2)?

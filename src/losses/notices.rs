@@ -30,6 +30,8 @@ pub enum Notice {
     CpuLimit,
     /// How a process ended that was not waited for.
     ExitStatus,
+    /// The mask of a system call, where that matters for a pending signal.
+    CallMask,
     /// Images from another kernel or processor. Nothing is lost, so this is always information and never a warning.
     Machine,
 }
@@ -47,6 +49,7 @@ impl fmt::Display for Notice {
             Notice::Owner => "owner",
             Notice::CpuLimit => "cpu-limit",
             Notice::ExitStatus => "exit-status",
+            Notice::CallMask => "call-mask",
             Notice::Machine => "machine",
         })
     }
@@ -64,7 +67,7 @@ impl From<Lost> for Notice {
 
 impl Notice {
     /// Those that can be refused.
-    pub const REFUSABLE: [Notice; 9] = [
+    pub const REFUSABLE: [Notice; 10] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
@@ -74,6 +77,7 @@ impl Notice {
         Notice::Owner,
         Notice::CpuLimit,
         Notice::ExitStatus,
+        Notice::CallMask,
     ];
 }
 

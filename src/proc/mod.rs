@@ -105,7 +105,7 @@ fn process(pid: Pid) -> Result<procfs::process::Process> {
     procfs::process::Process::new(pid.get()).map_err(|e| Error::proc("open /proc/PID", &e))
 }
 
-fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
+pub(crate) fn task_file(pid: Pid, tid: Tid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{tid}/{name}"))
 }
 

@@ -11,6 +11,7 @@ use criu_signals_images::{
 use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Phase, Result};
+use crate::losses::by_stop::refuse_stop;
 use crate::proc::{self, Region, SignalStatus};
 use crate::process::same_program::SameProgram;
 use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, Site, put_back};
@@ -96,6 +97,7 @@ impl Held {
     /// # Errors
     /// Those of [`StoppedProcess::seize`]; [`Cause::Died`] if the process has no such thread.
     pub fn seize(subject: Subject, timeout: Duration) -> Result<Held> {
+        refuse_stop(subject.pid)?;
         let stopped = StoppedProcess::<ByUs>::seize(subject.pid, timeout)?;
         let tid = subject.tid();
         if !stopped.threads().contains(&tid) {

@@ -26,7 +26,7 @@ use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Glimpse};
-use crate::tracee::shield::{in_call, set, shield, shield_thread};
+use crate::tracee::shield::{LostMask, in_call, set, shield, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
@@ -143,9 +143,15 @@ impl Seen {
     /// # Errors
     /// If a thread could not be looked at or changed.
     pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
-        let anew = shield(stopped.pid(), stopped.threads())?;
+        let (mut anew, mut lost) = (Vec::new(), Vec::new());
+        for (tid, shielded) in shield(stopped.pid(), stopped.threads())? {
+            if shielded.anew {
+                anew.push(tid);
+            }
+            lost.extend(shielded.lost);
+        }
         let waited = asleep::confirm(stopped, &self.0);
-        Ok(Confirmed { waited, anew })
+        Ok(Confirmed { waited, anew, lost })
     }
 }
 
@@ -155,9 +161,15 @@ pub struct Confirmed {
     waited: Vec<Waited>,
     /// Threads whose calls begin anew with their whole timeout.
     anew: Vec<Tid>,
+    lost: Vec<LostMask>,
 }
 
 impl Confirmed {
+    /// The masks of calls that are lost by this dump, and that matter.
+    pub fn lost_masks(&self) -> &[LostMask] {
+        &self.lost
+    }
+
     /// Enters into the capture `state` what is known: how much time each call has left, where the kernel has written that
     /// nowhere, and which call it was that restart_syscall(2) went on with.
     ///

@@ -13,11 +13,11 @@
 //!   goes on with a warning; a visit that nothing else has to follow is refused.
 //! - **Programs** that the architecture can't do this to ([`Registers::refused`]).
 
-use criu_signals_images::{CallTable, Pid, SigNo, Tid};
+use criu_signals_images::{Pid, SigNo, Tid};
 
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Dispatch};
-use super::shield;
+use super::shield::{self, MaskEffect};
 use crate::arch::{
     Registers, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, Stub, protection_keys,
 };
@@ -107,13 +107,15 @@ pub(super) fn refuse_denied_key(tid: Tid) -> Result<()> {
 /// # Errors
 /// [`Cause::Unsupported`] if a handler would find another mask after calls have been made in this thread of a stopped process.
 pub(super) fn refuse_mask_of_call(pid: Pid, tid: Tid, registers: &Registers) -> Result<()> {
-    let Some(call) = shield::loses_mask(pid, tid, registers)? else {
+    let Some(lost) = shield::loses_mask(pid, tid, registers)? else {
         return Ok(());
     };
-    let call = call.named(CallTable::here(registers.is_compat()));
+    let advice = match lost.effect {
+        MaskEffect::OtherMaskInHandler => "Send SIGCONT first, or read",
+        MaskEffect::ActionBeforeCall(_) => "Wait until the call has ended, or read",
+    };
     let why = format!(
-        "the process is stopped in {call}, whose own mask injected calls would discard, and the handler of a pending signal \
-         would find the thread's mask in force (docs/eintr.md). Send SIGCONT first, or read the process without a stop \
+        "injected calls would discard the call's own mask, and {lost} (docs/eintr.md). {advice} the process without a stop \
          (criu-signals show --no-stop)"
     );
     Err(Error::new(

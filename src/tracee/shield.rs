@@ -4,6 +4,8 @@
 //! functions by stop signals"). To these the stop must not have happened: the result is turned into ERESTARTNOHAND, which
 //! means EINTR if a handler runs and a restart if none does.
 
+use std::fmt;
+
 use criu_signals_images::{CallTable, InterruptedCall, Pid, RestartCode, SigNo, SigSet, Tid};
 
 use super::memory::{Memory, RemoteAddr};
@@ -14,44 +16,95 @@ use crate::proc::{self, SignalStatus};
 
 const EINTR: i64 = libc::EINTR as i64;
 
+/// What a stop and a mask set from outside mean for the call of a thread.
+#[derive(Debug, Default)]
+pub(crate) struct Shielded {
+    /// The call had a timeout under way. It begins anew with the whole of it: the kernel has kept nothing of it, and
+    /// docs/eintr.md says why the rest is not put in its place.
+    pub anew: bool,
+    /// What is lost once somebody has set the thread's mask.
+    pub lost: Option<LostMask>,
+}
+
+/// A call whose own mask (pselect, ppoll, epoll_pwait, sigsuspend) matters for a pending signal. Only the call can set that mask:
+/// with PTRACE_SETSIGMASK the kernel drops the mask, and the thread's own is in force when the thread goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostMask {
+    /// Of which thread.
+    pub tid: Tid,
+    /// The call.
+    pub call: InterruptedCall,
+    /// Where the number of the call comes from.
+    pub table: CallTable,
+    /// What comes of it.
+    pub effect: MaskEffect,
+}
+
+/// What comes of it that the mask of a call is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaskEffect {
+    /// The handler of a signal that both masks allow finds the thread's mask in force.
+    OtherMaskInHandler,
+    /// The default action of these signals, or that they are ignored, comes before the call goes on, and not after the call:
+    /// only the mask of the call blocks them.
+    ActionBeforeCall(SigSet),
+}
+
+impl fmt::Display for LostMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let call = self.call.named(self.table);
+        match self.effect {
+            MaskEffect::OtherMaskInHandler => write!(
+                f,
+                "the handler of a signal that is pending will find the thread's mask in force, and not that of {call}"
+            ),
+            MaskEffect::ActionBeforeCall(signals) => write!(
+                f,
+                "only the mask of {call} blocks {signals}, pending without a handler: the kernel drops such a signal, or \
+                 carries out its default action, before the call goes on"
+            ),
+        }
+    }
+}
+
 /// Keeps the stop itself from ending a call with EINTR in any of the `threads` of a stopped process. From here on the thread may be let
 /// go at any time, also by the death of its tracer.
 ///
 /// A result that is due stays: that of a process which is stopped, or is about to be.
 ///
-/// Returns the threads whose calls had a timeout under way. Such a call begins anew with the whole of it: the kernel
-/// has kept nothing of it, and docs/eintr.md says why the rest is not put in its place.
-///
 /// # Errors
 /// If a thread could not be looked at or changed.
-pub(crate) fn shield(pid: Pid, threads: &[Tid]) -> Result<Vec<Tid>> {
-    let mut anew = Vec::new();
+pub(crate) fn shield(pid: Pid, threads: &[Tid]) -> Result<Vec<(Tid, Shielded)>> {
+    let mut all = Vec::new();
     for &tid in threads {
         match shield_thread(pid, tid) {
-            Ok(true) => anew.push(tid),
-            Ok(false) => {}
+            Ok(shielded) => all.push((tid, shielded)),
             Err(e) if e.is_died() && tid != Tid::from(pid) => {}
             Err(e) => return Err(e.in_thread(tid)),
         }
     }
-    Ok(anew)
+    Ok(all)
 }
 
-/// As [`shield`], for one thread. Says whether its call begins anew.
-pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
+/// As [`shield`], for one thread.
+///
+/// # Errors
+/// Those of [`shield`].
+pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<Shielded> {
     let registers = ptrace::registers(tid)?;
-    let Some((call, result)) = in_call(&registers) else {
-        return Ok(false);
+    let Some(interrupted) = Interrupted::look(pid, tid, &registers)? else {
+        return Ok(Shielded::default());
     };
-    if result != -EINTR {
-        if ends_with_a_handler(result) && may_have_mask(call.number, registers.is_compat()) {
-            match HandlerDue::look(pid, tid)? {
-                HandlerDue::Afterwards => set(tid, &registers, &call, RestartCode::Always)?,
-                HandlerDue::ByBoth => says_other_mask(pid, tid, &call, &registers),
-                HandlerDue::ByOneMask => {}
-            }
+    let Interrupted {
+        call, result, due, ..
+    } = &interrupted;
+    let after_the_call = matches!(due.handler, HandlerDue::Afterwards);
+    let lost = interrupted.lost(tid);
+    if *result != -EINTR {
+        if after_the_call && ends_with_a_handler(*result) {
+            set(tid, &registers, call, RestartCode::Always)?;
         }
-        return Ok(false);
+        return Ok(Shielded { anew: false, lost });
     }
     let args = registers.call_args();
     let once_more = match waiting(call.number, args, registers.is_compat()) {
@@ -61,27 +114,75 @@ pub(crate) fn shield_thread(pid: Pid, tid: Tid) -> Result<bool> {
         }
         _ => false,
     };
-    if !once_more {
-        return Ok(false);
-    }
-    if stop_is_due(pid, tid)? {
-        if matches!(HandlerDue::look(pid, tid)?, HandlerDue::ByBoth) {
-            says_other_mask(pid, tid, &call, &registers);
-        }
-        return Ok(false);
+    if !once_more || stop_is_due(pid, tid)? {
+        return Ok(Shielded { anew: false, lost });
     }
     log::debug!(
         "pid {pid} tid {tid}: {}: EINTR is only this stop's",
         call.named(CallTable::here(registers.is_compat()))
     );
-    set(tid, &registers, &call, RestartCode::UnlessHandled)?;
-    Ok(match timeout(call.number, args, registers.is_compat()) {
+    let code = if after_the_call {
+        RestartCode::Always
+    } else {
+        RestartCode::UnlessHandled
+    };
+    set(tid, &registers, call, code)?;
+    let anew = match timeout(call.number, args, registers.is_compat()) {
         Timeout::Without => false,
         Timeout::Given | Timeout::Millis(_) | Timeout::At(_) => true,
         Timeout::IfAt(at) => Memory::open(pid)?
             .read_u64(RemoteAddr(at))
             .is_ok_and(|pointer| pointer != 0),
-    })
+    };
+    Ok(Shielded { anew, lost })
+}
+
+/// The call of a thread that something has interrupted, and that ends with EINTR or goes on.
+struct Interrupted {
+    call: InterruptedCall,
+    table: CallTable,
+    /// As it stands now.
+    result: i64,
+    due: Due,
+}
+
+impl Interrupted {
+    /// `None`: the thread is in no call, or the call has ended.
+    fn look(pid: Pid, tid: Tid, registers: &Registers) -> Result<Option<Interrupted>> {
+        let Some((call, result)) = in_call(registers) else {
+            return Ok(None);
+        };
+        if result != -EINTR && RestartCode::from_result(result).is_none() {
+            return Ok(None);
+        }
+        let due = if may_have_mask(call.number, registers.is_compat()) {
+            Due::look(pid, tid)?
+        } else {
+            Due::default()
+        };
+        Ok(Some(Interrupted {
+            call,
+            table: CallTable::here(registers.is_compat()),
+            result,
+            due,
+        }))
+    }
+
+    fn lost(&self, tid: Tid) -> Option<LostMask> {
+        let effect = if !self.due.unhandled.is_empty() {
+            MaskEffect::ActionBeforeCall(self.due.unhandled)
+        } else if matches!(self.due.handler, HandlerDue::ByBoth) {
+            MaskEffect::OtherMaskInHandler
+        } else {
+            return None;
+        };
+        Some(LostMask {
+            tid,
+            call: self.call,
+            table: self.table,
+            effect,
+        })
+    }
 }
 
 /// ERESTARTSYS or ERESTARTNOHAND.
@@ -92,10 +193,21 @@ fn ends_with_a_handler(result: i64) -> bool {
     )
 }
 
-/// By which mask a pending signal with a handler is due, of a thread that is in a call with a mask of its own (pselect, ppoll,
-/// epoll_pwait, sigsuspend).
+/// Which pending signals one of the two masks allows and the other does not, of a thread that is in a call with a mask of its own
+/// (pselect, ppoll, epoll_pwait, sigsuspend).
+#[derive(Default)]
+struct Due {
+    /// Of the signals with handlers.
+    handler: HandlerDue,
+    /// Those without a handler that only the call's mask blocks.
+    unhandled: SigSet,
+}
+
+/// By which mask a pending signal with a handler is due.
+#[derive(Default)]
 enum HandlerDue {
     /// By none, by the call's alone, or there is one mask only.
+    #[default]
     ByOneMask,
     /// Only by the mask that the thread gets back. The kernel decides by the call's that it is restarted, and lets the handler
     /// run then (arch/x86/kernel/signal.c, `arch_do_signal_or_restart`, `restore_saved_sigmask`). Whoever sets the thread's mask
@@ -105,54 +217,49 @@ enum HandlerDue {
     ByBoth,
 }
 
-impl HandlerDue {
-    fn look(pid: Pid, tid: Tid) -> Result<HandlerDue> {
+impl Due {
+    fn look(pid: Pid, tid: Tid) -> Result<Due> {
         let status = SignalStatus::read(pid, tid)?;
         let given_back = ptrace::signal_mask(tid)?;
-        let handled = status
-            .pending
-            .union(status.shared_pending)
-            .intersection(status.caught);
-        let by_call = handled.difference(status.blocked);
-        let by_thread = handled.difference(given_back);
-        Ok(if status.blocked == given_back || by_thread.is_empty() {
+        if status.blocked == given_back {
+            return Ok(Due::default());
+        }
+        let pending = status.pending.union(status.shared_pending);
+        let by_call = pending.difference(status.blocked);
+        let by_thread = pending.difference(given_back);
+        let handled_by = |by: SigSet| by.intersection(status.caught);
+        let handler = if handled_by(by_thread).is_empty() {
             HandlerDue::ByOneMask
-        } else if by_call.is_empty() {
+        } else if handled_by(by_call).is_empty() {
             HandlerDue::Afterwards
-        } else if by_call.intersection(by_thread).is_empty() {
+        } else if handled_by(by_call.intersection(by_thread)).is_empty() {
             HandlerDue::ByOneMask
         } else {
             HandlerDue::ByBoth
+        };
+        Ok(Due {
+            handler,
+            unhandled: by_thread.difference(by_call).difference(status.caught),
         })
     }
 }
 
-/// The call of a thread of a process that is stopped by a signal, if the handler that will end the call would find another mask
-/// in force after calls have been made in the thread: nobody but the call itself can set its mask.
+/// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a
+/// signal: in one that runs the handler is about to.
 pub(super) fn loses_mask(
     pid: Pid,
     tid: Tid,
     registers: &Registers,
-) -> Result<Option<InterruptedCall>> {
-    let Some((call, result)) = in_call(registers) else {
+) -> Result<Option<LostMask>> {
+    let interrupted = Interrupted::look(pid, tid, registers)?;
+    let Some(lost) = interrupted.and_then(|interrupted| interrupted.lost(tid)) else {
         return Ok(None);
     };
-    if !(result == -EINTR || ends_with_a_handler(result))
-        || !may_have_mask(call.number, registers.is_compat())
-        || !stop_is_due(pid, tid)?
-    {
-        return Ok(None);
-    }
-    let due = HandlerDue::look(pid, tid)?;
-    Ok(matches!(due, HandlerDue::ByBoth).then_some(call))
-}
-
-fn says_other_mask(pid: Pid, tid: Tid, call: &InterruptedCall, registers: &Registers) {
-    let call = call.named(CallTable::here(registers.is_compat()));
-    log::warn!(
-        "pid {pid} tid {tid}: {call}: the handler of a signal that is pending will find the thread's mask in force, and not that \
-         of the call (docs/eintr.md)"
-    );
+    let counts = match lost.effect {
+        MaskEffect::OtherMaskInHandler => stop_is_due(pid, tid)?,
+        MaskEffect::ActionBeforeCall(_) => true,
+    };
+    Ok(counts.then_some(lost))
 }
 
 /// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).

@@ -12,6 +12,7 @@ use crate::engine::capture::{self, Entries};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
+use crate::losses::call_masks;
 use crate::proc;
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -47,6 +48,7 @@ impl Dump {
         let process = self.process(pid);
         process.stopped_since =
             matches!(captured.state.run_state, RunState::Stopped(_)) && process.before.is_none();
+        self.say_or_refuse(call_masks::at_dump(pid, &captured.state, captured.lost_masks()))?;
         let completed = captured.complete()?;
         self.say_what_begins_anew(pid, &completed.state)?;
         Ok(completed)

@@ -23,6 +23,7 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
 use crate::state::interrupted::{self, HandedOver};
+use crate::tracee::shield::LostMask;
 use crate::tracee::{ByHost, StoppedProcess};
 
 /// What a dump knows of a process, and what it owes to that: everything here is taken back at the end.
@@ -118,6 +119,10 @@ pub(super) struct Captured<'p> {
 }
 
 impl<'p> Captured<'p> {
+    pub fn lost_masks(&self) -> &[LostMask] {
+        self.calls.lost_masks()
+    }
+
     pub fn complete(mut self) -> Result<Completed<'p>> {
         let calls = self.calls.complete(self.stopped, &mut self.state)?;
         Ok(Completed {

@@ -29,8 +29,10 @@ impl CallTable {
         }
     }
 
-    fn name(self, number: usize) -> Option<&'static str> {
+    /// The name of the call with this number; `None` if the table has no such number.
+    pub fn name(self, number: u32) -> Option<&'static str> {
         let CallTable { arch, compat } = self;
+        let number = usize::try_from(number).ok()?;
         match arch? {
             Arch::X86_64 if compat => syscalls::x86::Sysno::new(number).map(|call| call.name()),
             Arch::X86_64 => syscalls::x86_64::Sysno::new(number).map(|call| call.name()),
@@ -49,8 +51,7 @@ pub struct Call {
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = usize::try_from(self.number).ok();
-        match number.and_then(|number| self.table.name(number)) {
+        match self.table.name(self.number) {
             Some(name) => f.write_str(name),
             None => write!(f, "system call {}", self.number),
         }
@@ -79,7 +80,7 @@ const fn table(arch: Arch, compat: bool) -> CallTable {
 /// `syscall openat arch AUDIT_ARCH_X86_64`, of a SIGSYS; numbers where there are no names.
 pub(crate) fn write_caught_call(f: &mut fmt::Formatter<'_>, number: i32, arch: u32) -> fmt::Result {
     let known = AUDIT_ARCHES.iter().find(|(known, ..)| *known == arch);
-    let name = known.and_then(|(.., table)| table.name(usize::try_from(number).ok()?));
+    let name = known.and_then(|(.., table)| table.name(u32::try_from(number).ok()?));
     match name {
         Some(name) => write!(f, "syscall {name}")?,
         None => write!(f, "syscall {number}")?,

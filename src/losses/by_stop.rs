@@ -4,16 +4,14 @@
 //! goes on (`restore_saved_sigmask`). A pending signal without a handler that only the call's mask blocks is then dropped, or its
 //! default action carried out.
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use criu_signals_images::{Pid, ProcessState, SigNo, SigSet, Tid};
+use criu_signals_images::{CallTable, Pid, SigSet, Tid};
 
-use crate::arch::may_have_mask;
-use crate::bpf::process::ProcessReader;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::in_time;
 use crate::proc::{self, SignalStatus};
-use crate::reading::Read as _;
 
 /// Refuses a process of which a stop would lose a signal. To be called by what is asked to look at a process, or to change it, and
 /// not by a checkpoint, which CRIU makes in any case.
@@ -27,12 +25,17 @@ pub fn refuse_stop(pid: Pid) -> Result<()> {
     if perhaps.is_empty() {
         return Ok(());
     }
-    let seen = ProcessReader::new().and_then(|mut reader| reader.read(pid));
-    let seen = seen.map(|reading| reading.process);
+    let seen = masks_afterwards(pid);
     for (tid, signals) in perhaps {
         let (verb, lost) = match &seen {
-            Ok(process) => ("would", signals.difference(mask_afterwards(process, tid))),
-            Err(_) => ("may", signals),
+            // No signal is lost of a thread that has ended.
+            Some(masks) => (
+                "would",
+                masks
+                    .get(&tid)
+                    .map_or_else(SigSet::default, |mask| signals.difference(*mask)),
+            ),
+            None => ("may", signals),
         };
         if lost.is_empty() {
             continue;
@@ -42,9 +45,11 @@ pub fn refuse_stop(pid: Pid) -> Result<()> {
              pending without a handler: the kernel drops such a signal, or carries out its default action (docs/eintr.md). Wait \
              until the call has ended, or read the process without a stop (criu-signals show --no-stop)"
         );
-        return Err(Error::new("stop the process", Cause::Unsupported(why.into()))
-            .in_thread(tid)
-            .during(Phase::Seize, pid));
+        return Err(
+            Error::new("stop the process", Cause::Unsupported(why.into()))
+                .in_thread(tid)
+                .during(Phase::Seize, pid),
+        );
     }
     Ok(())
 }
@@ -69,12 +74,22 @@ fn perhaps_lost(pid: Pid) -> Result<Vec<(Tid, SigSet)>> {
     Ok(found)
 }
 
-/// The mask in force when the thread's call has ended. No signal is lost of a thread that has ended.
-fn mask_afterwards(process: &ProcessState, tid: Tid) -> SigSet {
-    let thread = process.threads.iter().find(|thread| thread.tid() == tid);
-    thread.map_or_else(|| SigNo::all().collect(), |thread| {
-        thread.saved_mask.unwrap_or(thread.blocked)
-    })
+/// The masks in force when the calls of the threads have ended; `None` if they cannot be seen.
+#[cfg(feature = "bpf")]
+fn masks_afterwards(pid: Pid) -> Option<BTreeMap<Tid, SigSet>> {
+    use crate::reading::Read as _;
+
+    let mut reader = crate::bpf::process::ProcessReader::new().ok()?;
+    let process = reader.read(pid).ok()?.process;
+    let mask = |thread: &criu_signals_images::ThreadState| {
+        (thread.tid(), thread.saved_mask.unwrap_or(thread.blocked))
+    };
+    Some(process.threads.iter().map(mask).collect())
+}
+
+#[cfg(not(feature = "bpf"))]
+fn masks_afterwards(_: Pid) -> Option<BTreeMap<Tid, SigSet>> {
+    None
 }
 
 fn is_perhaps_in_such_a_call(pid: Pid, tid: Tid) -> bool {
@@ -84,8 +99,52 @@ fn is_perhaps_in_such_a_call(pid: Pid, tid: Tid) -> bool {
     }
     let look = move || {
         let line = fs::read_to_string(proc::task_file(pid, tid, "syscall")).ok()?;
-        let (number, _) = proc::parse_call(&line)?;
-        Some(may_have_mask(number, proc::is_32_bit(pid)))
+        let (number, args) = proc::parse_call(&line)?;
+        Some(has_mask(
+            CallTable::here(proc::is_32_bit(pid)),
+            number,
+            &args,
+        ))
     };
-    in_time::look("syscall", look).ok().flatten().unwrap_or(false)
+    in_time::look("syscall", look)
+        .ok()
+        .flatten()
+        .unwrap_or(false)
+}
+
+/// Is it a call that is given a mask, or may be?
+fn has_mask(table: CallTable, number: u32, args: &[u64]) -> bool {
+    let given = |at: usize| args.get(at).is_some_and(|&pointer| pointer != 0);
+    match table.name(number) {
+        Some("rt_sigsuspend" | "sigsuspend") => true,
+        Some("ppoll" | "ppoll_time64") => given(3),
+        Some("epoll_pwait" | "epoll_pwait2" | "io_uring_enter") => given(4),
+        // By way of a struct, which may have none.
+        Some("pselect6" | "pselect6_time64" | "io_pgetevents" | "io_pgetevents_time64") => given(5),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_with_masks() {
+        let native = CallTable::here(false);
+        let number = |number: i64| u32::try_from(number).unwrap();
+        let ppoll = number(libc::SYS_ppoll);
+        assert!(has_mask(native, ppoll, &[0, 0, 0, 1, 8, 0]));
+        // poll(3) of some architectures.
+        assert!(!has_mask(native, ppoll, &[1, 1, 1, 0, 8, 1]));
+        assert!(has_mask(native, number(libc::SYS_rt_sigsuspend), &[0; 6]));
+        assert!(!has_mask(
+            native,
+            number(libc::SYS_restart_syscall),
+            &[1; 6]
+        ));
+        assert!(!has_mask(native, u32::MAX, &[1; 6]));
+        // sigsuspend, of i386 as of arm.
+        assert!(has_mask(CallTable::here(true), 72, &[0; 6]));
+    }
 }

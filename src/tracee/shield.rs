@@ -246,11 +246,7 @@ impl Due {
 
 /// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a
 /// signal: in one that runs the handler is about to.
-pub(super) fn loses_mask(
-    pid: Pid,
-    tid: Tid,
-    registers: &Registers,
-) -> Result<Option<LostMask>> {
+pub(super) fn loses_mask(pid: Pid, tid: Tid, registers: &Registers) -> Result<Option<LostMask>> {
     let interrupted = Interrupted::look(pid, tid, registers)?;
     let Some(lost) = interrupted.and_then(|interrupted| interrupted.lost(tid)) else {
         return Ok(None);

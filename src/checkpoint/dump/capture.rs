@@ -48,7 +48,11 @@ impl Dump {
         let process = self.process(pid);
         process.stopped_since =
             matches!(captured.state.run_state, RunState::Stopped(_)) && process.before.is_none();
-        self.say_or_refuse(call_masks::at_dump(pid, &captured.state, captured.lost_masks()))?;
+        self.say_or_refuse(call_masks::at_dump(
+            pid,
+            &captured.state,
+            captured.lost_masks(),
+        ))?;
         let completed = captured.complete()?;
         self.say_what_begins_anew(pid, &completed.state)?;
         Ok(completed)

@@ -21,7 +21,10 @@ use crate::state::{cpu_clocks, overruns, owners, timers as timers_of};
 use crate::tracee::{ByHost, StoppedProcess, rlimit};
 
 impl Dump {
-    pub(super) fn say_or_refuse(&mut self, sayings: impl IntoIterator<Item = Saying>) -> Result<()> {
+    pub(super) fn say_or_refuse(
+        &mut self,
+        sayings: impl IntoIterator<Item = Saying>,
+    ) -> Result<()> {
         self.notices.say_or_refuse(&self.options.refuse, sayings)
     }
 

@@ -92,6 +92,27 @@ impl PosixTimer {
         self.notify != Notify::Nobody && info.is_of_timer(self.signo, self.id, self.value)
     }
 
+    /// `SIGRTMIN value 0x0 to process, CLOCK_MONOTONIC, interval 1000000 ns`: what does not change by itself.
+    pub fn setting(&self) -> String {
+        let PosixTimer {
+            id: _,
+            clock,
+            signo,
+            value,
+            notify,
+            interval,
+            remaining: _,
+            overrun: _,
+            entry: _,
+            entry_overrun: _,
+        } = self;
+        format!(
+            "{} value {value:#x} to {notify}, {}, interval {interval} ns",
+            Signal(*signo),
+            Clock(*clock)
+        )
+    }
+
     /// The thread whose private queue the entry is put into; `None` for the shared queue.
     pub fn thread(&self) -> Option<i32> {
         match self.notify {
@@ -174,24 +195,8 @@ impl fmt::Display for TimerEntry {
 impl fmt::Display for PosixTimer {
     /// `SIGRTMIN value 0x0 to process, CLOCK_MONOTONIC, interval 1000000 ns, overrun 0, its own entry pending`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PosixTimer {
-            id: _,
-            clock,
-            signo,
-            value,
-            notify,
-            interval,
-            remaining: _,
-            overrun,
-            entry,
-            entry_overrun: _,
-        } = self;
-        write!(
-            f,
-            "{} value {value:#x} to {notify}, {}, interval {interval} ns, overrun {overrun}, {entry}",
-            Signal(*signo),
-            Clock(*clock)
-        )
+        let setting = self.setting();
+        write!(f, "{setting}, overrun {}, {}", self.overrun, self.entry)
     }
 }
 

@@ -22,6 +22,7 @@ mod source;
 mod style;
 mod trace;
 mod verify;
+mod watch;
 mod write;
 
 use std::io;
@@ -62,6 +63,7 @@ struct Arguments {
 enum Command {
     Show(show::Show),
     Ps(ps::Ps),
+    Watch(watch::Watch),
     Trace(trace::Trace),
     Diff(diff::Diff),
     Send(send::Send),
@@ -93,6 +95,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Show(show) => show.run(&context),
         Command::Ps(ps) => ps.run(&context),
+        Command::Watch(watch) => watch.run(&context),
         Command::Trace(trace) => trace.run(&context),
         Command::Diff(diff) => diff.run(&context),
         Command::Send(send) => send.run(&context),

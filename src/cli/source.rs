@@ -222,7 +222,7 @@ fn live_process(
 }
 
 /// `program` is the auxiliary vector from before the reading.
-fn names_of_live(
+pub fn names_of_live(
     pid: Pid,
     reading: &Reading,
     program: criu_signals::error::Result<Vec<u8>>,

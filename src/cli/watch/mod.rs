@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::error::{Cause, Error};
 use criu_signals::images::{Fields, Pid, Place, Printable, SigNo, json};
+use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::proc;
 use criu_signals::process::pidfd::PidFd;
-use criu_signals::reading::{Read, Stopping};
+use criu_signals::reading::{Read, Reading, Stopping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet as Mask, SigmaskHow, Signal, sigprocmask};
@@ -201,9 +202,17 @@ impl Watcher {
         }
     }
 
+    fn reading(&mut self) -> criu_signals::error::Result<Reading> {
+        let pid = self.options.pid;
+        if self.reader.stops() {
+            refuse_stop(pid)?;
+        }
+        self.reader.read(pid)
+    }
+
     fn read(&mut self, before: Option<&Snapshot>) -> criu_signals::error::Result<Snapshot> {
         let pid = self.options.pid;
-        let mut reading = self.reader.read(pid)?;
+        let mut reading = self.reading()?;
         // The number may be another's now.
         self.process.check()?;
         let known = before.filter(|b| b.process().dispositions == reading.process.dispositions);
@@ -212,7 +221,7 @@ impl Watcher {
             None => {
                 // From before the reading: addresses of one program mean nothing in the next.
                 let program = proc::auxiliary_vector(pid);
-                reading = self.reader.read(pid)?;
+                reading = self.reading()?;
                 source::names_of_live(pid, &reading, program).unwrap_or_default()
             }
         };

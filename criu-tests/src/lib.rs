@@ -40,6 +40,7 @@ pub mod served;
 pub mod six;
 pub mod skip;
 pub mod table;
+pub mod terminal;
 pub mod victim;
 pub mod wait;
 pub mod work;

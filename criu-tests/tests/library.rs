@@ -162,7 +162,7 @@ fn sdk_crates() -> Result<()> {
         "serde",
         "syscalls",
     ];
-    const COMMAND: [&str; 4] = ["anstream", "clap", "fuser", "indicatif"];
+    const COMMAND: [&str; 5] = ["anstream", "clap", "fuser", "indicatif", "ratatui"];
 
     let has = |set: &BTreeSet<String>, name: &str| {
         set.iter()

@@ -20,6 +20,7 @@ mod set;
 mod show;
 mod source;
 mod style;
+mod top;
 mod trace;
 mod verify;
 mod watch;
@@ -63,6 +64,7 @@ struct Arguments {
 enum Command {
     Show(show::Show),
     Ps(ps::Ps),
+    Top(top::Top),
     Watch(watch::Watch),
     Trace(trace::Trace),
     Diff(diff::Diff),
@@ -95,6 +97,7 @@ pub fn run() -> ExitCode {
     let done = match command {
         Command::Show(show) => show.run(&context),
         Command::Ps(ps) => ps.run(&context),
+        Command::Top(top) => top.run(&context),
         Command::Watch(watch) => watch.run(&context),
         Command::Trace(trace) => trace.run(&context),
         Command::Diff(diff) => diff.run(&context),

@@ -42,15 +42,25 @@ Exit codes:
   0  the processes were listed
   2  neither BPF nor /proc could be read, or a PID does not exist")]
 pub struct Ps {
+    #[command(flatten)]
+    listing: Listing,
+    /// Print one JSON document per line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which processes are listed, and how: the same for `ps` and `top`.
+#[derive(clap::Args)]
+pub struct Listing {
     /// Only these processes.
     #[arg(value_name = "PID", value_parser = super::context::pid)]
     pids: Vec<Pid>,
     /// One line for each thread.
     #[arg(long)]
-    threads: bool,
+    pub threads: bool,
     /// The kernel's own threads as well.
     #[arg(long)]
-    kernel: bool,
+    pub kernel: bool,
     /// Only with a pending signal; with a value: with this signal pending.
     #[arg(long, value_name = "SIGNAL", num_args = 0..=1, require_equals = true,
           default_missing_value = "any", value_parser = wanted)]
@@ -66,7 +76,7 @@ pub struct Ps {
     catches: Vec<SigNo>,
     /// Only stopped ones.
     #[arg(long)]
-    stopped: bool,
+    pub stopped: bool,
     /// Only with more than N queued entries. N is below 500: so many entries of a queue are counted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..i64::from(MOST_COUNTED)))]
     queued_over: Option<u32>,
@@ -75,17 +85,14 @@ pub struct Ps {
     user: Vec<u32>,
     /// The order of the lines.
     #[arg(long, value_name = "KEY", default_value = "pid")]
-    sort: Key,
-    /// Print one JSON document per line.
-    #[arg(long)]
-    json: bool,
+    pub sort: Key,
     /// Read /proc/PID/status even if BPF is available.
     #[arg(long)]
     proc: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Key {
+pub enum Key {
     /// By pid and tid.
     Pid,
     /// The most queued entries first.
@@ -124,8 +131,8 @@ fn user(text: &str) -> Result<u32, String> {
 
 /// What only the kernel's own structures show.
 #[derive(Clone, Copy)]
-struct Inner {
-    queued: u32,
+pub struct Inner {
+    pub queued: u32,
     /// There are more than could be counted.
     more: bool,
     oldest: Option<SigNo>,
@@ -135,35 +142,89 @@ struct Inner {
 
 /// A process, or a thread.
 #[derive(Clone)]
-struct Row {
-    pid: Pid,
-    tid: Tid,
+pub struct Row {
+    pub pid: Pid,
+    pub tid: Tid,
     parent: Option<Pid>,
     tracer: Option<Tid>,
-    comm: Name,
-    uid: u32,
+    pub comm: Name,
+    pub uid: u32,
     threads: u32,
     is_kernel: bool,
     is_zombie: bool,
-    is_stopped: bool,
-    pending: SigSet,
+    pub is_stopped: bool,
+    pub pending: SigSet,
     blocked: SigSet,
     ignored: SigSet,
     caught: SigSet,
     inner: Option<Inner>,
 }
 
+/// Where lists come from.
+pub enum Source {
+    Bpf(TaskReader),
+    Proc,
+}
+
+/// How many columns there are.
+pub const COLUMNS: usize = 10;
+
 impl Ps {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let mut rows = self.read()?;
-        if !self.threads {
-            rows = processes(rows);
-        }
-        for pid in &self.pids {
+        let listing = self.listing;
+        let source = listing.source(|why| say(&why));
+        let rows = match listing.rows(&source) {
+            Err(e) if matches!(source, Source::Bpf(_)) => {
+                say(&instead(&*e));
+                listing.rows(&Source::Proc)?
+            }
+            rows => rows?,
+        };
+        for pid in &listing.pids {
             if !rows.iter().any(|row| row.pid == *pid) {
                 return Err(format!("no process {pid}").into());
             }
         }
+        let rows = listing.selected(rows);
+        let out = &mut context.stdout();
+        if self.json {
+            for row in &rows {
+                writeln!(out, "{}", listing.document(row))?;
+            }
+        } else {
+            listing.table(&rows, out)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Listing {
+    /// `say` is told why it is not BPF.
+    pub fn source(&self, say: impl FnOnce(String)) -> Source {
+        if self.proc {
+            return Source::Proc;
+        }
+        match TaskReader::new() {
+            Ok(reader) => Source::Bpf(reader),
+            Err(e) => {
+                say(instead(&e));
+                Source::Proc
+            }
+        }
+    }
+
+    /// All processes or threads, in the order of their numbers.
+    pub fn rows(&self, source: &Source) -> Result<Vec<Row>, Failure> {
+        // All threads, each process's together and its leader first.
+        let rows = match source {
+            Source::Proc => of_proc()?,
+            Source::Bpf(reader) => completed(reader.read()?.into_iter().map(Row::from).collect()),
+        };
+        Ok(if self.threads { rows } else { processes(rows) })
+    }
+
+    /// What is to be listed, in order.
+    pub fn selected(&self, mut rows: Vec<Row>) -> Vec<Row> {
         rows.retain(|row| self.accepts(row));
         match self.sort {
             Key::Pid => {}
@@ -173,31 +234,7 @@ impl Ps {
             Key::User => rows.sort_by_key(|row| row.uid),
             Key::Name => rows.sort_by(|one, other| one.comm.as_str().cmp(other.comm.as_str())),
         }
-        let out = &mut context.stdout();
-        if self.json {
-            for row in &rows {
-                writeln!(out, "{}", self.document(row))?;
-            }
-        } else {
-            self.table(&rows, out)?;
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// All threads, each process's together and its leader first.
-    fn read(&self) -> Result<Vec<Row>, Failure> {
-        if self.proc {
-            return of_proc();
-        }
-        match TaskReader::new().and_then(|reader| reader.read()) {
-            Ok(tasks) => Ok(completed(tasks.into_iter().map(Row::from).collect())),
-            Err(e) => {
-                say(&format!(
-                    "{e}; /proc is read instead, which does not show queues and stop signals"
-                ));
-                of_proc()
-            }
-        }
+        rows
     }
 
     fn accepts(&self, row: &Row) -> bool {
@@ -250,14 +287,19 @@ impl Ps {
         document
     }
 
-    fn table(&self, rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+    pub fn heading(&self) -> [&'static str; COLUMNS] {
         let id = if self.threads { "PID/TID" } else { "PID" };
-        let heading = [
+        [
             id, "USER", "NAME", "STOPPED", "QUEUED", "OLDEST", "PENDING", "BLOCKED", "IGNORED",
             "CAUGHT",
-        ];
+        ]
+    }
+
+    fn table(&self, rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+        let heading = self.heading();
         let mut users = HashMap::new();
-        let cells: Vec<[String; 10]> = rows.iter().map(|row| self.cells(row, &mut users)).collect();
+        let cells: Vec<[String; COLUMNS]> =
+            rows.iter().map(|row| self.cells(row, &mut users)).collect();
         let mut widths = heading.map(str::len);
         for row in &cells {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -285,7 +327,7 @@ impl Ps {
         Ok(())
     }
 
-    fn cells(&self, row: &Row, users: &mut HashMap<u32, String>) -> [String; 10] {
+    pub fn cells(&self, row: &Row, users: &mut HashMap<u32, String>) -> [String; COLUMNS] {
         let none = || "-".to_owned();
         let set = |set: SigSet| {
             if set.is_empty() {
@@ -295,7 +337,7 @@ impl Ps {
             }
         };
         let signal = |signo: Option<SigNo>| signo.map_or_else(none, |signo| signo.to_string());
-        let user = users.entry(row.uid).or_insert_with(|| name_of(row.uid));
+        let user = user_of(row, users);
         let stopped = match row.inner {
             Some(inner) if inner.stop_is_waitable => signal(inner.stopped_by) + "+",
             Some(inner) => signal(inner.stopped_by),
@@ -308,7 +350,7 @@ impl Ps {
             } else {
                 row.pid.to_string()
             },
-            user.clone(),
+            user.to_owned(),
             row.comm.to_string(),
             stopped,
             row.inner.map_or_else(none, |inner| {
@@ -322,6 +364,11 @@ impl Ps {
             set(row.caught),
         ]
     }
+}
+
+/// Each user is looked up once.
+pub fn user_of<'u>(row: &Row, users: &'u mut HashMap<u32, String>) -> &'u str {
+    users.entry(row.uid).or_insert_with(|| name_of(row.uid))
 }
 
 fn name_of(uid: u32) -> String {
@@ -394,6 +441,10 @@ fn processes(rows: Vec<Row>) -> Vec<Row> {
             Some(process)
         })
         .collect()
+}
+
+fn instead(why: &dyn std::error::Error) -> String {
+    format!("{why}; /proc is read instead, which does not show queues and stop signals")
 }
 
 /// What /proc shows of all threads. What ends meanwhile is left out.

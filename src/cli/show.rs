@@ -99,6 +99,12 @@ impl Show {
     }
 }
 
+/// Prints one process.
+pub fn table(found: &Found, out: &mut impl Write) -> io::Result<()> {
+    let all = false;
+    Table { out, found, all }.process()
+}
+
 /// Of the column of labels.
 const WIDTH: usize = 16;
 

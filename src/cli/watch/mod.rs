@@ -67,7 +67,8 @@ pub struct Watch {
     stop: bool,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// How often processes are read.
+pub fn interval(text: &str) -> Result<Duration, String> {
     let interval = super::context::seconds(text)?;
     if !(SHORTEST..=LONGEST).contains(&interval) {
         return Err("not between 0.001 and 3600 seconds".to_owned());

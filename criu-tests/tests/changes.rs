@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::fault::Point;
@@ -46,6 +46,7 @@ fn tests() -> Vec<Test> {
         test("refused", refused),
         test("each-failure", each_failure),
         test("left-late", left_late),
+        test("arrived", arrived),
         test("checkpointed", checkpointed),
     ]
 }
@@ -590,6 +591,86 @@ fn failures(pid: Pid, what: &[&str], point: Point) -> Result<u32> {
         );
     }
     anyhow::bail!("it still fails at passage {MOST}")
+}
+
+/// A signal that is sent while the injected code is about to change a queue, or other state for which queues are put back if that
+/// fails, is pending afterwards: behind what was written, and also where the write fails and is undone.
+fn arrived(dir: &RunDir) -> Result<()> {
+    let text = mask(&[10, 34]) + &entry(10) + &entry(34);
+    let written = dir.file("text");
+    fs::write(&written, &text)?;
+    let written = written.to_str().context("a name")?;
+    let fails = format!(",{}:fail", Point::BatchDone.number());
+    let mut arrived = 0;
+    for (then, code) in [("", 0), (fails.as_str(), 2)] {
+        for (args, is_write) in [
+            (&["write", "shared_pending", written][..], true),
+            (&["set", "action", "USR1,34=ignore"], false),
+            (&["clear", "pending", "USR1", "34"], false),
+        ] {
+            let (_sleeper, pid) = Sleeper::start(&[10, 12, 34])?;
+            let before = mask(&[34]) + &entry(34) + &entry(34);
+            write(pid, pid, SigFile::SharedPending, &before)?;
+            let place = match *args {
+                ["write", file, _] => format!("{pid}/{file}"),
+                _ => pid.to_string(),
+            };
+            let args: Vec<&str> = match *args {
+                ["write", _, text] => vec!["write", &place, text],
+                [command, ref rest @ ..] => [&[command, place.as_str()], rest].concat(),
+                [] => continue,
+            };
+            let faults = format!("{}:stop{then}", Point::BatchReady.number());
+            let output = while_stopped(&args, &faults, || {
+                Ok(kill(nix::unistd::Pid::from_raw(pid), Signal::SIGUSR2)?)
+            })?;
+            ensure!(
+                output.status.code() == Some(code),
+                "{args:?} {then}: {output:?}"
+            );
+            let found = read(pid, pid, SigFile::SharedPending)?;
+            let wanted = match (code, is_write) {
+                (0, true) => text.as_str(),
+                (0, false) => EMPTY,
+                _ => before.as_str(),
+            };
+            // The order of different numbers means nothing (next_signal).
+            let entries = |text: &str| {
+                let lines: Vec<&str> = text.lines().skip(1).collect();
+                let mut entries: Vec<String> = lines.chunks(2).map(|e| e.join(" ")).collect();
+                entries.sort();
+                entries
+            };
+            let wanted = entries(&format!("\n{}{}", &wanted[65..], entry(12)));
+            let found = entries(&found);
+            ensure!(
+                found == wanted,
+                "{args:?} {then}: {found:?} is not {wanted:?}"
+            );
+            arrived += 1;
+        }
+    }
+    ensure!(arrived == 6, "{arrived}");
+    Ok(())
+}
+
+/// Runs the command, and does something while the process that does the command's work is stopped at a fault point.
+fn while_stopped(args: &[&str], faults: &str, act: impl FnOnce() -> Result<()>) -> Result<Output> {
+    let command = Command::new(config::faults_dir()?.join("criu-signals"))
+        .args(args)
+        .env("CRIU_SIGNALS_FAULT", faults)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let worker = wait::until("the command to stop", PATIENCE, || {
+        let workers = procfs::named("signals-work")?;
+        Ok(workers
+            .into_iter()
+            .find(|&pid| procfs::state(pid) == Some('T')))
+    })?;
+    act()?;
+    kill(nix::unistd::Pid::from_raw(worker), Signal::SIGCONT)?;
+    Ok(command.wait_with_output()?)
 }
 
 /// The change is made, and the injected code can't be taken away: the command says both.

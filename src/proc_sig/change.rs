@@ -6,11 +6,11 @@ use std::time::Duration;
 use criu_signals_images::{AltStack, Disposition, Pending, SigNo, SigSet, Tid};
 
 use super::Subject;
+use super::arrivals;
 use super::held::{Held, all_queues, also, refused, replace, replace_actions, write_altstack};
-use super::removed::{Removed, only};
-use crate::error::{Cause, Error, Phase, Result};
+use super::removed::{Found, Removed, only};
+use crate::error::{Phase, Result};
 use crate::proc::SignalStatus;
-use crate::state::queues::with_arrivals;
 use crate::state::{AlternateStack, Kind as _, Queue, SignalDispositions, SignalMask, Site};
 use crate::tracee::ByUs;
 
@@ -227,9 +227,6 @@ fn change_actions(site: &mut Site<'_, '_, ByUs>, actions: &[(SigNo, Reaction)]) 
     })
 }
 
-/// A thread, one of its queues, and what was found in that.
-type Found = (Tid, Queue, Pending);
-
 fn clear_all(
     site: &mut Site<'_, '_, ByUs>,
     queues: Vec<Found>,
@@ -249,7 +246,14 @@ fn clear_all(
                 pending: only(before, signals),
                 again,
             }),
-            Err(e) => return Err(also(e, put_all_back(site, &queues[..=n]).err())),
+            Err(e) => {
+                let cleared: Vec<Pending> = queues[..=n]
+                    .iter()
+                    .map(|(_, _, before)| only(before, signals.complement()))
+                    .collect();
+                let back = arrivals::put_back(site, queues.iter().zip(&cleared));
+                return Err(also(e, back.err()));
+            }
         }
     }
     Ok(done)
@@ -263,45 +267,6 @@ fn clear_one(
     signals: SigSet,
 ) -> Result<SigSet> {
     let wanted = only(before, signals.complement());
-    queue.set(site, before, &wanted)?;
-    let found = queue.read(site, usize::MAX)?;
-    // What has arrived meanwhile stands behind, and stays; also where a timer's entry lets the order of numbers change.
-    let of = |pending: &Pending, signo: SigNo| only(pending, signo.into()).queue;
-    let is_kept = |signo: SigNo| of(&found, signo).starts_with(&of(&wanted, signo));
-    let has_all = wanted.bits.difference(found.bits).is_empty() && SigNo::all().all(is_kept);
-    if has_all {
-        return Ok(only(&found, signals).bits);
-    }
-    let what = format!(
-        "the queue reads back differently: {} entries, {}",
-        found.queue.len(),
-        found.bits
-    );
-    Err(Error::new("clear a queue", Cause::NotKept(what)))
-}
-
-/// Each queue as it was found, and behind that what has arrived since.
-fn put_all_back(site: &mut Site<'_, '_, ByUs>, queues: &[Found]) -> Result<()> {
-    let mut done = Ok(());
-    for (tid, queue, before) in queues.iter().rev() {
-        let site = &mut Site {
-            injector: &mut *site.injector,
-            tid: *tid,
-        };
-        let back = queue.read(site, usize::MAX).and_then(|found| {
-            let wanted = with_arrivals(before.clone(), &found);
-            if found == wanted {
-                return Ok(());
-            }
-            queue.set(site, &found, &wanted)?;
-            if queue.holds(site, &wanted)? {
-                Ok(())
-            } else {
-                let what = "the queue reads back differently".to_owned();
-                Err(Error::new("put a queue back", Cause::NotKept(what)))
-            }
-        });
-        done = done.and(back.map_err(|e| e.in_thread(*tid)));
-    }
-    done
+    let found = arrivals::set(site, queue, before, &wanted)?;
+    Ok(only(&found, signals).bits)
 }

@@ -18,7 +18,8 @@ use crate::state::{AlternateStack, Kind, Queue, SignalDispositions, SignalMask, 
 use crate::tracee::{ByUs, Injector, StoppedProcess};
 
 use super::Subject;
-use super::removed::{Removed, only};
+use super::arrivals;
+use super::removed::{Found, Removed, only};
 use super::waiters;
 
 const SA_SIGINFO: u64 = 0x4;
@@ -370,18 +371,12 @@ pub(super) fn replace_actions(
     if let Err(e) = put_back::<SignalDispositions, _>(site, &wanted) {
         let mut back = || {
             put_back::<SignalDispositions, _>(site, before)?;
-            queues.iter().try_for_each(|(tid, which, pending)| {
-                let site = &mut Site {
-                    injector: &mut *site.injector,
-                    tid: *tid,
-                };
-                let found = which.read(site, usize::MAX)?;
-                which.set(site, &found, pending)
-            })
+            let unchanged = queues.iter().map(|(_, _, pending)| pending);
+            arrivals::put_back(site, queues.iter().zip(unchanged))
         };
         return Err(also(e, back().err()));
     }
-    let discarded = |(tid, queue, pending): (Tid, Queue, Pending)| Removed {
+    let discarded = |(tid, queue, pending): Found| Removed {
         tid,
         queue,
         pending: only(&pending, ignored),
@@ -425,7 +420,7 @@ fn all_bits(site: &Site<'_, '_, ByUs>) -> Result<Vec<(Tid, Queue, SigSet)>> {
     Ok(all)
 }
 
-pub(super) fn all_queues(site: &mut Site<'_, '_, ByUs>) -> Result<Vec<(Tid, Queue, Pending)>> {
+pub(super) fn all_queues(site: &mut Site<'_, '_, ByUs>) -> Result<Vec<Found>> {
     all_bits(site)?
         .into_iter()
         .map(|(tid, which, _)| {
@@ -446,27 +441,15 @@ fn write_queue(site: &mut Site<'_, '_, ByUs>, which: Queue, written: &WrittenQue
     }
     may_be_pending(site, which, wanted)?;
     may_be_preallocated(site, &before, written)?;
-    let set = |site: &mut Site<'_, '_, ByUs>, found: &Pending, pending: &Pending| {
-        which.set(site, found, pending)?;
-        if which.holds(site, pending)? {
-            return Ok(());
+    match arrivals::set(site, which, &before, wanted) {
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.cause(), Cause::Refused(_)) => Err(e),
+        Err(e) => {
+            let queue = (site.tid, which, before);
+            let back = arrivals::put_back(site, std::iter::once((&queue, wanted)));
+            Err(also(e, back.err()))
         }
-        let what = format!(
-            "the queue reads back differently: {} entries, {}",
-            which.read(site, usize::MAX)?.queue.len(),
-            which.read(site, 0)?.bits
-        );
-        Err(Error::new("write a queue", Cause::NotKept(what)))
-    };
-    set(site, &before, wanted).map_err(|e| match e.cause() {
-        Cause::Refused(_) => e,
-        _ => {
-            let back = which
-                .read(site, usize::MAX)
-                .and_then(|found| set(site, &found, &before));
-            also(e, back.err())
-        }
-    })
+    }
 }
 
 /// What the kernel never keeps in a queue, or would change something else for.

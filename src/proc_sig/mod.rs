@@ -4,6 +4,7 @@
 //! [`crate::engine::replay`] that concern the file. What a write makes deliverable is delivered when the process goes on.
 //! docs/proc-sig.md says what each write means.
 
+mod arrivals;
 mod change;
 mod held;
 mod removed;

@@ -4,6 +4,9 @@ use criu_signals_images::{Pending, SigNo, SigSet, Siginfo, Tid};
 
 use crate::state::Queue;
 
+/// A thread, one of its queues, and what was found in that queue.
+pub(super) type Found = (Tid, Queue, Pending);
+
 /// Signals that are not pending any more in one queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {

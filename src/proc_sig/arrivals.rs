@@ -1,0 +1,155 @@
+//! Signals that arrive while queues are changed: they stay pending, behind the entries that the change means.
+
+use std::collections::HashMap;
+
+use criu_signals_images::{Pending, SigNo, Siginfo};
+
+use super::removed::{Found, only};
+use crate::error::{Cause, Error, Result};
+use crate::state::queues::before_arrivals;
+use crate::state::{Queue, Site};
+use crate::tracee::ByUs;
+
+/// Makes the queue, which was `before`, `wanted`. Returns what the queue holds then: signals that have arrived since it was
+/// `before` are behind the wanted entries of their number.
+pub(super) fn set(
+    site: &mut Site<'_, '_, ByUs>,
+    queue: Queue,
+    before: &Pending,
+    wanted: &Pending,
+) -> Result<Pending> {
+    queue.set(site, before, wanted)?;
+    if queue.holds(site, wanted)? {
+        return Ok(wanted.clone());
+    }
+    let found = queue.read(site, usize::MAX)?;
+    if has_all(&found, wanted) {
+        return Ok(found);
+    }
+    let what = format!(
+        "the queue reads back differently: {} entries, {}",
+        found.queue.len(),
+        found.bits
+    );
+    Err(Error::new("write a queue", Cause::NotKept(what)))
+}
+
+/// Are the entries of each number those that are wanted, and perhaps others behind them? Where the entry of a timer lets the
+/// order of numbers change, the order of different numbers means nothing (next_signal).
+fn has_all(found: &Pending, wanted: &Pending) -> bool {
+    let of = |pending: &Pending, signo: SigNo| only(pending, signo.into()).queue;
+    wanted.bits.difference(found.bits).is_empty()
+        && SigNo::all().all(|signo| of(found, signo).starts_with(&of(wanted, signo)))
+}
+
+/// Makes each queue what it was before it was changed to `wanted`, with the signals that have arrived since behind that. The
+/// queues are put back in the reverse order. What fails does not keep the others from being put back.
+pub(super) fn put_back<'f>(
+    site: &mut Site<'_, '_, ByUs>,
+    queues: impl DoubleEndedIterator<Item = (&'f Found, &'f Pending)>,
+) -> Result<()> {
+    let mut done = Ok(());
+    for ((tid, queue, before), wanted) in queues.rev() {
+        let site = &mut Site {
+            injector: &mut *site.injector,
+            tid: *tid,
+        };
+        let back = queue.read(site, usize::MAX).and_then(|found| {
+            let with_arrived = undone(before, wanted, &found);
+            if found == with_arrived {
+                return Ok(());
+            }
+            set(site, *queue, &found, &with_arrived).map(drop)
+        });
+        done = done.and(back.map_err(|e| e.in_thread(*tid)));
+    }
+    done
+}
+
+/// What a queue is to hold that was `before`, was being changed to `wanted`, and is `found`. An entry that is equal to one of
+/// the wanted ones is the change's, not a signal that has arrived: at no instant does the change have more of them in the queue
+/// than there were before or are wanted.
+fn undone(before: &Pending, wanted: &Pending, found: &Pending) -> Pending {
+    let mut known: Vec<Siginfo> = before.queue.clone();
+    known.extend(missing(&wanted.queue, &before.queue));
+    let mut found = found.clone();
+    let written = wanted.bits_without_info().difference(before.bits);
+    let bare = found.bits_without_info();
+    found.bits = found.bits.difference(bare.intersection(written));
+    before_arrivals(before.clone(), &found, &known)
+}
+
+/// The entries of `wanted` that are not in `present`, each so many times.
+fn missing(wanted: &[Siginfo], present: &[Siginfo]) -> Vec<Siginfo> {
+    let mut left: HashMap<Siginfo, usize> = HashMap::new();
+    for info in present {
+        *left.entry(*info).or_default() += 1;
+    }
+    let is_missing = |info: &&Siginfo| match left.get_mut(info) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            false
+        }
+        _ => true,
+    };
+    wanted.iter().filter(is_missing).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use criu_signals_images::{Fields, SigSet};
+
+    fn info(signo: i32, value: u64) -> Siginfo {
+        Siginfo::from_fields(
+            signo,
+            0,
+            -1,
+            &Fields::Value {
+                pid: 1,
+                uid: 0,
+                value,
+            },
+        )
+    }
+
+    fn pending(queue: &[Siginfo]) -> Pending {
+        Pending {
+            bits: queue.iter().filter_map(|i| SigNo::new(i.signo())).collect(),
+            queue: queue.to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_has_arrived_stays_and_what_was_written_goes() {
+        let (a, b, c) = (info(34, 1), info(34, 2), info(35, 3));
+        let undo = |before: &[Siginfo], wanted: &[Siginfo], found: &[Siginfo]| {
+            undone(&pending(before), &pending(wanted), &pending(found)).queue
+        };
+        // Written in whole, in part, not at all; c has arrived.
+        for found in [&[b, b, c][..], &[b, c], &[a, c], &[c]] {
+            assert_eq!(undo(&[a], &[b, b], found), [a, c], "{found:?}");
+        }
+        // One more of an entry that was there and is written.
+        assert_eq!(undo(&[a], &[a, b], &[a, b, a]), [a, a]);
+        // A bit without siginfo that was written goes, and one that was there stays.
+        let bare = |signo: i32| Pending {
+            bits: SigNo::new(signo).into_iter().collect(),
+            queue: Vec::new(),
+        };
+        assert_eq!(
+            undone(&pending(&[]), &bare(34), &bare(34)).bits,
+            SigSet::EMPTY
+        );
+        assert_eq!(undone(&bare(34), &bare(35), &bare(35)), bare(34));
+    }
+
+    #[test]
+    fn what_is_wanted_comes_first() {
+        let (a, b, c) = (info(34, 1), info(34, 2), info(35, 3));
+        let has =
+            |found: &[Siginfo], wanted: &[Siginfo]| has_all(&pending(found), &pending(wanted));
+        assert!(has(&[a, b, c], &[a, b]) && has(&[c, a], &[a]) && has(&[a], &[]));
+        assert!(!has(&[b, a], &[a]) && !has(&[c], &[a]) && !has(&[a], &[a, a]));
+    }
+}

@@ -1630,6 +1630,20 @@ fn by_name(dir: &RunDir) -> Result<()> {
     cleared.line(&["shared queue: SIGUSR1"])?;
     let images = text(&dir.file("live"));
     run(&["dump", "-t", name, "-D", &images])?.expect(OK)?;
+    for new in [name.to_owned(), format!("/proc/{pid}")] {
+        let map = format!("{pid}:{new}");
+        run(&["verify", "-D", &images, "--map", &map])?
+            .expect(OK)?
+            .line(&[&format!("pid {pid}"), "verdict=verified"])?;
+    }
+    for (wrong, why) in [
+        (format!("{pid}"), "not OLD:NEW"),
+        (format!("x:{pid}"), "is not the pid in the name of an image"),
+        (format!("{pid}:no-such-name"), "no such process"),
+    ] {
+        let said = run(&["verify", "-D", &images, "--map", &wrong])?.expect(FAILED)?;
+        ensure!(said.err.contains(why), "{said:?}");
+    }
     let (_second, other) = begin()?;
     for args in [
         &["show", name][..],
@@ -1651,7 +1665,14 @@ fn by_name(dir: &RunDir) -> Result<()> {
     }
     let said = run(&["set", "no-such-name", "blocked", "none"])?.expect(FAILED)?;
     ensure!(said.err.contains("no such process"), "{said:?}");
-    Ok(())
+    let said = run(&["show", "no-such-name"])?.expect(FAILED)?;
+    said.error(&[
+        "no such process, and no such file: no process has the name no-such-name",
+        "criu-signals ps",
+    ])?;
+    run(&["show", "./no-such-name"])?
+        .expect(FAILED)?
+        .error(&["./no-such-name", "No such file"])
 }
 
 /// Its filter kills it for what is done inside it: without CAP_SYS_ADMIN it is not touched, with it the filter sleeps.
@@ -1816,6 +1837,25 @@ fn help(_: &RunDir) -> Result<()> {
             said.out
         );
     }
+    // --timeout is offered where a process is waited for, and nowhere else.
+    for (name, has_it) in [
+        ("show", true),
+        ("decode", false),
+        ("encode", false),
+        ("generate", false),
+    ] {
+        let said = run(&[name, "--help"])?.expect(OK)?;
+        ensure!(
+            said.out.contains("--timeout") == has_it,
+            "{name}: {}",
+            said.out
+        );
+    }
+    let said = run(&["decode", "--timeout", "1", "x.img"])?.expect(FAILED)?;
+    ensure!(said.err.contains("leave --timeout out"), "{said:?}");
+    let said = run(&["dump", "-D", "x"])?.expect(FAILED)?;
+    let usage = "--images-dir <FOLDER> <--pid <PID>|--cgroup <PATH>>";
+    ensure!(said.err.contains(usage), "{said:?}");
     let wrong = run(&["shwo"])?;
     ensure!(
         wrong.code == FAILED && wrong.err.contains("shwo"),

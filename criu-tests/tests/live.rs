@@ -132,6 +132,7 @@ fn tests() -> Vec<Test> {
             of_cgroup("cgroup.dump", cgroup_dump),
             of_cgroup("cgroup.vfork", cgroup_vfork),
             of_cgroup("cgroup.refused", cgroup_refused),
+            of_cgroup("cgroup.verify", cgroup_verify),
             of_cgroup("cgroup.frozen", cgroup_frozen),
             of_cgroup("cgroup.freezing", cgroup_freezing),
             of_cgroup("killed.dump", killed_dump).may_take(LONG),
@@ -1481,6 +1482,88 @@ fn cgroup_dump(version: Version, dir: &RunDir) -> Result<()> {
     ])?
     .expect(2, &["a parent cgroup is frozen"])?;
     cgroup.freeze(&outer, false)?;
+    for victim in victims {
+        victim.finish(CHECK)?;
+    }
+    Ok(())
+}
+
+/// Each process of the cgroup is compared with its image, also where the pid namespace has another number, and whatever the
+/// freezer does. A process without an image and an image without a process are differences.
+fn cgroup_verify(version: Version, dir: &RunDir) -> Result<()> {
+    let cgroup = Cgroup::create(version, dir)?;
+    let mut victims = Vec::new();
+    for program in ["masks", "shared_queue", "sigsuspend"] {
+        let run = RunDir::create(&dir.file(program))?;
+        let victim = start(program, None, &run)?;
+        cgroup.add(victim.pid())?;
+        victims.push(victim);
+    }
+    let what = text(&cgroup.dir)?.to_owned();
+    let folder = dir.file("live");
+    let verify = |folder: &Path| tool(&["verify", "-D", text(folder)?, "--cgroup", &what]);
+    tool(&["dump", "--cgroup", &what, "-D", text(&folder)?])?.expect(0, &["3 processes"])?;
+    let all = verify(&folder)?;
+    all.expect(0, &["verdict=verified"])?;
+    ensure!(all.out.matches("verdict=verified").count() == 3, "{all:?}");
+    cgroup.freeze(&cgroup.dir, true)?;
+    let frozen = verify(&folder);
+    ensure!(cgroup.is_frozen(&cgroup.dir)?, "it does not stay frozen");
+    cgroup.freeze(&cgroup.dir, false)?;
+    frozen?.expect(0, &["verdict=verified"])?;
+
+    let [first, second, third] = [0, 1, 2].map(|at| victims[at].pid());
+    let alone = dir.file("alone");
+    dump(first, &dir.file("first"))?.expect(0, &[])?;
+    changed(&dir.file("first"), &alone, |process| process.pid_ns = 1)?;
+    tool(&["verify", "-D", text(&alone)?])?.expect(2, &["no accessible process"])?;
+    let said = verify(&alone)?;
+    said.expect(
+        1,
+        &[
+            &format!("signals-{first}.img: pid {first}"),
+            "verdict=verified",
+        ],
+    )?;
+    for (pid, comm) in [(second, "shared_queue"), (third, "sigsuspend")] {
+        said.expect(1, &[&format!("pid {pid} ({comm}): no image belongs")])?;
+    }
+    cgroup.add_inner(third)?;
+    let inner = text(&cgroup.inner())?.to_owned();
+    let said = tool(&["verify", "-D", text(&folder)?, "--cgroup", &inner])?;
+    for absent in [first, second] {
+        said.expect(
+            1,
+            &[&format!(
+                "signals-{absent}.img: no process of the cgroup has this pid"
+            )],
+        )?;
+    }
+    ensure!(
+        said.out.matches("verdict=verified").count() == 1,
+        "{said:?}"
+    );
+    let map = format!("{second}:{third}");
+    tool(&[
+        "verify",
+        "-D",
+        text(&folder)?,
+        "--cgroup",
+        &inner,
+        "--map",
+        &map,
+    ])?
+    .expect(
+        1,
+        &[
+            &format!("signals-{second}.img: pid {third}"),
+            "verdict=differs",
+        ],
+    )?;
+    tool(&["verify", "-D", text(&alone)?, "--cgroup", &inner])?.expect(
+        2,
+        &["no process of the cgroup has the pid of an image", "--map"],
+    )?;
     for victim in victims {
         victim.finish(CHECK)?;
     }

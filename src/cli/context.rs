@@ -33,6 +33,17 @@ pub struct Context {
     pub color: ColorChoice,
 }
 
+/// Of commands that wait for no process: `--timeout` is not offered and not accepted there.
+#[derive(Args)]
+pub struct NoTimeout {
+    #[arg(long = "timeout", id = "timeout", hide = true, value_name = "SECONDS", value_parser = no_timeout)]
+    _timeout: Option<Duration>,
+}
+
+fn no_timeout(_: &str) -> Result<Duration, String> {
+    Err("this command waits for no process: leave --timeout out".to_owned())
+}
+
 impl Context {
     /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
     /// middle because this one is killed. This one never returns; it ends as that one does.

@@ -10,7 +10,7 @@ use criu_signals::images::{
     CoreImage, ImageError, Shown as _, core_json, criu_core, criu_images, image, json,
 };
 
-use super::context::{Context, Failure};
+use super::context::{Context, Failure, NoTimeout};
 use super::source::{checkpoint, named};
 
 /// Prints an image as JSON: a signals-PID.img, or the signal state in a core-TID.img of CRIU.
@@ -33,6 +33,8 @@ pub struct Decode {
     image: PathBuf,
     /// Of an archive: only the image of this name.
     name: Option<String>,
+    #[command(flatten)]
+    _timeout: NoTimeout,
 }
 
 impl Decode {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ArgGroup;
 use criu_signals::images::{Pid, Shown as _, image};
 use criu_signals::live::{self, Cgroup, Target};
 use criu_signals::log_lines;
@@ -29,17 +30,20 @@ Exit codes:
 /// All processes are stopped together, so that the images show one instant. The image of a process is signals-PID.img,
 /// with the pid in the innermost pid namespace. Either all images are written or none.
 #[derive(clap::Args)]
-#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(
+    after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    group(ArgGroup::new("target").required(true).args(["pid", "cgroup"]))
+)]
 pub struct Dump {
     /// The process to dump.
-    #[arg(short = 't', long, value_name = "PID", value_parser = super::context::pid, required_unless_present = "cgroup")]
+    #[arg(short = 't', long, value_name = "PID", value_parser = super::context::pid)]
     pid: Option<Pid>,
     /// Dump the descendants of the process as well.
     #[arg(long, requires = "pid")]
     tree: bool,
     /// Dump all processes of this cgroup and of the cgroups below. The freezer (v2 or v1) holds the cgroup until every
     /// process is stopped.
-    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
     /// Folder for the images. Created if missing.
     #[arg(short = 'D', long, value_name = "FOLDER")]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use criu_signals::images::{Image, Shown as _, core_json, criu_images, image, json};
 
-use super::context::Failure;
+use super::context::{Failure, NoTimeout};
 use super::source::named;
 
 /// Makes an image from JSON as `decode` prints it.
@@ -34,6 +34,8 @@ pub struct Encode {
     /// itself is not changed.
     #[arg(long, value_name = "IMAGE")]
     core: Option<PathBuf>,
+    #[command(flatten)]
+    _timeout: NoTimeout,
 }
 
 impl Encode {
@@ -42,6 +44,7 @@ impl Encode {
             json: path,
             output,
             core,
+            ..
         } = self;
         let mut text = String::new();
         if path.as_os_str() == "-" {

@@ -11,7 +11,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use criu_signals::images::Shown as _;
 
-use super::context::{Context, Failure};
+use super::context::{Context, Failure, NoTimeout};
 
 /// Writes man pages or shell completions into a folder.
 #[derive(clap::Args)]
@@ -20,6 +20,8 @@ pub struct Generate {
     what: What,
     /// Target folder. Created if missing; existing files in it are replaced.
     folder: PathBuf,
+    #[command(flatten)]
+    _timeout: NoTimeout,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

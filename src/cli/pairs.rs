@@ -7,11 +7,27 @@ use std::path::PathBuf;
 use criu_signals::archive::Checkpoint;
 use criu_signals::image_folder;
 use criu_signals::images::{CodePlace, Image, Pid, Shown as _, image};
-use criu_signals::live::{self, Mapping, Pair, Unmapped};
+use criu_signals::live::{self, Cgroup, Mapping, Members, Pair, Unmapped};
 use criu_signals::machine;
 
 use super::context::Failure;
 use super::source;
+
+/// `OLD:NEW`. OLD is the pid in the name of an image, and NEW a process.
+fn mapping(text: &str) -> Result<Mapping, String> {
+    let (old, new) = text
+        .split_once(':')
+        .ok_or("not OLD:NEW, the pid in the name of an image and a process")?;
+    let old = old
+        .parse()
+        .ok()
+        .and_then(Pid::new)
+        .ok_or_else(|| format!("{old:?} is not the pid in the name of an image"))?;
+    Ok(Mapping {
+        old: old.get(),
+        new: super::context::pid(new)?,
+    })
+}
 
 /// A folder of images, and how their processes are found.
 #[derive(clap::Args)]
@@ -23,10 +39,11 @@ pub struct Pairs {
     /// its name. May be repeated.
     #[arg(short = 't', long = "pid", value_name = "PID", value_parser = super::context::pid)]
     only: Vec<Pid>,
-    /// Use the image signals-OLD.img for process NEW (the pid as this command sees the process). Sender pids in
+    /// Use the image signals-OLD.img for process NEW (the pid as this command sees the process, /proc/PID, or the name of the
+    /// only process with that name). Sender pids in
     /// siginfos that name a mapped process are translated. Without --map, an image is used for the process that has the
     /// image's pid in the image's pid namespace. May be repeated.
-    #[arg(long = "map", value_name = "OLD:NEW")]
+    #[arg(long = "map", value_name = "OLD:NEW", value_parser = mapping)]
     mappings: Vec<Mapping>,
     /// With --map: use the images that are not mapped for the other processes of the pid namespaces of the mapped
     /// processes. Without --others, images that are not mapped are ignored.
@@ -40,6 +57,11 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// Reads the images, and finds their processes among those of a cgroup.
+    pub fn find_in(&self, cgroup: &Cgroup) -> Result<Members, Failure> {
+        Ok(live::pair_members(self.images()?, &self.mappings, cgroup)?)
+    }
+
     /// Reads the images and finds their processes.
     pub fn find(&self) -> Result<Vec<Pair>, Failure> {
         let unmapped = if self.others {

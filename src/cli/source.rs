@@ -138,6 +138,14 @@ pub fn load(
         };
     }
     let path = Path::new(what);
+    if !what.contains('/') && is_missing(path) {
+        return Err(format!(
+            "no such process, and no such file: no process has the name {0}, and there is no file or folder {0} here. \
+             `criu-signals ps` lists processes by name",
+            what.shown()
+        )
+        .into());
+    }
     if let Some(archive) = checkpoint(path)? {
         return archived(path, &archive, Wanted::Any);
     }
@@ -157,6 +165,10 @@ pub fn load(
     pids.into_iter()
         .map(|pid| ours(&path.join(image::file_name(pid))))
         .collect()
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn is_name(what: &str) -> bool {

@@ -14,10 +14,10 @@ use std::ops::ControlFlow;
 
 pub use cgroup::Cgroup;
 pub use dump::{Snapshot, take, write};
-pub use names::{Mapping, Pair, Unmapped, pair};
+pub use names::{Mapping, Members, Pair, Unmapped, pair, pair_members};
 pub use restore::{Options, restore};
 pub use stop::{Stopped, Target};
-pub use verify::verify;
+pub use verify::{verify, verify_members};
 
 use crate::error::{Cause, Error, Result};
 

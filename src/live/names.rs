@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use criu_signals_images::{
     Difference, Field, Fields, Image, Name, Notify, NsIds, Pending, Pid, Place, ProcessState,
-    Siginfo, ThreadState, image,
+    Shown as _, Siginfo, ThreadState, image,
 };
 use nix::errno::Errno;
 
+use super::cgroup::Cgroup;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::machine::Machine;
 use crate::proc::{self, SignalStatus};
@@ -230,6 +231,78 @@ pub fn pair(
         ));
     }
     Ok(pairs)
+}
+
+/// The images whose processes are in a cgroup.
+#[derive(Debug)]
+pub struct Members {
+    /// With their processes.
+    pub pairs: Vec<Pair>,
+    /// The pids in the names of the images that no process of the cgroup has in its own pid namespace.
+    pub absent: Vec<i32>,
+}
+
+/// Finds the process of each image among the processes of `cgroup`: by the pid in the process's own pid namespace, which may be
+/// another namespace than it was at the dump. `mappings` name those for which that is not so.
+///
+/// # Errors
+/// If several processes of the cgroup have the pid of one image, and none or more than one of them is in the pid namespace of
+/// the image; if no process of the cgroup belongs to an image; else those of [`pair`].
+pub fn pair_members(images: Vec<Image>, mappings: &[Mapping], cgroup: &Cgroup) -> Result<Members> {
+    let mut members: HashMap<i32, Vec<(Pid, u64)>> = HashMap::new();
+    for pid in cgroup.processes()? {
+        let during = |e: Error| e.during(Phase::Seize, pid);
+        let status = match SignalStatus::read(pid, pid.into()) {
+            Ok(status) => status,
+            Err(e) if e.is_died() => continue,
+            Err(e) => return Err(during(e)),
+        };
+        if !status.dead && !mappings.iter().any(|mapping| mapping.new == pid) {
+            let pid_ns = pid_namespace(pid).map_err(during)?;
+            let same = members.entry(status.ids.innermost()).or_default();
+            same.push((pid, pid_ns));
+        }
+    }
+    let mut all = mappings.to_vec();
+    let mut absent = Vec::new();
+    for image in &images {
+        let old = image.process.ids.innermost();
+        if mappings.iter().any(|mapping| mapping.old == old) {
+            continue;
+        }
+        let found = members.get(&old).map(Vec::as_slice).unwrap_or_default();
+        let same: Vec<Pid> = found
+            .iter()
+            .filter(|(_, pid_ns)| found.len() == 1 || *pid_ns == image.process.pid_ns)
+            .map(|(pid, _)| *pid)
+            .collect();
+        match same.as_slice() {
+            [new] => all.push(Mapping { old, new: *new }),
+            _ if found.is_empty() => absent.push(old),
+            _ => return Err(ambiguous(old, found)),
+        }
+    }
+    if all.is_empty() {
+        let why = "no process of the cgroup has the pid of an image: name the processes with --map OLD:NEW";
+        return Err(Error::new(
+            format!("find the processes in cgroup {}", cgroup.dir().shown()),
+            Cause::Unsupported(why.into()),
+        ));
+    }
+    let pairs = pair(images, &all, Unmapped::LeftOut, &[])?;
+    Ok(Members { pairs, absent })
+}
+
+fn ambiguous(old: i32, found: &[(Pid, u64)]) -> Error {
+    let pids: Vec<String> = found.iter().map(|(pid, _)| pid.to_string()).collect();
+    let why = format!(
+        "the processes {} of the cgroup are all {old} in their own pid namespaces: name the process with --map {old}:PID",
+        pids.join(", ")
+    );
+    Error::new(
+        format!("find the process of {}", image::file_name(old)),
+        Cause::Unsupported(why.into()),
+    )
 }
 
 fn failed(mapping: &Mapping, why: String) -> Error {

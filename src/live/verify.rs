@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    CallTable, Difference, Field, InterruptedCall, Place, ProcessState, RestartCode, ThreadState,
-    compare, compare_exit_signals,
+    CallTable, Difference, Field, InterruptedCall, Pid, Place, ProcessState, RestartCode,
+    ThreadState, compare, compare_exit_signals,
 };
 
 use super::names::{Pair, matched_threads, missing_threads, translated};
-use super::{Progress, Stage, Stopped, step};
+use super::{Cgroup, Progress, Stage, Stopped, Target, step};
 use crate::arch::{self, Waiting};
 use crate::engine::capture;
 use crate::engine::repair;
 use crate::engine::repair::{Done, Report};
-use crate::error::Result;
+use crate::error::{Cause, Error, Phase, Result};
 use crate::losses::not_compared;
 use crate::state::itimers;
 
@@ -40,6 +40,42 @@ pub fn verify(
     timeout: Duration,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Report>> {
+    verify_stopped(pairs, progress, &mut |pids, progress| {
+        Stopped::stop_these(pids, timeout, progress)
+    })
+}
+
+/// As [`verify`], of processes of a cgroup, which is stopped as a whole. Returns, besides the reports, the processes of the
+/// cgroup that belong to no pair.
+///
+/// # Errors
+/// If a process could not be stopped or read.
+pub fn verify_members(
+    pairs: &[Pair],
+    cgroup: &Cgroup,
+    timeout: Duration,
+    progress: &mut dyn Progress,
+) -> Result<(Vec<Report>, Vec<Pid>)> {
+    let target = Target::Cgroup(cgroup.clone());
+    let mut others: Option<Vec<Pid>> = None;
+    let reports = verify_stopped(pairs, progress, &mut |_, progress| {
+        let stopped = Stopped::stop(&target, timeout, progress)?;
+        let pids = stopped.processes().iter().map(|process| process.pid());
+        let of_no_pair = |pid: &Pid| !pairs.iter().any(|pair| pair.pid == *pid);
+        // As the first look is what is compared.
+        others.get_or_insert_with(|| pids.filter(of_no_pair).collect());
+        Ok(stopped)
+    })?;
+    Ok((reports, others.unwrap_or_default()))
+}
+
+type Stop<'s> = dyn FnMut(&[Pid], &mut dyn Progress) -> Result<Stopped> + 's;
+
+fn verify_stopped(
+    pairs: &[Pair],
+    progress: &mut dyn Progress,
+    stop: &mut Stop<'_>,
+) -> Result<Vec<Report>> {
     let begun = Instant::now();
     let mut looks = 0;
     let mut reports: Vec<Option<(Report, Vec<Difference>)>> = pairs.iter().map(|_| None).collect();
@@ -63,21 +99,19 @@ pub fn verify(
         }
         looks += 1;
         let pids: Vec<_> = open.iter().map(|&at| pairs[at].pid).collect();
-        let stopped = Stopped::stop_these(&pids, timeout, progress)?;
+        let stopped = stop(&pids, progress)?;
         open.iter().try_for_each(|&at| pairs[at].check())?;
         for (done, &at) in open.iter().enumerate() {
             let pair = &pairs[at];
-            let process = stopped.processes().iter().find(|p| p.pid() == pair.pid);
-            if let Some(process) = process {
-                let now = capture::process(process)?;
-                let (report, waiting) = look(pair, &now, pairs);
-                match &mut reports[at] {
-                    // The first look is what is compared; who has been seen to wait once waits.
-                    Some((_, still)) => {
-                        still.retain(|d| waiting.iter().any(|w| w.place == d.place))
-                    }
-                    first => *first = Some((report, waiting)),
-                }
+            let mut processes = stopped.processes().iter();
+            let process = processes.find(|p| p.pid() == pair.pid).ok_or_else(gone);
+            let process = process.map_err(|e| e.during(Phase::Seize, pair.pid))?;
+            let now = capture::process(process)?;
+            let (report, waiting) = look(pair, &now, pairs);
+            match &mut reports[at] {
+                // The first look is what is compared; who has been seen to wait once waits.
+                Some((_, still)) => still.retain(|d| waiting.iter().any(|w| w.place == d.place)),
+                first => *first = Some((report, waiting)),
             }
             step(progress, Stage::Read, done + 1, open.len())?;
         }
@@ -98,6 +132,11 @@ pub fn verify(
         report
     };
     Ok(reports.into_iter().flatten().map(finish).collect())
+}
+
+fn gone() -> Error {
+    let why = "the process has ended or left the cgroup: verify again";
+    Error::new("find the process", Cause::Unsupported(why.into()))
 }
 
 /// What differs, and which threads do not wait as they did.

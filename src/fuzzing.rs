@@ -52,6 +52,14 @@ pub fn sched_and_stack(text: &str) {
     let _ = (asleep::exec_start(text), asleep::restarted(text));
 }
 
+/// An ELF core file.
+pub fn core_file(bytes: &[u8]) {
+    if let Ok(recorded) = crate::core_file::read_bytes(bytes) {
+        assert!(!recorded.image.process.threads.is_empty());
+        let _ = criu_signals_images::json::to_json_line(&recorded, &[]);
+    }
+}
+
 /// `PID/TID` and `OLD:NEW`.
 pub fn names(text: &str) {
     if let Ok(subject) = text.parse::<Subject>() {

@@ -12,6 +12,8 @@ pub mod archive;
 pub mod bpf;
 #[cfg(feature = "engine")]
 pub mod checkpoint;
+#[cfg(feature = "cores")]
+pub mod core_file;
 pub mod criu;
 #[cfg(feature = "engine")]
 pub mod engine;

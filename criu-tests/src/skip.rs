@@ -40,6 +40,8 @@ pub enum Need {
     MemoryCgroup,
     /// Cgroups that bound the number of processes.
     PidsCgroup,
+    /// Core files in the working directory: a kernel.core_pattern that neither pipes nor names a folder.
+    Cores,
 }
 
 impl Need {
@@ -92,6 +94,12 @@ impl Need {
             Need::PidsCgroup => controller("pids")
                 .is_none()
                 .then_some("no pids controller of cgroup v1 or v2 is mounted"),
+            Need::Cores => {
+                let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+                (pattern.trim().is_empty() || pattern.contains(['|', '/', '@'])).then_some(
+                    "kernel.core_pattern puts no core files into the working directory: `sysctl kernel.core_pattern=core`",
+                )
+            }
             Need::Host => (!has_file_system("overlay")).then_some("this kernel has no overlayfs"),
         }
     }

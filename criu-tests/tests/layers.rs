@@ -9,7 +9,7 @@ use syn::visit::{self, Visit};
 
 /// The folders and files of `src/`, from the bottom. What is in a row uses rows above it only, and itself. The crate `images`
 /// is below all of them, and cargo sees to that.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["criu", "error", "setting_names", "plugin_file"],
     &["fault", "memory", "in_time"],
     &["arch", "proc"],
@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 14] = [
     &["state"],
     &["engine", "image_folder"],
     &["archive", "reading"],
+    &["core_file"],
     &["bpf"],
     &["log_lines", "run_report"],
     &["losses"],

@@ -286,7 +286,11 @@ fn from_cores(pid: i32, cores: &[(i32, &CoreImage)]) -> Result<Recorded, ImageEr
     };
     let image = Image { header, process };
     image.check()?;
-    Ok(Recorded { image, missing })
+    Ok(Recorded {
+        image,
+        missing,
+        ended_by: None,
+    })
 }
 
 fn ids(id: i32) -> Result<NsIds, ImageError> {

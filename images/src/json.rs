@@ -39,6 +39,10 @@ pub fn to_json_line(recorded: &Recorded, names: &[CodePlace]) -> Result<String, 
         .map(|aspect| aspect.name().to_owned())
         .collect();
     document.names = names.iter().map(CodePlace::to_proto).collect();
+    if let Some(ended_by) = &recorded.ended_by {
+        document.ended_by = ended_by.signo.to_proto();
+        document.ended_by_siginfo = ended_by.siginfo.as_ref().map(Siginfo::to_proto).into();
+    }
     line(&document)
 }
 

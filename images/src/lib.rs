@@ -72,7 +72,7 @@ pub use owner::FileOwner;
 pub use pending::Pending;
 pub use printable::{Name, Printable, Shown};
 pub use process::{ProcessState, Rlimit, RunState, TakenOut, ThreadState};
-pub use recorded::{Aspect, Recorded};
+pub use recorded::{Aspect, EndedBy, Recorded};
 pub use siginfo::{FaultDetail, Fields, Layout, SIGINFO_SIZE, Siginfo};
 pub use signo::{DefaultAction, ParseSigNoError, SigNo};
 pub use sigset::SigSet;

@@ -5,7 +5,10 @@ use std::fmt;
 use crate::altstack::AltStack;
 use crate::disposition::Dispositions;
 use crate::image::Image;
-use crate::process::{ProcessState, Rlimit};
+use crate::pending::Pending;
+use crate::process::{ProcessState, Rlimit, RunState};
+use crate::siginfo::Siginfo;
+use crate::signo::SigNo;
 use crate::sigset::SigSet;
 use crate::timer::TimerEntry;
 use crate::wait_status::WaitStatus;
@@ -46,6 +49,20 @@ pub enum Aspect {
     ExitSignal,
     /// What a signal takes of an alternate stack.
     StackNeeds,
+    /// The lasting mask, where a call has put another in force.
+    LastingMask,
+    /// What is pending for the process as a whole.
+    SharedQueue,
+    /// The entries of pending signals: how many, and their siginfos.
+    Entries,
+    /// The POSIX timers.
+    Timers,
+    /// Whether the process is stopped.
+    RunState,
+    /// The parent-death signals.
+    ParentDeathSignals,
+    /// Whether a thread is in a handler.
+    Handlers,
 }
 
 impl Aspect {
@@ -68,6 +85,13 @@ impl Aspect {
             Aspect::WaitStatus => "wait_status",
             Aspect::ExitSignal => "exit_signal",
             Aspect::StackNeeds => "stack_needs",
+            Aspect::LastingMask => "lasting_mask",
+            Aspect::SharedQueue => "shared_queue",
+            Aspect::Entries => "entries",
+            Aspect::Timers => "timers",
+            Aspect::RunState => "run_state",
+            Aspect::ParentDeathSignals => "parent_death_signal",
+            Aspect::Handlers => "in_handler",
         }
     }
 
@@ -101,7 +125,22 @@ impl Aspect {
             Aspect::WaitStatus => process.wait_status = WaitStatus::Unknown,
             Aspect::ExitSignal => process.exit_signal = None,
             Aspect::StackNeeds => process.stack_needs = None,
-            Aspect::Masks | Aspect::MaskInForce | Aspect::AltStacks | Aspect::InterruptedCalls => {
+            Aspect::SharedQueue => process.shared = Pending::default(),
+            Aspect::Entries => process
+                .queues_mut()
+                .for_each(|pending| pending.queue.clear()),
+            Aspect::Timers => {
+                process.timers.clear();
+                process.deleted_timers.clear();
+            }
+            Aspect::RunState => process.run_state = RunState::Running,
+            Aspect::Masks
+            | Aspect::MaskInForce
+            | Aspect::LastingMask
+            | Aspect::AltStacks
+            | Aspect::ParentDeathSignals
+            | Aspect::Handlers
+            | Aspect::InterruptedCalls => {
                 for thread in &mut process.threads {
                     match self {
                         Aspect::Masks => {
@@ -112,7 +151,10 @@ impl Aspect {
                             thread.blocked = thread.lasting_mask();
                             thread.saved_mask = None;
                         }
+                        Aspect::LastingMask => thread.saved_mask = None,
                         Aspect::AltStacks => thread.altstack = AltStack::DISABLED,
+                        Aspect::ParentDeathSignals => thread.parent_death_signal = None,
+                        Aspect::Handlers => thread.in_handler = None,
                         _ => thread.interrupted = None,
                     }
                 }
@@ -141,6 +183,13 @@ impl fmt::Display for Aspect {
             Aspect::WaitStatus => "wait status",
             Aspect::ExitSignal => "exit signal",
             Aspect::StackNeeds => "what a signal takes of a stack",
+            Aspect::LastingMask => "lasting masks where a call has borrowed another",
+            Aspect::SharedQueue => "shared queue",
+            Aspect::Entries => "entries and siginfos of pending signals",
+            Aspect::Timers => "POSIX timers",
+            Aspect::RunState => "run state",
+            Aspect::ParentDeathSignals => "parent-death signals",
+            Aspect::Handlers => "whether threads are in handlers",
         })
     }
 }
@@ -152,6 +201,17 @@ pub struct Recorded {
     pub image: Image,
     /// What it does not tell, in order; empty for an image of ours and for a live process.
     pub missing: Vec<Aspect>,
+    /// What a core file tells besides.
+    pub ended_by: Option<EndedBy>,
+}
+
+/// The signal that a core file was written for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedBy {
+    /// NT_PRSTATUS has its number.
+    pub signo: SigNo,
+    /// NT_SIGINFO, where the core has one.
+    pub siginfo: Option<Siginfo>,
 }
 
 impl From<Image> for Recorded {
@@ -165,7 +225,11 @@ impl From<Image> for Recorded {
         if process.exit_signal.is_none() {
             missing.push(Aspect::ExitSignal);
         }
-        Recorded { image, missing }
+        Recorded {
+            image,
+            missing,
+            ended_by: None,
+        }
     }
 }
 
@@ -178,6 +242,16 @@ impl Recorded {
     /// The state without these parts.
     pub(crate) fn without(&self, aspects: &[Aspect]) -> ProcessState {
         let mut process = self.image.process.clone();
+        let bits_and_entries = [Aspect::BitsWithoutInfo, Aspect::Entries];
+        if bits_and_entries
+            .iter()
+            .all(|aspect| aspects.contains(aspect))
+        {
+            // The bits of one side are the entries' alone, and of the other side it is not known which these are.
+            process
+                .queues_mut()
+                .for_each(|pending| *pending = Pending::default());
+        }
         for aspect in aspects {
             aspect.forget(&mut process);
         }

@@ -11,7 +11,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -110,6 +110,17 @@ impl Folder for Checkpoint {
             name: name.to_owned(),
             source: io::ErrorKind::NotFound.into(),
         })
+    }
+}
+
+/// What comes out of a compressed file; `None` if the file is not compressed.
+pub(crate) fn unpacked(mut file: File, limits: &Limits) -> Result<Option<Box<dyn Read>>, Error> {
+    match Format::of(&mut file)? {
+        None | Some(Format::Plain) => Ok(None),
+        Some(format) => {
+            file.seek(SeekFrom::Start(0))?;
+            format.unpack(BufReader::new(file), limits).map(Some)
+        }
     }
 }
 

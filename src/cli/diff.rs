@@ -191,6 +191,10 @@ fn notes(a: &Found, b: &Found) -> Vec<String> {
         ));
     }
     for (found, process) in [(a, pa), (b, pb)] {
+        if let Some(ended_by) = &found.recorded.ended_by {
+            let signo = ended_by.signo;
+            notes.push(format!("the core {} was written for {signo}", found.name));
+        }
         if !process.taken_out.is_empty() {
             notes.push(format!(
                 "pending signals were taken out for the dump, so CRIU's images do not hold them: {}",

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Aspect, CallTable, Disposition, InterruptedCall, NsIds, Pending, Printable, ProcessState,
-    SigSet, ThreadState, json,
+    Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Printable,
+    ProcessState, SigSet, ThreadState, json,
 };
 use criu_signals::machine::Machine;
 
@@ -18,7 +18,7 @@ const SUMMARY: usize = 10;
 /// How many are read of a live process's queue then: in the time that this takes, nothing else would be done either.
 const READ: usize = 500;
 
-/// Shows the signal state of live processes, of images, or of all images in a folder.
+/// Shows the signal state of live processes, of images, of all images in a folder, or of a core file.
 ///
 /// Threads with the same state are shown together. Of a long queue only the first entries are shown, and only the first
 /// entries are read from a live process, to keep the stop short. --all and --json read and show every entry.
@@ -27,7 +27,7 @@ const READ: usize = 500;
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
     /// Sources to show, in one of the forms below.
-    #[arg(required = true, value_name = "PID|IMAGE|FOLDER|ARCHIVE")]
+    #[arg(required = true, value_name = "PID|IMAGE|FOLDER|ARCHIVE|CORE")]
     what: Vec<String>,
     /// Print every entry of long queues.
     #[arg(long)]
@@ -47,6 +47,7 @@ Examples:
   criu-signals show images/
   criu-signals show criu:images/
   criu-signals show checkpoint.tar.zst
+  criu-signals show core.4711
   criu-signals show --json 4711 | jq .process.comm";
 
 const EXIT_CODES: &str = "\
@@ -147,11 +148,18 @@ impl<W: Write> Table<'_, W> {
             "{BOLD}{}{BOLD:#} ({NAME}{}{NAME:#}{kind}), {}",
             Printable::from(&found.name),
             process.comm,
-            process.run_state
+            self.state()
         )?;
         self.row(2, "pid", &pids(process, found.origin))?;
         if !found.observed.surroundings.is_empty() {
             self.row(2, "read", "by BPF, without a stop")?;
+        }
+        if let Some(EndedBy {
+            siginfo: Some(info),
+            ..
+        }) = &found.recorded.ended_by
+        {
+            self.row(2, "siginfo", &info.to_string())?;
         }
         if found.origin != Origin::Live {
             let machine = Machine::recorded_in(&found.recorded.image);
@@ -194,9 +202,22 @@ impl<W: Write> Table<'_, W> {
         };
         // The shared queue's is the last.
         let shared = depths.last().copied().unwrap_or(0);
-        self.pending(2, "shared", &process.shared, shared)?;
+        if self.has(Aspect::SharedQueue) {
+            self.pending(2, "shared", &process.shared, shared)?;
+        } else {
+            self.known(2, "shared", Aspect::SharedQueue, "")?;
+        }
         self.timers(process)?;
         self.threads(&process.threads, &depths)
+    }
+
+    fn state(&self) -> String {
+        let recorded = &self.found.recorded;
+        match &recorded.ended_by {
+            Some(ended_by) => format!("core of {WARN}{}{WARN:#}", ended_by.signo),
+            None if self.has(Aspect::RunState) => recorded.image.process.run_state.to_string(),
+            None => "core without a signal".to_owned(),
+        }
     }
 
     fn limit(&mut self, process: &ProcessState) -> io::Result<()> {
@@ -246,6 +267,9 @@ impl<W: Write> Table<'_, W> {
     }
 
     fn timers(&mut self, process: &ProcessState) -> io::Result<()> {
+        if !self.has(Aspect::Timers) {
+            return self.known(2, "POSIX timers", Aspect::Timers, "");
+        }
         if process.timers.is_empty() {
             return Ok(());
         }
@@ -281,6 +305,13 @@ impl<W: Write> Table<'_, W> {
     ) -> io::Result<()> {
         if pending.bits.is_empty() {
             return self.row(indent, label, "nothing pending");
+        }
+        if !self.has(Aspect::Entries) {
+            let text = format!(
+                "{NAME}{}{NAME:#} {DIM}(how many entries, and their siginfos, is not recorded){DIM:#}",
+                pending.bits
+            );
+            return self.row(indent, label, &text);
         }
         let entries = match depth {
             1 => "1 entry".to_owned(),
@@ -357,6 +388,10 @@ impl<W: Write> Table<'_, W> {
             Aspect::Masks,
             &first.lasting_mask().to_string(),
         )?;
+        if !self.has(Aspect::LastingMask) {
+            let text = format!("{DIM}not recorded, where a call has put the mask in force{DIM:#}");
+            self.row(4, "lasting mask", &text)?;
+        }
         if first.saved_mask.is_some() {
             let text = format!("{} (until the present call has ended)", first.blocked);
             self.row(4, "in force", &text)?;
@@ -372,10 +407,16 @@ impl<W: Write> Table<'_, W> {
             _ => format!("each its own, like {}", first.altstack),
         };
         self.known(4, "altstack", Aspect::AltStacks, &stack)?;
+        if !self.has(Aspect::Handlers) {
+            self.known(4, "in a handler", Aspect::Handlers, "")?;
+        }
         if let Some(signo) = first.in_handler {
             let text =
                 format!("{WARN}of {signo}{WARN:#}: the mask is in force until the handler returns");
             self.row(4, "in a handler", &text)?;
+        }
+        if !self.has(Aspect::ParentDeathSignals) {
+            self.known(4, "parent death", Aspect::ParentDeathSignals, "")?;
         }
         if let Some(signo) = first.parent_death_signal {
             self.row(4, "parent death", &signo.to_string())?;
@@ -462,7 +503,7 @@ pub fn pids(process: &ProcessState, origin: Origin) -> String {
     }
     let place = match origin {
         Origin::Live => "here",
-        Origin::Ours | Origin::Criu => "where it was dumped",
+        Origin::Ours | Origin::Criu | Origin::Core => "where it was dumped",
     };
     format!("{outer} {place}, {inner} in its own {own}, to which all pids below belong")
 }

@@ -1,4 +1,4 @@
-//! Where signal state comes from: a live process, an image of ours, CRIU's own images, a folder of either.
+//! Where signal state comes from: a live process, an image of ours, CRIU's own images, a folder of either, a core file.
 
 use std::fmt;
 use std::fs::File;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use criu_signals::archive::{Checkpoint, Limits};
 use criu_signals::bpf::process::ProcessReader;
+use criu_signals::core_file;
 use criu_signals::error::Cause;
 use criu_signals::image_folder;
 use criu_signals::images::{
@@ -32,7 +33,8 @@ Sources:
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
   criu:FOLDER        every process of an image folder, from CRIU's images
   ARCHIVE            the same of a checkpoint of podman, CRI-O or containerd: a tar file, also compressed by gzip, zstd or lz4,
-                     or an OCI image layout, as a folder or a tar file; criu:ARCHIVE as with a folder";
+                     or an OCI image layout, as a folder or a tar file; criu:ARCHIVE as with a folder
+  CORE               an ELF core file of a 64-bit program, also as systemd-coredump keeps it, compressed by zstd or lz4";
 
 /// Before a folder: CRIU's own images of it, even where there are ours.
 const CRIU: &str = "criu:";
@@ -46,6 +48,8 @@ pub enum Origin {
     Ours,
     /// CRIU's own images.
     Criu,
+    /// An ELF core file.
+    Core,
 }
 
 /// One process.
@@ -145,6 +149,9 @@ pub fn load(
             what.shown()
         )
         .into());
+    }
+    if let Some(found) = core(path)? {
+        return Ok(vec![found]);
     }
     if let Some(archive) = checkpoint(path)? {
         return archived(path, &archive, Wanted::Any);
@@ -329,6 +336,19 @@ fn file(path: &Path) -> Result<Found, Failure> {
     })
 }
 
+/// A core file, if it is one.
+fn core(path: &Path) -> Result<Option<Found>, Failure> {
+    let core = core_file::open(path).map_err(|e| format!("{}: {e}", path.shown()))?;
+    Ok(core.map(|recorded| Found {
+        name: path.shown().to_string(),
+        origin: Origin::Core,
+        recorded,
+        depths: None,
+        observed: Observed::default(),
+        names: Ok(Vec::new()),
+    }))
+}
+
 /// An archive, if it is one, or a folder that is an OCI image layout.
 pub fn checkpoint(path: &Path) -> Result<Option<Checkpoint>, Failure> {
     Checkpoint::open(path, &Limits::default()).map_err(|e| format!("{}: {e}", path.shown()).into())
@@ -420,6 +440,7 @@ impl fmt::Display for Origin {
             Origin::Live => "live",
             Origin::Ours => "image",
             Origin::Criu => "CRIU's images",
+            Origin::Core => "core file",
         })
     }
 }

@@ -111,7 +111,7 @@ impl Reaction {
 /// Makes a change. The process is stopped for it, and goes on with all of it, or as it was found.
 ///
 /// # Errors
-/// [`Cause::Refused`] before the process is touched if no process can be like that; else as
+/// [`Cause::Refused`](crate::error::Cause::Refused) before the process is touched if no process can be like that; else as
 /// [`write`](super::write()).
 pub fn change(subject: Subject, change: &Change, timeout: Duration) -> Result<Changed> {
     refuse_impossible(change).map_err(|e| e.during(Phase::Replay, subject.pid))?;
@@ -124,7 +124,7 @@ pub fn change(subject: Subject, change: &Change, timeout: Duration) -> Result<Ch
 /// Removes pending signals: of a process from all its queues, of a thread from its own. Signals that arrive meanwhile stay.
 ///
 /// # Errors
-/// [`Cause::Refused`] before the process is touched if `signals` has one that is never pending, and before anything is changed
+/// [`Cause::Refused`](crate::error::Cause::Refused) before the process is touched if `signals` has one that is never pending, and before anything is changed
 /// for the own entry of a POSIX timer. Whatever fails, all queues are as they were found.
 pub fn clear(subject: Subject, signals: SigSet, timeout: Duration) -> Result<Vec<Removed>> {
     let held = Held::seize(subject, timeout)?;

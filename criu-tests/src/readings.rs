@@ -3,10 +3,13 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::bpf::process::ProcessReader;
+use criu_signals::bpf::stopped::StoppedReader;
+use criu_signals::engine::capture;
 use criu_signals::images::{InterruptedCall, Pid, ThreadState, TimerEntry, WaitStatus};
 use criu_signals::reading::{Read as _, Reading, Stopping};
+use criu_signals::tracee::{ByUs, StoppedProcess};
 
 use crate::procfs;
 use crate::wait;
@@ -57,6 +60,35 @@ pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> 
         return Ok(before);
     }
     bail!("pid {pid} never stands still: {changed}")
+}
+
+/// Stops `pid`, and captures it with and without what BPF tells of its threads.
+pub fn compare_told(reader: &StoppedReader, pid: procfs::Pid) -> Result<()> {
+    let pid = Pid::new(pid).context("a pid")?;
+    let stopped = StoppedProcess::<ByUs>::seize(pid, wait::PATIENCE)?;
+    let told = reader.read()?;
+    let told = told.get(&pid).context("nothing is told of it")?;
+    let reading = |process| Reading {
+        process,
+        depths: None,
+        waiting: Vec::new(),
+        surroundings: Vec::new(),
+    };
+    let by_bpf = capture::told(&stopped, told).map(reading);
+    let by_calls = capture::process(&stopped).map(reading);
+    let known = stopped.threads().len();
+    stopped.release()?;
+    ensure!(
+        told.threads.len() >= known && told.dispositions.is_some(),
+        "{told:?} is not all of {known} threads"
+    );
+    let differences = differences(&by_bpf?, &by_calls?);
+    ensure!(
+        differences.is_empty(),
+        "pid {pid}: BPF and injected calls differ: {}",
+        differences.join("; ")
+    );
+    Ok(())
 }
 
 /// What is not the same, field by field.

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::bpf::process::ProcessReader;
-use criu_signals::images::{RunState, WaitStatus};
+use criu_signals::bpf::stopped::StoppedReader;
+use criu_signals::images::{ProcessState, RunState, ThreadState, WaitStatus, image};
 use criu_signals::reading::Read as _;
 use criu_tests::cases::{self, CHECK, Test, start, test};
 use criu_tests::chance::generate;
 use criu_tests::chance::stage::{STEP, Stage};
 use criu_tests::config;
+use criu_tests::criu::Criu;
 use criu_tests::procfs::{self, Pid};
-use criu_tests::readings::{RUNS, compare};
+use criu_tests::readings::{RUNS, compare, compare_told};
 use criu_tests::rundir::RunDir;
 use criu_tests::scenario::Scenario;
 use criu_tests::skip::Need;
@@ -46,6 +48,7 @@ fn tests() -> Vec<Test> {
         .may_take(MOST_TIME)
     }));
     tests.extend([
+        test("told-at-dump", told_at_dump),
         test("traced", traced),
         test("waited", waited),
         test("deep", deep),
@@ -72,10 +75,70 @@ fn same(scenario: &Scenario, dir: &RunDir) -> Result<()> {
 
 fn tree(root: Pid) -> Result<()> {
     let mut reader = ProcessReader::new()?;
+    let of_stopped = StoppedReader::new()?;
     for pid in procfs::tree(root)? {
         compare(&mut reader, pid)?;
+        compare_told(&of_stopped, pid)?;
     }
     Ok(())
+}
+
+/// The images of a dump are the same whether BPF tells of the threads or they are asked.
+fn told_at_dump(dir: &RunDir) -> Result<()> {
+    for (program, arg) in [
+        ("altstacks", None),
+        ("dispositions", None),
+        ("itimer", None),
+        ("parent_death", None),
+        ("process_tree", None),
+        ("many_threads", Some("9")),
+    ] {
+        let folder = dir.file(program);
+        fs::create_dir(&folder)?;
+        told_and_asked(program, arg, &RunDir::open(&folder)).context(program)?;
+    }
+    Ok(())
+}
+
+fn told_and_asked(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> {
+    let victim = start(program, arg, dir)?;
+    let mut found = Vec::new();
+    for (how, is_read) in [("always", true), ("never", false)] {
+        let images = dir.file(how);
+        fs::create_dir(&images)?;
+        let criu = Criu::new(&config::criu()?, &config::faults_dir()?.join("plugins"));
+        let criu = criu.env("CRIU_SIGNALS_BPF", how);
+        let dump = criu.dump(victim.pid(), &images, true)?;
+        ensure!(dump.ok, "{}", dump.tail(20));
+        ensure!(
+            dump.log.contains("stopped processes read by BPF") == is_read,
+            "{how}: {}",
+            dump.tail(40)
+        );
+        let states = procfs::tree(victim.pid())?
+            .into_iter()
+            .map(|pid| Ok(image::open(&images.join(image::file_name(pid)))?.process))
+            .collect::<Result<Vec<_>>>()?;
+        found.push(states);
+    }
+    for (told, asked) in found[0].iter().zip(&found[1]) {
+        ensure!(
+            told.dispositions == asked.dispositions,
+            "{told:?} and {asked:?}"
+        );
+        let kinds = |state: &ProcessState| -> Vec<_> {
+            let timers = state.interval_timers.iter();
+            timers.map(|timer| (timer.which, timer.interval)).collect()
+        };
+        ensure!(kinds(told) == kinds(asked), "{told:?} and {asked:?}");
+        let threads = |state: &ProcessState| -> Vec<_> {
+            let threads = state.threads.iter();
+            let inside = |one: &ThreadState| (one.tid(), one.altstack, one.parent_death_signal);
+            threads.map(inside).collect()
+        };
+        ensure!(threads(told) == threads(asked), "{told:?} and {asked:?}");
+    }
+    victim.finish(CHECK)
 }
 
 // ---- what is refused, and what is left alone ---------------------------------------------------------------------------

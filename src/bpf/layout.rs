@@ -107,6 +107,21 @@ impl Layout {
         }
     }
 
+    /// The struct that a function's parameter `number`, from 0 on, points to.
+    pub(super) fn parameter(&self, function: u32, number: usize) -> Result<Structure> {
+        let missing = || unknown(&format!("parameter {number} of function {function}"));
+        let Ok(Type::Func(found)) = self.btf.resolve_type_by_id(function) else {
+            return Err(missing());
+        };
+        let Ok(Type::FuncProto(prototype)) = self.btf.resolve_chained_type(&found) else {
+            return Err(missing());
+        };
+        let parameter = prototype.parameters.get(number).ok_or_else(missing)?;
+        let kind = self.btf.resolve_chained_type(parameter);
+        self.pointed_to(kind.map_err(|_| missing())?)?
+            .ok_or_else(missing)
+    }
+
     /// How far from the struct's begin a member is, in bytes. `path` may go through structs and unions: `sa.sa_handler`.
     pub(super) fn offset(&self, of: &Structure, path: &str) -> Result<i32> {
         let found = self.find(of, path)?;
@@ -141,23 +156,32 @@ impl Layout {
 
     /// The struct that a member points to, is, or is an array of.
     pub(super) fn behind(&self, of: &Structure, path: &str) -> Result<Structure> {
-        let mut kind = self.find(of, path)?.kind;
+        let kind = self.find(of, path)?.kind;
+        self.pointed_to(kind)?
+            .ok_or_else(|| unknown(&of.member(path)))
+    }
+
+    /// The struct that `kind` points to, is, or is an array of. `None` if it is of another kind.
+    fn pointed_to(&self, mut kind: Type) -> Result<Option<Structure>> {
         loop {
             let next: &dyn BtfType = match &kind {
                 Type::Struct(inner) => {
                     let name = self.btf.resolve_name(inner).map_err(|e| unreadable(&e))?;
-                    return Ok(Structure {
+                    return Ok(Some(Structure {
                         name,
                         inner: inner.clone(),
-                    });
+                    }));
                 }
                 Type::Array(array) => array,
-                other => other
-                    .as_btf_type()
-                    .ok_or_else(|| unknown(&of.member(path)))?,
+                other => match other.as_btf_type() {
+                    Some(next) => next,
+                    None => return Ok(None),
+                },
             };
-            let chained = self.btf.resolve_chained_type(next);
-            kind = chained.map_err(|_| unknown(&of.member(path)))?;
+            match self.btf.resolve_chained_type(next) {
+                Ok(next) => kind = next,
+                Err(_) => return Ok(None),
+            }
         }
     }
 

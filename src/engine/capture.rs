@@ -1,13 +1,14 @@
 //! The whole signal state of one stopped process.
 
 use criu_signals_images::{
-    Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState,
+    AltStack, Dispositions, Header, Image, InterruptedCall, IntervalTimer, Pending, ProcessState,
     SIGINFO_SIZE, SigNo, ThreadState, Tid, WaitStatus,
 };
 use nix::errno::Errno;
 
+use super::told::Told;
 use crate::arch;
-use crate::error::{Error, Phase, Result};
+use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::machine;
 use crate::memory;
@@ -24,19 +25,28 @@ use crate::tracee::{Budget, Call, Injector, Outcome, Remembered, StoppedProcess,
 /// # Errors
 /// Whatever could not be read, with phase, pid, tid, operation and errno. There is no partial result.
 pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
-    run(stopped, Phase::Capture, &Reading::Whole).map(|found| found.state)
+    run(stopped, Phase::Capture, &Reading::Whole, None).map(|found| found.state)
 }
 
-/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given.
+/// As [`process`], but no thread is asked what is `told` already.
+///
+/// # Errors
+/// Those of [`process`].
+pub fn told<Owner>(stopped: &StoppedProcess<Owner>, told: &Told) -> Result<ProcessState> {
+    run(stopped, Phase::Capture, &Reading::Whole, Some(told)).map(|found| found.state)
+}
+
+/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given. `told`: as [`told`].
 pub(crate) fn dumped<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: Option<usize>,
+    told: Option<&Told>,
 ) -> Result<(Found, Entries)> {
     let Some(most) = most else {
-        let found = run(stopped, Phase::Capture, &Reading::Whole)?;
+        let found = run(stopped, Phase::Capture, &Reading::Whole, told)?;
         return Ok((found, Entries::Known));
     };
-    let mut found = run(stopped, Phase::Capture, &Reading::UpTo(most + 1))?;
+    let mut found = run(stopped, Phase::Capture, &Reading::UpTo(most + 1), told)?;
     let is_shallow = |pending: &Pending| pending.queue.len() <= most;
     if found.state.queues().all(is_shallow) {
         return Ok((found, Entries::Known));
@@ -72,7 +82,7 @@ pub fn unless_deeper<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: usize,
 ) -> Result<(ProcessState, Entries)> {
-    dumped(stopped, Some(most)).map(|(found, entries)| (found.state, entries))
+    dumped(stopped, Some(most), None).map(|(found, entries)| (found.state, entries))
 }
 
 /// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deep ones stay so.
@@ -132,7 +142,7 @@ pub fn at_most<Owner>(
 ) -> Result<(ProcessState, Vec<usize>)> {
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let Found { state, .. } = capture(&mut injector, &Reading::UpTo(most))?;
+        let Found { state, .. } = capture(&mut injector, &Reading::UpTo(most), None)?;
         let mut depth = |queue: Queue, tid, pending: &Pending| {
             if pending.queue.len() < most {
                 return Ok(pending.queue.len());
@@ -161,7 +171,7 @@ pub(crate) fn expecting<Owner>(
     phase: Phase,
     expected: &ProcessState,
 ) -> Result<ProcessState> {
-    run(stopped, phase, &Reading::Expecting(expected)).map(|found| found.state)
+    run(stopped, phase, &Reading::Expecting(expected), None).map(|found| found.state)
 }
 
 /// How queues are read.
@@ -215,19 +225,24 @@ fn run<Owner>(
     stopped: &StoppedProcess<Owner>,
     phase: Phase,
     reading: &Reading<'_>,
+    told: Option<&Told>,
 ) -> Result<Found> {
     let _budget = Budget::of_process();
     let _registers = Remembered::begin();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let found = capture(&mut injector, reading)?;
+        let found = capture(&mut injector, reading, told)?;
         injector.finish()?;
         Ok(found)
     };
     inner().map_err(|e: Error| e.during(phase, stopped.pid()))
 }
 
-fn capture<Owner>(injector: &mut Injector<'_, Owner>, reading: &Reading<'_>) -> Result<Found> {
+fn capture<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    reading: &Reading<'_>,
+    told: Option<&Told>,
+) -> Result<Found> {
     let stopped = injector.process();
     let pid = stopped.pid();
     let leader = stopped.leader();
@@ -250,7 +265,14 @@ fn capture<Owner>(injector: &mut Injector<'_, Owner>, reading: &Reading<'_>) -> 
         interval_timers,
         has_zombies,
         threads,
-    } = ask(injector, &status, threads)?;
+    } = match told.filter(|told| {
+        threads
+            .iter()
+            .all(|one| told.threads.contains_key(&one.tid))
+    }) {
+        Some(told) => inside_by(told, injector, &status, threads)?,
+        None => ask(injector, &status, threads)?,
+    };
     fault::point(Point::CapturedThreads)?;
 
     let mut state = ProcessState {
@@ -340,6 +362,42 @@ fn has_zombies(found: &Outcome) -> bool {
     }
 }
 
+/// What the leader tells of its process.
+struct OfProcess {
+    dispositions: Dispositions,
+    interval_timers: Vec<IntervalTimer>,
+    has_zombies: bool,
+}
+
+/// Asks the leader, whose status is `status`, for its process, and `of_itself`, whose outcomes are in the second place. A visit
+/// to a thread costs more than what is asked there.
+fn ask_leader<Owner>(
+    injector: &mut Injector<'_, Owner>,
+    status: &SignalStatus,
+    of_itself: &[Call],
+) -> Result<(OfProcess, Vec<Outcome>)> {
+    let leader = injector.process().leader();
+    let mut of_leader = SignalDispositions::read();
+    let dispositions = of_leader.len();
+    of_leader.extend(itimers::read());
+    let zombies = of_leader.len();
+    of_leader.push(look_for_zombies());
+    let of_process = of_leader.len();
+    of_leader.extend_from_slice(of_itself);
+    let [outcomes] = exactly(injector.run_in_each([(leader, status)], &of_leader)?)?;
+    let mut outcomes = outcomes;
+    let leaders = outcomes.split_off(of_process);
+    let has_zombies = outcomes.split_off(zombies).iter().any(has_zombies);
+    let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
+    let found = OfProcess {
+        dispositions: SignalDispositions::from_outcomes(&outcomes)?,
+        interval_timers,
+        has_zombies,
+    };
+    fault::point(Point::CapturedDispositions)?;
+    Ok((found, leaders))
+}
+
 /// `status` is the leader's.
 fn ask<Owner>(
     injector: &mut Injector<'_, Owner>,
@@ -347,22 +405,9 @@ fn ask<Owner>(
     threads: Vec<Outside>,
 ) -> Result<Inside> {
     let leader = injector.process().leader();
-    // A visit to a thread costs more than what it is asked there.
     let asked = [AlternateStack::read(), ParentDeathSignal::read()];
-    let mut of_leader = SignalDispositions::read();
-    let dispositions = of_leader.len();
-    of_leader.extend(itimers::read());
-    let zombies = of_leader.len();
-    of_leader.push(look_for_zombies());
-    let of_process = of_leader.len();
-    of_leader.extend(asked.clone());
-    let [outcomes] = exactly(injector.run_in_each([(leader, status)], &of_leader)?)?;
-    let mut outcomes = outcomes;
-    let mut leaders = Some(outcomes.split_off(of_process));
-    let has_zombies = outcomes.split_off(zombies).iter().any(has_zombies);
-    let interval_timers = itimers::from_outcomes(&outcomes.split_off(dispositions))?;
-    let dispositions = SignalDispositions::from_outcomes(&outcomes)?;
-    fault::point(Point::CapturedDispositions)?;
+    let (of_process, leaders) = ask_leader(injector, status, &asked)?;
+    let mut leaders = Some(leaders);
     let others = threads.iter().filter(|thread| thread.tid != leader);
     let others = others.map(|thread| (thread.tid, &thread.status));
     let mut answers = injector.run_in_each(others, &asked)?.into_iter();
@@ -380,12 +425,43 @@ fn ask<Owner>(
                 .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Inside {
-        dispositions,
-        interval_timers,
-        has_zombies,
-        threads,
-    })
+    Ok(Inside::new(of_process, threads))
+}
+
+/// As [`ask`], of a process of all of whose threads the answers are known. The leader is asked for what is not.
+fn inside_by<Owner>(
+    told: &Told,
+    injector: &mut Injector<'_, Owner>,
+    status: &SignalStatus,
+    threads: Vec<Outside>,
+) -> Result<Inside> {
+    let threads = threads
+        .into_iter()
+        .map(|thread| {
+            let tid = thread.tid;
+            thread.and_told(told).map_err(|e| e.in_thread(tid))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let of_process = match told.of_process() {
+        Some(dispositions) => OfProcess {
+            dispositions: dispositions.clone(),
+            interval_timers: Vec::new(),
+            has_zombies: false,
+        },
+        None => ask_leader(injector, status, &[])?.0,
+    };
+    Ok(Inside::new(of_process, threads))
+}
+
+impl Inside {
+    fn new(of_process: OfProcess, threads: Vec<ThreadState>) -> Inside {
+        Inside {
+            dispositions: of_process.dispositions,
+            interval_timers: of_process.interval_timers,
+            has_zombies: of_process.has_zombies,
+            threads,
+        }
+    }
 }
 
 /// What one thread shows without its help.
@@ -401,16 +477,33 @@ impl Outside {
     /// With what the thread itself has answered.
     fn and_inside(self, answers: Vec<Outcome>) -> Result<ThreadState> {
         let [altstack, parent_death_signal] = exactly(answers)?;
-        Ok(ThreadState {
+        let altstack = AlternateStack::from_outcome(&altstack)?;
+        let parent_death_signal = ParentDeathSignal::from_outcome(&parent_death_signal)?;
+        Ok(self.with(altstack, parent_death_signal))
+    }
+
+    /// With what the thread would answer.
+    fn and_told(self, told: &Told) -> Result<ThreadState> {
+        let missing = || {
+            let why = "the thread was not there when all threads were looked at";
+            Error::new("capture", Cause::Unexpected(why.into()))
+        };
+        let told = told.threads.get(&self.tid).ok_or_else(missing)?;
+        let altstack = told.altstack(ptrace::registers(self.tid)?.sp());
+        Ok(self.with(altstack, told.parent_death))
+    }
+
+    fn with(self, altstack: AltStack, parent_death_signal: Option<SigNo>) -> ThreadState {
+        ThreadState {
             ids: self.status.ids,
             blocked: self.status.blocked,
             saved_mask: self.saved_mask,
-            altstack: AlternateStack::from_outcome(&altstack)?,
+            altstack,
             pending: self.pending,
             interrupted: self.interrupted,
-            parent_death_signal: ParentDeathSignal::from_outcome(&parent_death_signal)?,
+            parent_death_signal,
             in_handler: None,
-        })
+        }
     }
 }
 

@@ -6,3 +6,4 @@ pub mod repair;
 pub mod replay;
 pub mod send;
 pub(crate) mod stops;
+pub mod told;

@@ -13,6 +13,8 @@ use crate::tracee::{Call, Outcome};
 /// `sizeof(stack_t)`: pointer, int, padding, size.
 const STACK_T_SIZE: usize = 24;
 const SS_ONSTACK: u32 = 1;
+const SS_DISABLE: u32 = 2;
+const SS_AUTODISARM: u32 = 1 << 31;
 
 /// A thread's alternate stack. SS_ONSTACK in it follows from the stack pointer and is not put back.
 #[derive(Debug)]
@@ -24,6 +26,29 @@ impl AlternateStack {
         Call::new(libc::SYS_sigaltstack, "sigaltstack(read)")
             .value(0)
             .output(STACK_T_SIZE)
+    }
+
+    /// What that call says, from what the kernel keeps of the thread, `sas_ss_sp`, `sas_ss_size` and `sas_ss_flags`, and from the
+    /// thread's stack pointer (kernel/signal.c, do_sigaltstack; include/linux/sched/signal.h, sas_ss_flags).
+    pub(crate) fn from_kernel([sp, size]: [u64; 2], flags: u32, stack_pointer: u64) -> AltStack {
+        let above = stack_pointer.wrapping_sub(sp);
+        let place = if size == 0 {
+            SS_DISABLE
+        } else if Self::is_told_by_place(size, flags) && stack_pointer > sp && above <= size {
+            SS_ONSTACK
+        } else {
+            0
+        };
+        AltStack {
+            sp,
+            flags: place | flags & SS_AUTODISARM,
+            size,
+        }
+    }
+
+    /// Does the stack pointer tell whether the thread is on this alternate stack?
+    pub(crate) fn is_told_by_place(size: u64, flags: u32) -> bool {
+        size != 0 && flags & SS_AUTODISARM == 0
     }
 
     /// What that call said.

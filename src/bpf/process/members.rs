@@ -90,11 +90,12 @@ pub(super) struct Hrtimer {
 }
 
 /// Of `struct sigaction` in `struct k_sigaction`.
-pub(super) struct Action {
-    pub(super) handler: i32,
-    pub(super) flags: i32,
-    pub(super) restorer: i32,
-    pub(super) mask: i32,
+#[derive(Debug)]
+pub(in super::super) struct Action {
+    pub(in super::super) handler: i32,
+    pub(in super::super) flags: i32,
+    pub(in super::super) restorer: i32,
+    pub(in super::super) mask: i32,
 }
 
 /// Of `struct restart_block`.

@@ -5,9 +5,9 @@
 //! from the end of the first to the beginning of the second. Entries of queues are compared by their addresses too.
 
 mod format;
-mod members;
+pub(super) mod members;
 mod records;
-mod state;
+pub(super) mod state;
 mod walk;
 
 use std::io::Read as _;

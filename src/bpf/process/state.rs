@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use criu_signals_images::{
-    AltStack, Clock, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify,
-    NsIds, Pending, Pid, PosixTimer, ProcessState, RestartCode, Rlimit, RunState, SigNo, SigSet,
+    Clock, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify, NsIds,
+    Pending, Pid, PosixTimer, ProcessState, RestartCode, Rlimit, RunState, SigNo, SigSet,
     ThreadState, Tid, TimerEntry, WaitStatus,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -19,7 +19,7 @@ use crate::error::{Cause, Error, Result};
 use crate::in_time;
 use crate::proc;
 use crate::reading::{Reading, Surroundings, WaitingCall};
-use crate::state::{in_handler, interrupted::written_back};
+use crate::state::{AlternateStack, in_handler, interrupted::written_back};
 use crate::tracee::Memory;
 use crate::tracee::shield::in_call;
 
@@ -226,14 +226,19 @@ impl Maker<'_> {
         if sleeps_in.is_some_and(|(call, _)| is_sigsuspend(call.number, registers.is_compat())) {
             state.saved_mask = Some(thread.saved);
         }
-        let needs_stack_pointer = is_switched_to(thread);
+        let needs_stack_pointer =
+            AlternateStack::is_told_by_place(thread.stack_size, thread.stack_flags);
         if !settled && (needs_stack_pointer || in_handler::may_be(&state, &self.dispositions)) {
             return Ok(Err(format!(
                 "thread {tid} runs, so that its stack pointer can't be read, which tells whether the thread is in a handler or \
                  on its alternate stack"
             )));
         }
-        state.altstack = altstack(thread, registers.sp());
+        state.altstack = AlternateStack::from_kernel(
+            [thread.stack, thread.stack_size],
+            thread.stack_flags,
+            registers.sp(),
+        );
         if in_handler::may_be(&state, &self.dispositions) {
             state.in_handler = self.in_handler(&state, registers)?;
         }
@@ -520,34 +525,7 @@ fn pending(bits: SigSet, queue: &[Entry]) -> Pending {
     }
 }
 
-const SS_AUTODISARM: u32 = 1 << 31;
-
-/// Does the stack pointer tell something of the alternate stack?
-fn is_switched_to(thread: &Thread) -> bool {
-    thread.stack_size != 0 && thread.stack_flags & SS_AUTODISARM == 0
-}
-
-/// As sigaltstack(2) has it (kernel/signal.c, do_sigaltstack; include/linux/sched/signal.h, sas_ss_flags).
-fn altstack(thread: &Thread, sp: u64) -> AltStack {
-    const SS_ONSTACK: u32 = 1;
-    const SS_DISABLE: u32 = 2;
-    let above = sp.wrapping_sub(thread.stack);
-    let on_stack = is_switched_to(thread) && sp > thread.stack && above <= thread.stack_size;
-    let place = if thread.stack_size == 0 {
-        SS_DISABLE
-    } else if on_stack {
-        SS_ONSTACK
-    } else {
-        0
-    };
-    AltStack {
-        sp: thread.stack,
-        flags: place | thread.stack_flags & SS_AUTODISARM,
-        size: thread.stack_size,
-    }
-}
-
-fn dispositions(actions: &[u8], at: &Action) -> Dispositions {
+pub(in super::super) fn dispositions(actions: &[u8], at: &Action) -> Dispositions {
     let mut dispositions = Dispositions::default();
     let size = usize::try_from(ACTION).unwrap_or(1);
     for (signo, action) in SigNo::all().zip(actions.chunks_exact(size)) {

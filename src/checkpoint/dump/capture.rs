@@ -22,7 +22,8 @@ impl Dump {
         let process = self.process(pid);
         process.forget_former();
         let waiting = std::mem::take(&mut process.waiting);
-        let captured = Confirmed::new(&stopped, waiting)?.capture(&self.options)?;
+        let confirmed = Confirmed::new(&stopped, waiting)?;
+        let captured = confirmed.capture(&self.options, self.by_bpf.of(pid))?;
         let completed = self.complete(captured)?;
         fault::point(Point::DumpCaptured)?;
         let secured = self.secure(completed)?;

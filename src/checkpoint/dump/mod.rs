@@ -12,6 +12,7 @@ mod losses;
 mod process;
 mod run_on;
 mod take_back;
+mod told;
 mod unset_memory;
 
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +44,7 @@ use crate::state::interrupted;
 use crate::tracee::{Budget, Remembered};
 
 use process::DumpedProcess;
+use told::ByBpf;
 
 /// What a dump has done so far.
 pub struct Dump {
@@ -61,6 +63,7 @@ pub struct Dump {
     /// The dumped processes of pid namespaces that were asked for, by the namespaces' inodes.
     dumped: HashMap<u64, Arc<Dumped>>,
     notices: Notices,
+    by_bpf: ByBpf,
     recorder: Recorder,
 }
 
@@ -126,6 +129,7 @@ impl Dump {
             clocks: ProcessorClocks::default(),
             dumped: HashMap::new(),
             notices: Notices::default(),
+            by_bpf: ByBpf::default(),
             recorder,
         })
     }
@@ -138,12 +142,16 @@ impl Dump {
         } else {
             proc::tree(pid)
         };
-        self.root_seen = true;
+        let is_first = !std::mem::replace(&mut self.root_seen, true);
         let one_helper = OneHelper::begin();
         for &pid in &seen {
             self.look(pid);
         }
         drop(one_helper);
+        if is_first {
+            let threads = seen.iter().map(|&pid| self.process(pid).threads).sum();
+            self.by_bpf = ByBpf::prepare(seen.len(), threads);
+        }
         // At the end: what is done before uses memory.
         for pid in seen {
             if self.process(pid).beside_criu {
@@ -193,6 +201,7 @@ impl Dump {
             threads = Glimpse::of_threads(pid)?;
         }
         let process = self.processes.entry(pid).or_default();
+        process.threads = threads.len();
         process.beside_criu = threads.first().is_some_and(|leader| !leader.nested);
         let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
         // A freezer of cgroup v1 hides what was seen before it froze the process. That no thread was seen waiting is worth

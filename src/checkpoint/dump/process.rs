@@ -19,6 +19,7 @@ use crate::checkpoint::options::{Options, TakeOut};
 use crate::engine::capture::{self, Entries, Found};
 use crate::engine::repair;
 use crate::engine::stops::Before;
+use crate::engine::told::Told;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
@@ -39,6 +40,8 @@ pub(super) struct DumpedProcess {
     pub custody: Vec<Custody>,
     /// Is it in criu's own pid namespace? False if that was not seen.
     pub beside_criu: bool,
+    /// How many threads were seen.
+    pub threads: usize,
     /// CRIU was about to seize it.
     pub looked_at: bool,
     /// CRIU has handed it over.
@@ -91,13 +94,14 @@ impl<'p> Confirmed<'p> {
         Ok(Confirmed { stopped, calls })
     }
 
-    pub fn capture(self, options: &Options) -> Result<Captured<'p>> {
+    /// `told`: what is known of the process without asking its threads.
+    pub fn capture(self, options: &Options, told: Option<&Told>) -> Result<Captured<'p>> {
         let Confirmed { stopped, calls } = self;
         let deep = match options.take_out {
             TakeOut::Never => None,
             TakeOut::Auto | TakeOut::Always => Some(options.limits.deep),
         };
-        let (Found { state, has_zombies }, entries) = capture::dumped(stopped, deep)?;
+        let (Found { state, has_zombies }, entries) = capture::dumped(stopped, deep, told)?;
         Ok(Captured {
             stopped,
             calls,

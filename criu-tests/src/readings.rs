@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::stopped::StoppedReader;
 use criu_signals::engine::capture;
-use criu_signals::images::{InterruptedCall, Pid, ThreadState, TimerEntry, WaitStatus};
+use criu_signals::images::{
+    InterruptedCall, Pid, ProcessState, ThreadState, TimerEntry, WaitStatus,
+};
 use criu_signals::reading::{Read as _, Reading, Stopping};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
@@ -68,8 +70,16 @@ pub fn compare_told(reader: &StoppedReader, pid: procfs::Pid) -> Result<()> {
     let stopped = StoppedProcess::<ByUs>::seize(pid, wait::PATIENCE)?;
     let told = reader.read()?;
     let told = told.get(&pid).context("nothing is told of it")?;
-    let reading = |process| Reading {
-        process,
+    // What injected calls cost a thread: the mask of the call that it waits in.
+    let reading = |mut process: ProcessState| Reading {
+        process: {
+            for thread in &mut process.threads {
+                if let Some(mask) = thread.saved_mask.take() {
+                    thread.blocked = mask;
+                }
+            }
+            process
+        },
         depths: None,
         waiting: Vec::new(),
         surroundings: Vec::new(),

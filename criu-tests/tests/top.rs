@@ -203,6 +203,8 @@ fn sizes(dir: &RunDir) -> Result<()> {
         terminal.press(DOWN)?;
     }
     terminal.resize(USUAL)?;
+    // crossterm keeps a key that comes together with a change of the size until the next key comes.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     terminal.shows("PENDING")?;
     quit(terminal)?;
     victim.finish(CHECK)

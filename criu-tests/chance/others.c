@@ -421,10 +421,13 @@ static void stop_and_go(void)
 static void check_dues(void)
 {
 	for (int i = 0; i < due_count; i++)
-		for (struct thread *t = next_thread(NULL); t; t = next_thread(t))
-			if ((is(dues[i], 1, "shared") || t->number == (int)number(dues[i], 1, 0, THREADS - 1)) &&
-			    !(wait_mask(t) & BIT(signal_of(dues[i], 2))))
-				bad_plan(dues[i], "without 'stopped' each thread that can get it has to be in a call that blocks it");
+		for (struct thread *t = next_thread(NULL); t; t = next_thread(t)) {
+			int can_get = is(dues[i], 1, "shared") || t->number == (int)number(dues[i], 1, 0, THREADS - 1);
+			uint64_t blocked = t->wait ? wait_mask(t) : t->mask;
+
+			if (can_get && !(blocked & BIT(signal_of(dues[i], 2))))
+				bad_plan(dues[i], "without 'stopped' each thread that can get it has to block it where it waits");
+		}
 }
 
 void ready_and_wait(void)

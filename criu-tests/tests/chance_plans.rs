@@ -50,7 +50,10 @@ const BAD: &[(&str, &str)] = &[
     ("plan 1\ninside 0 10", "not delivered there"),
     ("plan 1\nleader-exits", "other than the leader"),
     ("plan 1\nstopped 20", "only SIGSTOP"),
-    ("plan 1\ndue shared 10", "only with 'stopped'"),
+    (
+        "plan 1\nact 10 ignore 0 0\nmask 0 0\ndue shared 10",
+        "without 'stopped'",
+    ),
     ("plan 1\nchild 0 zombie 3 consumed", "too few or too many"),
     ("plan 1\nchild 0 stopped 10", "stops nothing"),
     (

@@ -99,6 +99,11 @@ pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'stat
     }
 }
 
+/// All of them need `needs`.
+pub fn all_need(tests: Vec<Test>, needs: &'static [Need]) -> Vec<Test> {
+    tests.into_iter().map(|test| test.needs(needs)).collect()
+}
+
 /// `main` of a test program: runs `tests`, each in a namespace. `binary` is the program's name.
 pub fn main(binary: &'static str, tests: fn() -> Vec<Test>) -> ExitCode {
     ns::test_main(|| outside(binary, tests), || inside(tests))

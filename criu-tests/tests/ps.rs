@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Output};
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::bpf::tasks::MOST_COUNTED;
 use criu_signals::images::{ProcessState, SigNo, Siginfo, json};
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
@@ -42,10 +42,7 @@ fn tests() -> Vec<Test> {
             same(scenario, dir)
         })
     }));
-    let mut tests: Vec<Test> = tests
-        .into_iter()
-        .map(|test| test.needs(&[Need::Btf]))
-        .collect();
+    let mut tests = all_need(tests, &[Need::Btf]);
     tests.push(test("without-capability", without_capability));
     tests.push(test("wrong.pid", wrong_pid));
     tests

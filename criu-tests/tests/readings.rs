@@ -11,7 +11,7 @@ use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::stopped::StoppedReader;
 use criu_signals::images::{ProcessState, RunState, ThreadState, WaitStatus, image};
 use criu_signals::reading::Read as _;
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::chance::generate;
 use criu_tests::chance::stage::{STEP, Stage};
 use criu_tests::config;
@@ -55,10 +55,7 @@ fn tests() -> Vec<Test> {
         test("without-capability", without_capability),
         test("gone", gone),
     ]);
-    tests
-        .into_iter()
-        .map(|test| test.needs(&[Need::Btf]))
-        .collect()
+    all_need(tests, &[Need::Btf])
 }
 
 /// A program and all that it has started.

@@ -5,7 +5,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
 use criu_tests::procfs;
 use criu_tests::rundir::RunDir;
@@ -35,10 +35,7 @@ fn tests() -> Vec<Test> {
         test("cursor", cursor),
         test("sizes", sizes),
     ];
-    tests = tests
-        .into_iter()
-        .map(|test| test.needs(&[Need::Btf]))
-        .collect();
+    tests = all_need(tests, &[Need::Btf]);
     tests.push(test("put-back", put_back));
     tests.push(test("suspended", suspended));
     tests.push(test("without-capability", without_capability));

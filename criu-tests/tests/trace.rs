@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
 use criu_tests::procfs::Pid;
 use criu_tests::rundir::RunDir;
@@ -40,10 +40,7 @@ fn tests() -> Vec<Test> {
         test("exactly-once.hundred", hundred),
         test("exactly-once.not", not_restored),
     ];
-    tests = tests
-        .into_iter()
-        .map(|test| test.needs(&[Need::Btf]))
-        .collect();
+    tests = all_need(tests, &[Need::Btf]);
     tests.push(test("without-capability", without_capability));
     tests.push(test("wrong", wrong));
     tests

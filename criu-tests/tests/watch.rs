@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use criu_tests::cases::{self, CHECK, Test, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
 use criu_tests::procfs::Pid;
 use criu_tests::rundir::RunDir;
@@ -47,10 +47,7 @@ fn tests() -> Vec<Test> {
         test("unreadable", unreadable),
         test("namespace", namespace),
     ];
-    tests = tests
-        .into_iter()
-        .map(|test| test.needs(&[Need::Btf]))
-        .collect();
+    tests = all_need(tests, &[Need::Btf]);
     tests.push(test("without-capability", without_capability));
     tests.push(test("wrong", wrong));
     tests

@@ -313,6 +313,7 @@ mod tests {
     use criu_signals::images::{Fields, SigSet};
 
     use super::*;
+    use criu_signals::images::NsIds;
 
     fn info(value: u64) -> Siginfo {
         let (pid, uid) = (7, 0);
@@ -385,37 +386,11 @@ mod tests {
     fn timers_of(was: &[PosixTimer], is: &[PosixTimer]) -> usize {
         let with = |timers: &[PosixTimer]| ProcessState {
             timers: timers.to_vec(),
-            ..state()
+            ..ProcessState::bare(NsIds::new(vec![41]).unwrap())
         };
         let mut changes = Vec::new();
         timers(&mut changes, &with(was), &with(is));
         changes.len()
-    }
-
-    fn state() -> ProcessState {
-        use criu_signals::images::{NsIds, Rlimit, RunState, WaitStatus};
-        ProcessState {
-            ids: NsIds::new(vec![41]).unwrap(),
-            pid_ns: 1,
-            comm: "x".into(),
-            exe: None,
-            compat: false,
-            rlimit_sigpending: Rlimit { soft: 1, hard: 1 },
-            queued: 0,
-            dispositions: Default::default(),
-            run_state: RunState::Running,
-            wait_status: WaitStatus::Unknown,
-            shared: Pending::default(),
-            exit_signal: None,
-            stack_needs: None,
-            timers: Vec::new(),
-            deleted_timers: Vec::new(),
-            interval_timers: Vec::new(),
-            file_owners: Vec::new(),
-            taken_out: Vec::new(),
-            lent_limit: None,
-            threads: Vec::new(),
-        }
     }
 
     #[test]

@@ -6,9 +6,9 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::told::Told;
+use super::told::{Told, ToldThread};
 use crate::arch;
-use crate::error::{Cause, Error, Phase, Result};
+use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::machine;
 use crate::memory;
@@ -260,17 +260,9 @@ fn capture<Owner>(
     let shared = reading.read(Queue::Shared, &site, &status)?;
     let threads = threads_from_outside(injector, &status, reading)?;
     fault::point(Point::CapturedOutside)?;
-    let Inside {
-        dispositions,
-        interval_timers,
-        has_zombies,
-        threads,
-    } = match told.filter(|told| {
-        threads
-            .iter()
-            .all(|one| told.threads.contains_key(&one.tid))
-    }) {
-        Some(told) => inside_by(told, injector, &status, threads)?,
+    let known = told.and_then(|told| Some((told, known(told, &threads)?)));
+    let (of_process, threads) = match known {
+        Some((told, known)) => inside_by(told, known, injector, &status, threads)?,
         None => ask(injector, &status, threads)?,
     };
     fault::point(Point::CapturedThreads)?;
@@ -283,7 +275,7 @@ fn capture<Owner>(
         compat: stopped.is_compat()?,
         rlimit_sigpending,
         queued: status.queued,
-        dispositions,
+        dispositions: of_process.dispositions,
         run_state,
         wait_status: WaitStatus::Unknown,
         shared,
@@ -292,7 +284,7 @@ fn capture<Owner>(
         taken_out: Vec::new(),
         lent_limit: None,
         timers: Vec::new(),
-        interval_timers,
+        interval_timers: of_process.interval_timers,
         file_owners: Vec::new(),
         deleted_timers: Vec::new(),
         threads,
@@ -304,7 +296,10 @@ fn capture<Owner>(
     }
     state.timers = PosixTimers::capture(injector, &state)?;
     fault::point(Point::Captured)?;
-    Ok(Found { state, has_zombies })
+    Ok(Found {
+        state,
+        has_zombies: of_process.has_zombies,
+    })
 }
 
 fn threads_from_outside<Owner>(
@@ -334,14 +329,6 @@ fn threads_from_outside<Owner>(
         .collect()
 }
 
-/// What threads have told of themselves, and the leader of the process.
-struct Inside {
-    dispositions: Dispositions,
-    interval_timers: Vec<IntervalTimer>,
-    has_zombies: bool,
-    threads: Vec<ThreadState>,
-}
-
 /// waitid(P_ALL, 0, info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL): answers for the children of all threads, which
 /// /proc lists by thread, and uses nothing up.
 fn look_for_zombies() -> Call {
@@ -362,7 +349,7 @@ fn has_zombies(found: &Outcome) -> bool {
     }
 }
 
-/// What the leader tells of its process.
+/// What is known of the process, by its leader or from elsewhere.
 struct OfProcess {
     dispositions: Dispositions,
     interval_timers: Vec<IntervalTimer>,
@@ -403,7 +390,7 @@ fn ask<Owner>(
     injector: &mut Injector<'_, Owner>,
     status: &SignalStatus,
     threads: Vec<Outside>,
-) -> Result<Inside> {
+) -> Result<(OfProcess, Vec<ThreadState>)> {
     let leader = injector.process().leader();
     let asked = [AlternateStack::read(), ParentDeathSignal::read()];
     let (of_process, leaders) = ask_leader(injector, status, &asked)?;
@@ -425,21 +412,29 @@ fn ask<Owner>(
                 .map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Inside::new(of_process, threads))
+    Ok((of_process, threads))
 }
 
-/// As [`ask`], of a process of all of whose threads the answers are known. The leader is asked for what is not.
+/// What is known of each of the threads; `None` if nothing is of one of them.
+fn known<'t>(told: &'t Told, threads: &[Outside]) -> Option<Vec<&'t ToldThread>> {
+    let threads = threads.iter();
+    threads.map(|one| told.threads.get(&one.tid)).collect()
+}
+
+/// As [`ask`], of a process of all of whose threads the answers are `known`. The leader is asked for what is not.
 fn inside_by<Owner>(
     told: &Told,
+    known: Vec<&ToldThread>,
     injector: &mut Injector<'_, Owner>,
     status: &SignalStatus,
     threads: Vec<Outside>,
-) -> Result<Inside> {
+) -> Result<(OfProcess, Vec<ThreadState>)> {
     let threads = threads
         .into_iter()
-        .map(|thread| {
+        .zip(known)
+        .map(|(thread, known)| {
             let tid = thread.tid;
-            thread.and_told(told).map_err(|e| e.in_thread(tid))
+            thread.and_told(known).map_err(|e| e.in_thread(tid))
         })
         .collect::<Result<Vec<_>>>()?;
     let of_process = match told.of_process() {
@@ -450,18 +445,7 @@ fn inside_by<Owner>(
         },
         None => ask_leader(injector, status, &[])?.0,
     };
-    Ok(Inside::new(of_process, threads))
-}
-
-impl Inside {
-    fn new(of_process: OfProcess, threads: Vec<ThreadState>) -> Inside {
-        Inside {
-            dispositions: of_process.dispositions,
-            interval_timers: of_process.interval_timers,
-            has_zombies: of_process.has_zombies,
-            threads,
-        }
-    }
+    Ok((of_process, threads))
 }
 
 /// What one thread shows without its help.
@@ -483,12 +467,7 @@ impl Outside {
     }
 
     /// With what the thread would answer.
-    fn and_told(self, told: &Told) -> Result<ThreadState> {
-        let missing = || {
-            let why = "the thread was not there when all threads were looked at";
-            Error::new("capture", Cause::Unexpected(why.into()))
-        };
-        let told = told.threads.get(&self.tid).ok_or_else(missing)?;
+    fn and_told(self, told: &ToldThread) -> Result<ThreadState> {
         let altstack = told.altstack(ptrace::registers(self.tid)?.sp());
         Ok(self.with(altstack, told.parent_death))
     }

@@ -5,6 +5,7 @@
 //! that tells them apart.
 
 use criu_signals_images::AltStack;
+use criu_signals_images::altstack::{SS_AUTODISARM, SS_DISABLE, SS_ONSTACK};
 
 use super::{Kind, Site};
 use crate::error::{Cause, Error, Result};
@@ -12,9 +13,6 @@ use crate::tracee::{Call, Outcome};
 
 /// `sizeof(stack_t)`: pointer, int, padding, size.
 const STACK_T_SIZE: usize = 24;
-const SS_ONSTACK: u32 = 1;
-const SS_DISABLE: u32 = 2;
-const SS_AUTODISARM: u32 = 1 << 31;
 
 /// A thread's alternate stack. SS_ONSTACK in it follows from the stack pointer and is not put back.
 #[derive(Debug)]

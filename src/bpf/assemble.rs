@@ -1,5 +1,7 @@
 //! An assembler for the few BPF instructions that are needed (Documentation/bpf/standardization/instruction-set.rst).
 
+use crate::error::{Cause, Error, Result};
+
 /// `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,8 +275,25 @@ impl Program {
         self.add(0x0d | when.code(), register, other, 0, 0);
     }
 
-    /// The instructions. `None` if a jump goes nowhere or too far.
-    pub(super) fn finish(mut self) -> Option<Vec<Instruction>> {
+    /// Appends `size` bytes of the stack, from `from` on, to the file `seq` of an iterator.
+    pub(super) fn write_stack(&mut self, seq: Reg, from: i16, size: i16) {
+        self.copy(Reg::R1, seq);
+        self.copy(Reg::R2, Reg::R10);
+        self.change(Change::Add, Reg::R2, from.into());
+        self.set(Reg::R3, size.into());
+        self.call(Helper::SeqWrite);
+    }
+
+    /// The instructions.
+    ///
+    /// # Errors
+    /// If a jump goes nowhere or too far.
+    pub(super) fn finished(self) -> Result<Vec<Instruction>> {
+        self.finish().ok_or_else(goes_nowhere)
+    }
+
+    /// As [`finished`](Self::finished). `None` if a jump goes nowhere or too far.
+    fn finish(mut self) -> Option<Vec<Instruction>> {
         let distance = |at: usize, label: Label| {
             let target = i64::try_from(self.labels[label.0]?).ok()?;
             Some(target - i64::try_from(at).ok()? - 1)
@@ -287,6 +306,12 @@ impl Program {
         }
         Some(self.instructions)
     }
+}
+
+/// A program has a label that was not placed.
+pub(super) fn goes_nowhere() -> Error {
+    let why = "a jump goes nowhere";
+    Error::new("make the BPF program", Cause::Unexpected(why.into()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use criu_signals_images::{Pid, SigNo, Tid};
 
-use super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg};
+use super::assemble::{Helper, If, Instruction, Label, Program, Reg};
 use super::kernel;
 use super::layout::Layout;
 use super::pids::PidMembers;
@@ -274,10 +274,7 @@ fn program(members: &Members) -> Result<Vec<Instruction>> {
         members,
     };
     maker.all();
-    maker.program.finish().ok_or_else(|| {
-        let why = "a jump goes nowhere";
-        Error::new("make the BPF program", Cause::Unexpected(why.into()))
-    })
+    maker.program.finished()
 }
 
 impl Maker<'_> {
@@ -287,7 +284,7 @@ impl Maker<'_> {
         self.ids();
         self.of_task();
         self.of_process();
-        self.write(BASE, -BASE);
+        self.program.write_stack(SEQ, BASE, -BASE);
         self.dispositions(end);
         self.program.place(end);
         self.program.set(Reg::R0, 0);
@@ -398,17 +395,7 @@ impl Maker<'_> {
             let at = self.members.actions + from;
             self.program
                 .read_kernel(Reg::R10, PIECE, piece, POINTER, at);
-            self.write(PIECE, PIECE_SIZE);
+            self.program.write_stack(SEQ, PIECE, PIECE_SIZE);
         }
-    }
-
-    /// Appends `size` bytes of the stack to the file.
-    fn write(&mut self, from: i16, size: i16) {
-        let program = &mut self.program;
-        program.copy(Reg::R1, SEQ);
-        program.copy(Reg::R2, Reg::R10);
-        program.change(Change::Add, Reg::R2, from.into());
-        program.set(Reg::R3, size.into());
-        program.call(Helper::SeqWrite);
     }
 }

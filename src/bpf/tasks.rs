@@ -343,10 +343,7 @@ fn program(members: &Members) -> Result<Vec<Instruction>> {
         members,
     };
     maker.all();
-    maker.program.finish().ok_or_else(|| {
-        let why = "a jump goes nowhere";
-        Error::new("make the BPF program", Cause::Unexpected(why.into()))
-    })
+    maker.program.finished()
 }
 
 impl Maker<'_> {
@@ -549,11 +546,7 @@ impl Maker<'_> {
 
     fn end(&mut self, end: Label) {
         let program = &mut self.program;
-        program.copy(Reg::R1, SEQ);
-        program.copy(Reg::R2, Reg::R10);
-        program.change(Change::Add, Reg::R2, BASE.into());
-        program.set(Reg::R3, i32::from(-BASE));
-        program.call(Helper::SeqWrite);
+        program.write_stack(SEQ, BASE, -BASE);
         program.place(end);
         program.set(Reg::R0, 0);
         program.exit();

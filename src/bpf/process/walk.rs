@@ -5,12 +5,14 @@
 //! by bpf_loop (Linux 5.17): the verifier looks at one step, whatever the length, and one pass follows 8,388,608 steps. The
 //! `bpf_for` iterator needs Linux 6.4, and a loop without help has to be verified step by step, which ends at some hundred.
 
-use super::super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg, short};
+use super::super::assemble::{
+    Change, Helper, If, Instruction, Label, Program, Reg, goes_nowhere, short,
+};
 use super::format::{
     Kind, MOST_LEVELS, PROCESS, Request, SIGNALS, Status, THREAD, entry, process, thread, timer,
 };
 use super::members::Members;
-use crate::error::{Cause, Error, Result};
+use crate::error::Result;
 
 /// The program, and where its functions begin.
 pub(super) struct Made {
@@ -67,14 +69,9 @@ pub(super) fn program(members: &Members, maps: Maps) -> Result<Made> {
         functions.push(maker.program.position(timer));
     }
     let functions = functions.into_iter().collect::<Option<Vec<_>>>();
-    let made = functions.zip(maker.program.finish());
-    made.map(|(functions, instructions)| Made {
-        instructions,
-        functions,
-    })
-    .ok_or_else(|| {
-        let why = "a jump goes nowhere";
-        Error::new("make the BPF program", Cause::Unexpected(why.into()))
+    Ok(Made {
+        functions: functions.ok_or_else(goes_nowhere)?,
+        instructions: maker.program.finished()?,
     })
 }
 

@@ -471,9 +471,6 @@ impl<'m> Maker<'m> {
         self.program.place(end);
         self.program.set(Reg::R0, 0);
         self.program.exit();
-        self.program.finish().ok_or_else(|| {
-            let why = "a jump goes nowhere";
-            Error::new("make the BPF program", Cause::Unexpected(why.into()))
-        })
+        self.program.finished()
     }
 }

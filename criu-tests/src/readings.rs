@@ -10,7 +10,6 @@ use criu_signals::engine::capture;
 use criu_signals::images::{
     InterruptedCall, Pid, ProcessState, ThreadState, TimerEntry, WaitStatus,
 };
-use criu_signals::proc::{self, Glimpse};
 use criu_signals::reading::{Read as _, Reading, Stopping};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 
@@ -38,21 +37,17 @@ pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> 
     for round in 0..ROUNDS {
         // On a busy machine a process takes some time to be again where it was before it was stopped.
         sleep(STEP * round);
-        let switches = switches(pid);
         let before = match reader.read(pid).context("by BPF") {
             // One that has just been started may still be on its way to where it waits.
             Err(why) if round < RUNNING && format!("{why:#}").contains(RUNS) => continue,
             read => read?,
         };
-        // A long queue takes longer to be read than some threads sleep at a time: their calls are not seen.
-        let ran = self::switches(pid) != switches;
         let stopped = stopping.read(pid).context("by ptrace(2)")?;
         let after = reader.read(pid).context("by BPF")?;
         let mut moved = differences(&before, &after);
         // Calls come and go with time.
-        moved.extend(call_differences(&before, &after, |_| !ran));
-        let seen = |call: &Option<u64>| !ran || call.is_some();
-        moved.extend(call_differences(&before, &stopped, seen));
+        moved.extend(call_differences(&before, &after));
+        moved.extend(call_differences(&before, &stopped));
         if !moved.is_empty() {
             changed = moved.join("; ");
             continue;
@@ -186,21 +181,14 @@ pub fn differences(a: &Reading, b: &Reading) -> Vec<String> {
     found
 }
 
-/// As [`differences`], of the calls that threads are in, where `a` has `seen` what the thread does.
-fn call_differences(a: &Reading, b: &Reading, seen: impl Fn(&Option<u64>) -> bool) -> Vec<String> {
+/// As [`differences`], of the calls that threads are in.
+fn call_differences(a: &Reading, b: &Reading) -> Vec<String> {
     let both = a.process.threads.iter().zip(&b.process.threads);
     let calls = both.map(|(one, other)| (one.tid(), call(a, one), call(b, other)));
     calls
-        .filter(|(_, one, other)| seen(one) && one != other)
+        .filter(|(_, one, other)| one != other)
         .map(|(tid, one, other)| format!("call of thread {tid}: {one:?} and {other:?}"))
         .collect()
-}
-
-/// How often each thread gave up its processor to wait.
-fn switches(pid: Pid) -> Vec<Option<u64>> {
-    let threads = proc::threads(pid).unwrap_or_default();
-    let of = |tid| Glimpse::of_thread(pid, tid).ok().map(|one| one.switches);
-    threads.into_iter().map(of).collect()
 }
 
 /// The call that a thread is in, interrupted or not, by the address behind it. Its number does not tell: a call that was

@@ -66,7 +66,7 @@ pub(super) mod thread {
     pub(in super::super) const FLAGS: i16 = 24;
     pub(in super::super) const EXIT_STATE: i16 = 32;
     pub(in super::super) const STATE: i16 = 40;
-    pub(in super::super) const ON_CPU: i16 = 48;
+    pub(in super::super) const RAN: i16 = 48;
     pub(in super::super) const BLOCKED: i16 = 56;
     pub(in super::super) const REAL_BLOCKED: i16 = 64;
     pub(in super::super) const SAVED: i16 = 72;
@@ -79,8 +79,8 @@ pub(super) mod thread {
     pub(in super::super) const PARENT_DEATH: i16 = 128;
     pub(in super::super) const EXIT_SIGNAL: i16 = 136;
     pub(in super::super) const PTRACE: i16 = 144;
-    pub(in super::super) const SWITCHES: i16 = 152;
-    pub(in super::super) const SWITCHED: i16 = 160;
+    pub(in super::super) const LEVEL: i16 = 152;
+    pub(in super::super) const NAMESPACE: i16 = 160;
     pub(in super::super) const STARTED: i16 = 168;
     pub(in super::super) const SECCOMP: i16 = 176;
     pub(in super::super) const MEMORY: i16 = 184;
@@ -90,10 +90,12 @@ pub(super) mod thread {
     pub(in super::super) const DISPATCH: i16 = 208;
     pub(in super::super) const COMM: i16 = 232;
     pub(in super::super) const BLOCK: i16 = 248;
-    pub(in super::super) const LEVEL: i16 = 312;
-    pub(in super::super) const NAMESPACE: i16 = 320;
-    pub(in super::super) const RAN: i16 = 328;
-    pub(in super::super) const REGISTERS: i16 = 336;
+    pub(in super::super) const ON_CPU: i16 = 312;
+    pub(in super::super) const SWITCHES: i16 = 320;
+    pub(in super::super) const SWITCHED: i16 = 328;
+    /// So far behind the three the same is read once more, behind all the others.
+    pub(in super::super) const AFTER: i16 = 24;
+    pub(in super::super) const REGISTERS: i16 = 360;
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
     pub(in super::super) const NUMBERS: i16 = REGISTERS + crate::arch::PT_REGS_WORDS as i16 * 8;
 }

@@ -2,7 +2,8 @@
 //!
 //! Each pass of the program copies the process as it is within some microseconds, but without a lock: it may change between two
 //! members. So a state is only one if two passes, one after the other, have read the same: it was the state of the process then
-//! from the end of the first to the beginning of the second. Entries of queues are compared by their addresses too.
+//! from the end of the first to the beginning of the second. Entries of queues are compared by their addresses too. Registers,
+//! and the call that they tell of, are those of the second pass, of a thread that did not run while its record was written.
 
 mod format;
 pub(super) mod members;
@@ -144,7 +145,7 @@ impl ProcessReader {
                 if !Pass::is_same(one, other) {
                     why = "its signal state changes faster than it can be read".to_owned();
                 } else {
-                    match state::make(pid, &self.members, one, other)? {
+                    match state::make(pid, &self.members, other)? {
                         state::Made::Whole(reading) => return Ok(*reading),
                         state::Made::Unsettled(what) => why = what,
                     }

@@ -98,9 +98,8 @@ pub(super) struct Thread {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Course {
     pub(super) sleeps: bool,
-    pub(super) on_cpu: bool,
-    /// How often it gave up its processor, or lost it.
-    pub(super) switches: [u64; 2],
+    /// It did not run while it was read, so that its registers and all else of this thread are of one moment.
+    pub(super) still: bool,
     pub(super) registers: [u64; REGISTERS],
     pub(super) block: Vec<u8>,
     /// How long it ran, in nanoseconds; of a running thread up to the last tick.
@@ -314,6 +313,14 @@ impl Record<'_> {
         })
     }
 
+    /// Whoever takes a processor away from a thread counts that before another thread runs (kernel/sched/core.c, `__schedule`).
+    fn was_still(&self) -> bool {
+        let switches =
+            |after: i16| [thread::SWITCHES, thread::SWITCHED].map(|at| self.word(at + after));
+        let on_cpu = |after: i16| self.half(thread::ON_CPU + after) != 0;
+        !on_cpu(0) && !on_cpu(thread::AFTER) && switches(0) == switches(thread::AFTER)
+    }
+
     fn course(&self, members: &Members) -> Course {
         let at = usize::try_from(thread::BLOCK).unwrap_or(0);
         let size = usize::try_from(members.task.block_size).unwrap_or(0);
@@ -323,8 +330,7 @@ impl Record<'_> {
         };
         Course {
             sleeps: self.half(thread::STATE) != 0,
-            on_cpu: self.half(thread::ON_CPU) != 0,
-            switches: [self.word(thread::SWITCHES), self.word(thread::SWITCHED)],
+            still: self.was_still(),
             registers: std::array::from_fn(register),
             block: self.0.get(at..at + size).unwrap_or_default().to_vec(),
             ran: self.word(thread::RAN),

@@ -1,4 +1,4 @@
-//! Makes a state of two equal passes.
+//! Makes a state of a pass that has read what the pass before it has.
 
 use std::collections::HashSet;
 
@@ -40,8 +40,8 @@ const ENOSYS: i64 = libc::ENOSYS as i64;
 /// What a timer of CPU time that is overdue is said to have left (getitimer(2)), with the finest tick.
 const OVERDUE: u64 = 1_000_000;
 
-pub(super) fn make(pid: Pid, members: &Members, before: &Pass, pass: &Pass) -> Result<Made> {
-    let threads = threads(before, pass);
+pub(super) fn make(pid: Pid, members: &Members, pass: &Pass) -> Result<Made> {
+    let threads = threads(pass);
     let [leader, ..] = threads.as_slice() else {
         return Err(Error::new(READ, Cause::Died));
     };
@@ -69,26 +69,17 @@ pub(super) fn make(pid: Pid, members: &Members, before: &Pass, pass: &Pass) -> R
     maker.process(&threads)
 }
 
-/// A thread of the program's own, and whether it has stood still from one pass to the other.
+/// A thread of the program's own.
 struct Looked<'p> {
     thread: &'p Thread,
     course: &'p Course,
-    settled: bool,
 }
 
 /// The leader first, in the order of their numbers.
-fn threads<'p>(before: &Pass, pass: &'p Pass) -> Vec<Looked<'p>> {
-    let both = pass.threads.iter().zip(&pass.courses).zip(&before.courses);
-    let mut threads: Vec<Looked<'p>> = both
-        .map(|((thread, course), before)| Looked {
-            thread,
-            course,
-            settled: !course.on_cpu
-                && !before.on_cpu
-                && course.switches == before.switches
-                && course.registers == before.registers
-                && course.block == before.block,
-        })
+fn threads(pass: &Pass) -> Vec<Looked<'_>> {
+    let both = pass.threads.iter().zip(&pass.courses);
+    let mut threads: Vec<Looked<'_>> = both
+        .map(|(thread, course)| Looked { thread, course })
         .collect();
     let Some((leader, others)) = threads.split_first_mut() else {
         return threads;
@@ -101,7 +92,7 @@ fn threads<'p>(before: &Pass, pass: &'p Pass) -> Vec<Looked<'p>> {
     let is_ours = |looked: &Looked<'_>| {
         !looked.thread.dead && looked.thread.flags & (PF_IO_WORKER | PF_USER_WORKER) == 0
     };
-    let mut kept: Vec<Looked<'p>> = Vec::new();
+    let mut kept: Vec<Looked<'_>> = Vec::new();
     let mut all = threads.into_iter();
     kept.extend(all.next());
     kept.extend(all.filter(is_ours));
@@ -199,11 +190,7 @@ impl Maker<'_> {
         &self,
         looked: &Looked<'_>,
     ) -> Result<std::result::Result<(ThreadState, Option<(u32, u64)>), String>> {
-        let Looked {
-            thread,
-            course,
-            settled,
-        } = *looked;
+        let Looked { thread, course } = *looked;
         let registers = registers(course);
         // rt_sigtimedwait(2) takes what it waits for out of the mask for as long as it waits, and puts it back before anything
         // is delivered: whoever stops the thread never sees that.
@@ -220,7 +207,11 @@ impl Maker<'_> {
             ..ThreadState::bare(self.ids(thread)?)
         };
         let tid = state.tid();
-        let call = if settled { in_call(&registers) } else { None };
+        let call = if course.still {
+            in_call(&registers)
+        } else {
+            None
+        };
         let sleeps_in = call.filter(|(_, result)| *result == -ENOSYS && course.sleeps);
         // It says that the mask is to be put back only when it ends (kernel/signal.c, sigsuspend).
         if sleeps_in.is_some_and(|(call, _)| is_sigsuspend(call.number, registers.is_compat())) {
@@ -228,7 +219,8 @@ impl Maker<'_> {
         }
         let needs_stack_pointer =
             AlternateStack::is_told_by_place(thread.stack_size, thread.stack_flags);
-        if !settled && (needs_stack_pointer || in_handler::may_be(&state, &self.dispositions)) {
+        if !course.still && (needs_stack_pointer || in_handler::may_be(&state, &self.dispositions))
+        {
             return Ok(Err(format!(
                 "thread {tid} runs, so that its stack pointer can't be read, which tells whether the thread is in a handler or \
                  on its alternate stack"

@@ -201,11 +201,16 @@ impl Maker<'_> {
         self.program.place(begun);
         self.program.store(RECORD, thread::TASK, TASK);
         let task = &self.members.task;
+        // The first and the last that are read of how it runs: if they are equal, the thread stood still between.
+        let course = [
+            (thread::ON_CPU, 4, task.on_cpu),
+            (thread::SWITCHES, 8, task.switches),
+            (thread::SWITCHED, 8, task.switched),
+        ];
         let words = [
             (thread::FLAGS, 4, task.flags),
             (thread::EXIT_STATE, 4, task.exit_state),
             (thread::STATE, 4, task.state),
-            (thread::ON_CPU, 4, task.on_cpu),
             (thread::BLOCKED, 8, task.blocked),
             (thread::REAL_BLOCKED, 8, task.real_blocked),
             (thread::SAVED, 8, task.saved),
@@ -218,8 +223,6 @@ impl Maker<'_> {
             (thread::PARENT_DEATH, 4, task.parent_death),
             (thread::EXIT_SIGNAL, 4, task.exit_signal),
             (thread::PTRACE, 4, task.ptrace),
-            (thread::SWITCHES, 8, task.switches),
-            (thread::SWITCHED, 8, task.switched),
             (thread::STARTED, 8, task.started),
             (thread::SECCOMP, 4, task.seccomp),
             (thread::MEMORY, 8, task.memory),
@@ -229,7 +232,7 @@ impl Maker<'_> {
             (thread::COMM, 16, task.comm),
             (thread::RAN, 8, task.ran),
         ];
-        for (at, size, offset) in words {
+        for (at, size, offset) in course.into_iter().chain(words) {
             self.word(at, size, TASK, offset);
         }
         self.program.load(POINTER, Reg::R10, PLAIN + 8);
@@ -240,6 +243,9 @@ impl Maker<'_> {
             POINTER,
             0,
         );
+        for (at, size, offset) in course {
+            self.word(at + thread::AFTER, size, TASK, offset);
+        }
         self.program.clear(RECORD, thread::TRACER);
         let untraced = self.program.label();
         self.program.load(Reg::R1, RECORD, thread::PTRACE);

@@ -78,6 +78,21 @@ pub enum Outcome {
     Refused,
 }
 
+impl Outcome {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Captured => "captured",
+            Outcome::Verified => "verified",
+            Outcome::Repaired => "repaired",
+            Outcome::Differs => "differs",
+            Outcome::Unchecked => "unchecked",
+            Outcome::Failed => "failed",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
 impl From<Verdict> for Outcome {
     fn from(verdict: Verdict) -> Outcome {
         match verdict {
@@ -209,6 +224,17 @@ pub enum Action {
     NotPutBack,
 }
 
+impl Action {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::PutBack => "put-back",
+            Action::LeftAlone => "left-alone",
+            Action::NotPutBack => "not-put-back",
+        }
+    }
+}
+
 /// Something that can't be kept, or that is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
@@ -231,6 +257,16 @@ pub enum Level {
     Warning,
     /// For those who want to know all.
     Info,
+}
+
+impl Level {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Warning => "warning",
+            Level::Info => "info",
+        }
+    }
 }
 
 impl Document {

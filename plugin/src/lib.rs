@@ -1,4 +1,4 @@
-//! The CRIU plugin: CRIU's hooks, the settings and the file of the report. The work is done by the library, in
+//! The CRIU plugin: CRIU's hooks, the settings, and the files of the report and of the metrics. The work is done by the library, in
 //! [`criu_signals::checkpoint`].
 //!
 //! A hook only checks its arguments, calls the library and maps the result. Every hook answers "pass on", so that CRIU
@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 
 mod beneath;
+mod metrics;
+mod new_file;
 mod report;
 mod settings;
 
@@ -13,6 +15,7 @@ use std::ffi::CStr;
 
 use criu_signals::checkpoint::INVENTORY_NAME;
 use criu_signals::checkpoint::dump::Dump;
+use criu_signals::checkpoint::options::Options;
 use criu_signals::checkpoint::recorder::Recorder;
 use criu_signals::checkpoint::restore::Restore;
 use criu_signals::criu::{
@@ -23,44 +26,65 @@ use criu_signals::plugin_file;
 use criu_signals::run_report;
 use nix::errno::Errno;
 
+use metrics::MetricsFile;
 use report::Report;
 use settings::Settings;
 
 /// One run of criu.
 enum Signals {
-    Dump(Box<Dump>, Report),
+    Dump(Box<Dump>, Outputs),
     /// Only memory is dumped: nothing to do.
     PreDump,
-    Restore(Box<Restore>, Report),
+    Restore(Box<Restore>, Outputs),
+}
+
+/// What is written when the run is over.
+struct Outputs {
+    report: Report,
+    metrics: MetricsFile,
+}
+
+impl Outputs {
+    fn write(self, run: &run_report::Document) {
+        self.report.write(run);
+        self.metrics.count(run);
+    }
 }
 
 fn begin_dump(host: Host) -> Result<Signals, HookError> {
-    let Settings {
-        options, report, ..
-    } = settings(host)?;
     let stage = run_report::Stage::Dump;
-    let report = Report::create(stage, host, options.policy, report.as_ref())?;
+    let (options, outputs) = prepare(stage, host)?;
     let recorder = Recorder::begin(stage, host, options.policy);
     let dump = Dump::begin(host, options, recorder)?;
-    Ok(Signals::Dump(Box::new(dump), report))
+    Ok(Signals::Dump(Box::new(dump), outputs))
 }
 
 fn begin_restore(host: Host) -> Result<Signals, HookError> {
-    let Settings {
-        options, report, ..
-    } = settings(host)?;
     let stage = run_report::Stage::Restore;
-    let report = Report::create(stage, host, options.policy, report.as_ref())?;
+    let (options, outputs) = prepare(stage, host)?;
     let recorder = Recorder::begin(stage, host, options.policy);
     let mut restore = Restore::begin(host, options, recorder)?;
     match restore.examine() {
-        Ok(()) => Ok(Signals::Restore(Box::new(restore), report)),
+        Ok(()) => Ok(Signals::Restore(Box::new(restore), outputs)),
         Err(e) => {
             // CRIU calls no other hook of this run.
-            report.write(&restore.refused(e.to_string()));
+            outputs.write(&restore.refused(e.to_string()));
             Err(e)
         }
     }
+}
+
+/// What the library is told, and where the results of the run go.
+fn prepare(stage: run_report::Stage, host: Host) -> Result<(Options, Outputs), HookError> {
+    let Settings {
+        options,
+        report,
+        metrics,
+        ..
+    } = settings(host)?;
+    let report = Report::create(stage, host, options.policy, report.as_ref())?;
+    let metrics = MetricsFile::open(metrics);
+    Ok((options, Outputs { report, metrics }))
 }
 
 /// Reads the settings, and says which.
@@ -129,9 +153,9 @@ impl Plugin for Signals {
 
     fn exit(self, _stage: Stage, ret: i32) {
         match self {
-            Signals::Dump(dump, report) => report.write(&dump.end(ret)),
+            Signals::Dump(dump, outputs) => outputs.write(&dump.end(ret)),
             Signals::PreDump => {}
-            Signals::Restore(restore, report) => report.write(&restore.end(ret)),
+            Signals::Restore(restore, outputs) => outputs.write(&restore.end(ret)),
         }
     }
 }

@@ -4,10 +4,7 @@
 //! of the same name is removed when the run begins, and the new report gets its name when it is completely on the disk.
 //! The file is created at the beginning, so that a failure to create it is known before any other work.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use criu_signals::checkpoint::options::Policy;
@@ -16,11 +13,11 @@ use criu_signals::error::Error;
 use criu_signals::images::Shown as _;
 use criu_signals::run_report::{Document, Stage};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::beneath;
+use crate::new_file::NewFile;
 use crate::settings::{REPORT, ReportPath};
 
 /// A report names addresses and values of the program: like an image it is for its owner alone.
@@ -80,19 +77,14 @@ struct ReportFile {
     /// For people.
     path: PathBuf,
     /// criu has closed its image folder when a restore ends.
-    folder: OwnedFd,
-    name: PathBuf,
-    temporary: PathBuf,
-    /// Under its temporary name.
-    file: File,
+    file: NewFile,
 }
 
 impl ReportFile {
-    /// Makes the file, in the folder where the report is to be: only there can a rename be one step.
+    /// Makes the file.
     fn create(host: Host, path: PathBuf) -> io::Result<ReportFile> {
         let name = path
             .file_name()
-            .map(PathBuf::from)
             .ok_or_else(|| io::Error::other("the path has no file name"))?;
         // Of a name alone it is "".
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -103,54 +95,15 @@ impl ReportFile {
             // An untrusted client may own the image folder, so symbolic links in it are not followed.
             beneath::open_folder(host.image_dir().map_err(io::Error::other)?, parent)?
         };
-        let temporary = PathBuf::from(format!(
-            ".{}.{}.new",
-            name.to_string_lossy(),
-            std::process::id()
-        ));
-        // What a criu of this pid may have left when it was killed.
-        remove(&folder, &temporary)?;
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&folder, &temporary, flags, Mode::from_bits_truncate(MODE))?;
-        let file = ReportFile {
-            path,
-            folder,
-            name,
-            temporary,
-            file: file.into(),
-        };
-        file.file.set_permissions(Permissions::from_mode(MODE))?;
+        let file = NewFile::create(folder, Path::new(name), MODE)?;
         // A report that is there is another run's.
-        remove(&file.folder, &file.name)?;
-        Ok(file)
+        file.remove_old()?;
+        Ok(ReportFile { path, file })
     }
 
-    /// All of it, or nothing.
-    fn write(mut self, document: &Document) -> io::Result<()> {
+    fn write(self, document: &Document) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(document)?;
         text.push(b'\n');
-        self.file.write_all(&text)?;
-        self.file.sync_all()?;
-        renameat(&self.folder, &self.temporary, &self.folder, &self.name)?;
-        match File::from(self.folder.as_fd().try_clone_to_owned()?).sync_all() {
-            // fsync(2): the file system has no syncing of folders.
-            Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => Ok(()),
-            other => other,
-        }
-    }
-}
-
-impl Drop for ReportFile {
-    /// It has its name by now, or is not to have one.
-    fn drop(&mut self) {
-        let _ = remove(&self.folder, &self.temporary);
-    }
-}
-
-fn remove(folder: &OwnedFd, name: &Path) -> io::Result<()> {
-    match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno.into()),
+        self.file.write(&text)
     }
 }

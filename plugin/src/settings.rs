@@ -90,6 +90,11 @@ pub const REPORT: Name = Name {
     in_file: "report",
     variable: "CRIU_SIGNALS_REPORT",
 };
+/// Where the runs are counted.
+pub const METRICS: Name = Name {
+    in_file: "metrics",
+    variable: "CRIU_SIGNALS_METRICS",
+};
 
 /// How much a restore takes in of its images.
 const MAX_SIGINFOS: Name = Name {
@@ -101,9 +106,10 @@ const MAX_SIGINFOS: Name = Name {
 type Set = fn(&mut Settings, &str) -> std::result::Result<bool, String>;
 
 /// All settings, in the order in which they are described.
-const SETTINGS: [(Name, Set); 8] = [
+const SETTINGS: [(Name, Set); 9] = [
     (POLICY, set_policy),
     (REPORT, set_report),
+    (METRICS, set_metrics),
     (REFUSE, set_refuse),
     (LONG_TIMEOUT, set_long_timeout),
     (TAKE_OUT, set_take_out),
@@ -112,7 +118,7 @@ const SETTINGS: [(Name, Set); 8] = [
     (MAX_SIGINFOS, set_max_siginfos),
 ];
 
-fn names() -> [Name; 8] {
+fn names() -> [Name; 9] {
     SETTINGS.map(|(name, _)| name)
 }
 
@@ -173,6 +179,8 @@ pub struct Settings {
     pub options: Options,
     /// See [`ReportPath`].
     pub report: Option<ReportPath>,
+    /// The file in which the runs are counted.
+    pub metrics: Option<PathBuf>,
     /// Those that are not the default, and where they are set.
     in_force: Vec<String>,
 }
@@ -361,6 +369,14 @@ fn set_report(settings: &mut Settings, value: &str) -> std::result::Result<bool,
     put(&mut settings.report, Some(ReportPath::parse(value)?))
 }
 
+fn set_metrics(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
+    // A relative path would start from the image folder, and be another file for each run.
+    if !value.starts_with('/') || value.ends_with('/') {
+        return Err("the absolute path of a file".to_owned());
+    }
+    put(&mut settings.metrics, Some(value.into()))
+}
+
 fn set_refuse(settings: &mut Settings, value: &str) -> std::result::Result<bool, String> {
     put(&mut settings.options.refuse, refuse(value)?)
 }
@@ -504,7 +520,10 @@ fn read_file(path: &Path, missing: Missing) -> Result<BTreeMap<&'static str, Giv
 }
 
 /// A user who can write the file controls where root writes reports, and what is restored unchecked.
-fn trusted(file: &Metadata) -> io::Result<()> {
+///
+/// # Errors
+/// If it is no regular file, or if another user than root and criu's own may write it.
+pub fn trusted(file: &Metadata) -> io::Result<()> {
     let wrong = if !file.is_file() {
         "it is not a regular file".to_owned()
     } else if file.uid() != 0 && file.uid() != geteuid().as_raw() {
@@ -710,8 +729,20 @@ mod tests {
     }
 
     #[test]
+    fn metrics_have_an_absolute_path() {
+        let path = with(METRICS, "/m/%s.prom").unwrap().metrics;
+        assert_eq!(path, Some(PathBuf::from("/m/%s.prom")));
+        for bad in ["m.prom", "../m.prom", "/m/"] {
+            assert!(
+                said(with(METRICS, bad)).ends_with("must be the absolute path of a file"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
     fn a_file_says_the_same_as_the_environment() {
-        let file = "policy = strict\nreport = /r/%s\n refuse=pdeathsig, altstack\r\nlong_timeout = 250\ntake_out =never\ndeep_queue= 17\n\
+        let file = "policy = strict\nreport = /r/%s\nmetrics = /m.prom\n refuse=pdeathsig, altstack\r\nlong_timeout = 250\ntake_out =never\ndeep_queue= 17\n\
                     timer_overruns = leave\nmax_siginfos = 3";
         let settings = from_file(file).unwrap();
         let lines: Vec<&str> = file.lines().collect();
@@ -786,8 +817,8 @@ mod tests {
         );
         assert_eq!(
             said(from_file("\nCRIU_SIGNALS_POLICY = strict")),
-            "/f:2: unknown setting \"CRIU_SIGNALS_POLICY\"; known settings are policy, report, refuse, long_timeout, \
-             take_out, deep_queue, timer_overruns, max_siginfos"
+            "/f:2: unknown setting \"CRIU_SIGNALS_POLICY\"; known settings are policy, report, metrics, refuse, \
+             long_timeout, take_out, deep_queue, timer_overruns, max_siginfos"
         );
         assert_eq!(
             said(from_file("policy strict")),

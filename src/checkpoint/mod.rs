@@ -6,6 +6,7 @@ use std::ffi::CStr;
 pub mod custody;
 pub mod dump;
 pub(crate) mod guardian;
+pub mod metrics;
 pub mod options;
 pub mod recorder;
 pub mod restore;

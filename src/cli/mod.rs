@@ -49,6 +49,7 @@ Exit codes:
   0  success; for commands that compare: no difference
   1  for commands that compare or check: something differs or is missing
   2  failure; standard error gives the reason
+docs/exit-codes.md lists the codes of each command, and those of criu with the plugin.
 
 The command accesses a process only where ptrace(2) permits that. A process with your own uid needs no capability,
 unless the process is under a seccomp filter: suspending the filter needs CAP_SYS_ADMIN."
@@ -151,5 +152,27 @@ mod tests {
                 assert!(notes.contains(heading), "{}: {heading:?}", sub.get_name());
             }
         }
+    }
+
+    /// The table of docs/exit-codes.md has each command's exit codes in the words of its help, and no others.
+    #[test]
+    fn exit_codes_are_documented() {
+        let command = Arguments::command();
+        let rows = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let rows: Vec<String> = rows.flat_map(rows_of).collect();
+        let document = include_str!("../../docs/exit-codes.md");
+        let table = document.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(table.collect::<Vec<_>>(), rows);
+    }
+
+    fn rows_of(command: &clap::Command) -> Vec<String> {
+        let notes = command.get_after_help().map(ToString::to_string);
+        let notes = notes.unwrap_or_default();
+        let (_, codes) = notes.split_once("Exit codes:\n").unwrap_or_default();
+        let codes = codes.lines().map_while(|line| line.strip_prefix("  "));
+        codes
+            .filter_map(|line| line.split_once("  "))
+            .map(|(code, is)| format!("| `{}` | {code} | {is} |", command.get_name()))
+            .collect()
     }
 }

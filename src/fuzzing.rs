@@ -56,7 +56,7 @@ pub fn sched_and_stack(text: &str) {
 pub fn core_file(bytes: &[u8]) {
     if let Ok(recorded) = crate::core_file::read_bytes(bytes) {
         assert!(!recorded.image.process.threads.is_empty());
-        let _ = criu_signals_images::json::to_json_line(&recorded, &[]);
+        let _ = criu_signals_images::json::to_json_line(&recorded, &[], None);
     }
 }
 

@@ -2,6 +2,7 @@
 //! pid 1 of its own namespace.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,9 @@ use criu_tests::six::{Sleeper, mask};
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use serde_json::Value;
 
 /// The exit codes, which every command's help lists.
@@ -42,6 +45,7 @@ fn tests() -> Vec<Test> {
         test("show.deep-queue", show_deep_queue),
         test("show.colours", show_colours),
         test("show.json", show_json),
+        test("show.clocks", show_clocks),
         test("show.namespaces", show_namespaces),
         test("show.stopped", show_stopped),
         test("show.frozen", show_frozen),
@@ -506,6 +510,76 @@ fn show_json(dir: &RunDir) -> Result<()> {
     ensure!(!Path::new(&output).exists(), "an image was written");
     victim.finish(CHECK)
 }
+
+/// timerfds and RLIMIT_CPU, by both readers, of a process with as many descriptors as it may have.
+fn show_clocks(dir: &RunDir) -> Result<()> {
+    let victim = start("timerfds", None, dir)?;
+    let pid = victim.pid().to_string();
+    for means in means() {
+        let said = run(&["show", means, &pid])?.expect(OK)?;
+        said.line(&["timerfds ", "4"])?;
+        said.line(&[
+            "fd ",
+            "CLOCK_MONOTONIC, expired and not read, every 0.000200 s",
+        ])?;
+        said.line(&["fd ", "CLOCK_MONOTONIC, not armed, every 0.300 s"])?;
+        ensure!(!said.out.contains("CPU limit"), "{said:?}");
+        let json = run(&["show", means, "--json", &pid])?.expect(OK)?.json()?;
+        let timers = json["clocks"]["timerfds"]
+            .as_array()
+            .context("no timerfds")?;
+        ensure!(timers.len() == 4, "{timers:?}");
+        ensure!(
+            timers[0]["clock"] == 1 && timers[0]["interval_ns"] == "200000",
+            "{timers:?}"
+        );
+        ensure!(json["clocks"].get("cpu_limit").is_none(), "{json}");
+    }
+    victim.finish(CHECK)?;
+
+    // This program itself: a child with a limit, and with descriptors up to RLIMIT_NOFILE, one of them a timerfd.
+    let (_, most) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::empty())?;
+    let mut copies: Vec<_> = std::iter::from_fn(|| timer.as_fd().try_clone_to_owned().ok())
+        .take(MANY)
+        .collect();
+    // The start of a program and the readings need some.
+    copies.truncate(copies.len() - 50);
+    let inherited = copies.len() + 1;
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -St 7000; exec sleep 1000"]);
+    for fd in &copies {
+        nix::fcntl::fcntl(
+            fd,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+        )?;
+    }
+    let (_sleeper, pid) = Sleeper::started(&mut command)?;
+    wait::until("the limit to be set", PATIENCE, || {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let name = procfs::name(pid);
+        Ok((limits.contains(" 7000 ") && name.as_deref() == Some("sleep")).then_some(()))
+    })?;
+    drop(copies);
+    for means in means() {
+        let said = run(&["show", means, &pid.to_string()])?.expect(OK)?;
+        said.line(&["CPU limit ", "7000 s, hard limit unlimited; 0.", " s used"])?;
+        said.line(&["timerfds ", &inherited.to_string()])?;
+        said.line(&["fd ", "CLOCK_BOOTTIME, not armed"])?;
+        said.line(&["... ", &format!("and {} more (--all)", inherited - 10)])?;
+        let json = run(&["show", means, "--json", &pid.to_string()])?
+            .expect(OK)?
+            .json()?;
+        ensure!(json["clocks"]["cpu_limit"] == "7000");
+        let timers = json["clocks"]["timerfds"].as_array().context("none")?;
+        ensure!(timers.len() == inherited);
+    }
+    Ok(())
+}
+
+/// More than the machine of a test may permit.
+const MANY: usize = 100_000;
 
 /// Pid 1 of a namespace, as this test's namespace sees it.
 fn in_namespace(dir: &RunDir) -> Result<Victim> {

@@ -7,6 +7,7 @@ use protobuf::{MessageDyn, MessageFull};
 use protobuf_json_mapping::{PrintOptions, parse_from_str, print_to_string_with_options};
 use serde_json::Value;
 
+use crate::clocks::Clocks;
 use crate::code_place::CodePlace;
 use crate::codec::{Codec, proto::signals as pb, required};
 use crate::error::{FieldError, ImageError};
@@ -30,7 +31,11 @@ pub fn to_json(image: &Image) -> Result<String, ImageError> {
 ///
 /// # Errors
 /// [`ImageError::Invalid`] if no process can have this state.
-pub fn to_json_line(recorded: &Recorded, names: &[CodePlace]) -> Result<String, ImageError> {
+pub fn to_json_line(
+    recorded: &Recorded,
+    names: &[CodePlace],
+    clocks: Option<&Clocks>,
+) -> Result<String, ImageError> {
     recorded.image.check()?;
     let mut document = to_document(&recorded.image);
     document.not_recorded = recorded
@@ -39,6 +44,7 @@ pub fn to_json_line(recorded: &Recorded, names: &[CodePlace]) -> Result<String, 
         .map(|aspect| aspect.name().to_owned())
         .collect();
     document.names = names.iter().map(CodePlace::to_proto).collect();
+    document.clocks = clocks.map(Clocks::to_proto).into();
     if let Some(ended_by) = &recorded.ended_by {
         document.ended_by = ended_by.signo.to_proto();
         document.ended_by_siginfo = ended_by.siginfo.as_ref().map(Siginfo::to_proto).into();

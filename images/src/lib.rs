@@ -20,6 +20,7 @@ mod codec;
 mod testing;
 
 pub mod altstack;
+pub mod clocks;
 pub mod code_place;
 pub mod core_json;
 pub mod criu_core;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use criu_signals::images::{
     Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Printable,
-    ProcessState, SigSet, ThreadState, json,
+    ProcessState, Rlimit, SigSet, ThreadState, json,
 };
 use criu_signals::machine::Machine;
 
@@ -33,7 +33,8 @@ pub struct Show {
     #[arg(long)]
     all: bool,
     /// Print one JSON document per process, one per line, in the format of `decode`. The field "not_recorded" lists
-    /// what the source does not record, "names" where handlers and restorers are.
+    /// what the source does not record, "names" where handlers and restorers are, "clocks" of a live process its timerfds and
+    /// RLIMIT_CPU.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -67,7 +68,8 @@ impl Show {
         let mut code = ExitCode::SUCCESS;
         let mut first = true;
         for what in &self.what {
-            let found = match source::load(what, context, extent, self.means) {
+            let means = self.means.and_clocks();
+            let found = match source::load(what, context, extent, means) {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
@@ -78,11 +80,11 @@ impl Show {
             };
             for found in &found {
                 if self.json {
-                    writeln!(
-                        out,
-                        "{}",
-                        json::to_json_line(&found.recorded, found.known_names())?
-                    )?;
+                    let names = found.known_names();
+                    let clocks = found.observed.clocks.as_ref();
+                    let clocks = clocks.and_then(|clocks| clocks.as_ref().ok());
+                    let line = json::to_json_line(&found.recorded, names, clocks)?;
+                    writeln!(out, "{line}")?;
                     continue;
                 }
                 if !std::mem::take(&mut first) {
@@ -208,6 +210,7 @@ impl<W: Write> Table<'_, W> {
             self.known(2, "shared", Aspect::SharedQueue, "")?;
         }
         self.timers(process)?;
+        self.clocks()?;
         self.threads(&process.threads, &depths)
     }
 
@@ -294,6 +297,35 @@ impl<W: Write> Table<'_, W> {
             )?;
         }
         Ok(())
+    }
+
+    fn clocks(&mut self) -> io::Result<()> {
+        let clocks = match &self.found.observed.clocks {
+            None => return Ok(()),
+            Some(Ok(clocks)) => clocks,
+            Some(Err(why)) => {
+                let text = format!("{DIM}not known: {}{DIM:#}", Printable::from(why));
+                return self.row(2, "timerfds", &text);
+            }
+        };
+        if clocks.cpu.limit.soft != Rlimit::INFINITY {
+            self.row(2, "CPU limit", &clocks.cpu.to_string())?;
+        }
+        let (count, unknown) = (clocks.timerfds.len(), clocks.not_looked_at);
+        if unknown > 0 {
+            let text = format!("{count} {DIM}({unknown} descriptors were not looked at){DIM:#}");
+            self.row(2, "timerfds", &text)?;
+        } else if count > 0 {
+            self.row(2, "timerfds", &count.to_string())?;
+        }
+        let shown = if self.all { count } else { SUMMARY };
+        for timer in clocks.timerfds.iter().take(shown) {
+            self.row(4, &format!("fd {}", timer.fd), &timer.to_string())?;
+        }
+        match count.checked_sub(shown).filter(|&more| more > 0) {
+            Some(more) => self.row(4, "...", &format!("and {more} more (--all)")),
+            None => Ok(()),
+        }
     }
 
     fn pending(

@@ -10,6 +10,7 @@ use criu_signals::bpf::process::ProcessReader;
 use criu_signals::core_file;
 use criu_signals::error::Cause;
 use criu_signals::image_folder;
+use criu_signals::images::clocks::Clocks;
 use criu_signals::images::{
     CodePlace, ImageError, Pid, ProcessState, Recorded, Shown as _, ThreadState, Tid, criu_core,
     criu_images, image,
@@ -73,11 +74,13 @@ impl Found {
     }
 }
 
-/// What only a reader tells that did not stop the process.
+/// What is seen of a process besides its state.
 #[derive(Default)]
 pub struct Observed {
     pub waiting: Vec<WaitingCall>,
     pub surroundings: Vec<Surroundings>,
+    /// Where they were asked for: timerfds and RLIMIT_CPU, or why they are not known.
+    pub clocks: Option<Result<Clocks, String>>,
 }
 
 /// The number of the call that a thread waits in, its tracer, its seccomp mode, its user dispatch.
@@ -108,6 +111,18 @@ pub struct Means {
     /// 5.17. Without --stop and --no-stop, BPF is used where it is possible and tells all that is to be shown.
     #[arg(long)]
     no_stop: bool,
+    /// Whether timerfds and RLIMIT_CPU are looked at, too.
+    #[arg(skip)]
+    clocks: bool,
+}
+
+impl Means {
+    pub fn and_clocks(self) -> Means {
+        Means {
+            clocks: true,
+            ..self
+        }
+    }
 }
 
 /// How much of the queues of live processes is read. The time that a process is stopped for it grows with the square of
@@ -227,6 +242,7 @@ fn live_process(
     let observed = Observed {
         waiting: reading.waiting.clone(),
         surroundings: reading.surroundings.clone(),
+        clocks: means.clocks.then(|| clocks_of_live(pid, &program)),
     };
     let depths = reading.depths.clone();
     let names = names_of_live(pid, &reading, program);
@@ -248,11 +264,29 @@ pub fn names_of_live(
 ) -> Result<Vec<CodePlace>, String> {
     let addresses = reading.process.dispositions.addresses();
     let names = symbols::of_process(pid, &addresses).map_err(|e| e.to_string())?;
-    let then = program.map_err(|e| e.to_string())?;
-    if proc::auxiliary_vector(pid).map_err(|e| e.to_string())? != then {
+    ensure_same_program(pid, &program)?;
+    Ok(names)
+}
+
+/// Without a stop, however the process is read otherwise.
+fn clocks_of_live(
+    pid: Pid,
+    program: &criu_signals::error::Result<Vec<u8>>,
+) -> Result<Clocks, String> {
+    let clocks = proc::clocks(pid).map_err(|e| e.to_string())?;
+    ensure_same_program(pid, program)?;
+    Ok(clocks)
+}
+
+fn ensure_same_program(
+    pid: Pid,
+    then: &criu_signals::error::Result<Vec<u8>>,
+) -> Result<(), String> {
+    let then = then.as_ref().map_err(ToString::to_string)?;
+    if proc::auxiliary_vector(pid).map_err(|e| e.to_string())? != *then {
         return Err("the process has executed another program meanwhile".to_owned());
     }
-    Ok(names)
+    Ok(())
 }
 
 /// The names of what an image has, where CRIU's images of the process are beside it.

@@ -5,6 +5,7 @@
 
 mod access;
 mod cgroup;
+mod clocks;
 mod files;
 mod glimpse;
 mod limits;
@@ -25,6 +26,7 @@ use crate::error::{Cause, Error, Result};
 
 pub use access::why_denied;
 pub use cgroup::{is_frozen, is_held, is_stopped_and_held, is_stopped_or_held};
+pub use clocks::clocks;
 pub use files::{descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;
 pub use limits::{cpu_limit, rlimit_sigpending};

@@ -250,6 +250,19 @@ pub(crate) fn parse_start(text: &str) -> Option<u64> {
     field(behind_name(text)?, 22)
 }
 
+/// The processor time of all threads of `pid`, also of ended ones, in nanoseconds: what counts against RLIMIT_CPU.
+pub(super) fn cpu_time(pid: Pid) -> Result<u64> {
+    let text = in_time::look("stat", move || text_of(pid, "stat", "read stat"))??;
+    let ticks = parse_cpu_time(&text).ok_or_else(|| not_understood("read stat"))?;
+    Ok(ticks.saturating_mul(1_000_000_000 / procfs::ticks_per_second()))
+}
+
+/// utime and stime.
+fn parse_cpu_time(text: &str) -> Option<u64> {
+    let stat = behind_name(text)?;
+    field::<u64>(stat, 14)?.checked_add(field(stat, 15)?)
+}
+
 /// The time by which [`start_time`] goes.
 pub fn ticks() -> u64 {
     let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)

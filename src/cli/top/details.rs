@@ -44,6 +44,7 @@ impl Details {
         let observed = Observed {
             waiting: reading.waiting.clone(),
             surroundings: reading.surroundings.clone(),
+            clocks: None,
         };
         let found = Found {
             name: format!("process {pid}"),

@@ -317,7 +317,7 @@ impl Watcher {
         let by = if self.reader.stops() { "ptrace" } else { "BPF" };
         let mut document = json!({"event": "begin", "pid": pid.get(), "by": by});
         if self.options.json {
-            let state = json::to_json_line(&snapshot.recorded, &snapshot.names)?;
+            let state = json::to_json_line(&snapshot.recorded, &snapshot.names, None)?;
             document["state"] = serde_json::from_str(&state)?;
         }
         let threads = count(process.threads.len(), "thread", "threads");

@@ -6,6 +6,7 @@
 mod access;
 mod cgroup;
 mod clocks;
+mod descriptors;
 mod files;
 mod glimpse;
 mod limits;
@@ -27,6 +28,7 @@ use crate::error::{Cause, Error, Result};
 pub use access::why_denied;
 pub use cgroup::{is_frozen, is_held, is_stopped_and_held, is_stopped_or_held};
 pub use clocks::clocks;
+pub use descriptors::{Descriptor, Descriptors, SIGNALFD, TIMERFD, information};
 pub use files::{descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;
 pub use limits::{cpu_limit, rlimit_sigpending};

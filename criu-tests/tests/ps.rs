@@ -1,9 +1,11 @@
 //! Tests `criu-signals ps`: what BPF reads is compared with what /proc and ptrace(2) tell of the same processes. Each test is
 //! pid 1 of its own namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,9 +16,10 @@ use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::scenario::Scenario;
-use criu_tests::skip::Need;
+use criu_tests::skip::{self, Need};
 use criu_tests::table::SCENARIOS;
 use criu_tests::victim::Victim;
+use criu_tests::wait;
 use serde_json::Value;
 
 /// Of nobody, in every Debian.
@@ -43,8 +46,14 @@ fn tests() -> Vec<Test> {
         })
     }));
     let mut tests = all_need(tests, &[Need::Btf]);
-    tests.push(test("without-capability", without_capability));
-    tests.push(test("wrong.pid", wrong_pid));
+    tests.extend([
+        test("cgroup.v1", |dir: &RunDir| cgroup(false, dir)).needs(&[Need::FreezerV1]),
+        test("cgroup.v2", |dir: &RunDir| cgroup(true, dir)).needs(&[Need::FreezerV2]),
+        test("pid-namespace", pid_namespace),
+        test("without-capability", without_capability),
+        test("wrong.pid", wrong_pid),
+        test("wrong.place", wrong_place),
+    ]);
     tests
 }
 
@@ -315,6 +324,123 @@ fn namespace(dir: &RunDir) -> Result<()> {
     let foreign = listed.iter().filter(|pid| !known.contains(pid)).count();
     ensure!(foreign <= 1, "{listed:?}, and /proc has {known:?}");
     victim.finish(CHECK)
+}
+
+/// A cgroup with another one in it. Both are removed when it is dropped, after its processes.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn create(v2: bool, run: &RunDir) -> Result<Cgroup> {
+        let mount = skip::freezer(v2).context("no freezer")?;
+        // Other runs of this test are on this machine.
+        let unique = fs::metadata(run.path())?.ino();
+        let dir = mount.join(format!("criu-tests-ps-{unique}"));
+        fs::create_dir_all(dir.join("inner"))?;
+        Ok(Cgroup(dir))
+    }
+
+    fn add(&self, within: &str, pid: Pid) -> Result<()> {
+        fs::write(self.0.join(within).join("cgroup.procs"), pid.to_string())
+            .context(within.to_owned())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for dir in [self.0.join("inner"), self.0.clone()] {
+            let removed = || Ok(fs::remove_dir(&dir).ok());
+            wait::until("the cgroup to be removed", CHECK, removed).ok();
+        }
+    }
+}
+
+/// Who is in the cgroup and below, by its folder and by its name; with other filters, and of each thread.
+fn cgroup(v2: bool, dir: &RunDir) -> Result<()> {
+    let group = Cgroup::create(v2, dir)?;
+    let folder = group.0.to_str().context("a path")?;
+    let name = format!("/{}", group.0.file_name().context("a name")?.display());
+    let inner = format!("{folder}/inner");
+    let start_in = |program: &str, within: &str| -> Result<Victim> {
+        let own = RunDir::create(&dir.file(program))?;
+        let victim = start(program, None, &own)?;
+        group.add(within, victim.pid())?;
+        Ok(victim)
+    };
+    let [outer, below] = [start_in("demo", "")?, start_in("masks", "inner")?];
+    let [outer_pid, below_pid] = [&outer, &below].map(|victim| i64::from(victim.pid()));
+    let listed = |args: &[&str]| -> Result<BTreeSet<i64>> {
+        Ok(documents(args)?.into_keys().map(|id| id.0).collect())
+    };
+    let both = BTreeSet::from([outer_pid, below_pid]);
+    for args in [
+        &["--cgroup", folder][..],
+        &["--cgroup", &name],
+        &["--cgroup", folder, "--proc"],
+        &["--cgroup", folder, "--cgroup", &inner],
+        &["--cgroup", folder, "--threads"],
+    ] {
+        let found = listed(args)?;
+        ensure!(found == both, "{args:?}: {found:?}, not {both:?}");
+    }
+    let found = listed(&["--cgroup", &inner])?;
+    ensure!(found == BTreeSet::from([below_pid]), "{found:?}");
+    let found = listed(&[
+        "--cgroup",
+        folder,
+        "--ignores",
+        "PIPE",
+        &outer_pid.to_string(),
+    ])?;
+    ensure!(found == BTreeSet::from([outer_pid]), "{found:?}");
+    let nobody = listed(&["--cgroup", &inner, "--user", "nobody"])?;
+    ensure!(nobody.is_empty(), "{nobody:?}");
+    below.finish(CHECK)?;
+    outer.finish(CHECK)
+}
+
+/// Who is in a pid namespace, by a process of it and by its number.
+fn pid_namespace(dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(&config::victim("pidns", false), None, dir, true)?;
+    let pid = victim.pid();
+    let inode = fs::metadata(format!("/proc/{pid}/ns/pid"))?.ino();
+    let within: BTreeSet<i64> = procfs::tree(pid)?.into_iter().map(i64::from).collect();
+    ensure!(within.len() == 2, "{within:?}");
+    let listed = |filter: &str| -> Result<BTreeSet<i64>> {
+        let found = documents(&["--pid-namespace", filter])?;
+        Ok(found.into_keys().map(|id| id.0).collect())
+    };
+    for filter in [pid.to_string(), inode.to_string(), format!("pid:[{inode}]")] {
+        let found = listed(&filter)?;
+        ensure!(found == within, "{filter}: {found:?}, not {within:?}");
+    }
+    let found = listed("1")?;
+    ensure!(
+        found.contains(&1) && found.is_disjoint(&within),
+        "{found:?}"
+    );
+    victim.finish(CHECK)
+}
+
+fn wrong_place(_: &RunDir) -> Result<()> {
+    for (args, wanted) in [
+        (["--cgroup", "/no/such"], "no such cgroup"),
+        (["--cgroup", "/proc"], "no such cgroup"),
+        (
+            ["--pid-namespace", "4194303"],
+            "there is no process 4194303",
+        ),
+        (["--pid-namespace", "4294967295"], "no such pid namespace"),
+        (["--pid-namespace", "pid:[1]"], "no such pid namespace"),
+        (["--pid-namespace", ""], "not a pid"),
+    ] {
+        let output = ps(&args)?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(
+            output.status.code() == Some(2) && error.contains(wanted),
+            "{args:?}: {error}"
+        );
+    }
+    Ok(())
 }
 
 fn table(dir: &RunDir) -> Result<()> {

@@ -12,6 +12,7 @@ use criu_tests::rundir::RunDir;
 use criu_tests::six::Sleeper;
 use criu_tests::skip::Need;
 use criu_tests::terminal::Terminal;
+use criu_tests::victim::Victim;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd;
 
@@ -34,6 +35,7 @@ fn tests() -> Vec<Test> {
         test("live", live),
         test("cursor", cursor),
         test("sizes", sizes),
+        test("place", place),
     ];
     tests = all_need(tests, &[Need::Btf]);
     tests.push(test("put-back", put_back));
@@ -87,6 +89,19 @@ fn list(dir: &RunDir) -> Result<()> {
             && text.contains(&format!("process {pid} (demo), running")),
         "{text}"
     );
+    quit(terminal)?;
+    victim.finish(CHECK)
+}
+
+/// Those of a pid namespace, each time anew.
+fn place(dir: &RunDir) -> Result<()> {
+    let victim = Victim::start(&config::victim("pidns", false), None, dir, true)?;
+    let pid = victim.pid();
+    let terminal = top(&["--pid-namespace", &pid.to_string()], USUAL)?;
+    let text = terminal.until("its line", |text| line_of(text, pid).is_some())?;
+    let headline = text.lines().next().context("a line")?;
+    ensure!(headline.starts_with("2 of "), "{text}");
+    ensure!(line_of(&text, 1).is_none(), "{text}");
     quit(terminal)?;
     victim.finish(CHECK)
 }

@@ -11,6 +11,7 @@ mod encode;
 mod generate;
 mod mount;
 mod pairs;
+mod place;
 mod plugin_dir;
 mod progress;
 mod ps;

@@ -13,7 +13,8 @@ use procfs::FromRead as _;
 use procfs::process::Status;
 use serde_json::{Value, json};
 
-use super::context::{Context, Failure, say};
+use super::context::{Context, Failure, count, say};
+use super::place::Places;
 use super::style::{BOLD, NAME, WARN};
 
 /// Lists the signal state of all processes. Nothing is stopped, and no process notices.
@@ -36,6 +37,7 @@ Examples:
   criu-signals ps --pending --sort queued
   criu-signals ps --blocked TERM --threads
   criu-signals ps --ignores HUP --user postgres
+  criu-signals ps --cgroup /sys/fs/cgroup/system.slice --pid-namespace 4711
   criu-signals ps --json | jq -r 'select(.stopped_by != null) | .pid'
 
 Exit codes:
@@ -83,6 +85,8 @@ pub struct Listing {
     /// Only those of this user.
     #[arg(long, value_name = "NAME|UID", value_parser = user)]
     user: Vec<u32>,
+    #[command(flatten)]
+    places: Places,
     /// The order of the lines.
     #[arg(long, value_name = "KEY", default_value = "pid")]
     pub sort: Key,
@@ -160,6 +164,13 @@ pub struct Row {
     inner: Option<Inner>,
 }
 
+/// Lines whose cgroup or pid namespace could not be read.
+pub struct Unseen {
+    pub number: usize,
+    /// Of the first.
+    why: String,
+}
+
 /// Where lists come from.
 pub enum Source {
     Bpf(TaskReader),
@@ -185,7 +196,13 @@ impl Ps {
                 return Err(format!("no process {pid}").into());
             }
         }
-        let rows = listing.selected(rows);
+        let (rows, unseen) = listing.selected(rows);
+        if let Some(Unseen { number, why }) = unseen {
+            let lines = count(number, "line is", "lines are");
+            say(&format!(
+                "{lines} left out, because the place is not known: {why}"
+            ));
+        }
         let out = &mut context.stdout();
         if self.json {
             for row in &rows {
@@ -223,9 +240,23 @@ impl Listing {
         Ok(if self.threads { rows } else { processes(rows) })
     }
 
-    /// What is to be listed, in order.
-    pub fn selected(&self, mut rows: Vec<Row>) -> Vec<Row> {
+    /// What is to be listed, in order, and what is left out because it could not be looked at.
+    pub fn selected(&self, mut rows: Vec<Row>) -> (Vec<Row>, Option<Unseen>) {
         rows.retain(|row| self.accepts(row));
+        // Last: only here something is read of each process.
+        let mut unseen = None;
+        rows.retain(|row| match self.places.hold(row.pid, row.tid) {
+            Ok(held) => held,
+            Err(e) => {
+                let why = || format!("process {}: {e}", row.pid);
+                let unseen = unseen.get_or_insert_with(|| Unseen {
+                    number: 0,
+                    why: why(),
+                });
+                unseen.number += 1;
+                false
+            }
+        });
         match self.sort {
             Key::Pid => {}
             Key::Queued => {
@@ -234,7 +265,7 @@ impl Listing {
             Key::User => rows.sort_by_key(|row| row.uid),
             Key::Name => rows.sort_by(|one, other| one.comm.as_str().cmp(other.comm.as_str())),
         }
-        rows
+        (rows, unseen)
     }
 
     fn accepts(&self, row: &Row) -> bool {

@@ -125,13 +125,7 @@ impl Cgroup {
     /// # Errors
     /// If there is none, or it is the root, which holds this program and the kernel's own threads.
     pub fn open(path: &str) -> Result<Cgroup> {
-        let dir = find(path)?.ok_or_else(|| {
-            refused(
-                path,
-                "no such cgroup: neither a folder with cgroup.procs nor a path below a mounted hierarchy",
-            )
-        })?;
-        let dir = fs::canonicalize(dir).map_err(|e| Error::io(format!("cgroup {path}"), &e))?;
+        let dir = Self::folder(path)?;
         let has = |freezer: &Freezer| dir.join(freezer.control().0).exists();
         let freezer = [Freezer::V2, Freezer::V1].into_iter().find(has);
         let is_root = !dir.parent().is_some_and(|above| above.join(PROCS).exists());
@@ -139,6 +133,21 @@ impl Cgroup {
             return Err(refused(path, "the root cgroup can't be frozen"));
         }
         Ok(Cgroup { dir, freezer })
+    }
+
+    /// The folder of the cgroup `path`, which is its folder already or its name as `/proc/PID/cgroup` gives it, without
+    /// links.
+    ///
+    /// # Errors
+    /// If there is no such cgroup.
+    pub fn folder(path: &str) -> Result<PathBuf> {
+        let dir = find(path)?.ok_or_else(|| {
+            refused(
+                path,
+                "no such cgroup: neither a folder with cgroup.procs nor a path below a mounted hierarchy",
+            )
+        })?;
+        fs::canonicalize(dir).map_err(|e| Error::io(format!("cgroup {path}"), &e))
     }
 
     /// Its folder.

@@ -26,7 +26,9 @@ use criu_signals_images::{Pid, Tid};
 use crate::error::{Cause, Error, Result};
 
 pub use access::why_denied;
-pub use cgroup::{is_frozen, is_held, is_stopped_and_held, is_stopped_or_held};
+pub use cgroup::{
+    CgroupName, is_frozen, is_held, is_in_cgroup, is_stopped_and_held, is_stopped_or_held,
+};
 pub use clocks::clocks;
 pub use descriptors::{Descriptor, Descriptors, SIGNALFD, TIMERFD, information};
 pub use files::{descriptors, is_directory, is_socket, is_timerfd};

@@ -38,6 +38,8 @@ pub struct App {
     everything: Vec<Row>,
     /// Those that are shown, in order.
     pub rows: Vec<Row>,
+    /// How many are not, because their cgroup or pid namespace could not be read.
+    pub unseen: usize,
     pub users: HashMap<u32, String>,
     /// The line under the cursor: the process or thread, and where it is.
     chosen: Option<(Pid, Tid)>,
@@ -71,6 +73,7 @@ impl App {
             colours,
             everything: Vec::new(),
             rows: Vec::new(),
+            unseen: 0,
             users: HashMap::new(),
             chosen: None,
             at: 0,
@@ -115,7 +118,8 @@ impl App {
 
     /// Selects and orders anew what was read; the cursor stays on its process.
     fn arrange(&mut self) {
-        let mut rows = self.listing.selected(self.everything.clone());
+        let (mut rows, unseen) = self.listing.selected(self.everything.clone());
+        self.unseen = unseen.map_or(0, |unseen| unseen.number);
         let wanted = self.typed.as_ref().unwrap_or(&self.filter).clone();
         let (users, pending_only) = (&mut self.users, self.pending_only);
         rows.retain(|row| {

@@ -52,6 +52,10 @@ fn headline(app: &App) -> Line<'static> {
         (app.listing.stopped, ", stopped only".to_owned()),
         (!filter.is_empty(), format!(", with \"{filter}\"")),
         (app.is_of_proc(), ", from /proc".to_owned()),
+        (
+            app.unseen > 0,
+            format!(", {} in an unknown place", app.unseen),
+        ),
     ];
     for (is_so, mark) in marks {
         if is_so {

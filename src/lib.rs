@@ -52,6 +52,8 @@ pub mod run_report;
 #[cfg(feature = "engine")]
 pub mod setting_names;
 #[cfg(feature = "engine")]
+pub mod signal_files;
+#[cfg(feature = "engine")]
 pub mod state;
 #[cfg(feature = "symbols")]
 pub mod symbols;

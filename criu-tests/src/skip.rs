@@ -30,6 +30,8 @@ pub enum Need {
     Uprobes,
     /// The kernel's own types: CONFIG_DEBUG_INFO_BTF.
     Btf,
+    /// POSIX message queues: CONFIG_POSIX_MQUEUE.
+    MessageQueues,
     /// io_uring(7), which can be turned off.
     IoUring,
     /// The freezer of cgroup v1.
@@ -68,6 +70,8 @@ impl Need {
             }
             Need::Btf => (!Path::new("/sys/kernel/btf/vmlinux").exists())
                 .then_some("this kernel has no type information (CONFIG_DEBUG_INFO_BTF)"),
+            Need::MessageQueues => (!Path::new("/proc/sys/fs/mqueue").exists())
+                .then_some("this kernel has no POSIX message queues (CONFIG_POSIX_MQUEUE)"),
             Need::IoUring => {
                 let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
                 let is_there = disabled.is_ok_and(|disabled| disabled.trim() == "0");

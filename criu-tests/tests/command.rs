@@ -44,6 +44,8 @@ fn tests() -> Vec<Test> {
         test("show.many-threads", show_many_threads),
         test("show.deep-queue", show_deep_queue),
         test("show.colours", show_colours),
+        test("show.signal-files", show_signal_files).needs(&[Need::MessageQueues]),
+        test("show.signal-files.many", show_many_files).needs(&[Need::MessageQueues]),
         test("show.json", show_json),
         test("show.clocks", show_clocks),
         test("show.namespaces", show_namespaces),
@@ -409,6 +411,40 @@ fn show_many_threads(dir: &RunDir) -> Result<()> {
         "they are not alike: {}",
         said.out
     );
+    victim.finish(CHECK)
+}
+
+/// What takes signals of the process or causes some, whichever way the process is read; the process finds all as it was.
+fn show_signal_files(dir: &RunDir) -> Result<()> {
+    let victim = start("signal_files", None, dir)?;
+    let pid = victim.pid().to_string();
+    for means in means() {
+        let said = run(&["show", means, &pid])?.expect(OK)?;
+        said.line(&["signal files", "3"])?;
+        said.line(&["fd ", "signalfd, takes SIGUSR1,SIGRTMIN+1"])?;
+        said.line(&["fd ", "pipe:[", "] sends SIGRTMIN+2 to process", &pid])?;
+        said.line(&[
+            "message queue /criu-tests-signal-files",
+            " sends SIGUSR2 when",
+        ])?;
+        let json = run(&["show", means, "--json", &pid])?.expect(OK)?.json()?;
+        ensure!(json["signal_files_unknown"].is_null(), "{json}");
+        let files = json["signal_files"].as_array().context("a list")?;
+        let roles: Vec<&Value> = files.iter().map(|file| &file["role"]).collect();
+        ensure!(roles == ["signalfd", "owner", "mq_notify"], "{files:?}");
+        ensure!(files[1]["owner"]["id"] == victim.pid(), "{files:?}");
+        let bits: u64 = files[2]["signals"].as_str().context("a number")?.parse()?;
+        ensure!(bits == 1 << (Signal::SIGUSR2 as u32 - 1), "{files:?}");
+    }
+    victim.finish(CHECK)
+}
+
+/// A hundred thousand descriptors, or as many as the machine permits, hide nothing.
+fn show_many_files(dir: &RunDir) -> Result<()> {
+    let victim = start("signal_files", Some("many"), dir)?;
+    let said = run(&["show", &victim.pid().to_string()])?.expect(OK)?;
+    said.line(&["signal files", "3"])?;
+    ensure!(!said.out.contains("not all are known"), "{}", said.out);
     victim.finish(CHECK)
 }
 

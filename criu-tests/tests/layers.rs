@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 15] = [
     &["tracee"],
     &["state"],
     &["engine", "image_folder"],
-    &["archive", "reading"],
+    &["archive", "reading", "signal_files"],
     &["core_file"],
     &["bpf"],
     &["log_lines", "run_report"],

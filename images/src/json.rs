@@ -16,6 +16,7 @@ use crate::image::Image;
 use crate::process::{ProcessState, ThreadState};
 use crate::recorded::Recorded;
 use crate::siginfo::Siginfo;
+use crate::signal_file::{SignalFile, SignalFiles};
 
 /// The whole image as one document. [`from_json`] gives it back without loss.
 ///
@@ -36,8 +37,23 @@ pub fn to_json_line(
     names: &[CodePlace],
     clocks: Option<&Clocks>,
 ) -> Result<String, ImageError> {
+    to_json_line_with(recorded, names, clocks, &SignalFiles::default())
+}
+
+/// The same, with what is known of the process's open files, which is not read back either.
+///
+/// # Errors
+/// As [`to_json_line`].
+pub fn to_json_line_with(
+    recorded: &Recorded,
+    names: &[CodePlace],
+    clocks: Option<&Clocks>,
+    files: &SignalFiles,
+) -> Result<String, ImageError> {
     recorded.image.check()?;
     let mut document = to_document(&recorded.image);
+    document.signal_files = files.files.iter().map(SignalFile::to_proto).collect();
+    document.signal_files_unknown = files.unknown.clone().unwrap_or_default();
     document.not_recorded = recorded
         .missing
         .iter()

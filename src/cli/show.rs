@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Printable,
-    ProcessState, Rlimit, SigSet, ThreadState, json,
+    Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Pid, Printable,
+    ProcessState, Rlimit, SigSet, SignalFiles, ThreadState, json,
 };
 use criu_signals::machine::Machine;
+use criu_signals::signal_files;
 
 use super::context::{Context, Failure};
 use super::source::{self, Extent, Found, Means, Observed, Origin};
@@ -23,6 +24,8 @@ const READ: usize = 500;
 /// Threads with the same state are shown together. Of a long queue only the first entries are shown, and only the first
 /// entries are read from a live process, to keep the stop short. --all and --json read and show every entry.
 /// Addresses of handlers are shown with function and file, where the files that the process has mapped tell.
+/// Of a live process, open files that take its signals or cause some are listed: signalfds, files with O_ASYNC, message queues
+/// that notify it.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
@@ -69,7 +72,7 @@ impl Show {
         let mut first = true;
         for what in &self.what {
             let means = self.means.and_clocks();
-            let found = match source::load(what, context, extent, means) {
+            let mut found = match source::load(what, context, extent, means) {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
@@ -78,12 +81,14 @@ impl Show {
                     continue;
                 }
             };
-            for found in &found {
+            for found in &mut found {
+                look_at_files(found);
                 if self.json {
+                    let files = &found.observed.files;
                     let names = found.known_names();
                     let clocks = found.observed.clocks.as_ref();
                     let clocks = clocks.and_then(|clocks| clocks.as_ref().ok());
-                    let line = json::to_json_line(&found.recorded, names, clocks)?;
+                    let line = json::to_json_line_with(&found.recorded, names, clocks, files)?;
                     writeln!(out, "{line}")?;
                     continue;
                 }
@@ -100,6 +105,20 @@ impl Show {
         }
         Ok(code)
     }
+}
+
+/// Of a live process, which open files take its signals or cause some.
+fn look_at_files(found: &mut Found) {
+    if found.origin != Origin::Live {
+        return;
+    }
+    let Some(pid) = Pid::new(found.recorded.image.process.ids.outermost()) else {
+        return;
+    };
+    found.observed.files = signal_files::of_process(pid).unwrap_or_else(|e| SignalFiles {
+        files: Vec::new(),
+        unknown: Some(e.to_string()),
+    });
 }
 
 /// Prints one process.
@@ -211,7 +230,28 @@ impl<W: Write> Table<'_, W> {
         }
         self.timers(process)?;
         self.clocks()?;
+        self.files()?;
         self.threads(&process.threads, &depths)
+    }
+
+    fn files(&mut self) -> io::Result<()> {
+        let found = self.found;
+        let SignalFiles { files, unknown } = &found.observed.files;
+        if !files.is_empty() {
+            self.row(2, "signal files", &files.len().to_string())?;
+        }
+        let shown = if self.all { files.len() } else { SUMMARY };
+        for file in files.iter().take(shown) {
+            self.row(4, &format!("fd {}", file.fd), &file.to_string())?;
+        }
+        if let Some(more) = files.len().checked_sub(shown).filter(|&n| n > 0) {
+            self.row(4, "...", &format!("and {more} more (--all)"))?;
+        }
+        if let Some(why) = unknown {
+            let text = format!("{DIM}not all are known: {}{DIM:#}", Printable::from(why));
+            self.row(2, "signal files", &text)?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> String {

@@ -12,8 +12,8 @@ use criu_signals::error::Cause;
 use criu_signals::image_folder;
 use criu_signals::images::clocks::Clocks;
 use criu_signals::images::{
-    CodePlace, ImageError, Pid, ProcessState, Recorded, Shown as _, ThreadState, Tid, criu_core,
-    criu_images, image,
+    CodePlace, ImageError, Pid, ProcessState, Recorded, Shown as _, SignalFiles, ThreadState, Tid,
+    criu_core, criu_images, image,
 };
 use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::machine;
@@ -81,6 +81,8 @@ pub struct Observed {
     pub surroundings: Vec<Surroundings>,
     /// Where they were asked for: timerfds and RLIMIT_CPU, or why they are not known.
     pub clocks: Option<Result<Clocks, String>>,
+    /// Only `show` looks at them.
+    pub files: SignalFiles,
 }
 
 /// The number of the call that a thread waits in, its tracer, its seccomp mode, its user dispatch.
@@ -243,6 +245,7 @@ fn live_process(
         waiting: reading.waiting.clone(),
         surroundings: reading.surroundings.clone(),
         clocks: means.clocks.then(|| clocks_of_live(pid, &program)),
+        files: SignalFiles::default(),
     };
     let depths = reading.depths.clone();
     let names = names_of_live(pid, &reading, program);

@@ -66,7 +66,7 @@ pub fn look(pid: Pid) -> Result<Looked> {
 }
 
 /// Whom the file's SIGIO goes to, by the id in the innermost namespace.
-fn owner_of(file: BorrowedFd<'_>, fd: i32) -> Result<Option<FileOwner>> {
+pub(crate) fn owner_of(file: BorrowedFd<'_>, fd: i32) -> Result<Option<FileOwner>> {
     let Some(owner) = files::owner(file)? else {
         return Ok(None);
     };

@@ -3,12 +3,13 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use criu_signals_images::Pid;
+use criu_signals_images::{Pid, SigNo};
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// fcntl(2), asm-generic/fcntl.h.
+const F_GETSIG: i32 = 11;
 const F_GETOWN_EX: i32 = 16;
 const F_GETOWNER_UIDS: i32 = 17;
 
@@ -105,6 +106,24 @@ pub fn owner(file: BorrowedFd<'_>) -> Result<Option<Owner>> {
     }))
 }
 
+/// The signal that input and output send: SIGIO unless F_SETSIG has set another. `None` where the file has none (O_PATH).
+///
+/// # Errors
+/// If the kernel gives no signal's number.
+pub fn signal(file: BorrowedFd<'_>) -> Result<Option<SigNo>> {
+    const OPERATION: &str = "fcntl(F_GETSIG)";
+    // SAFETY: F_GETSIG takes no argument and returns a number.
+    match unsafe { libc::fcntl(file.as_raw_fd(), F_GETSIG) } {
+        -1 if Errno::last() == Errno::EBADF => Ok(None),
+        -1 => Err(Error::os(OPERATION, Errno::last())),
+        0 => Ok(SigNo::new(libc::SIGIO)),
+        number => match SigNo::new(number) {
+            Some(signo) => Ok(Some(signo)),
+            None => Err(Error::new(OPERATION, Cause::Unexpected(number.to_string()))),
+        },
+    }
+}
+
 /// Lets a timerfd that has expired and not been read count what it has missed, and run on: so does timerfd_gettime(2)
 /// (fs/timerfd.c, `do_timerfd_gettime`). What read(2) gives is the same.
 ///
@@ -150,6 +169,7 @@ mod tests {
         };
         let found = owner(file.as_fd()).unwrap().unwrap();
         assert_eq!((found.kind, found.id), (1, nix::unistd::getpid().as_raw()));
+        assert_eq!(signal(file.as_fd()).unwrap(), SigNo::new(libc::SIGIO));
         assert_eq!(found.euid, nix::unistd::geteuid().as_raw());
         assert!(files.get(i32::MAX).unwrap().is_none());
         wind_timerfd(file.as_fd()).expect_err("a pipe");

@@ -2,7 +2,7 @@
 
 use anstream::StripStream;
 use criu_signals::bpf::process::ProcessReader;
-use criu_signals::images::{CodePlace, Dispositions, Pid};
+use criu_signals::images::{CodePlace, Dispositions, Pid, SignalFiles};
 use criu_signals::proc;
 use criu_signals::reading::Read as _;
 
@@ -45,6 +45,7 @@ impl Details {
             waiting: reading.waiting.clone(),
             surroundings: reading.surroundings.clone(),
             clocks: None,
+            files: SignalFiles::default(),
         };
         let found = Found {
             name: format!("process {pid}"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
-use criu_tests::procfs::Pid;
+use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
 use criu_tests::victim::Victim;
@@ -33,6 +33,8 @@ fn main() -> ExitCode {
 fn tests() -> Vec<Test> {
     let mut tests: Vec<Test> = vec![
         test("fates", fates),
+        test("names", names),
+        test("names.ended", names_of_ended),
         test("filtered", filtered),
         test("lost-records", lost_records),
         test("exactly-once.running", running),
@@ -149,6 +151,72 @@ fn fates(dir: &RunDir) -> Result<()> {
         ended[0]["records_lost"] == 0 && ended[0]["not_delivered_yet"] == 0,
         "{ended:?}"
     );
+    Ok(())
+}
+
+/// A line has the handler's address, function and file, for people and for programs.
+fn names(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("running"), dir)?;
+    let line = first_handled(victim.pid(), 0, &[], ": handler 0x")?;
+    ensure!(line.contains(" [handler, counting+0x"), "{line}");
+    let line = first_handled(victim.pid(), 2, &["--json"], "\"handler\"")?;
+    let line: Value = serde_json::from_str(&line)?;
+    let address = line["handler"].as_u64().context("an address")?;
+    let name = format!("handler, counting+{address:#x}");
+    ensure!(line["handler_name"] == name, "{line}, not {name}");
+    victim.finish(CHECK)
+}
+
+/// The line that says so, while the process is there. Two values from `value` on are sent.
+fn first_handled(pid: Pid, value: u64, args: &[&str], wanted: &str) -> Result<String> {
+    let mut command = Command::new(config::command()?);
+    command.args(["trace", "--count", "2", &pid.to_string()]);
+    let mut child = command.args(args).stdout(Stdio::piped()).spawn()?;
+    let mut out = BufReader::new(child.stdout.take().context("a pipe")?);
+    let mut seen = String::new();
+    out.read_line(&mut seen)?;
+    send_from(pid, value, 1)?;
+    let mut lines = out.lines();
+    let line = loop {
+        let line = lines.next().with_context(|| format!("only {seen}"))??;
+        if line.contains(wanted) {
+            break line;
+        }
+        seen += &line;
+    };
+    send_from(pid, value + 1, 1)?;
+    ensure!(child.wait()?.success(), "the trace");
+    Ok(line)
+}
+
+/// A process that has ended before its signals are printed has no names.
+fn names_of_ended(dir: &RunDir) -> Result<()> {
+    let victim = start("counting", Some("running"), dir)?;
+    let trace = Trace::start(&[&victim.pid().to_string()])?;
+    let id = Pid::try_from(trace.child.id())?;
+    kill(id, "STOP")?;
+    procfs::comes_to(id, 'T')?;
+    send(victim.pid(), 3)?;
+    let all = || {
+        let text = fs::read_to_string(format!("/proc/{}/status", victim.pid()))?;
+        let none = text.lines().any(|line| line == "ShdPnd:\t0000000000000000");
+        Ok(none.then_some(()))
+    };
+    wait::until("the signals to be taken", CHECK, all)?;
+    kill(victim.pid(), "KILL")?;
+    reap(victim.pid())?;
+    kill(id, "CONT")?;
+    let (lines, code) = trace.end()?;
+    ensure!(code == 0, "exit code {code}");
+    let handled = of(&lines, "handler");
+    ensure!(handled.len() == 3, "{lines:?}");
+    for line in handled {
+        ensure!(
+            line["handler_name_unknown"] == "the process has ended",
+            "{line}"
+        );
+        ensure!(line["handler"].as_u64() > Some(1), "{line}");
+    }
     Ok(())
 }
 

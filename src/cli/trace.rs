@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::trace::{Entry, Event, Fate, Info, Journal, Step, Tracer, Who, Whose};
-use criu_signals::images::{Pid, Shown as _, SigNo, Siginfo};
+use criu_signals::images::{CodePlace, Pid, Printable, Shown as _, SigNo, Siginfo};
 use criu_signals::live::Cgroup;
 use criu_signals::proc;
 use criu_signals::reading::{Read as _, Reading};
+use criu_signals::symbols::Known;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet as Mask, SigmaskHow, Signal, sigprocmask};
@@ -30,6 +31,9 @@ use super::style::{BOLD, DIM, NAME, WARN};
 /// BPF programs on tracepoints of the kernel write the records; CAP_BPF, CAP_PERFMON, Linux 5.10 and
 /// CONFIG_DEBUG_INFO_BTF are needed. A signal has a number, which its lines share. What a signal that is sent at an
 /// interrupt (by a timer, say) has in "while" is the thread that was interrupted.
+///
+/// Handlers are printed with function and file, as `criu-signals show` does, by what the process has mapped when the line is
+/// written. Where it has ended by then, the line says so.
 ///
 /// The trace ends with Ctrl-C, with --for or --count, or when the processes have ended.
 ///
@@ -109,6 +113,7 @@ impl Trace {
             out: Box::new(context.stdout()),
             json: self.json,
             tally: Tally::default(),
+            names: Known::default(),
         };
         match (&self.checkpoint, self.pid) {
             (Some(report), Some(pid)) => self.prove(pid, report, &tracer, &stop, &mut follower),
@@ -166,6 +171,7 @@ impl Trace {
                 None => self.pid.is_some_and(|pid| !proc::is_alive(pid)),
             };
             let interrupted = stop.read_signal()?.is_some();
+            follower.names.renew();
             for event in tracer.read() {
                 follower.event(&event)?;
                 if self.count.is_some_and(|count| follower.tally.sent >= count) {
@@ -260,6 +266,7 @@ fn quiet(
     follower: &mut Follower,
 ) -> Result<Reading, Failure> {
     for _ in 0..TRIES {
+        follower.names.renew();
         for event in tracer.read() {
             follower.event(&event)?;
         }
@@ -414,7 +421,12 @@ struct Follower {
     out: Box<dyn Write>,
     json: bool,
     tally: Tally,
+    /// Of handlers.
+    names: Known,
 }
+
+/// Where a handler is, or why that is not known.
+type Place = Result<CodePlace, String>;
 
 fn text(info: &Info) -> String {
     match info {
@@ -438,17 +450,37 @@ impl Follower {
     fn event(&mut self, event: &Event) -> io::Result<()> {
         for step in self.journal.take(event) {
             self.tally.add(&step, event);
+            let place = self.place(&step);
             if self.json {
-                let document = document(&step, event);
+                let document = document(&step, event, place);
                 writeln!(self.out, "{document}")?;
             } else {
-                self.line(&step, event)?;
+                self.line(&step, event, place)?;
             }
         }
         Ok(())
     }
 
-    fn line(&mut self, step: &Step, event: &Event) -> io::Result<()> {
+    /// Where the handler is, if the step is that one is called.
+    fn place(&mut self, step: &Step) -> Option<Place> {
+        let (Step::Settled(_, Fate::Handled(at), who) | Step::Unknown(_, Fate::Handled(at), who)) =
+            step
+        else {
+            return None;
+        };
+        let pid = Pid::new(who.pid).ok_or("the process is outside this pid namespace");
+        Some(match pid {
+            Ok(pid) => self.names.place(pid, *at),
+            Err(why) => Err(why.to_owned()),
+        })
+    }
+
+    fn line(&mut self, step: &Step, event: &Event, place: Option<Place>) -> io::Result<()> {
+        let place = match place {
+            Some(Ok(place)) => format!(" [{place}]"),
+            Some(Err(why)) => format!(" [not known: {}]", Printable::from(&why)),
+            None => String::new(),
+        };
         let out = &mut self.out;
         let time = seconds(event.time());
         match step {
@@ -463,7 +495,7 @@ impl Follower {
                     sent(out, entry, event)?;
                     return writeln!(out, ": {WARN}{}{WARN:#}", said(*fate));
                 }
-                write!(out, "{}: {BOLD}{}{BOLD:#}", name(who), said(*fate))?;
+                write!(out, "{}: {BOLD}{}{BOLD:#}{place}", name(who), said(*fate))?;
                 match entry.time {
                     Some(sent) => writeln!(out, ", after {}", span(event.time(), sent)),
                     None => writeln!(out, ", sent before the trace"),
@@ -471,7 +503,7 @@ impl Follower {
             }
             Step::Unknown(signo, fate, who) => writeln!(
                 out,
-                "{time} -  {NAME}{signo}{NAME:#} {}: {BOLD}{}{BOLD:#}, {WARN}and was not seen to be sent{WARN:#}",
+                "{time} -  {NAME}{signo}{NAME:#} {}: {BOLD}{}{BOLD:#}{place}, {WARN}and was not seen to be sent{WARN:#}",
                 name(who),
                 said(*fate)
             ),
@@ -665,8 +697,13 @@ fn who(who: &Who) -> Value {
     json!({"pid": who.pid, "tid": who.tid, "comm": who.comm.as_str()})
 }
 
-fn document(step: &Step, event: &Event) -> Value {
+fn document(step: &Step, event: &Event, place: Option<Place>) -> Value {
     let mut document = json!({"time": event.time()});
+    match place {
+        Some(Ok(place)) => document["handler_name"] = place.to_string().into(),
+        Some(Err(why)) => document["handler_name_unknown"] = why.into(),
+        None => {}
+    }
     let of = |document: &mut Value, entry: &Entry| {
         document["id"] = entry.id.into();
         document["signal"] = entry.signo.to_string().into();
@@ -693,6 +730,9 @@ fn document(step: &Step, event: &Event) -> Value {
         Step::Unknown(signo, fate, target) => {
             document["event"] = kind(*fate).into();
             document["signal"] = signo.to_string().into();
+            if let Fate::Handled(at) = fate {
+                document["handler"] = (*at).into();
+            }
             document["id"] = Value::Null;
             document["thread"] = who(target);
         }

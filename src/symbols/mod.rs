@@ -4,6 +4,7 @@
 //! mount namespace and files without a name are the right ones. Nothing of the process is stopped or changed.
 
 mod elf;
+mod known;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -21,6 +22,8 @@ use procfs::process::{MMapPath, MemoryMap};
 use crate::error::Result;
 use crate::in_time;
 use crate::proc;
+
+pub use known::Known;
 
 /// Device, inode and path of a mapped file.
 type MappedFile = (i32, i32, u64, PathBuf);

@@ -117,6 +117,13 @@ bench: root build host ## measures what the plugin adds to a dump and to a resto
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers
 
+.PHONY: smoke
+smoke: root build ## three rounds of bench, with the plugin as it is released; fails where criu takes more than twice as long with it
+	$(cargo) build -p signals-plugin$(locked) --profile release
+	@scripts/place-plugin "$(TARGET)/release/libsignals_plugin.so" "$(TARGET)/plugins-release"
+	@CRIU="$(target_path)/criu/criu" CRIU_SIGNALS_PLUGIN_DIR="$(target_path)/plugins-release" \
+	  $(cargo) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench -- 3
+
 zdtm: source root build ## runs CRIU's own test suite without and with the plugin, and compares (CRIU_SRC=dir TESTS="sig*")
 	@scripts/install-deps zdtm
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \

@@ -134,6 +134,8 @@ fn maps(pid: Pid, addresses: Vec<u64>) -> Result<Vec<MemoryMap>> {
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -141,20 +143,36 @@ mod tests {
         Pid::new(child.id().cast_signed()).unwrap()
     }
 
-    /// AT_ENTRY of the auxiliary vector.
+    fn sleeper() -> Child {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        // The kernel lets the parent go on before the new program has its auxiliary vector (fs/exec.c, exec_mmap).
+        let begun = Instant::now();
+        while find_entry(pid(&child)).is_none() && begun.elapsed() < Duration::from_secs(10) {
+            sleep(Duration::from_millis(1));
+        }
+        child
+    }
+
     fn entry(pid: Pid) -> u64 {
+        find_entry(pid).unwrap()
+    }
+
+    /// AT_ENTRY of the auxiliary vector.
+    fn find_entry(pid: Pid) -> Option<u64> {
         let vector = proc::auxiliary_vector(pid).unwrap();
         let words: Vec<u64> = vector
             .chunks_exact(8)
             .map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap()))
             .collect();
         let mut pairs = words.chunks_exact(2);
-        pairs.find(|pair| pair[0] == libc::AT_ENTRY).unwrap()[1]
+        pairs
+            .find(|pair| pair[0] == libc::AT_ENTRY)
+            .map(|pair| pair[1])
     }
 
     #[test]
     fn a_process_that_ends() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = sleeper();
         let pid = pid(&child);
         let address = entry(pid);
         let mut known = Known::default();
@@ -191,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_out_of_date_is_forgotten() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = sleeper();
         let pid = pid(&child);
         let address = entry(pid);
         let mut known = Known::default();

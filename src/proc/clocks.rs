@@ -1,66 +1,42 @@
 //! `/proc/PID/fdinfo` of timerfds, and RLIMIT_CPU with the time used.
 
 use criu_signals_images::clocks::{Clocks, CpuLimit, TimerFd};
-use criu_signals_images::{Pid, Rlimit};
+use criu_signals_images::Pid;
 
-use super::files::{descriptors, is_timerfd};
+use super::descriptors::{Descriptor, information};
+use super::files::TIMERFD;
 use super::limits::limit;
-use super::read_text;
 use super::tasks::cpu_time;
 use crate::error::Result;
 
-/// How many descriptors of a process are looked at, each for about a microsecond.
-const LOOKED_AT: usize = 1 << 18;
 const SECOND: u64 = 1_000_000_000;
 
 /// The timerfds of `pid` and its RLIMIT_CPU. Of threads with descriptors of their own (CLONE_FILES) only the leader's are looked at.
 ///
 /// # Errors
-/// If files of `/proc/PID` can't be read.
+/// If files of `/proc/PID` can't be read, or not in time.
 pub fn clocks(pid: Pid) -> Result<Clocks> {
-    let descriptors = descriptors(pid)?;
-    let (timerfds, not_looked_at) = timerfds(pid, &descriptors, LOOKED_AT);
-    let cpu = CpuLimit {
-        limit: cpu_rlimit(pid)?,
-        used: cpu_time(pid)?,
-    };
+    let files = information(pid, |link| link == TIMERFD)?;
     Ok(Clocks {
-        cpu,
-        timerfds,
-        not_looked_at,
+        cpu: CpuLimit {
+            limit: limit(pid, "Max cpu time")?,
+            used: cpu_time(pid)?,
+        },
+        timerfds: files.found.iter().filter_map(timerfd).collect(),
+        not_looked_at: files.left_out,
     })
 }
 
-fn cpu_rlimit(pid: Pid) -> Result<Rlimit> {
-    limit(pid, "Max cpu time")
-}
-
-/// Those among the first `most` descriptors, and how many more there are.
-fn timerfds(pid: Pid, descriptors: &[i32], most: usize) -> (Vec<TimerFd>, usize) {
-    let (look, rest) = descriptors.split_at(most.min(descriptors.len()));
-    let timerfd = |&fd: &i32| {
-        // A descriptor that is closed meanwhile, or that is another file by now, is no timerfd.
-        let text =
-            is_timerfd(pid, fd).then(|| read_text(format!("/proc/{pid}/fdinfo/{fd}")).ok())??;
-        parse_timerfd(fd, &text)
-    };
-    (look.iter().filter_map(timerfd).collect(), rest.len())
-}
-
-/// timerfd_show, fs/timerfd.c. Kernels without CONFIG_PROC_FS show nothing, others all of it since Linux 3.17.
-pub(crate) fn parse_timerfd(fd: i32, text: &str) -> Option<TimerFd> {
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
+/// timerfd_show, fs/timerfd.c. Kernels without CONFIG_PROC_FS show nothing, others all of it since Linux 3.17. `None` also of a
+/// descriptor that is another file by now.
+fn timerfd(file: &Descriptor) -> Option<TimerFd> {
     Some(TimerFd {
-        fd,
-        clock: value("clockid")?.parse().ok()?,
-        ticks: value("ticks")?.parse().ok()?,
-        flags: u32::from_str_radix(value("settime flags")?, 8).ok()?,
-        remaining: time(value("it_value")?)?,
-        interval: time(value("it_interval")?)?,
+        fd: file.fd,
+        clock: file.value("clockid")?.parse().ok()?,
+        ticks: file.value("ticks")?.parse().ok()?,
+        flags: u32::from_str_radix(file.value("settime flags")?, 8).ok()?,
+        remaining: time(file.value("it_value")?)?,
+        interval: time(file.value("it_interval")?)?,
     })
 }
 
@@ -107,23 +83,26 @@ mod tests {
         let second = of(often.as_fd().as_raw_fd());
         assert_eq!((second.clock, second.interval), (7, 70 * SECOND));
         assert!(found.cpu.used < 5000 * SECOND);
-        // No more than so many are looked at.
-        let all = descriptors(pid).unwrap();
-        let (none, rest) = timerfds(pid, &all, 0);
-        assert_eq!((none, rest), (Vec::new(), all.len()));
     }
 
     #[test]
     fn all_is_read_or_nothing() {
         let text = "pos:\t0\nflags:\t02\nclockid: 0\nticks: 3\nsettime flags: 03\n\
                     it_value: (49406829, 1)\nit_interval: (1, 2)\n";
-        let timer = parse_timerfd(7, text).unwrap();
+        let timerfd = |text: &str| {
+            timerfd(&Descriptor {
+                fd: 7,
+                link: TIMERFD.to_owned(),
+                info: text.to_owned(),
+            })
+        };
+        let timer = timerfd(text).unwrap();
         assert_eq!((timer.fd, timer.ticks, timer.flags), (7, 3, 3));
         assert_eq!(timer.remaining, 49_406_829_000_000_001);
         assert_eq!(timer.interval, 1_000_000_002);
         for cut in ["clockid", "ticks", "settime", "it_value", "it_interval"] {
             let text = &text[..text.find(cut).unwrap()];
-            assert_eq!(parse_timerfd(7, text), None, "{cut}");
+            assert_eq!(timerfd(text), None, "{cut}");
         }
         assert_eq!(time("(18446744073709551615, 5)"), Some(u64::MAX));
         for bad in ["", "()", "(1)", "(1,2)", "(-1, 2)", "(1, 2"] {

@@ -17,11 +17,6 @@ const MOST: usize = 1 << 17;
 /// How much of a text is read: more than files have of whose kinds the kernel tells something of interest here.
 const LONGEST: u64 = 4096;
 
-/// The link in `/proc/PID/fd` of a signalfd(2).
-pub const SIGNALFD: &str = "anon_inode:[signalfd]";
-/// That of a timerfd_create(2).
-pub const TIMERFD: &str = "anon_inode:[timerfd]";
-
 /// An open file of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
@@ -105,6 +100,7 @@ mod tests {
     use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
     use super::*;
+    use crate::proc::{SIGNALFD, TIMERFD};
 
     fn is_either(link: &str) -> bool {
         [SIGNALFD, TIMERFD].contains(&link)

@@ -5,6 +5,11 @@ use criu_signals_images::{Pid, Tid};
 use super::task_file;
 use crate::error::{Error, Result};
 
+/// The link in `/proc/PID/fd` of a signalfd(2).
+pub const SIGNALFD: &str = "anon_inode:[signalfd]";
+/// That of a timerfd_create(2).
+pub const TIMERFD: &str = "anon_inode:[timerfd]";
+
 /// Is `fd` of thread `tid` a socket? The caller has stopped the leader by ptrace(2).
 pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
     std::fs::read_link(task_file(pid, tid, &format!("fd/{fd}")))
@@ -26,7 +31,7 @@ pub fn descriptors(pid: Pid) -> Result<Vec<i32>> {
 /// Is `fd` of `pid` a timerfd? The caller has stopped the leader by ptrace(2).
 pub fn is_timerfd(pid: Pid, fd: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
-        .is_ok_and(|target| target.as_os_str() == "anon_inode:[timerfd]")
+        .is_ok_and(|target| target.as_os_str() == TIMERFD)
 }
 
 /// Is `fd` of `pid` a directory? The caller has stopped the leader by ptrace(2).

@@ -30,8 +30,8 @@ pub use cgroup::{
     CgroupName, is_frozen, is_held, is_in_cgroup, is_stopped_and_held, is_stopped_or_held,
 };
 pub use clocks::clocks;
-pub use descriptors::{Descriptor, Descriptors, SIGNALFD, TIMERFD, information};
-pub use files::{descriptors, is_directory, is_socket, is_timerfd};
+pub use descriptors::{Descriptor, Descriptors, information};
+pub use files::{SIGNALFD, TIMERFD, descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;
 pub use limits::{cpu_limit, rlimit_sigpending};
 #[cfg(feature = "symbols")]

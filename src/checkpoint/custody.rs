@@ -22,6 +22,7 @@ use crate::state::queues::{
     Dropped, StillIn, is_fault, is_timers, only_by_timer, stays_beside_timer,
 };
 use crate::state::{PendingLimit, Queue, Site, dropped, itimers};
+use crate::tracee::shield::LostMask;
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, rlimit};
 
 /// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
@@ -296,9 +297,9 @@ impl Custody {
     ///
     /// # Errors
     /// If the process could not be stopped, or the signal not be taken out: it is then still there, or the error
-    /// says otherwise and the guardian has it when this process ends.
-    pub fn take_trap(pid: Pid) -> Result<Custody> {
-        let inner = || {
+    /// says otherwise and the guardian has it when this process ends. `lost` gets what the stop loses, whatever comes of the rest.
+    pub fn take_trap(pid: Pid, lost: &mut Vec<LostMask>) -> Result<Custody> {
+        let mut inner = || {
             let limit = rlimit::sigpending(pid)?;
             let queued = SignalStatus::read(pid, Tid::from(pid))?.queued;
             if !has_room(queued, limit.hard) && !proc::may_raise_limits()? {
@@ -307,6 +308,7 @@ impl Custody {
             let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?.assume_calls();
             let threads = stopped.threads().to_vec();
+            lost.extend(stopped.lost_masks()?);
             let custody = Custody::take_trap_of(&stopped);
             // They are let go all the same, and what is in custody is not to be lost for it.
             if let Err(e) = stopped.release() {

@@ -1,7 +1,7 @@
 //! `/proc/PID/fdinfo` of timerfds, and RLIMIT_CPU with the time used.
 
-use criu_signals_images::clocks::{Clocks, CpuLimit, TimerFd};
 use criu_signals_images::Pid;
+use criu_signals_images::clocks::{Clocks, CpuLimit, TimerFd};
 
 use super::descriptors::{Descriptor, information};
 use super::files::TIMERFD;

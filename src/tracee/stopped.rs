@@ -17,7 +17,7 @@ use super::left_behind;
 use super::memory::Memory;
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
-use super::shield::shield_thread;
+use super::shield::{LostMask, loses_mask, shield_thread};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
@@ -117,6 +117,22 @@ impl<Owner> StoppedProcess<Owner> {
     /// Its threads, the leader first.
     pub fn threads(&self) -> &[Tid] {
         &self.threads
+    }
+
+    /// What the stop alone loses: as soon as the threads go on, or make calls, the masks of the system calls that they wait in are
+    /// gone (`restore_saved_sigmask`).
+    ///
+    /// # Errors
+    /// Those of ptrace(2) and of `/proc/PID/task/TID/status`.
+    pub fn lost_masks(&self) -> Result<Vec<LostMask>> {
+        let mut lost = Vec::new();
+        for &tid in self.threads() {
+            let of_thread = ptrace::registers(tid)
+                .and_then(|registers| loses_mask(self.pid(), tid, &registers))
+                .map_err(|e| e.in_thread(tid))?;
+            lost.extend(of_thread);
+        }
+        Ok(lost)
     }
 
     /// Does it run 32-bit code?

@@ -49,11 +49,9 @@ impl Dump {
         let process = self.process(pid);
         process.stopped_since =
             matches!(captured.state.run_state, RunState::Stopped(_)) && process.before.is_none();
-        self.say_or_refuse(call_masks::at_dump(
-            pid,
-            &captured.state,
-            captured.lost_masks(),
-        ))?;
+        let mut lost = std::mem::take(&mut process.lost_masks);
+        lost.extend_from_slice(captured.lost_masks());
+        self.say_or_refuse(call_masks::at_dump(pid, &captured.state, &lost))?;
         let completed = captured.complete()?;
         self.say_what_begins_anew(pid, &completed.state)?;
         Ok(completed)

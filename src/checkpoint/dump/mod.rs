@@ -248,14 +248,22 @@ impl Dump {
             return;
         }
         let why = TakenOut::Trap.to_string();
-        let take = || {
+        let mut lost = Vec::new();
+        let mut take = || {
             if !custody::trap_is_pending(pid)? {
                 return Ok(None);
             }
             self.may_take_out(&why)?;
-            Custody::take_trap(pid).map(Some)
+            Custody::take_trap(pid, &mut lost).map(Some)
         };
-        match take() {
+        let taken = take();
+        // The capture says so. A process that CRIU refuses is not captured.
+        if taken.is_err() {
+            lost.iter()
+                .for_each(|lost| log::warn!("pid {pid} tid {}: {lost}", lost.tid));
+        }
+        self.process(pid).lost_masks.extend(lost);
+        match taken {
             Ok(None) => {}
             Ok(Some(custody)) => {
                 log::info!("pid {pid}: SIGTRAP taken out until the end of the dump: {why}");

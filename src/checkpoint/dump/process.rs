@@ -36,6 +36,8 @@ pub(super) struct DumpedProcess {
     pub before: Option<Before>,
     /// It has been stopped since it was looked at.
     pub stopped_since: bool,
+    /// What is lost already, because the process was stopped to take something out of it.
+    pub lost_masks: Vec<LostMask>,
     /// Signals that are with us for the time of the dump.
     pub custody: Vec<Custody>,
     /// Is it in criu's own pid namespace? False if that was not seen.
@@ -62,6 +64,9 @@ impl DumpedProcess {
     pub fn forget_former(&mut self) {
         self.before = self.before.take().filter(|one| one.check().is_ok());
         self.custody.retain(|one| one.held().check().is_ok());
+        if self.custody.is_empty() {
+            self.lost_masks.clear();
+        }
     }
 }
 

@@ -25,6 +25,8 @@ DENY         := bans licenses sources
 
 # For `make bench`: a folder for figures. Those of the first run are kept there, and those of later runs compared with them.
 BASELINE     :=
+# A document into which `make bench` writes its first table, as README.md.
+DOCUMENT     :=
 
 # For `make kernels`: kernels of Debian's; a selection of tests (full, ci); where the table goes. ARGS is a part of a test's name.
 KERNELS      := 6.1 6.12 7.2
@@ -112,7 +114,7 @@ budget: root build ## counts what the plugin asks the kernel for during a dump, 
 
 bench: PROFILE := release
 bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too, and how long live processes stand still
-	@CRIU_TESTS_BASELINE="$(abspath $(BASELINE))" \
+	@CRIU_TESTS_BASELINE="$(abspath $(BASELINE))" CRIU_TESTS_DOCUMENT="$(abspath $(DOCUMENT))" \
 	  $(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers

@@ -22,6 +22,7 @@ pub mod config;
 pub mod containers;
 pub mod criu;
 pub mod curve;
+pub mod document;
 pub mod gaps;
 pub mod harness;
 pub mod limited;

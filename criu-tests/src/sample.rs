@@ -44,8 +44,8 @@ impl Sample {
         ]
     }
 
-    /// How many times as long it takes with the plugin, by the shortest times: of a few rounds on a busy machine the median is a matter of chance, and whatever else the
-    /// machine does makes a time longer only. `None` before both were measured.
+    /// How many times as long it takes with the plugin, by the shortest times: of a few rounds on a busy machine the median is a
+    /// matter of chance, and whatever else the machine does makes a time longer only. `None` before both were measured.
     pub fn ratio_of_shortest(&self) -> Option<f64> {
         let [alone, plugin] = [self.alone.iter().min()?, self.plugin.iter().min()?];
         Some(plugin.as_secs_f64() / alone.as_secs_f64())

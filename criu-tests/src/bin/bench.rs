@@ -4,6 +4,7 @@
 //! Runs with and without the plugin alternate, so that other load on the machine affects both. Medians are shown,
 //! because times of whole processes have outliers only upwards.
 
+use std::env;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::baseline::Figures;
 use criu_tests::bench;
 use criu_tests::criu::Criu;
+use criu_tests::document;
 use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::sample::{HEADING, Sample, median, millis};
@@ -47,6 +49,9 @@ const SMOKE: usize = 3;
 /// The shortest run may not take so many times as long as by criu alone: that is no matter of chance.
 const ABSURD: f64 = 2.0;
 const CAPTURES: usize = 200;
+/// Names a document into which the table is written (`make bench DOCUMENT=README.md`), and the line in front of the table.
+const DOCUMENT: &str = "CRIU_TESTS_DOCUMENT";
+const BEGIN: &str = "<!-- table: written by `make bench` -->";
 
 fn main() -> ExitCode {
     ns::main("bench", || bench::outside("bench", |_| Ok(())), inside)
@@ -57,6 +62,7 @@ fn inside() -> Result<()> {
     let mut times = table(&HEADING);
     let mut captures = table(&["", "stop", "capture", "capture per thread"]);
     let mut figures = Figures::default();
+    let mut lines = String::new();
     let mut absurd = Vec::new();
     let all = SMALL.into_iter().chain(LARGE);
     for load in all.take(if rounds <= SMOKE {
@@ -64,8 +70,10 @@ fn inside() -> Result<()> {
     } else {
         usize::MAX
     }) {
+        lines += &format!("| {load} |");
         for (what, mut sample) in measure(load, rounds, &dir)? {
             let [alone, plugin] = sample.medians();
+            lines += &cells(alone, plugin);
             figures.add(format!("{load}, {what}, criu alone"), alone);
             figures.add(format!("{load}, {what}, with plugin"), plugin);
             if let Some(ratio) = sample.ratio_of_shortest().filter(|ratio| *ratio > ABSURD) {
@@ -73,24 +81,49 @@ fn inside() -> Result<()> {
             }
             times.add_row(sample.row(&load.to_string(), what));
         }
+        lines.push('\n');
         if let Load::Threads(threads) = load {
             captures.add_row(capture_row(threads, &RunDir::create(&dir.file("round"))?)?);
         }
     }
-    let criu = Criu::new(&config::criu()?, &dir.no_plugins());
+    let criu = Criu::new(&config::criu()?, &dir.no_plugins()).version()?;
     println!(
-        "criu {}; medians of {rounds} runs each and where half of them are, with and without in turns",
-        criu.version()?
+        "criu {criu}; medians of {rounds} runs each and where half of them are, with and without in turns"
     );
     println!("{times}");
     println!("The library by itself, on a live process; medians of {CAPTURES}");
     println!("{captures}");
     figures.compare("bench")?;
+    if let Some(file) = env::var_os(DOCUMENT).filter(|file| !file.is_empty()) {
+        let table = format!("{}{lines}", heading(&criu.to_string(), rounds));
+        document::write_table(Path::new(&file), BEGIN, &table)?;
+    }
     ensure!(
         absurd.is_empty(),
         "more than {ABSURD} times as long: {absurd:?}"
     );
     Ok(())
+}
+
+/// Of the table for a document.
+fn heading(criu: &str, rounds: usize) -> String {
+    let what = ["Dump", "Frozen", "Restore"];
+    let alone = what.map(|what| format!(" {what} alone | With plugin | Ratio |"));
+    format!(
+        "| criu {criu}, medians of {rounds} |{}\n|---|{}\n",
+        alone.concat(),
+        "---|".repeat(3 * what.len())
+    )
+}
+
+/// Three cells of it.
+fn cells(alone: Duration, plugin: Duration) -> String {
+    let ratio = plugin.as_secs_f64() / alone.as_secs_f64();
+    let [alone, plugin] = [alone, plugin].map(|time| match millis(time) {
+        time if time < 100.0 => format!("{time:.1} ms"),
+        time => format!("{time:.0} ms"),
+    });
+    format!(" {alone} | {plugin} | {ratio:.2} |")
 }
 
 fn table(heading: &[&str]) -> Table {

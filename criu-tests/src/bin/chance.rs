@@ -18,6 +18,7 @@ use criu_tests::chance::table;
 use criu_tests::chance::ways::{Kind, Way};
 use criu_tests::config;
 use criu_tests::criu::Criu;
+use criu_tests::document;
 use criu_tests::ns::{self, Place};
 
 /// Programs in random states, dumped, restored, looked at and killed, against their own control.
@@ -176,17 +177,14 @@ fn outside(args: &Args) -> Result<bool> {
         println!("{anew} seeds were run anew, because the machine stood still while they failed");
     }
     if let Some(path) = &args.markdown {
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let heading = format!(
+        let table = format!(
             "criu {}, seeds {}..{}, generator {}:\n\n{table}",
             campaign.criu,
             args.seeds.start,
             args.seeds.end,
             generate::GENERATOR
         );
-        let text = table::insert(&text, &heading)
-            .with_context(|| format!("{}: there is no place for a table", path.display()))?;
-        fs::write(path, text).with_context(|| path.display().to_string())?;
+        document::write_table(path, table::BEGIN, &table)?;
     }
     match &args.known {
         None => Ok(!records

@@ -6,10 +6,8 @@ use crate::chance::campaign::Record;
 use crate::chance::verdict::Verdict;
 use crate::chance::ways::Kind;
 
-/// Around the part of the document that the command writes.
+/// In front of the part of the document that the command writes.
 pub const BEGIN: &str = "<!-- table: written by `make chance` -->";
-/// Behind it.
-pub const END: &str = "<!-- end of table -->";
 
 /// A row: the records of a way, or all.
 struct Row<'r> {
@@ -85,13 +83,6 @@ pub fn markdown(records: &[Record]) -> String {
         );
     }
     text
-}
-
-/// A document with the table in its place.
-pub fn insert(document: &str, table: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
 }
 
 /// One result for people; nothing of one that is as it should be.
@@ -176,9 +167,5 @@ mod tests {
             text.contains("| all | 3 | 0 | 1 | 0 | 1 | 1 | 0 | 1 of 2 |"),
             "{text}"
         );
-        let document = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = insert(&document, "new").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\n\nnew\n{END}\nb\n"));
-        assert_eq!(insert("a", "new"), None);
     }
 }

@@ -18,10 +18,14 @@ use std::time::{Duration, Instant};
 use std::{env, io};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::images::{Pid, SigNo, Tid};
+use criu_signals::proc::SignalStatus;
+use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::rundir::RunDir;
 
@@ -67,10 +71,39 @@ pub fn arrive() -> Result<Place> {
             // criu keeps what it learnt about the kernel in /run/criu.kdat, where runs of another version write too.
             mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
                 .context("mounting /run")?;
+            usual_signals().context("signals as a program usually has them")?;
             Ok(Place::Inside)
         }
         _ => Ok(Place::Outside),
     }
+}
+
+/// Signals as most programs find them, whoever has started this one: nohup(1) ignores SIGHUP, and so would all that is started
+/// here. SIGPIPE is the runtime's, which makes it SIG_DFL in what it starts.
+#[allow(unsafe_code)]
+fn usual_signals() -> Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    let own = Pid::own();
+    let ignored = SignalStatus::read(own, Tid::from(own))?.ignored;
+    for signo in SigNo::all().filter(|&signo| ignored.contains(signo)) {
+        if signo.get() == libc::SIGPIPE {
+            continue;
+        }
+        // Those of the C library, which its sigaction(3) refuses, too.
+        let default = [0_u64; 4];
+        // SAFETY: a `struct sigaction` of the kernel, SIG_DFL without flags, which is only read.
+        let set = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signo.get(),
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                8,
+            )
+        };
+        Errno::result(set).with_context(|| format!("sigaction of {signo}"))?;
+    }
+    Ok(())
 }
 
 /// What `main` of a program is that runs `inside` in a namespace, and `outside` before: its error is printed.

@@ -1,5 +1,6 @@
 //! `criu-signals show`: the signal state of processes, for people and for programs.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -240,13 +241,7 @@ impl<W: Write> Table<'_, W> {
         if !files.is_empty() {
             self.row(2, "signal files", &files.len().to_string())?;
         }
-        let shown = if self.all { files.len() } else { SUMMARY };
-        for file in files.iter().take(shown) {
-            self.row(4, &format!("fd {}", file.fd), &file.to_string())?;
-        }
-        if let Some(more) = files.len().checked_sub(shown).filter(|&n| n > 0) {
-            self.row(4, "...", &format!("and {more} more (--all)"))?;
-        }
+        self.descriptors(files.iter().map(|file| (file.fd, file)))?;
         if let Some(why) = unknown {
             let text = format!("{DIM}not all are known: {}{DIM:#}", Printable::from(why));
             self.row(2, "signal files", &text)?;
@@ -358,13 +353,21 @@ impl<W: Write> Table<'_, W> {
         } else if count > 0 {
             self.row(2, "timerfds", &count.to_string())?;
         }
-        let shown = if self.all { count } else { SUMMARY };
-        for timer in clocks.timerfds.iter().take(shown) {
-            self.row(4, &format!("fd {}", timer.fd), &timer.to_string())?;
+        self.descriptors(clocks.timerfds.iter().map(|timer| (timer.fd, timer)))
+    }
+
+    /// A line for each, by its number; of many only the first.
+    fn descriptors<D: Display>(
+        &mut self,
+        mut all: impl ExactSizeIterator<Item = (i32, D)>,
+    ) -> io::Result<()> {
+        let shown = if self.all { all.len() } else { SUMMARY };
+        for (fd, what) in all.by_ref().take(shown) {
+            self.row(4, &format!("fd {fd}"), &what.to_string())?;
         }
-        match count.checked_sub(shown).filter(|&more| more > 0) {
-            Some(more) => self.row(4, "...", &format!("and {more} more (--all)")),
-            None => Ok(()),
+        match all.len() {
+            0 => Ok(()),
+            more => self.row(4, "...", &format!("and {more} more (--all)")),
         }
     }
 

@@ -82,8 +82,10 @@ fn is_same(shown: &Shown) -> bool {
 const CONTROL_WAITS: Duration = Duration::from_millis(60);
 /// How often two controls are made that are to agree.
 const CONTROLS: u32 = 2;
-/// Where the plugin's run is at fault: does a control come out as that?
-const MORE_CONTROLS: u32 = 6;
+/// Where the plugin's run is at fault: does a control come out as that? So many for each time from "ready" to GO.
+const MORE_CONTROLS: usize = 3;
+/// No control waits longer than this for GO.
+const CONTROL_WAITS_AT_MOST: Duration = Duration::from_secs(3);
 /// criu alone may differ in one run and not in another.
 const ALONE_TRIES: u32 = 2;
 /// A restore that is killed at other instants around the same meets what it is in the middle of: at so many in any case, and
@@ -191,7 +193,8 @@ fn one(stage: &mut Stage, tools: &Tools, job: &Job, plan: &Plan, way: Way) -> Re
 }
 
 /// Whether all that is different comes without a checkpoint, too: on a busy machine a timer may expire before what is queued
-/// next, or after that.
+/// next, or after that. A program that was never gone has lived as long as it waited for GO, and its calls may have ended in
+/// that time: controls wait as long.
 fn differs_by_itself(
     stage: &mut Stage,
     plan: &Plan,
@@ -202,8 +205,12 @@ fn differs_by_itself(
     if shown.differences.is_empty() || shown.hang.is_some() {
         return Ok(false);
     }
-    for nth in 0..MORE_CONTROLS {
-        if let Ok(text) = perform::control(stage, plan, way, CONTROL_WAITS * (nth % 2))? {
+    let mut waits = [Duration::ZERO, CONTROL_WAITS].repeat(MORE_CONTROLS);
+    if let Some(waited) = shown.waited.filter(|_| !way.kind().restores()) {
+        waits.extend([waited.min(CONTROL_WAITS_AT_MOST)].repeat(MORE_CONTROLS));
+    }
+    for after in waits {
+        if let Ok(text) = perform::control(stage, plan, way, after)? {
             let found = Report::read(&text).of_plan(plan).differences(control);
             if shown.differences.iter().all(|one| found.contains(one)) {
                 return Ok(true);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -245,6 +246,11 @@ impl Report {
             }
         }
         Ok(self)
+    }
+
+    /// How long the program waited from "ready" to GO.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.waited).unwrap_or(0))
     }
 
     /// What is not as in the control.

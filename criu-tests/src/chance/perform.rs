@@ -209,9 +209,11 @@ fn run_until(
         Left::Nothing(why) => shown.differences.push(life(why)),
         Left::Program(running) => match running.finish()? {
             End::Reported(report) => {
-                shown
-                    .differences
-                    .extend(Report::read(&report).differences(control));
+                let report = Report::read(&report);
+                shown.differences.extend(report.differences(control));
+                if !shown.differences.is_empty() {
+                    shown.waited = Some(report.waited());
+                }
             }
             End::Died(how) => shown.differences.push(life(how)),
             End::Silent => shown

@@ -1,6 +1,7 @@
 //! What is made of the differences: who is to blame, and whether it was said.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct Shown {
     /// Where criu was when it was killed in a dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Reached>,
+    /// Where the program differs: how long it waited from "ready" to GO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited: Option<Duration>,
 }
 
 /// How far criu had come: the last line of its own in its log, without the numbers that are others in each run, and how

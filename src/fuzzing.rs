@@ -1,6 +1,6 @@
 //! Private parsers, exported for `fuzz/`: for every input a parser must return without a panic.
 
-use criu_signals_images::SigSet;
+use criu_signals_images::{SigSet, json};
 
 use crate::live::Mapping;
 use crate::proc::{self, SignalStatus, parse_timers};
@@ -56,7 +56,7 @@ pub fn sched_and_stack(text: &str) {
 pub fn core_file(bytes: &[u8]) {
     if let Ok(recorded) = crate::core_file::read_bytes(bytes) {
         assert!(!recorded.image.process.threads.is_empty());
-        let _ = criu_signals_images::json::to_json_line(&recorded, &[], None);
+        let _ = json::to_json_line(&recorded, &json::Besides::default());
     }
 }
 

@@ -27,40 +27,36 @@ pub fn to_json(image: &Image) -> Result<String, ImageError> {
     pretty(&to_document(image))
 }
 
+/// What a document in one line says of a process beside its state. None of it is read back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Besides<'b> {
+    /// Where handlers and restorers are.
+    pub names: &'b [CodePlace],
+    /// Its timerfds and RLIMIT_CPU, if they are known.
+    pub clocks: Option<&'b Clocks>,
+    /// Its open files that take signals or cause some, if somebody has looked.
+    pub files: Option<&'b SignalFiles>,
+}
+
 /// The same document in one line, for one document after another, with what the source does not tell
-/// (`not_recorded`), and the names of addresses, which are not read back. [`from_json`] refuses one that has such gaps: it is no image.
+/// (`not_recorded`), and what is known besides. [`from_json`] refuses a document that has such gaps: it is no image.
 ///
 /// # Errors
 /// [`ImageError::Invalid`] if no process can have this state.
-pub fn to_json_line(
-    recorded: &Recorded,
-    names: &[CodePlace],
-    clocks: Option<&Clocks>,
-) -> Result<String, ImageError> {
-    to_json_line_with(recorded, names, clocks, &SignalFiles::default())
-}
-
-/// The same, with what is known of the process's open files, which is not read back either.
-///
-/// # Errors
-/// As [`to_json_line`].
-pub fn to_json_line_with(
-    recorded: &Recorded,
-    names: &[CodePlace],
-    clocks: Option<&Clocks>,
-    files: &SignalFiles,
-) -> Result<String, ImageError> {
+pub fn to_json_line(recorded: &Recorded, besides: &Besides<'_>) -> Result<String, ImageError> {
     recorded.image.check()?;
     let mut document = to_document(&recorded.image);
-    document.signal_files = files.files.iter().map(SignalFile::to_proto).collect();
-    document.signal_files_unknown = files.unknown.clone().unwrap_or_default();
+    if let Some(files) = besides.files {
+        document.signal_files = files.files.iter().map(SignalFile::to_proto).collect();
+        document.signal_files_unknown = files.unknown.clone().unwrap_or_default();
+    }
     document.not_recorded = recorded
         .missing
         .iter()
         .map(|aspect| aspect.name().to_owned())
         .collect();
-    document.names = names.iter().map(CodePlace::to_proto).collect();
-    document.clocks = clocks.map(Clocks::to_proto).into();
+    document.names = besides.names.iter().map(CodePlace::to_proto).collect();
+    document.clocks = besides.clocks.map(Clocks::to_proto).into();
     if let Some(ended_by) = &recorded.ended_by {
         document.ended_by = ended_by.signo.to_proto();
         document.ended_by_siginfo = ended_by.siginfo.as_ref().map(Siginfo::to_proto).into();

@@ -4,12 +4,12 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use criu_signals::images::json::{self, Besides};
 use criu_signals::images::{
-    Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Pid, Printable,
-    ProcessState, Rlimit, SigSet, SignalFiles, ThreadState, json,
+    Aspect, CallTable, Disposition, EndedBy, InterruptedCall, NsIds, Pending, Printable,
+    ProcessState, Rlimit, SigSet, SignalFiles, ThreadState,
 };
 use criu_signals::machine::Machine;
-use criu_signals::signal_files;
 
 use super::context::{Context, Failure};
 use super::source::{self, Extent, Found, Means, Observed, Origin};
@@ -72,8 +72,8 @@ impl Show {
         let mut code = ExitCode::SUCCESS;
         let mut first = true;
         for what in &self.what {
-            let means = self.means.and_clocks();
-            let mut found = match source::load(what, context, extent, means) {
+            let means = self.means.and_files();
+            let found = match source::load(what, context, extent, means) {
                 Ok(found) => found,
                 Err(e) => {
                     // The others are of interest all the same.
@@ -82,14 +82,15 @@ impl Show {
                     continue;
                 }
             };
-            for found in &mut found {
-                look_at_files(found);
+            for found in &found {
                 if self.json {
-                    let files = &found.observed.files;
-                    let names = found.known_names();
                     let clocks = found.observed.clocks.as_ref();
-                    let clocks = clocks.and_then(|clocks| clocks.as_ref().ok());
-                    let line = json::to_json_line_with(&found.recorded, names, clocks, files)?;
+                    let besides = Besides {
+                        names: found.known_names(),
+                        clocks: clocks.and_then(|clocks| clocks.as_ref().ok()),
+                        files: Some(&found.observed.files),
+                    };
+                    let line = json::to_json_line(&found.recorded, &besides)?;
                     writeln!(out, "{line}")?;
                     continue;
                 }
@@ -106,20 +107,6 @@ impl Show {
         }
         Ok(code)
     }
-}
-
-/// Of a live process, which open files take its signals or cause some.
-fn look_at_files(found: &mut Found) {
-    if found.origin != Origin::Live {
-        return;
-    }
-    let Some(pid) = Pid::new(found.recorded.image.process.ids.outermost()) else {
-        return;
-    };
-    found.observed.files = signal_files::of_process(pid).unwrap_or_else(|e| SignalFiles {
-        files: Vec::new(),
-        unknown: Some(e.to_string()),
-    });
 }
 
 /// Prints one process.

@@ -19,6 +19,7 @@ use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::machine;
 use criu_signals::proc;
 use criu_signals::reading::{Read as _, Reading, Stopping, Surroundings, WaitingCall};
+use criu_signals::signal_files;
 use criu_signals::symbols;
 use nix::errno::Errno;
 
@@ -81,7 +82,7 @@ pub struct Observed {
     pub surroundings: Vec<Surroundings>,
     /// Where they were asked for: timerfds and RLIMIT_CPU, or why they are not known.
     pub clocks: Option<Result<Clocks, String>>,
-    /// Only `show` looks at them.
+    /// Where they were asked for: open files that take signals or cause some.
     pub files: SignalFiles,
 }
 
@@ -113,15 +114,15 @@ pub struct Means {
     /// 5.17. Without --stop and --no-stop, BPF is used where it is possible and tells all that is to be shown.
     #[arg(long)]
     no_stop: bool,
-    /// Whether timerfds and RLIMIT_CPU are looked at, too.
+    /// Whether open files and RLIMIT_CPU are looked at, too.
     #[arg(skip)]
-    clocks: bool,
+    files: bool,
 }
 
 impl Means {
-    pub fn and_clocks(self) -> Means {
+    pub fn and_files(self) -> Means {
         Means {
-            clocks: true,
+            files: true,
             ..self
         }
     }
@@ -244,8 +245,11 @@ fn live_process(
     let observed = Observed {
         waiting: reading.waiting.clone(),
         surroundings: reading.surroundings.clone(),
-        clocks: means.clocks.then(|| clocks_of_live(pid, &program)),
-        files: SignalFiles::default(),
+        clocks: means.files.then(|| clocks_of_live(pid, &program)),
+        files: match means.files {
+            true => files_of_live(pid, &program),
+            false => SignalFiles::default(),
+        },
     };
     let depths = reading.depths.clone();
     let names = names_of_live(pid, &reading, program);
@@ -279,6 +283,17 @@ fn clocks_of_live(
     let clocks = proc::clocks(pid).map_err(|e| e.to_string())?;
     ensure_same_program(pid, program)?;
     Ok(clocks)
+}
+
+/// What is not known of them is said in them.
+fn files_of_live(pid: Pid, program: &criu_signals::error::Result<Vec<u8>>) -> SignalFiles {
+    let files = signal_files::of_process(pid).map_err(|e| e.to_string());
+    files
+        .and_then(|files| ensure_same_program(pid, program).map(|()| files))
+        .unwrap_or_else(|why| SignalFiles {
+            files: Vec::new(),
+            unknown: Some(why),
+        })
 }
 
 fn ensure_same_program(

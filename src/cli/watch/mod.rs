@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::error::{Cause, Error};
-use criu_signals::images::{Fields, Pid, Place, Printable, SigNo, json};
+use criu_signals::images::json::{self, Besides};
+use criu_signals::images::{Fields, Pid, Place, Printable, SigNo};
 use criu_signals::losses::by_stop::refuse_stop;
 use criu_signals::proc;
 use criu_signals::process::pidfd::PidFd;
@@ -317,7 +318,11 @@ impl Watcher {
         let by = if self.reader.stops() { "ptrace" } else { "BPF" };
         let mut document = json!({"event": "begin", "pid": pid.get(), "by": by});
         if self.options.json {
-            let state = json::to_json_line(&snapshot.recorded, &snapshot.names, None)?;
+            let besides = Besides {
+                names: &snapshot.names,
+                ..Besides::default()
+            };
+            let state = json::to_json_line(&snapshot.recorded, &besides)?;
             document["state"] = serde_json::from_str(&state)?;
         }
         let threads = count(process.threads.len(), "thread", "threads");

@@ -13,7 +13,7 @@ use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
 use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
-use criu_tests::skip::Need;
+use criu_tests::skip::{self, Need};
 use criu_tests::victim::Victim;
 use criu_tests::wait;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -448,13 +448,18 @@ fn without_capability(dir: &RunDir) -> Result<()> {
 }
 
 fn wrong(_: &RunDir) -> Result<()> {
-    for (args, wanted) in [
+    // The root of a hierarchy of v1 is refused for being of v1.
+    let root = skip::freezer(false).map(|root| root.to_string_lossy().into_owned());
+    let root = root.as_deref().map(|root| ["--cgroup", root]);
+    let of_v1 = root.as_ref().map(|args| (&args[..], "is of v1"));
+    let wrong = [
         (&["4194303"][..], "there is no process 4194303"),
         (&["--cgroup", "/no/such"], "no such cgroup"),
         (&["--buffer", "5000", "1"], "power of two"),
         (&["--checkpoint", "x", "1"], "COMMAND"),
         (&[], "PID"),
-    ] {
+    ];
+    for (args, wanted) in wrong.into_iter().chain(of_v1) {
         let output = Command::new(config::command()?)
             .arg("trace")
             .args(args)

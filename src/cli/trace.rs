@@ -133,14 +133,14 @@ impl Trace {
         let Some(path) = &self.cgroup else {
             return Ok(Whose::All);
         };
-        let cgroup = Cgroup::open(path)?;
+        let folder = Cgroup::folder(path)?;
         // Cgroups of v1 have no such file, and are not in `task->cgroups->dfl_cgrp`.
-        if !cgroup.dir().join("cgroup.controllers").exists() {
+        if !folder.join("cgroup.controllers").exists() {
             return Err(
                 format!("cgroup {path}: the cgroup is of v1; only v2 can be traced").into(),
             );
         }
-        Ok(Whose::Cgroup(fs::metadata(cgroup.dir())?.ino()))
+        Ok(Whose::Cgroup(fs::metadata(folder)?.ino()))
     }
 
     /// Until the end. With a command, that is the command's.

@@ -23,6 +23,8 @@ pub mod containers;
 pub mod criu;
 pub mod curve;
 pub mod document;
+#[cfg(test)]
+mod documents;
 pub mod gaps;
 pub mod harness;
 pub mod limited;

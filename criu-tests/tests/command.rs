@@ -1796,9 +1796,18 @@ fn permission_seccomp(dir: &RunDir) -> Result<()> {
     ended_well(&run_dir, child)
 }
 
-fn check_here(_: &RunDir) -> Result<()> {
+fn check_here(dir: &RunDir) -> Result<()> {
     let said = run(&["check"])?;
     said.line(&["ok", "capture"])?;
+    // Parameters of the kernel are read by the kernel alone; the setting has no other file.
+    let forbidden = fs::read_to_string("/proc/cmdline")?.contains("proc_mem.force_override=never");
+    let writer = if forbidden {
+        "PTRACE_POKEDATA"
+    } else {
+        "by /proc/PID/mem"
+    };
+    said.line(&["ok", "memory", writer])?;
+    reading_without_a_stop(&said, dir)?;
     said.line(&["ok", "CAP_SYS_PTRACE"])?;
     let json = run(&["check", "--json"])?.json()?;
     let checks = json["checks"].as_array().context("checks")?;
@@ -1810,6 +1819,19 @@ fn check_here(_: &RunDir) -> Result<()> {
             .all(|check| check["state"] == "ok" || check["lost"].is_string())
     );
     Ok(())
+}
+
+/// What is said of the reader by BPF is so: a process that has a POSIX timer is read by it, or the line says that it is not.
+fn reading_without_a_stop(said: &Said, dir: &RunDir) -> Result<()> {
+    let line = said.out.lines().find(|line| line.contains(" no-stop "));
+    let line = line.with_context(|| format!("{said:?}"))?.trim_start();
+    let victim = start("posix_timer", None, dir)?;
+    let read = run(&["show", "--no-stop", &victim.pid().to_string()])?;
+    ensure!(
+        line.starts_with("ok ") == (read.code == OK),
+        "{line:?}, but {read:?}"
+    );
+    victim.finish(CHECK)
 }
 
 /// A criu that is found, and the plugin where that one looks for it: this version's, another one's, none.

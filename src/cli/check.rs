@@ -12,6 +12,7 @@ use criu_signals::engine::capture;
 use criu_signals::images::{Pid, Shown as _};
 use criu_signals::plugin_file;
 use criu_signals::proc;
+use criu_signals::tracee::{ByUs, Memory, StoppedProcess};
 use serde_json::{Value, json};
 
 use super::context::{Context, DIFFERS, Failure};
@@ -101,7 +102,7 @@ const CAPABILITIES: [(&str, u32, &str); 4] = [
 
 impl Check {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
-        let mut findings = vec![engine(context)];
+        let mut findings = engine(context);
         findings.extend(kernel());
         findings.extend(permissions()?);
         findings.extend(criu());
@@ -205,11 +206,11 @@ pub fn idle() -> Result<ExitCode, Failure> {
 }
 
 /// Everything at once: PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_PEEKSIGINFO, PTRACE_GETSIGMASK, system calls inside the
-/// process, and what /proc says of it.
-fn engine(context: &Context) -> Finding {
-    let finding = |state, found, lost| Finding {
+/// process, and what /proc says of it. And how memory is written for these calls.
+fn engine(context: &Context) -> Vec<Finding> {
+    let finding = |name, state, found, lost| Finding {
         group: "reading a process",
-        name: "capture",
+        name,
         state,
         found,
         lost,
@@ -218,28 +219,47 @@ fn engine(context: &Context) -> Finding {
         Ok(idle) => idle,
         Err(e) => {
             let found = format!("cannot start a test process: {e}");
-            return finding(State::Unknown, found, "");
+            return vec![finding("capture", State::Unknown, found, "")];
         }
     };
     let pid = idle.1;
-    let tried = criu_signals::tracee::StoppedProcess::seize(pid, context.timeout).and_then(
-        |stopped: criu_signals::tracee::StoppedProcess<criu_signals::tracee::ByUs>| {
-            let state = capture::process(&stopped);
-            stopped.release()?;
-            state
-        },
-    );
-    match tried {
-        Ok(_) => finding(
+    let tried = StoppedProcess::<ByUs>::seize(pid, context.timeout).and_then(|stopped| {
+        let state = capture::process(&stopped);
+        let writes = stopped.memory().and_then(Memory::file_writes_code);
+        stopped.release()?;
+        state.map(|_| writes)
+    });
+    let read = "a test process was stopped, read and released".to_owned();
+    let writes = match tried {
+        Ok(writes) => writes,
+        Err(e) => {
+            let lost = "no live process can be read or changed; images can";
+            return vec![finding("capture", State::Missing, e.to_string(), lost)];
+        }
+    };
+    let mut findings = vec![finding("capture", State::Ok, read, "")];
+    findings.extend(match writes {
+        Ok(Some(writes)) => Some(finding(
+            "memory",
             State::Ok,
-            "a test process was stopped, read and released".to_owned(),
+            how_code_is_written(writes),
             "",
-        ),
-        Err(e) => finding(
-            State::Missing,
-            e.to_string(),
-            "no live process can be read or changed; images can",
-        ),
+        )),
+        // Without a vDSO the code goes elsewhere.
+        Ok(None) => None,
+        Err(e) => Some(finding("memory", State::Unknown, e.to_string(), "")),
+    });
+    findings
+}
+
+/// Documentation/admin-guide/kernel-parameters.txt, proc_mem.force_override.
+fn how_code_is_written(by_the_file: bool) -> String {
+    if by_the_file {
+        "code for system calls is written by /proc/PID/mem".to_owned()
+    } else {
+        "code for system calls is written by PTRACE_POKEDATA: /proc/PID/mem does not write where the process itself may not \
+         (proc_mem.force_override)"
+            .to_owned()
     }
 }
 
@@ -318,11 +338,15 @@ fn bpf() -> Finding {
 
 /// Loads the program that `show --no-stop` reads a process by.
 fn no_stop() -> Finding {
-    let (state, found, lost) = match ProcessReader::new() {
-        Ok(_) => (
-            State::Ok,
-            "a program that reads one process can be loaded".to_owned(),
-            "",
+    let can = "a program that reads one process can be loaded";
+    let reader = ProcessReader::new();
+    let without_timers = reader.as_ref().map(ProcessReader::without_timers);
+    let (state, found, lost) = match without_timers {
+        Ok(None) => (State::Ok, can.to_owned(), ""),
+        Ok(Some(why)) => (
+            State::Limited,
+            format!("{can}, without POSIX timers: {why}"),
+            "`show` and `diff` stop a live process that has POSIX timers to read it",
         ),
         Err(e) => (
             State::Limited,

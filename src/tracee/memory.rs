@@ -49,6 +49,14 @@ fn failed(operation: String, e: &std::io::Error) -> Error {
     }
 }
 
+/// Of a write that the file does not make, and PTRACE_POKEDATA may.
+fn is_forbidden(e: &std::io::Error) -> bool {
+    matches!(
+        e.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EIO | Errno::EBADF | Errno::EACCES | Errno::EPERM)
+    )
+}
+
 /// The memory of one process.
 #[derive(Debug)]
 pub struct Memory {
@@ -109,10 +117,7 @@ impl Memory {
             return Ok(());
         };
         let operation = || format!("write {} bytes at {:#x}", bytes.len(), at.0);
-        let forbidden = matches!(
-            e.raw_os_error().map(Errno::from_raw),
-            Some(Errno::EIO | Errno::EBADF | Errno::EACCES | Errno::EPERM)
-        );
+        let forbidden = is_forbidden(&e);
         for &tid in self.stopped.iter().filter(|_| forbidden) {
             match self.poke(tid, at, bytes) {
                 // Another one may be stopped.
@@ -122,6 +127,25 @@ impl Memory {
             }
         }
         Err(failed(operation(), &e))
+    }
+
+    /// Does the file write where the program itself may only execute? Found out by writing to the vDSO what is there already;
+    /// `None` without a vDSO. Where the file does not, words are written by a stopped thread ([`open_of`](Memory::open_of)).
+    ///
+    /// # Errors
+    /// If the vDSO can't be found or read.
+    pub fn file_writes_code(&self) -> Result<Option<bool>> {
+        let Some(vdso) = self.mappings()?.iter().find(|m| m.vdso) else {
+            return Ok(None);
+        };
+        let at = RemoteAddr(vdso.end - WORD as u64);
+        let mut word = [0; WORD];
+        self.read(at, &mut word)?;
+        match self.file.write_all_at(&word, at.0) {
+            Ok(()) => Ok(Some(true)),
+            Err(e) if is_forbidden(&e) => Ok(Some(false)),
+            Err(e) => Err(failed("write to the vDSO".to_owned(), &e)),
+        }
     }
 
     /// Reads exactly `buf.len()` bytes at an address that the program has chosen.
@@ -261,6 +285,7 @@ mod tests {
         let stopped = StoppedProcess::<ByUs>::seize(pid, Duration::from_secs(5)).unwrap();
         let mut memory = Memory::open_of(pid, stopped.threads()).unwrap();
         memory.file = File::open(format!("/proc/{pid}/mem")).unwrap();
+        assert_eq!(memory.file_writes_code().unwrap(), Some(false));
         let vdso = memory.mappings().unwrap().iter().find(|m| m.vdso).unwrap();
         let at = RemoteAddr(vdso.end - 37);
         let mut before = [0; 37];

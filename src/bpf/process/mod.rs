@@ -71,6 +71,12 @@ impl ProcessReader {
         })
     }
 
+    /// Why POSIX timers of this kernel can't be read: a process that has some is refused then. `None` if they can.
+    #[must_use]
+    pub fn without_timers(&self) -> Option<&str> {
+        self.members.timers.as_ref().err().map(String::as_str)
+    }
+
     /// Goes on for so long at least with a process that cannot be read at once: on a busy machine a thread that is about to sleep
     /// may wait for a processor longer than many passes take.
     #[must_use]

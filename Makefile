@@ -148,7 +148,7 @@ versions: root host faults build ## runs tests and gap cases with every version 
 kernels: root faults build ## runs tests, gap cases and random states under other kernels in an emulator, and writes docs/kernels.md (KERNELS="6.1 7.2" SELECTION=ci)
 	@scripts/install-deps kernels
 	@$(headers)scripts/kernels "$(TARGET)" --selection "$(SELECTION)"$(if $(ARGS), --args "$(ARGS)")$(if \
-	  $(filter full,$(SELECTION)),$(if $(ARGS),, --table docs/kernels.md)) $(KERNELS)
+	  $(ARGS)$(CI),, --table docs/kernels.md) $(KERNELS)
 
 aarch64: criu ## builds the plugin and the command for aarch64 on x86_64, in target/cross, and runs unit tests by qemu-user
 	@scripts/install-deps aarch64

@@ -4,6 +4,12 @@
 //! is zeros, nobody executes it, and the kernel lets a tracer write there for the sake of breakpoints: the page
 //! becomes the process's own copy. Nothing has to be mapped first, and no byte of the program's own is replaced,
 //! not even for an instant: the code can stay where it is if the tracer dies.
+//!
+//! Where no executable mapping ends in enough zeros, as with the 32-bit vDSO of Linux 6.12 and a statically linked program,
+//! the code replaces the section headers of the vDSO. Programs find its functions by the program headers (vdso(7)); only
+//! debuggers read section headers, and those of this process would miss them if the tracer died.
+
+use std::ops::Range;
 
 use criu_signals_images::Tid;
 use nix::errno::Errno;
@@ -22,7 +28,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Cave {
     at: RemoteAddr,
-    /// What is there: zeros, or the stub of a tracer that died.
+    /// What is there: zeros, the stub of a tracer that died, or section headers.
     before: Vec<u8>,
     dirty: bool,
     /// A thread is in the stub for good: it takes its own way out of it.
@@ -45,7 +51,11 @@ impl Cave {
             // Nothing can run without code: its memory is gone already.
             return Err(Error::new("read maps", Cause::Died));
         }
-        let Places { room, left_behind } = Places::find(memory, mappings)?;
+        let Places {
+            room,
+            left_behind,
+            headers,
+        } = Places::find(memory, mappings)?;
         for (_, at, _) in &left_behind {
             let stub = at.0..at.0 + Stub::len() as u64;
             if let Some((tid, _)) = threads.iter().find(|(_, ip)| stub.contains(ip)) {
@@ -61,7 +71,8 @@ impl Cave {
             let oldest = left_behind.into_iter().min_by_key(|(made, ..)| *made);
             oldest.map(|(_, at, before)| (at, before))
         };
-        let (at, before) = fresh.or_else(oldest).ok_or_else(|| {
+        let place = fresh.or_else(oldest).or(headers);
+        let (at, before) = place.ok_or_else(|| {
             Error::new(
                 "find room for the injected code",
                 Cause::Unsupported(
@@ -122,6 +133,8 @@ struct Places {
     room: Option<RemoteAddr>,
     /// Stubs that dead tracers have left: when each was made, where it is, and its bytes.
     left_behind: Vec<(Option<u64>, RemoteAddr, Vec<u8>)>,
+    /// Section headers of the vDSO, and what they hold.
+    headers: Option<(RemoteAddr, Vec<u8>)>,
 }
 
 impl Places {
@@ -129,6 +142,7 @@ impl Places {
     fn find(memory: &Memory, mappings: &[Mapping]) -> Result<Places> {
         let mut room = None;
         let mut left_behind = Vec::new();
+        let mut headers = None;
         let (vdso, others): (Vec<&Mapping>, Vec<&Mapping>) =
             mappings.iter().filter(|m| m.code).partition(|m| m.vdso);
         for mapping in vdso.into_iter().chain(others) {
@@ -148,8 +162,22 @@ impl Places {
             if room.is_none() {
                 room = room_in(&page).map(|at| RemoteAddr(start).offset(at));
             }
+            if mapping.vdso && room.is_none() {
+                headers = section_headers(memory, mapping)?
+                    .and_then(|table| room_in_table(&table, start, &page))
+                    .map(|at| {
+                        (
+                            RemoteAddr(start).offset(at),
+                            page[at..][..Stub::len()].to_vec(),
+                        )
+                    });
+            }
         }
-        Ok(Places { room, left_behind })
+        Ok(Places {
+            room,
+            left_behind,
+            headers,
+        })
     }
 }
 
@@ -215,6 +243,41 @@ pub(super) fn in_stubs(memory: &Memory, threads: &[(Tid, u64)]) -> Result<Vec<In
     Ok(inside)
 }
 
+/// Where the section headers of an ELF image are that is mapped as in its file. `None` if it has none.
+fn section_headers(memory: &Memory, image: &Mapping) -> Result<Option<Range<u64>>> {
+    let mut header = [0; 64];
+    match memory.read_program(RemoteAddr(image.start), &mut header) {
+        Ok(()) => Ok(table_in(&header, image.start)),
+        Err(e) if e.is_died() => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
+/// By e_shoff, e_shentsize and e_shnum of the header of an ELF image that begins at `base` (elf(5)).
+fn table_in(header: &[u8; 64], base: u64) -> Option<Range<u64>> {
+    let short = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let (offset, size, number) = match header[..5] {
+        [0x7f, b'E', b'L', b'F', 1] => (short(32) | short(34) << 16, short(46), short(48)),
+        [0x7f, b'E', b'L', b'F', 2] => {
+            let offset = std::array::from_fn(|at| header[40 + at]);
+            (u64::from_le_bytes(offset), short(58), short(60))
+        }
+        _ => return None,
+    };
+    let start = base.checked_add(offset)?;
+    (offset != 0 && number != 0).then_some(start..start.checked_add(size * number)?)
+}
+
+/// Where a stub can be written over the section headers, if they are the last of what is in the last page of the image, which
+/// begins at `start`.
+fn room_in_table(table: &Range<u64>, start: u64, page: &[u8]) -> Option<usize> {
+    let end = usize::try_from(table.end.checked_sub(start)?).ok()?;
+    let behind = page.get(end..)?;
+    let begin = usize::try_from(table.start.saturating_sub(start)).ok()?;
+    let at = begin.next_multiple_of(STUB_ALIGN);
+    (behind.iter().all(|&b| b == 0) && at + Stub::len() <= page.len()).then_some(at)
+}
+
 /// Where a run of zeros begins that goes on to the end of the page and takes the stub.
 fn room_in(page: &[u8]) -> Option<usize> {
     let used = page
@@ -227,7 +290,13 @@ fn room_in(page: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use criu_signals_images::Pid;
+
     use super::*;
+    use crate::tracee::{ByUs, StoppedProcess};
 
     #[test]
     fn room_is_behind_what_is_used() {
@@ -241,6 +310,48 @@ mod tests {
         );
         page[4095 - Stub::len()] = 1;
         assert_eq!(room_in(&page), None);
+    }
+
+    /// As a statically linked 32-bit program under Linux 6.12: the vDSO ends in 459 zeros.
+    #[test]
+    fn without_enough_zeros_the_section_headers_of_the_vdso_make_room() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::new(child.id().cast_signed()).unwrap();
+        // It has to be past its execve(2).
+        std::thread::sleep(Duration::from_millis(50));
+        let stopped = StoppedProcess::<ByUs>::seize(pid, Duration::from_secs(5)).unwrap();
+        let memory = Memory::open_of(pid, stopped.threads()).unwrap();
+        let mappings = memory.mappings().unwrap();
+        for mapping in mappings.iter().filter(|m| m.code && !m.vdso) {
+            memory.write(RemoteAddr(mapping.end - 1), &[0xff]).unwrap();
+        }
+        let vdso = mappings.iter().find(|m| m.vdso).unwrap();
+        let (start, page) = last_page(&memory, vdso).unwrap().unwrap();
+        let (end, size, number) = (page.len() - 459, 64_u16, 10_u16);
+        let table = end - usize::from(size * number);
+        let offset = start - vdso.start + table as u64;
+        let put = |at: u64, bytes: &[u8]| memory.write(RemoteAddr(at), bytes).unwrap();
+        put(vdso.start + 40, &offset.to_le_bytes());
+        put(vdso.start + 58, &size.to_le_bytes());
+        put(vdso.start + 60, &number.to_le_bytes());
+        put(start + table as u64, &vec![0xff; end - table]);
+        put(start + end as u64, &[0; 459]);
+        let (_, before) = last_page(&memory, vdso).unwrap().unwrap();
+
+        let mut cave = Cave::find(&memory, &[]).unwrap();
+        let at = table.next_multiple_of(STUB_ALIGN);
+        assert_eq!(cave.address(), start + at as u64);
+        put(cave.address(), &vec![1; Stub::len()]);
+        cave.dirty = true;
+        cave.clear(&memory).unwrap();
+        assert_eq!(last_page(&memory, vdso).unwrap().unwrap().1, before);
+
+        // What follows the headers is in use.
+        put(start + end as u64, &[1]);
+        Cave::find(&memory, &[]).unwrap_err();
+        stopped.release().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -115,6 +115,15 @@ pub const SCENARIOS: &[Scenario] = &[
         alone: Expect::Race("a slow timerfd, expected a tick"),
         ..Scenario::new("timerfds")
     },
+    // The time used begins anew, and nobody can set it: it is said how late the signal comes.
+    Scenario {
+        said: Some("SIGXCPU comes 1."),
+        ..Scenario::new("cpu_limit")
+    },
+    Scenario {
+        unsaid: Some("s late. With prlimit"),
+        ..Scenario::new("cpu_limit-unused").program("cpu_limit", "unused")
+    },
     // Files whose SIGIO goes to whom CRIU does not find when it opens them.
     Scenario {
         alone: Expect::RestoreFails("file owner pid: No such process"),

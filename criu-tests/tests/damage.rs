@@ -12,11 +12,13 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::images::criu_files::{self, TimerFd};
 use criu_signals::images::{
-    AltStack, Arch, CoreImage, Disposition, Image, NsIds, SigNo, Siginfo, StackNeeds, ThreadState,
-    image,
+    AltStack, Arch, CoreImage, Disposition, FilesImage, Image, NsIds, SigNo, Siginfo, StackNeeds,
+    ThreadState, image,
 };
 use criu_signals::run_report::{Document, Level, Outcome};
 use criu_tests::cases::{
@@ -43,6 +45,17 @@ fn tests() -> Vec<Test> {
             tests.push(test(name, move |dir| lose(lost, policy, dir)));
         }
     }
+    for lost in TIMERFDS {
+        for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
+            let name = format!("lost.timerfd-{}.{}", lost.name, policy.name());
+            tests.push(test(name, move |dir| lose_timerfd(lost, policy, dir)));
+        }
+    }
+    for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
+        let name = format!("lost.cpu-limit.{}", policy.name());
+        tests.push(test(name, move |dir| lose_cpu_limit(policy, dir)));
+    }
+    tests.push(test("not-recorded.clocks", clocks_not_recorded));
     for bad in IMPOSSIBLE {
         for policy in [Policy::Repair, Policy::Strict] {
             let name = format!("impossible.{}.{}", bad.name, policy.name());
@@ -459,6 +472,139 @@ fn lose(lost: &Lost, policy: Policy, dir: &RunDir) -> Result<()> {
         (Some(says), Err(why)) => bail!("the victim was to find {says:?}, but: {why}"),
         (Some(says), Ok(())) => bail!("the victim passes, and was to find {says:?}"),
     }
+}
+
+/// A change to the timerfds in CRIU's image of all files: of a program that has a fast one, a slow one, one that is not
+/// armed, and one that has expired for good.
+struct LostTimerfd {
+    name: &'static str,
+    change: fn(&mut TimerFd),
+    /// What the plugin says of one of them.
+    found: &'static str,
+    /// How many it says differ.
+    differ: usize,
+    /// What the victim finds where it is not put back.
+    says: &'static str,
+}
+
+const TIMERFDS: &[LostTimerfd] = &[
+    // With its ticks CRIU 4.3 arms it by itself.
+    LostTimerfd {
+        name: "stands-still",
+        change: |timer| {
+            if !timer.interval.is_zero() && timer.ticks != 0 {
+                timer.remaining = Duration::ZERO;
+                timer.ticks = 0;
+            }
+        },
+        found: "CLOCK_MONOTONIC, not armed, every 0.300 s, stands still",
+        differ: 2,
+        says: "a fast timerfd, expected a tick",
+    },
+    LostTimerfd {
+        name: "expiration",
+        change: |timer| {
+            if timer.interval.is_zero() {
+                timer.ticks = 0;
+            }
+        },
+        found: "CLOCK_MONOTONIC, not armed",
+        differ: 1,
+        says: "ticks of one that expires once, expected 0000000000000001",
+    },
+    LostTimerfd {
+        name: "armed",
+        change: |timer| {
+            if timer.ticks == 0 {
+                timer.remaining = timer.interval;
+            }
+        },
+        // Or expired, on a busy machine.
+        found: "every 0.300 s",
+        differ: 1,
+        says: "one that is not armed, expected no tick",
+    },
+    LostTimerfd {
+        name: "interval",
+        change: |timer| {
+            if timer.interval < Duration::from_millis(1) {
+                timer.interval = Duration::ZERO;
+                timer.remaining = Duration::ZERO;
+            }
+        },
+        found: "CLOCK_MONOTONIC, expired and not read",
+        differ: 1,
+        says: "a fast timerfd, expected a tick",
+    },
+];
+
+fn lose_timerfd(lost: &LostTimerfd, policy: Policy, dir: &RunDir) -> Result<()> {
+    dumped("timerfds", dir)?;
+    let path = dir.images().join(criu_files::FILES);
+    let before = fs::read(&path)?;
+    let mut files = FilesImage::read(&before)?;
+    files.change_timerfds(lost.change);
+    let after = files.to_bytes()?;
+    changed(before != after)?;
+    fs::write(&path, after)?;
+
+    let (restore, found) = restored(&with_policy(policy)?, dir)?;
+    let done = expect_done(&restore, policy)?;
+    expect_line(&restore, &["process timerfd ", lost.found, done])?;
+    let lines = plugin::lines(&restore.log).filter(|line| line.contains("process timerfd "));
+    let count = lines.count();
+    ensure!(count == lost.differ, "{count} timerfds differ");
+    expect_found(policy, lost.says, found)
+}
+
+/// The verdict, and what was done about each difference.
+fn expect_done(restore: &Step, policy: Policy) -> Result<&'static str> {
+    let (verdict, done) = if policy == Policy::Report {
+        (Verdict::Differs, "; left alone")
+    } else {
+        (Verdict::Repaired, "; put back")
+    };
+    expect_verdict(restore, verdict)?;
+    Ok(done)
+}
+
+/// What was left alone is missed by the program.
+fn expect_found(policy: Policy, says: &str, found: Result<()>) -> Result<()> {
+    match (policy, found) {
+        (Policy::Report, Err(why)) if why.to_string().contains(says) => Ok(()),
+        (Policy::Report, found) => bail!("the victim was to find {says:?}, but: {found:?}"),
+        (_, found) => found,
+    }
+}
+
+/// CRIU restores the limit of its image; the image of the plugin has another.
+fn lose_cpu_limit(policy: Policy, dir: &RunDir) -> Result<()> {
+    let pid = dumped("rlimit", dir)?;
+    rewrite(&our_image(pid, dir), |image| {
+        let clocks = image.process.clocks.as_mut().expect("the dump has looked");
+        clocks.cpu.limit.soft = 4711;
+    })?;
+    let (restore, found) = restored(&with_policy(policy)?, dir)?;
+    let done = expect_done(&restore, policy)?;
+    let what = "process RLIMIT_CPU: dumped: soft 4711 ";
+    expect_line(&restore, &[what, done])?;
+    found
+}
+
+/// An image that an older version has written tells nothing of timerfds: they are not compared, and that is said.
+fn clocks_not_recorded(dir: &RunDir) -> Result<()> {
+    let pid = dumped("timerfds", dir)?;
+    rewrite(&our_image(pid, dir), |image| image.process.clocks = None)?;
+    let report = dir.file("report");
+    let criu = with_plugin()?.env("CRIU_SIGNALS_REPORT", &report);
+    let (restore, found) = restored(&criu, dir)?;
+    expect_verdict(&restore, Verdict::Verified)?;
+    let says = "timerfds and RLIMIT_CPU, of which the image records nothing";
+    expect_line(&restore, &["not compared: ", says])?;
+    let report: Document = serde_json::from_str(&fs::read_to_string(report)?)?;
+    let parts = &report.processes[0].not_compared;
+    ensure!(parts.iter().any(|part| part == says), "{report:?}");
+    found
 }
 
 /// The thread that is not the leader, by its core image.

@@ -1,15 +1,19 @@
-//! What a live process counts time by besides its timers: timerfds, and RLIMIT_CPU with the time used. No image has them.
+//! What a process counts time by besides its timers: timerfds, and RLIMIT_CPU with the time used.
 
 use std::fmt;
 
-use crate::codec::proto::signals as pb;
+use crate::codec::{Codec, at_most, proto::signals as pb};
+use crate::error::FieldError;
 use crate::kernel_names::Clock;
-use crate::process::Rlimit;
+use crate::rlimit::Rlimit;
 
 const SECOND: u64 = 1_000_000_000;
 /// TFD_TIMER_ABSTIME and TFD_TIMER_CANCEL_ON_SET, include/uapi/linux/timerfd.h.
 const ABSOLUTE: u32 = 1;
 const CANCEL_ON_SET: u32 = 2;
+
+/// Of the timerfds of one process in an image.
+pub const TIMERFDS_LIMIT: usize = 4096;
 
 /// A descriptor of timerfd_create(2), as `/proc/PID/fdinfo` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,18 @@ pub struct TimerFd {
     pub interval: u64,
 }
 
+impl TimerFd {
+    /// Was it set to a time of its clock, not to a span?
+    pub fn is_absolute(&self) -> bool {
+        self.flags & ABSOLUTE != 0
+    }
+
+    /// Is there an expiration to come, or one that was not read?
+    pub fn is_set(&self) -> bool {
+        self.remaining != 0 || self.ticks != 0
+    }
+}
+
 impl fmt::Display for TimerFd {
     /// `CLOCK_MONOTONIC, 1.500000 s left, every 2.000000 s, 3 expirations not read`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +60,7 @@ impl fmt::Display for TimerFd {
         if self.ticks > 1 {
             write!(f, ", {} expirations not read", self.ticks)?;
         }
-        if self.flags & ABSOLUTE != 0 {
+        if self.is_absolute() {
             f.write_str(", set to an absolute time")?;
         }
         if self.flags & CANCEL_ON_SET != 0 {
@@ -61,6 +77,13 @@ pub struct CpuLimit {
     pub limit: Rlimit,
     /// Nanoseconds of all threads, also of ended ones.
     pub used: u64,
+}
+
+impl CpuLimit {
+    /// Is there a limit, soft or hard?
+    pub fn is_limited(&self) -> bool {
+        self.limit.soft != Rlimit::INFINITY || self.limit.hard != Rlimit::INFINITY
+    }
 }
 
 impl fmt::Display for CpuLimit {
@@ -87,7 +110,37 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    pub(crate) fn to_proto(&self) -> pb::Clocks {
+    /// Is there anything that goes by time?
+    pub fn is_empty(&self) -> bool {
+        self.timerfds.is_empty() && !self.cpu.is_limited()
+    }
+
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
+        at_most("timerfds", self.timerfds.len(), TIMERFDS_LIMIT)?;
+        let mut fds = std::collections::HashSet::new();
+        for (index, timer) in self.timerfds.iter().enumerate() {
+            let wrong = if timer.fd < 0 || !fds.insert(timer.fd) {
+                let reason = format!("{} is no descriptor, or is there twice", timer.fd);
+                FieldError::new("fd", reason)
+            } else if timer.flags & !(ABSOLUTE | CANCEL_ON_SET) != 0 {
+                FieldError::new("flags", format!("{:#x} are not TFD_TIMER_*", timer.flags))
+            } else {
+                continue;
+            };
+            return Err(wrong.within_item("timerfds", index));
+        }
+        if self.not_looked_at != 0 {
+            let reason = "an image has all timerfds or none";
+            return Err(FieldError::new("not_looked_at", reason));
+        }
+        Ok(())
+    }
+}
+
+impl Codec for Clocks {
+    type Message = pb::Clocks;
+
+    fn to_proto(&self) -> pb::Clocks {
         let unlimited = |seconds| (seconds != Rlimit::INFINITY).then_some(seconds);
         pb::Clocks {
             cpu_limit: unlimited(self.cpu.limit.soft),
@@ -98,9 +151,28 @@ impl Clocks {
             ..pb::Clocks::default()
         }
     }
+
+    fn from_proto(message: &pb::Clocks) -> Result<Clocks, FieldError> {
+        let timerfds = message.timerfds.iter().map(TimerFd::from_proto);
+        let clocks = Clocks {
+            cpu: CpuLimit {
+                limit: Rlimit {
+                    soft: message.cpu_limit.unwrap_or(Rlimit::INFINITY),
+                    hard: message.cpu_hard_limit.unwrap_or(Rlimit::INFINITY),
+                },
+                used: message.cpu_used_ns,
+            },
+            timerfds: timerfds.collect::<Result<_, _>>()?,
+            not_looked_at: usize::try_from(message.not_looked_at).unwrap_or(usize::MAX),
+        };
+        clocks.check()?;
+        Ok(clocks)
+    }
 }
 
-impl TimerFd {
+impl Codec for TimerFd {
+    type Message = pb::TimerFd;
+
     fn to_proto(&self) -> pb::TimerFd {
         pb::TimerFd {
             fd: self.fd,
@@ -111,6 +183,17 @@ impl TimerFd {
             interval_ns: self.interval,
             ..pb::TimerFd::default()
         }
+    }
+
+    fn from_proto(message: &pb::TimerFd) -> Result<TimerFd, FieldError> {
+        Ok(TimerFd {
+            fd: message.fd,
+            clock: message.clock,
+            ticks: message.ticks,
+            flags: message.flags,
+            remaining: message.remaining_ns,
+            interval: message.interval_ns,
+        })
     }
 }
 
@@ -160,5 +243,50 @@ mod tests {
             used: 1_230_000_000,
         };
         assert_eq!(cpu.to_string(), "60 s, hard limit unlimited; 1.230 s used");
+    }
+
+    #[test]
+    fn limits() {
+        let timer = |fd, flags| TimerFd {
+            fd,
+            clock: 1,
+            ticks: 0,
+            flags,
+            remaining: 5,
+            interval: 0,
+        };
+        let with = |timerfds: Vec<TimerFd>, not_looked_at| {
+            let unlimited = Rlimit {
+                soft: Rlimit::INFINITY,
+                hard: Rlimit::INFINITY,
+            };
+            let cpu = CpuLimit {
+                limit: unlimited,
+                used: 0,
+            };
+            Clocks {
+                cpu,
+                timerfds,
+                not_looked_at,
+            }
+        };
+        let many = |count| (0..count).map(|fd| timer(fd, 0)).collect();
+        for right in [
+            with(vec![], 0),
+            with(vec![timer(0, 3), timer(i32::MAX, 1)], 0),
+            with(many(4096), 0),
+        ] {
+            assert_eq!(Clocks::from_proto(&right.to_proto()), Ok(right));
+        }
+        for wrong in [
+            with(vec![timer(-1, 0)], 0),
+            with(vec![timer(4, 0), timer(4, 0)], 0),
+            with(vec![timer(4, 4)], 0),
+            with(many(4097), 0),
+            with(vec![], 1),
+        ] {
+            wrong.check().expect_err("beyond a limit");
+            Clocks::from_proto(&wrong.to_proto()).expect_err("beyond a limit");
+        }
     }
 }

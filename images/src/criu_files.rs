@@ -1,5 +1,7 @@
 //! Reads and changes signal owners and timerfds in CRIU's `files.img`; other contents are preserved.
 
+use std::time::Duration;
+
 use protobuf::Message;
 
 use crate::codec::proto::criu_core as pb;
@@ -20,6 +22,17 @@ pub struct Owner {
     pub kind: u32,
     /// The id.
     pub id: i32,
+}
+
+/// The times of a timerfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimerFd {
+    /// What read(2) will give.
+    pub ticks: u64,
+    /// Up to the next expiration; 0: it is not armed.
+    pub remaining: Duration,
+    /// Between expirations; 0: there is one.
+    pub interval: Duration,
 }
 
 /// All of `files.img`.
@@ -84,21 +97,43 @@ impl FilesImage {
     /// whole period remains. Returns how many there were.
     pub fn arm_timerfds(&mut self) -> usize {
         let mut armed = 0;
+        self.change_timerfds(|timer| {
+            // Without ticks it was not armed: setting a timerfd takes them away.
+            let has_stopped = timer.remaining.is_zero() && timer.ticks != 0;
+            if has_stopped && !timer.interval.is_zero() {
+                timer.remaining = timer.interval;
+                armed += 1;
+            }
+        });
+        armed
+    }
+
+    /// Changes timerfds, one after the other.
+    pub fn change_timerfds(&mut self, mut change: impl FnMut(&mut TimerFd)) {
         for timer in self
             .entries
             .iter_mut()
             .filter_map(|entry| entry.tfd.as_mut())
         {
-            let periodic = timer.isec() != 0 || timer.insec() != 0;
-            let stopped = timer.vsec() == 0 && timer.vnsec() == 0;
-            // Without ticks it was not armed: setting a timerfd takes them away.
-            if periodic && stopped && timer.ticks() != 0 {
-                timer.set_vsec(timer.isec());
-                timer.set_vnsec(timer.insec());
-                armed += 1;
+            let time = |seconds, nanoseconds| {
+                Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds))
+            };
+            let mut times = TimerFd {
+                ticks: timer.ticks(),
+                remaining: time(timer.vsec(), timer.vnsec()),
+                interval: time(timer.isec(), timer.insec()),
+            };
+            let before = times;
+            change(&mut times);
+            // What is no time is left as it is.
+            if times != before {
+                timer.set_ticks(times.ticks);
+                timer.set_vsec(times.remaining.as_secs());
+                timer.set_vnsec(times.remaining.subsec_nanos().into());
+                timer.set_isec(times.interval.as_secs());
+                timer.set_insec(times.interval.subsec_nanos().into());
             }
         }
-        armed
     }
 }
 

@@ -1,8 +1,9 @@
 //! Compares dumped state with found state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
+use crate::clocks::{Clocks, TimerFd};
 use crate::code_place::CodePlace;
 use crate::disposition::Disposition;
 use crate::image::Image;
@@ -10,7 +11,7 @@ use crate::itimer::IntervalTimer;
 use crate::kernel_names::CallTable;
 use crate::owner::FileOwner;
 use crate::pending::Pending;
-use crate::process::{ProcessState, ThreadState};
+use crate::process::{ProcessState, Rlimit, ThreadState};
 use crate::recorded::{Aspect, Recorded};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
@@ -89,6 +90,10 @@ pub enum Field {
     IntervalTimer,
     /// Whom the SIGIO of the file with this descriptor goes to.
     FileOwner(i32),
+    /// The timerfd with this descriptor.
+    TimerFd(i32),
+    /// RLIMIT_CPU.
+    CpuLimit,
     /// The command's name.
     Comm,
     /// What the parent's wait(2) would still report.
@@ -120,6 +125,8 @@ impl Field {
             Field::Timer(_) => "timer",
             Field::IntervalTimer => "interval_timer",
             Field::FileOwner(_) => "file_owner",
+            Field::TimerFd(_) => "timerfd",
+            Field::CpuLimit => "rlimit_cpu",
             Field::Comm => "comm",
             Field::WaitStatus => "wait_status",
             Field::ExitSignal => "exit_signal",
@@ -145,6 +152,8 @@ impl fmt::Display for Field {
             Field::Disposition(signo) => return write!(f, "disposition of {signo}"),
             Field::Timer(id) => return write!(f, "timer {id}"),
             Field::FileOwner(fd) => return write!(f, "owner of file descriptor {fd}"),
+            Field::TimerFd(fd) => return write!(f, "timerfd {fd}"),
+            Field::CpuLimit => "RLIMIT_CPU",
             Field::IntervalTimer => "interval timer",
             Field::Arch => "kind of task",
             Field::ThreadMissing | Field::ThreadExtra => "existence",
@@ -184,8 +193,9 @@ impl fmt::Display for Difference {
 ///
 /// Threads are matched by the id in their own pid namespace. Not compared is what may differ after a
 /// restore that did all it should: ids further out, `pid_ns`, `comm`, `exe`, `queued`, `stack_needs`, the mask in
-/// force, which a call that was interrupted may still be borrowing. Nor are `exit_signal`, interval timers and the owners
-/// of files compared: see [`compare_exit_signals`], [`compare_interval_timers`] and [`file_owner_differs`].
+/// force, which a call that was interrupted may still be borrowing. Nor are `exit_signal`, interval timers, the owners
+/// of files, timerfds and RLIMIT_CPU compared: see [`compare_exit_signals`], [`compare_interval_timers`],
+/// [`file_owner_differs`], [`timerfd_differs`] and [`cpu_limit_differs`].
 pub fn compare(dumped: &ProcessState, found: &ProcessState) -> Vec<Difference> {
     let mut differences = Differences(Vec::new());
     differences.process(dumped, found);
@@ -268,6 +278,40 @@ pub fn file_owner_differs(
     })
 }
 
+/// The difference between two timerfds of this descriptor. `same` is as in [`compare_interval_timers`]; `None` where the
+/// descriptor is no timerfd.
+pub fn timerfd_differs(
+    fd: i32,
+    dumped: Option<&TimerFd>,
+    found: Option<&TimerFd>,
+    same: impl Fn(&TimerFd, &TimerFd) -> bool,
+) -> Option<Difference> {
+    let text =
+        |timer: Option<&TimerFd>| timer.map_or_else(|| "no timerfd".to_owned(), |t| t.to_string());
+    let differs = match (dumped, found) {
+        (Some(dumped), Some(found)) => !same(dumped, found),
+        (dumped, found) => dumped.is_some() || found.is_some(),
+    };
+    differs.then(|| Difference {
+        dispositions: None,
+        place: Place::Process,
+        field: Field::TimerFd(fd),
+        dumped: text(dumped),
+        found: text(found),
+    })
+}
+
+/// The difference between two limits of processor time.
+pub fn cpu_limit_differs(dumped: Rlimit, found: Rlimit) -> Option<Difference> {
+    (dumped != found).then(|| Difference {
+        dispositions: None,
+        place: Place::Process,
+        field: Field::CpuLimit,
+        dumped: dumped.to_string(),
+        found: found.to_string(),
+    })
+}
+
 /// What two states have in common, and what nobody can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -290,6 +334,11 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     if ![a, b].iter().all(tells) {
         not_compared.push(Aspect::FileOwners);
     }
+    let clocks = [a, b].map(|recorded| recorded.image.process.clocks.as_ref());
+    let has_some = clocks.iter().flatten().any(|clocks| !clocks.is_empty());
+    if has_some && clocks.contains(&None) {
+        not_compared.push(Aspect::Clocks);
+    }
     not_compared.sort_unstable();
     not_compared.dedup();
     let tables = [&a.image, &b.image].map(Image::calls);
@@ -310,6 +359,9 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     differences.rest(&a, &b);
     differences.all_timers(&a.timers, &b.timers, partner);
     differences.owners(&a, &b, partner);
+    if let (Some(a), Some(b)) = (&a.clocks, &b.clocks) {
+        differences.clocks(a, b);
+    }
     for pair in &pairs {
         let place = |thread: &ThreadState| Place::Thread(thread.ids.innermost());
         match pair {
@@ -414,6 +466,26 @@ impl Differences {
         let only_b = b.iter().filter(|owner| at(&a, owner.fd).is_none());
         for fd in a.iter().chain(only_b).map(|owner| owner.fd) {
             self.0.extend(file_owner_differs(fd, at(&a, fd), at(b, fd)));
+        }
+    }
+
+    /// timerfds that either has, and the limits.
+    fn clocks(&mut self, a: &Clocks, b: &Clocks) {
+        self.0.extend(cpu_limit_differs(a.cpu.limit, b.cpu.limit));
+        // What remains is another time whenever one looks.
+        let same = |a: &TimerFd, b: &TimerFd| {
+            let set = |timer: &TimerFd| (timer.clock, timer.flags, timer.interval, timer.is_set());
+            set(a) == set(b)
+        };
+        let at = |clocks: &Clocks| -> BTreeMap<i32, TimerFd> {
+            let timers = clocks.timerfds.iter();
+            timers.map(|timer| (timer.fd, timer.clone())).collect()
+        };
+        let [a, b] = [at(a), at(b)];
+        let fds: BTreeSet<i32> = a.keys().chain(b.keys()).copied().collect();
+        for fd in fds {
+            self.0
+                .extend(timerfd_differs(fd, a.get(&fd), b.get(&fd), same));
         }
     }
 
@@ -649,10 +721,11 @@ mod tests {
 
     use super::*;
     use crate::altstack::AltStack;
+    use crate::clocks::CpuLimit;
     use crate::exit_signal::ExitSignal;
     use crate::ids::NsIds;
     use crate::owner::{OWNER_GROUP, OWNER_PROCESS, OWNER_THREAD};
-    use crate::process::{Rlimit, RunState};
+    use crate::process::RunState;
     use crate::sigset::SigSet;
     use crate::testing::{self, queued, sample};
 
@@ -1065,6 +1138,54 @@ mod tests {
         assert_eq!(
             found[0].1.found,
             "ITIMER_REAL interval 0 ns, armed, 9 ns left"
+        );
+    }
+
+    #[test]
+    fn clocks() {
+        let timer = |fd, interval, remaining| TimerFd {
+            fd,
+            clock: 1,
+            ticks: 0,
+            flags: 0,
+            remaining,
+            interval,
+        };
+        let recorded = |soft, timerfds: Option<Vec<TimerFd>>| {
+            let mut image = testing::sample_image();
+            image.process.clocks = timerfds.map(|timerfds| Clocks {
+                cpu: CpuLimit {
+                    limit: Rlimit {
+                        soft,
+                        hard: Rlimit::INFINITY,
+                    },
+                    used: 5,
+                },
+                timerfds,
+                not_looked_at: 0,
+            });
+            Recorded::from(image)
+        };
+        let fields = |a: &Recorded, b: &Recorded| -> Vec<Field> {
+            let differences = compare_all(a, b).differences;
+            differences.iter().map(|d| d.field).collect()
+        };
+        let one = recorded(60, Some(vec![timer(5, 0, 7), timer(6, 2, 1)]));
+        let same = recorded(60, Some(vec![timer(6, 2, 2), timer(5, 0, 1)]));
+        assert_eq!(fields(&one, &same), []);
+        let other = recorded(61, Some(vec![timer(5, 0, 0), timer(7, 2, 1)]));
+        let [five, six, seven] = [5, 6, 7].map(Field::TimerFd);
+        assert_eq!(fields(&one, &other), [Field::CpuLimit, five, six, seven]);
+        // An image from before there was a place for them, and one without any.
+        let none = recorded(0, None);
+        let empty = recorded(Rlimit::INFINITY, Some(Vec::new()));
+        let unknown = compare_all(&one, &none);
+        assert_eq!(unknown.differences, []);
+        assert!(unknown.not_compared.contains(&Aspect::Clocks));
+        assert!(
+            !compare_all(&empty, &none)
+                .not_compared
+                .contains(&Aspect::Clocks)
         );
     }
 

@@ -44,6 +44,7 @@ pub mod pending;
 pub mod printable;
 pub mod process;
 pub mod recorded;
+pub mod rlimit;
 pub mod siginfo;
 pub mod signal_file;
 pub mod signo;
@@ -59,7 +60,7 @@ pub use criu_core::CoreImage;
 pub use criu_files::FilesImage;
 pub use diff::{
     Comparison, Difference, Field, Place, compare, compare_all, compare_exit_signals,
-    compare_interval_timers, file_owner_differs,
+    compare_interval_timers, cpu_limit_differs, file_owner_differs, timerfd_differs,
 };
 pub use disposition::{Disposition, Dispositions};
 pub use error::ImageError;

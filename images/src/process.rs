@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use crate::altstack::AltStack;
+use crate::clocks::Clocks;
 use crate::codec::{Codec, limited, proto::signals as pb, required};
 use crate::disposition::Dispositions;
 use crate::error::FieldError;
@@ -15,6 +16,7 @@ use crate::itimer::{self, IntervalTimer};
 use crate::owner::{self, FileOwner};
 use crate::pending::Pending;
 use crate::printable::Name;
+pub use crate::rlimit::Rlimit;
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -72,33 +74,6 @@ impl fmt::Display for TakenOut {
             TakenOut::Limit => "RLIMIT_SIGPENDING leaves too little room",
             TakenOut::Deep => "the queue is deep",
         })
-    }
-}
-
-/// A resource limit, `getrlimit(2)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rlimit {
-    /// The one that counts. RLIM_INFINITY is `u64::MAX`.
-    pub soft: u64,
-    /// How far the process may raise the soft one.
-    pub hard: u64,
-}
-
-impl Rlimit {
-    /// No limit: RLIM_INFINITY.
-    pub const INFINITY: u64 = u64::MAX;
-}
-
-impl fmt::Display for Rlimit {
-    /// `soft 4096 hard unlimited`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, limit) in [("soft", self.soft), (" hard", self.hard)] {
-            match limit {
-                Rlimit::INFINITY => write!(f, "{name} unlimited")?,
-                limit => write!(f, "{name} {limit}")?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -200,6 +175,8 @@ pub struct ProcessState {
     pub interval_timers: Vec<IntervalTimer>,
     /// Its file descriptors whose SIGIO goes to somebody; empty where nobody looked.
     pub file_owners: Vec<FileOwner>,
+    /// Its timerfds and RLIMIT_CPU; `None` where nobody looked.
+    pub clocks: Option<Clocks>,
     /// Why what was pending has been taken out; empty where it was left in, which is the rule.
     pub taken_out: Vec<TakenOut>,
     /// The RLIMIT_SIGPENDING that CRIU restores instead of the process's own, so that it has room for the queue.
@@ -239,25 +216,6 @@ impl RunState {
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Codec for Rlimit {
-    type Message = pb::Rlimit;
-
-    fn to_proto(&self) -> pb::Rlimit {
-        pb::Rlimit {
-            soft: self.soft,
-            hard: self.hard,
-            ..pb::Rlimit::default()
-        }
-    }
-
-    fn from_proto(message: &pb::Rlimit) -> Result<Rlimit, FieldError> {
-        Ok(Rlimit {
-            soft: message.soft,
-            hard: message.hard,
-        })
     }
 }
 
@@ -337,6 +295,7 @@ impl Codec for ProcessState {
             deleted_timers: self.deleted_timers.iter().map(Codec::to_proto).collect(),
             interval_timers: self.interval_timers.iter().map(Codec::to_proto).collect(),
             file_owners: self.file_owners.iter().map(Codec::to_proto).collect(),
+            clocks: self.clocks.as_ref().map(Codec::to_proto).into(),
             taken_out: self.taken_out.iter().map(Codec::to_proto).collect(),
             lent_limit: self.lent_limit.map(|limit| limit.to_proto()).into(),
             ..pb::Process::default()
@@ -361,9 +320,11 @@ impl Codec for ProcessState {
         itimer::check(&interval_timers)?;
         let file_owners = all(&message.file_owners)?;
         owner::check(&file_owners)?;
+        let clocks = message.clocks.as_ref().map(Clocks::from_proto).transpose();
         Ok(ProcessState {
             interval_timers,
             file_owners,
+            clocks: clocks.map_err(|error| error.within("clocks"))?,
             ids: NsIds::from_proto(&message.ids)?,
             pid_ns: message.pid_ns,
             comm: message.comm.as_str().into(),
@@ -513,6 +474,7 @@ impl ProcessState {
             deleted_timers: Vec::new(),
             interval_timers: Vec::new(),
             file_owners: Vec::new(),
+            clocks: None,
             taken_out: Vec::new(),
             lent_limit: None,
             exit_signal: None,
@@ -591,6 +553,8 @@ impl ProcessState {
         self.run_state.check()?;
         itimer::check(&self.interval_timers)?;
         owner::check(&self.file_owners)?;
+        let clocks = self.clocks.as_ref().map_or(Ok(()), Clocks::check);
+        clocks.map_err(|error| error.within("clocks"))?;
         timer::check_deleted(&self.deleted_timers)?;
         timer::check(&self.timers)
     }

@@ -43,6 +43,8 @@ pub enum Aspect {
     IntervalTimers,
     /// Whom the SIGIO of files goes to.
     FileOwners,
+    /// The timerfds and RLIMIT_CPU.
+    Clocks,
     /// What the parent's wait(2) would still report.
     WaitStatus,
     /// What the parent is sent at the end.
@@ -82,6 +84,7 @@ impl Aspect {
             Aspect::TimerEntries => "timer_entries",
             Aspect::IntervalTimers => "interval_timers",
             Aspect::FileOwners => "file_owners",
+            Aspect::Clocks => "clocks",
             Aspect::WaitStatus => "wait_status",
             Aspect::ExitSignal => "exit_signal",
             Aspect::StackNeeds => "stack_needs",
@@ -122,6 +125,7 @@ impl Aspect {
             }
             Aspect::IntervalTimers => process.interval_timers.clear(),
             Aspect::FileOwners => process.file_owners.clear(),
+            Aspect::Clocks => process.clocks = None,
             Aspect::WaitStatus => process.wait_status = WaitStatus::Unknown,
             Aspect::ExitSignal => process.exit_signal = None,
             Aspect::StackNeeds => process.stack_needs = None,
@@ -179,6 +183,7 @@ impl fmt::Display for Aspect {
             Aspect::InterruptedCalls => "interrupted calls",
             Aspect::TimerEntries => "queue entries of timers",
             Aspect::IntervalTimers => "interval timers",
+            Aspect::Clocks => "timerfds and RLIMIT_CPU",
             Aspect::FileOwners => "SIGIO owners of files",
             Aspect::WaitStatus => "wait status",
             Aspect::ExitSignal => "exit signal",

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::altstack::AltStack;
+use crate::clocks::{Clocks, CpuLimit, TimerFd};
 use crate::disposition::{Disposition, Dispositions};
 use crate::exit_signal::ExitSignal;
 use crate::header::{Arch, FORMAT_VERSION, Header};
@@ -57,6 +58,7 @@ pub(crate) fn sample() -> ProcessState {
         exe: None,
         interval_timers: Vec::new(),
         file_owners: Vec::new(),
+        clocks: None,
         compat: false,
         rlimit_sigpending: Rlimit {
             soft: 128,
@@ -375,6 +377,7 @@ pub(crate) fn process() -> impl Strategy<Value = ProcessState> {
                 deleted_timers,
                 interval_timers: interval_timers(numbers),
                 file_owners: file_owners(pid),
+                clocks: clocks(numbers),
                 threads: threads
                     .into_iter()
                     .enumerate()
@@ -431,6 +434,29 @@ fn interval_timers((interval, remaining, which): (u64, u64, u64)) -> Vec<Interva
         interval,
         remaining,
     }]
+}
+
+fn clocks((limit, remaining, ticks): (u64, u64, u64)) -> Option<Clocks> {
+    let timerfd = |(fd, flags)| TimerFd {
+        fd,
+        clock: -1,
+        ticks,
+        flags,
+        remaining,
+        interval: limit,
+    };
+    let clocks = Clocks {
+        cpu: CpuLimit {
+            limit: Rlimit {
+                soft: limit,
+                hard: remaining,
+            },
+            used: ticks,
+        },
+        timerfds: [(0, 3), (i32::MAX, 0)].map(timerfd).to_vec(),
+        not_looked_at: 0,
+    };
+    (ticks % 3 != 0).then_some(clocks)
 }
 
 fn file_owners(id: i32) -> Vec<FileOwner> {

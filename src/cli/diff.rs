@@ -264,6 +264,7 @@ fn difference(difference: &Difference, a: &Found, b: &Found) -> Value {
     let number = match difference.field {
         Field::Disposition(signo) => Some(("signal", json!(signo.to_string()))),
         Field::Timer(id) => Some(("timer", json!(id))),
+        Field::TimerFd(fd) => Some(("fd", json!(fd))),
         _ => None,
     };
     if let (Some((name, number)), Some(object)) = (number, value.as_object_mut()) {

@@ -322,10 +322,11 @@ impl<W: Write> Table<'_, W> {
     }
 
     fn clocks(&mut self) -> io::Result<()> {
-        let clocks = match &self.found.observed.clocks {
-            None => return Ok(()),
-            Some(Ok(clocks)) => clocks,
-            Some(Err(why)) => {
+        let recorded = &self.found.recorded.image.process.clocks;
+        let clocks = match (&self.found.observed.clocks, recorded) {
+            (Some(Ok(clocks)), _) | (None, Some(clocks)) => clocks,
+            (None, None) => return Ok(()),
+            (Some(Err(why)), _) => {
                 let text = format!("{DIM}not known: {}{DIM:#}", Printable::from(why));
                 return self.row(2, "timerfds", &text);
             }

@@ -286,6 +286,7 @@ fn capture<Owner>(
         timers: Vec::new(),
         interval_timers: of_process.interval_timers,
         file_owners: Vec::new(),
+        clocks: None,
         deleted_timers: Vec::new(),
         threads,
     };

@@ -14,7 +14,9 @@ use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::state::queues::{before_arrivals, is_timers};
 use crate::state::timers::{with_expiries, with_timer_arrivals};
-use crate::state::{self, PendingLimit, Queue, Site, dropped, itimers, owners};
+use crate::state::{
+    self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
+};
 pub use crate::state::{Done, Lost};
 use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
 
@@ -119,6 +121,7 @@ pub fn check<Owner>(
     };
     let mut report = report(stopped.pid(), dumped, Vec::new());
     undo_dump(stopped, dumped, &mut report);
+    put_back_clocks(stopped.pid(), dumped, mode, &mut report);
     // Before the queues are looked at: what an expiry leaves is to be seen there.
     report.errors.extend(
         put_back_rest(
@@ -198,6 +201,23 @@ fn put_back_and_read_back<Owner>(
         }
     };
     report.findings.extend(judged(differences, &left));
+}
+
+/// What belongs to no step of the order, and is set from outside: timerfds and RLIMIT_CPU.
+fn put_back_clocks(pid: Pid, dumped: &ProcessState, mode: Mode, report: &mut Report) {
+    let Some(clocks) = &dumped.clocks else { return };
+    let repair = mode == Mode::Repair;
+    let mut errors = Vec::new();
+    match timerfds::check(pid, &clocks.timerfds, repair, &mut errors) {
+        Ok(findings) => report.findings.extend(findings),
+        Err(e) => errors.push(e),
+    }
+    match cpu_limit::check(pid, &clocks.cpu, repair, &mut report.lost) {
+        Ok(finding) => report.findings.extend(finding),
+        Err(e) => errors.push(e),
+    }
+    let errors = errors.into_iter().map(|e| e.during(Phase::Replay, pid));
+    report.errors.extend(errors);
 }
 
 /// What belongs to no step of the order: interval timers, and whom the SIGIO of files goes to.

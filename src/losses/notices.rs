@@ -61,6 +61,7 @@ impl From<Lost> for Notice {
             Lost::Overruns => Notice::Overruns,
             Lost::Owner => Notice::Owner,
             Lost::DeletedTimer => Notice::Timer,
+            Lost::CpuTime => Notice::CpuLimit,
         }
     }
 }

@@ -3,9 +3,9 @@
 use criu_signals_images::Pid;
 use criu_signals_images::clocks::{Clocks, CpuLimit, TimerFd};
 
-use super::descriptors::{Descriptor, information};
+use super::descriptors::{Descriptor, descriptor, information};
 use super::files::TIMERFD;
-use super::limits::limit;
+use super::limits::rlimit_cpu;
 use super::tasks::cpu_time;
 use crate::error::Result;
 
@@ -19,12 +19,21 @@ pub fn clocks(pid: Pid) -> Result<Clocks> {
     let files = information(pid, |link| link == TIMERFD)?;
     Ok(Clocks {
         cpu: CpuLimit {
-            limit: limit(pid, "Max cpu time")?,
+            limit: rlimit_cpu(pid)?,
             used: cpu_time(pid)?,
         },
         timerfds: files.found.iter().filter_map(timerfd).collect(),
         not_looked_at: files.left_out,
     })
+}
+
+/// The timerfd of this descriptor of `pid`, which is stopped; `None` if the descriptor is another file, or not open.
+///
+/// # Errors
+/// If `/proc/PID/fdinfo` can't be read.
+pub fn timerfd_of_stopped(pid: Pid, fd: i32) -> Result<Option<TimerFd>> {
+    let file = descriptor(pid, fd, |link| link == TIMERFD)?;
+    Ok(file.as_ref().and_then(timerfd))
 }
 
 /// timerfd_show, fs/timerfd.c. Kernels without CONFIG_PROC_FS show nothing, others all of it since Linux 3.17. `None` also of a

@@ -64,8 +64,12 @@ fn within(pid: Pid, wanted: fn(&str) -> bool, most: usize) -> Result<Descriptors
     Ok(Descriptors { found, left_out })
 }
 
-/// `None` if it is not wanted, or not open any more.
-fn descriptor(pid: Pid, fd: i32, wanted: fn(&str) -> bool) -> Result<Option<Descriptor>> {
+/// One open file of `pid`, without a limit of time; `None` if it is not wanted, or not open any more.
+pub(super) fn descriptor(
+    pid: Pid,
+    fd: i32,
+    wanted: fn(&str) -> bool,
+) -> Result<Option<Descriptor>> {
     let link = match std::fs::read_link(format!("/proc/{pid}/fd/{fd}")) {
         Ok(link) => link.to_string_lossy().into_owned(),
         Err(e) => return none_if_closed("read a link of fd", &e),

@@ -28,8 +28,7 @@ pub(crate) fn parse_limit(text: &str, name: &str) -> Option<Rlimit> {
     })
 }
 
-/// The soft RLIMIT_CPU of `pid`, in seconds; `None`: unlimited.
-pub fn cpu_limit(pid: Pid) -> Result<Option<u64>> {
-    let seconds = limit(pid, "Max cpu time")?.soft;
-    Ok((seconds != Rlimit::INFINITY).then_some(seconds))
+/// The soft and hard RLIMIT_CPU of `pid`, in seconds.
+pub fn rlimit_cpu(pid: Pid) -> Result<Rlimit> {
+    limit(pid, "Max cpu time")
 }

@@ -29,11 +29,11 @@ pub use access::why_denied;
 pub use cgroup::{
     CgroupName, is_frozen, is_held, is_in_cgroup, is_stopped_and_held, is_stopped_or_held,
 };
-pub use clocks::clocks;
+pub use clocks::{clocks, timerfd_of_stopped};
 pub use descriptors::{Descriptor, Descriptors, information};
 pub use files::{SIGNALFD, TIMERFD, descriptors, is_directory, is_socket, is_timerfd};
 pub use glimpse::Glimpse;
-pub use limits::{cpu_limit, rlimit_sigpending};
+pub use limits::{rlimit_cpu, rlimit_sigpending};
 #[cfg(feature = "symbols")]
 pub(crate) use mappings::maps_holding;
 pub use mappings::{Backing, Mapping, Region, is_local, is_memory, mappings, regions};
@@ -46,9 +46,9 @@ pub use status::{
     seccomp, tracer,
 };
 pub use tasks::{
-    age, all, children, exit_signal, exit_signal_of_stopped, exit_status, has_thread, is_alive,
-    is_gone, is_kernel_thread, lasting_others, start_time, start_time_of_stopped, threads, ticks,
-    tree, wait_stopped,
+    age, all, children, cpu_time_of_stopped, exit_signal, exit_signal_of_stopped, exit_status,
+    has_thread, is_alive, is_gone, is_kernel_thread, lasting_others, start_time,
+    start_time_of_stopped, threads, ticks, tree, wait_stopped,
 };
 pub(crate) use tasks::{is_worker, listed, parse_call};
 pub use timers::{TimerLine, timers};
@@ -137,7 +137,7 @@ mod tests {
         let ours = rlimit_sigpending(pid).unwrap();
         assert_eq!(ours.soft, value(limits.max_pending_signals.soft_limit));
         assert_eq!(ours.hard, value(limits.max_pending_signals.hard_limit));
-        let seconds = cpu_limit(pid).unwrap().unwrap_or(u64::MAX);
+        let seconds = rlimit_cpu(pid).unwrap().soft;
         assert_eq!(seconds, value(limits.max_cpu_time.soft_limit));
         assert_eq!(start_time(pid).unwrap(), stat.starttime);
         assert_eq!(parent(pid).unwrap(), Pid::new(stat.ppid));

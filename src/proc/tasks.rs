@@ -252,7 +252,15 @@ pub(crate) fn parse_start(text: &str) -> Option<u64> {
 
 /// The processor time of all threads of `pid`, also of ended ones, in nanoseconds: what counts against RLIMIT_CPU.
 pub(super) fn cpu_time(pid: Pid) -> Result<u64> {
-    let text = in_time::look("stat", move || text_of(pid, "stat", "read stat"))??;
+    in_time::look("stat", move || cpu_time_of_stopped(pid))?
+}
+
+/// The same of a process that is stopped, so that the read does not wait.
+///
+/// # Errors
+/// If the process is gone.
+pub fn cpu_time_of_stopped(pid: Pid) -> Result<u64> {
+    let text = text_of(pid, "stat", "read stat")?;
     let ticks = parse_cpu_time(&text).ok_or_else(|| not_understood("read stat"))?;
     Ok(ticks.saturating_mul(1_000_000_000 / procfs::ticks_per_second()))
 }

@@ -3,6 +3,7 @@
 mod altstack;
 pub(crate) mod asleep;
 pub(crate) mod cpu_clocks;
+pub(crate) mod cpu_limit;
 mod dispositions;
 pub(crate) mod dropped;
 pub(crate) mod in_handler;
@@ -15,6 +16,7 @@ pub(crate) mod owners;
 mod parent_death;
 pub(crate) mod queues;
 mod run_state;
+pub(crate) mod timerfds;
 pub(crate) mod timers;
 
 pub use altstack::AlternateStack;
@@ -113,6 +115,8 @@ pub enum Lost {
     Owner,
     /// The number of a timer that is gone, in the entry that it has left.
     DeletedTimer,
+    /// The processor time that was used, where it is limited.
+    CpuTime,
 }
 
 /// As many outcomes as there were calls.

@@ -2,9 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
+use criu_signals_images::clocks::TimerFd;
 use criu_signals_images::{Pid, SigNo};
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::error::{Cause, Error, Result};
 
@@ -12,6 +15,8 @@ use crate::error::{Cause, Error, Result};
 const F_GETSIG: i32 = 11;
 const F_GETOWN_EX: i32 = 16;
 const F_GETOWNER_UIDS: i32 = 17;
+/// linux/timerfd.h: `_IOW('T', 0, __u64)`.
+const TFD_IOC_SET_TICKS: libc::Ioctl = 0x4008_5400;
 
 /// The files of one process.
 #[derive(Debug)]
@@ -143,6 +148,60 @@ pub fn wind_timerfd(file: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: timerfd_gettime(2) fills in one struct itimerspec.
     if unsafe { libc::timerfd_gettime(file.as_raw_fd(), &raw mut left) } == -1 {
         return Err(Error::os("timerfd_gettime", Errno::last()));
+    }
+    Ok(())
+}
+
+/// Arms a timerfd of the clock `clock`, or disarms it if nothing remains; flags are those of timerfd_settime(2). Expirations that
+/// were not read are gone.
+///
+/// # Errors
+/// EPERM for a clock that wakes the machine without CAP_WAKE_ALARM.
+pub fn set_timerfd(file: BorrowedFd<'_>, wanted: &TimerFd) -> Result<()> {
+    let mut first = Duration::from_nanos(wanted.remaining);
+    if wanted.is_absolute() && wanted.remaining != 0 {
+        let now = clock_gettime(ClockId::from_raw(wanted.clock))
+            .map_err(|errno| Error::os("clock_gettime", errno))?;
+        first = first.saturating_add(Duration::from(now));
+    }
+    let failed = |errno| Error::os(format!("timerfd_settime({})", wanted.fd), errno);
+    let time = |span: Duration| {
+        Some(libc::timespec {
+            tv_sec: libc::time_t::try_from(span.as_secs()).ok()?,
+            tv_nsec: span.subsec_nanos().into(),
+        })
+    };
+    let interval = Duration::from_nanos(wanted.interval);
+    let (Some(it_value), Some(it_interval)) = (time(first), time(interval)) else {
+        return Err(failed(Errno::EINVAL));
+    };
+    let new = libc::itimerspec {
+        it_interval,
+        it_value,
+    };
+    // SAFETY: timerfd_settime(2) reads one struct itimerspec and, given a null pointer, writes nothing.
+    let set = unsafe {
+        libc::timerfd_settime(
+            file.as_raw_fd(),
+            wanted.flags.cast_signed(),
+            &raw const new,
+            std::ptr::null_mut(),
+        )
+    };
+    if set == -1 {
+        return Err(failed(Errno::last()));
+    }
+    Ok(())
+}
+
+/// How many expirations of a timerfd were not read: at least one.
+///
+/// # Errors
+/// If the kernel can't (CONFIG_CHECKPOINT_RESTORE), or the timer was cancelled because its clock was set.
+pub fn set_timerfd_ticks(file: BorrowedFd<'_>, ticks: u64) -> Result<()> {
+    // SAFETY: the ioctl reads one number of 64 bits.
+    if unsafe { libc::ioctl(file.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks) } == -1 {
+        return Err(Error::os("ioctl(TFD_IOC_SET_TICKS)", Errno::last()));
     }
     Ok(())
 }

@@ -12,22 +12,28 @@ use crate::proc;
 /// # Errors
 /// EPERM for a hard limit above the present one without CAP_SYS_RESOURCE, or for a process of another uid.
 pub fn set_sigpending(pid: Pid, limit: Rlimit) -> Result<()> {
+    set(pid, libc::RLIMIT_SIGPENDING, "RLIMIT_SIGPENDING", limit)
+}
+
+/// Sets RLIMIT_CPU of `pid`.
+///
+/// # Errors
+/// Those of [`set_sigpending`].
+pub fn set_cpu(pid: Pid, limit: Rlimit) -> Result<()> {
+    set(pid, libc::RLIMIT_CPU, "RLIMIT_CPU", limit)
+}
+
+fn set(pid: Pid, resource: libc::__rlimit_resource_t, name: &str, limit: Rlimit) -> Result<()> {
     let new = libc::rlimit64 {
         rlim_cur: limit.soft,
         rlim_max: limit.hard,
     };
     // SAFETY: prlimit reads one rlimit64 and, given a null pointer, writes nothing.
-    let result = unsafe {
-        libc::prlimit64(
-            pid.get(),
-            libc::RLIMIT_SIGPENDING,
-            &raw const new,
-            std::ptr::null_mut(),
-        )
-    };
+    let result =
+        unsafe { libc::prlimit64(pid.get(), resource, &raw const new, std::ptr::null_mut()) };
     if result == -1 {
         return Err(Error::os(
-            format!("prlimit(RLIMIT_SIGPENDING, {limit})"),
+            format!("prlimit({name}, {limit})"),
             Errno::last(),
         ));
     }
@@ -42,15 +48,12 @@ pub fn sigpending(pid: Pid) -> Result<Rlimit> {
     get(pid, libc::RLIMIT_SIGPENDING).map_or_else(|| proc::rlimit_sigpending(pid), Ok)
 }
 
-/// The soft RLIMIT_CPU of `pid`, in seconds; `None`: unlimited.
+/// The soft and hard RLIMIT_CPU of `pid`, in seconds.
 ///
 /// # Errors
 /// If the process is gone.
-pub fn cpu_seconds(pid: Pid) -> Result<Option<u64>> {
-    match get(pid, libc::RLIMIT_CPU) {
-        Some(limit) => Ok((limit.soft != Rlimit::INFINITY).then_some(limit.soft)),
-        None => proc::cpu_limit(pid),
-    }
+pub fn cpu(pid: Pid) -> Result<Rlimit> {
+    get(pid, libc::RLIMIT_CPU).map_or_else(|| proc::rlimit_cpu(pid), Ok)
 }
 
 /// `None` where prlimit(2) may not read the limit: it asks for the same uids or CAP_SYS_RESOURCE (check_prlimit_permission,
@@ -78,9 +81,9 @@ mod tests {
         let read = get(pid, libc::RLIMIT_SIGPENDING).unwrap();
         assert_eq!(read, proc::rlimit_sigpending(pid).unwrap());
         assert_eq!(sigpending(pid).unwrap(), read);
-        assert_eq!(cpu_seconds(pid).unwrap(), proc::cpu_limit(pid).unwrap());
+        assert_eq!(cpu(pid).unwrap(), proc::rlimit_cpu(pid).unwrap());
         let nobody = Pid::new(i32::MAX).unwrap();
         assert!(sigpending(nobody).unwrap_err().is_died());
-        assert!(cpu_seconds(nobody).unwrap_err().is_died());
+        assert!(cpu(nobody).unwrap_err().is_died());
     }
 }

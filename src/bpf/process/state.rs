@@ -160,6 +160,7 @@ impl Maker<'_> {
             deleted_timers: Vec::new(),
             interval_timers: self.interval_timers()?,
             file_owners: Vec::new(),
+            clocks: None,
             taken_out: Vec::new(),
             lent_limit: None,
             threads,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use criu_signals_images::clocks::{Clocks, CpuLimit, TIMERFDS_LIMIT};
 use criu_signals_images::{Pid, PosixTimer, ProcessState};
 use nix::unistd::getpgid;
 
@@ -17,8 +18,11 @@ use crate::losses::timeouts::Anew;
 use crate::losses::{cpu_limit, files, timers, zombies};
 use crate::proc;
 use crate::state::dropped::{self, Found};
-use crate::state::{cpu_clocks, overruns, owners, timers as timers_of};
-use crate::tracee::{ByHost, StoppedProcess, rlimit};
+use crate::state::{
+    cpu_clocks, cpu_limit as cpu_limit_of, overruns, owners, timerfds as timerfds_of,
+    timers as timers_of,
+};
+use crate::tracee::{ByHost, StoppedProcess};
 
 impl Dump {
     pub(super) fn say_or_refuse(
@@ -63,15 +67,15 @@ impl Dump {
 
     /// Whom the SIGIO of its files goes to, and what else goes by time.
     pub(super) fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
-        if let Some(seconds) = rlimit::cpu_seconds(pid)? {
-            self.say_or_refuse([cpu_limit::at_dump(pid, state, seconds)])?;
-        }
+        let cpu = cpu_limit_of::capture(pid)?;
+        self.say_or_refuse(cpu_limit::at_dump(pid, state, &cpu))?;
         let looked = match owners::look(pid) {
             Ok(looked) => looked,
             Err(e) if e.is_died() => return Err(e),
             Err(e) => return self.say_or_refuse([files::unseen_files(pid, state, &e.to_string())]),
         };
         self.process(pid).corrections.timerfds = !looked.timerfds.is_empty();
+        state.clocks = clocks_of(pid, cpu, &looked.timerfds)?;
         if looked.owners.is_empty() {
             return Ok(());
         }
@@ -234,6 +238,34 @@ impl Dump {
         let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
         self.say_or_refuse(unclear.collect::<Vec<_>>())
     }
+}
+
+/// `None` if the timerfds can't all be told, or not all be recorded. CRIU dumps them all the same.
+fn clocks_of(pid: Pid, cpu: CpuLimit, timerfds: &[i32]) -> Result<Option<Clocks>> {
+    let timerfds = if timerfds.len() > TIMERFDS_LIMIT {
+        Ok(None)
+    } else {
+        timerfds_of::capture(pid, timerfds)
+    };
+    let why = match timerfds {
+        Ok(Some(timerfds)) => {
+            return Ok(Some(Clocks {
+                cpu,
+                timerfds,
+                not_looked_at: 0,
+            }));
+        }
+        Ok(None) => {
+            format!("there are more than {TIMERFDS_LIMIT}, or the kernel does not tell their times")
+        }
+        Err(e) if e.is_died() => return Err(e),
+        Err(e) => e.to_string(),
+    };
+    log::warn!(
+        "pid {pid}: the image does not record the timerfds and RLIMIT_CPU ({why}): criu restores them, and the restore \
+         does not compare them"
+    );
+    Ok(None)
 }
 
 /// The ids of processes in their own namespace.

@@ -14,6 +14,7 @@ use criu_tests::config;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
+use criu_tests::victim::Victim;
 use criu_tests::wait::{self, PATIENCE};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -33,6 +34,19 @@ fn tests() -> Vec<Test> {
         core("and-criu's-images", beside_criu),
         core("compressed", compressed),
         core("damaged", damaged),
+        test("ia32-fault", |dir| {
+            written_by_ia32(dir, "segv", "SIGSEGV", "SEGV_MAPERR addr 0x1230")
+        })
+        .needs(&[Need::Cores, Need::Ia32]),
+        test("ia32-abort", |dir| {
+            written_by_ia32(dir, "abort", "SIGABRT", "SI_TKILL")
+        })
+        .needs(&[Need::Cores, Need::Ia32]),
+        test("ia32-sent", |dir| {
+            written_by_ia32(dir, "quit", "SIGQUIT", "SI_USER")
+        })
+        .needs(&[Need::Cores, Need::Ia32]),
+        test("ia32-damaged", damaged_ia32).needs(&[Need::Cores, Need::Ia32]),
         test("no-core", no_core),
     ]
 }
@@ -72,8 +86,14 @@ struct Crash {
 }
 
 fn crash(dir: &RunDir, way: &str) -> Result<Crash> {
+    crash_of(dir, way, false)
+}
+
+/// `ia32`: of its 32-bit build.
+fn crash_of(dir: &RunDir, way: &str, ia32: bool) -> Result<Crash> {
     fs::create_dir(dir.file("cores"))?;
-    let victim = start("crashing", Some(way), dir)?;
+    let program = config::victim("crashing", ia32);
+    let victim = Victim::start(&program, Some(way), dir, false)?;
     let pid = victim.pid();
     let images = dir.file("live");
     out(&["dump", "-t", &pid.to_string(), "-D", text(&images)?], 0)?;
@@ -143,6 +163,53 @@ fn written(dir: &RunDir, way: &str, signal: &str, code: &str) -> Result<()> {
     let differs = out(&["diff", text(&other)?, core], 1)?;
     ensure!(differs.contains("5 differences"), "{differs}");
     json(pid, core, signal)
+}
+
+/// The core of a 32-bit program has the signals 1 to 32 of masks and of pending signals, and the siginfo in another layout.
+fn written_by_ia32(dir: &RunDir, way: &str, signal: &str, siginfo: &str) -> Result<()> {
+    let Crash { pid, images, core } = crash_of(dir, way, true)?;
+    let core = text(&core)?;
+    let shown = out(&["show", core], 0)?;
+    for part in [
+        &format!("(crashing, 32-bit), core of {signal}\n"),
+        siginfo,
+        "33 to 64     not recorded",
+        "private      SIGHUP (how many entries, and their siginfos, is not recorded)",
+    ] {
+        ensure!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
+    let image = images.join(image::file_name(pid));
+    let image = text(&image)?;
+    for pair in [[image, core], [core, image], [core, core]] {
+        let same = out(&["diff", pair[0], pair[1]], 0)?;
+        for part in ["no differences", "signals above 32"] {
+            ensure!(same.contains(part), "no {part:?} in\n{same}");
+        }
+    }
+    let other = dir.file("other");
+    fs::create_dir(&other)?;
+    let mut changed = image::open(Path::new(image))?;
+    for thread in &mut changed.process.threads {
+        thread.blocked = thread.blocked.with(SigNo::TERM);
+    }
+    changed.process.threads[1].pending = Pending::default();
+    let other = other.join(image::file_name(pid));
+    image::write(File::create(&other)?, &changed)?;
+    let differs = out(&["diff", text(&other)?, core], 1)?;
+    ensure!(differs.contains("5 differences"), "{differs}");
+    json(pid, core, signal)?;
+    let packed = format!("{core}.zst");
+    let done = Command::new("zstd")
+        .args(["-q", core, "-o", &packed])
+        .status()?;
+    ensure!(done.success(), "zstd");
+    let plain = out(&["show", "--json", core], 0)?;
+    ensure!(out(&["show", "--json", &packed], 0)? == plain);
+    let json: Value = serde_json::from_str(&plain)?;
+    let missing = json["not_recorded"].as_array().context("gaps")?;
+    let high = missing.iter().any(|name| name == "signals_above_32");
+    ensure!(high && json["process"]["compat"] == true, "{json}");
+    Ok(())
 }
 
 fn json(pid: Pid, core: &str, signal: &str) -> Result<()> {
@@ -272,7 +339,8 @@ fn damaged(dir: &RunDir) -> Result<()> {
         (54, &[1, 0], "the size of its program headers"),
         (56, &[0, 0], "it has no NT_PRPSINFO"),
         (18, &[3, 0], "of the architecture 3"),
-        (4, &[1], "not of a 64-bit little-endian program"),
+        (4, &[3], "not of a little-endian program"),
+        (4, &[1], "of an x32 program"),
     ] {
         fs::write(&place, &whole)?;
         File::options()
@@ -282,6 +350,62 @@ fn damaged(dir: &RunDir) -> Result<()> {
         refused(&place, why)?;
     }
     // What is behind the notes is not read.
+    fs::write(&place, &whole[..offset + size])?;
+    let plain = out(&["show", "--json", text(&core)?], 0)?;
+    ensure!(out(&["show", "--json", text(&place)?], 0)? == plain);
+    Ok(())
+}
+
+/// As [`damaged`], of a 32-bit program.
+fn damaged_ia32(dir: &RunDir) -> Result<()> {
+    let Crash { core, .. } = crash_of(dir, "segv", true)?;
+    let whole = fs::read(&core)?;
+    let number = |at: usize| -> Result<usize> {
+        let bytes = whole.get(at..at + 4).context("a header")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?).try_into()?)
+    };
+    let headers = number(28)?..whole.len();
+    let mut notes = headers
+        .step_by(32)
+        .filter(|&at| whole[at..at + 4] == [4, 0, 0, 0]);
+    let header = notes.next().context("no PT_NOTE")?;
+    let (offset, size) = (number(header + 4)?, number(header + 16)?);
+    let place = dir.file("damaged");
+    for length in [
+        10,
+        51,
+        52,
+        header + 10,
+        offset,
+        offset + 13,
+        offset + size - 1,
+    ] {
+        fs::write(&place, &whole[..length])?;
+        refused(&place, "the core file is not complete")?;
+    }
+    let prstatus = offset + 20;
+    for (at, bytes, why) in [
+        (offset + 4, &[0xff; 4][..], "its notes: "),
+        (
+            offset + 4,
+            &[0x40, 0, 0, 0],
+            "NT_PRSTATUS has 64 bytes, and 144 are right",
+        ),
+        (header + 16, &[0xff; 4], "bytes of notes"),
+        (header + 4, &[0xff; 4], "the core file is not complete"),
+        (prstatus + 24, &[0xff; 4], "a thread has the id -1"),
+        (42, &[1, 0], "the size of its program headers"),
+        (18, &[62, 0], "of an x32 program"),
+        (18, &[40, 0], "of the architecture 40"),
+        (5, &[2], "not of a little-endian program"),
+    ] {
+        fs::write(&place, &whole)?;
+        File::options()
+            .write(true)
+            .open(&place)?
+            .write_all_at(bytes, at as u64)?;
+        refused(&place, why)?;
+    }
     fs::write(&place, &whole[..offset + size])?;
     let plain = out(&["show", "--json", text(&core)?], 0)?;
     ensure!(out(&["show", "--json", text(&place)?], 0)? == plain);

@@ -65,6 +65,8 @@ pub enum Aspect {
     ParentDeathSignals,
     /// Whether a thread is in a handler.
     Handlers,
+    /// Of masks and pending signals those above 32.
+    HighSignals,
 }
 
 impl Aspect {
@@ -95,6 +97,7 @@ impl Aspect {
             Aspect::RunState => "run_state",
             Aspect::ParentDeathSignals => "parent_death_signal",
             Aspect::Handlers => "in_handler",
+            Aspect::HighSignals => "signals_above_32",
         }
     }
 
@@ -138,6 +141,17 @@ impl Aspect {
                 process.deleted_timers.clear();
             }
             Aspect::RunState => process.run_state = RunState::Running,
+            Aspect::HighSignals => {
+                let low = |set: SigSet| SigSet::from_bits(set.bits() & u64::from(u32::MAX));
+                for thread in &mut process.threads {
+                    thread.blocked = low(thread.blocked);
+                    thread.saved_mask = thread.saved_mask.map(low);
+                }
+                for pending in process.queues_mut() {
+                    pending.bits = low(pending.bits);
+                    pending.queue.retain(|info| info.signo() <= 32);
+                }
+            }
             Aspect::Masks
             | Aspect::MaskInForce
             | Aspect::LastingMask
@@ -195,6 +209,7 @@ impl fmt::Display for Aspect {
             Aspect::RunState => "run state",
             Aspect::ParentDeathSignals => "parent-death signals",
             Aspect::Handlers => "whether threads are in handlers",
+            Aspect::HighSignals => "signals above 32 in masks and among pending signals",
         })
     }
 }

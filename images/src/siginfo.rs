@@ -188,6 +188,7 @@ mod offset {
     pub(super) const SIGNO: usize = 0;
     pub(super) const ERRNO: usize = 4;
     pub(super) const CODE: usize = 8;
+    pub(super) const COMPAT_UNION: usize = 12;
     // The union begins at 16, because it holds pointers. _kill, _rt and _sigchld begin alike.
     pub(super) const PID: usize = 16;
     pub(super) const UID: usize = 20;
@@ -545,6 +546,71 @@ impl Siginfo {
                 self.put(offset::PERF_FLAGS, flags.to_le_bytes());
             }
         }
+    }
+
+    /// That of a 32-bit x86 program (`struct compat_siginfo`, linux/compat.h), as the kernel converts it
+    /// (`post_copy_siginfo_from_user32`): bytes that no field holds are not kept.
+    pub fn from_compat(bytes: &[u8; SIGINFO_SIZE]) -> Siginfo {
+        let compat = Siginfo(*bytes);
+        let (signo, errno, code) = (compat.signo(), compat.errno(), compat.code());
+        // The union begins at 12, and what is a pointer or a long in the native one has 4 bytes.
+        let word = |n: usize| compat.u32_at(offset::COMPAT_UNION + 4 * n);
+        let int = |n: usize| compat.i32_at(offset::COMPAT_UNION + 4 * n);
+        let fault = |detail| Fields::Fault {
+            addr: word(0).into(),
+            detail,
+        };
+        let fields = match layout_of(signo, code) {
+            Layout::Kill => Fields::Kill {
+                pid: int(0),
+                uid: word(1),
+            },
+            Layout::Timer => Fields::Timer {
+                id: int(0),
+                overrun: int(1),
+                value: word(2).into(),
+                sys_private: 0,
+            },
+            Layout::Poll => Fields::Poll {
+                band: int(0).into(),
+                fd: int(1),
+            },
+            Layout::Chld => Fields::Child {
+                pid: int(0),
+                uid: word(1),
+                status: int(2),
+                utime: int(3).into(),
+                stime: int(4).into(),
+            },
+            Layout::Rt => Fields::Value {
+                pid: int(0),
+                uid: word(1),
+                value: word(2).into(),
+            },
+            Layout::Sys => Fields::Sys {
+                call_addr: word(0).into(),
+                syscall: int(1),
+                arch: word(2),
+            },
+            Layout::Fault => fault(FaultDetail::None),
+            Layout::FaultTrapno => fault(FaultDetail::Trapno(int(1))),
+            Layout::FaultMceerr => {
+                let lsb = compat.at(offset::COMPAT_UNION + 4);
+                fault(FaultDetail::Lsb(i16::from_le_bytes(lsb)))
+            }
+            // Behind four bytes that fill up.
+            Layout::FaultBnderr => fault(FaultDetail::Bounds {
+                lower: word(2).into(),
+                upper: word(3).into(),
+            }),
+            Layout::FaultPkuerr => fault(FaultDetail::Pkey(word(2))),
+            Layout::FaultPerfEvent => fault(FaultDetail::Perf {
+                data: word(1).into(),
+                kind: word(2),
+                flags: word(3),
+            }),
+        };
+        Siginfo::from_fields(signo, errno, code, &fields)
     }
 
     /// Do number, errno, code and fields hold every byte that is not 0?
@@ -923,6 +989,72 @@ mod tests {
 
     use super::*;
     use crate::testing;
+
+    /// linux/compat.h: what is a pointer or a long has 4 bytes, and the union begins at 12.
+    #[test]
+    fn those_of_32_bit_programs() {
+        let compat = |signo: i32, code: i32, words: [u32; 5]| {
+            let mut bytes = [0; SIGINFO_SIZE];
+            let head = [signo.cast_unsigned(), 7, code.cast_unsigned()];
+            for (to, word) in bytes.chunks_mut(4).zip(head.into_iter().chain(words)) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            let info = Siginfo::from_compat(&bytes);
+            assert_eq!((info.signo(), info.errno(), info.code()), (signo, 7, code));
+            assert!(info.is_canonical());
+            info.fields()
+        };
+        const ADDR: u32 = 0xffff_e000;
+        const BELOW: u32 = u32::MAX;
+        let addr = ADDR.into();
+        let fault = |detail| Fields::Fault { addr, detail };
+        let kill = Fields::Kill { pid: 3, uid: BELOW };
+        assert_eq!(compat(15, SI_USER, [3, BELOW, 0, 0, 0]), kill);
+        let (pid, uid, value) = (3, 4, BELOW.into());
+        assert_eq!(
+            compat(40, -1, [3, 4, BELOW, 0, 0]),
+            Fields::Value { pid, uid, value }
+        );
+        let timer = Fields::Timer {
+            id: 3,
+            overrun: 4,
+            value,
+            sys_private: 0,
+        };
+        assert_eq!(compat(40, SI_TIMER, [3, 4, BELOW, 9, 9]), timer);
+        let child = Fields::Child {
+            pid,
+            uid,
+            status: 5,
+            utime: -1,
+            stime: 6,
+        };
+        assert_eq!(compat(17, 1, [3, 4, 5, BELOW, 6]), child);
+        let poll = Fields::Poll { band: -1, fd: 8 };
+        assert_eq!(compat(29, 1, [BELOW, 8, 9, 9, 9]), poll);
+        let sys = Fields::Sys {
+            call_addr: addr,
+            syscall: 20,
+            arch: 0x4000_0003,
+        };
+        assert_eq!(compat(31, 1, [ADDR, 20, 0x4000_0003, 9, 9]), sys);
+        assert_eq!(compat(11, 1, [ADDR, 9, 9, 9, 9]), fault(FaultDetail::None));
+        let lsb = fault(FaultDetail::Lsb(12));
+        assert_eq!(compat(7, BUS_MCEERR_AR, [ADDR, 12, 9, 9, 9]), lsb);
+        let (lower, upper) = (5, BELOW.into());
+        assert_eq!(
+            compat(11, SEGV_BNDERR, [ADDR, 9, 5, BELOW, 9]),
+            fault(FaultDetail::Bounds { lower, upper })
+        );
+        let pkey = fault(FaultDetail::Pkey(5));
+        assert_eq!(compat(11, SEGV_PKUERR, [ADDR, 9, 5, 9, 9]), pkey);
+        let perf = fault(FaultDetail::Perf {
+            data: upper,
+            kind: 2,
+            flags: 3,
+        });
+        assert_eq!(compat(5, TRAP_PERF, [ADDR, BELOW, 2, 3, 9]), perf);
+    }
 
     #[test]
     fn what_the_kernel_notes_in_a_timers_entry_does_not_count() {

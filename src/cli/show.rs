@@ -367,7 +367,10 @@ impl<W: Write> Table<'_, W> {
         depth: usize,
     ) -> io::Result<()> {
         if pending.bits.is_empty() {
-            return self.row(indent, label, "nothing pending");
+            let none = "nothing pending";
+            let of_low = format!("{none} {DIM}(of signals 1 to 32){DIM:#}");
+            let all = self.has(Aspect::HighSignals);
+            return self.row(indent, label, if all { none } else { &of_low });
         }
         if !self.has(Aspect::Entries) {
             let text = format!(
@@ -451,6 +454,9 @@ impl<W: Write> Table<'_, W> {
             Aspect::Masks,
             &first.lasting_mask().to_string(),
         )?;
+        if !self.has(Aspect::HighSignals) {
+            self.known(4, "33 to 64", Aspect::HighSignals, "")?;
+        }
         if !self.has(Aspect::LastingMask) {
             let text = format!("{DIM}not recorded, where a call has put the mask in force{DIM:#}");
             self.row(4, "lasting mask", &text)?;

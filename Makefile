@@ -94,7 +94,7 @@ test: root faults build ## runs all tests: units, documentation, then the scenar
 	$(with_criu) build -p criu-signals --examples$(locked)$(profile_flag)
 	$(cargo_test) --lib --bins --examples$(test_args)
 	$(cargo_test) --doc$(test_args)
-	$(cargo_test) --test '*'$(test_args)
+	$(cargo_test) --no-fail-fast --test '*'$(test_args)
 
 gaps: PROFILE := release
 gaps: root build ## runs every case that CRIU loses, refuses or doubles, and writes docs/gaps.md and docs/gaps.json (ARGS="--case 9" for some)

@@ -7,9 +7,9 @@
 
 #include <sys/resource.h>
 
-#define SOFT 3
+#define SOFT 2
 #define HARD 3600
-#define USED_MS 1500
+#define USED_MS 1200
 /* What is used until the signal must have come, even if the time used begins anew. */
 #define MOST_MS 20000
 

@@ -589,13 +589,14 @@ impl Custody {
         entries: Entries,
     ) -> Result<SigSet> {
         let (pid, tid) = (site.pid(), site.tid);
-        let mut stay = match queue {
-            Queue::Private => SigSet::EMPTY,
+        let status = SignalStatus::read(pid, tid)?;
+        let mut stay = match (queue, entries) {
             // rt_sigtimedwait looks at the private queue first.
-            Queue::Shared => {
-                let private = SignalStatus::read(pid, tid)?.pending;
-                private.union(itimers::armed_by_taking(&self.state))
+            (Queue::Shared, _) => status.pending.union(itimers::armed_by_taking(&self.state)),
+            (Queue::Private, Entries::Unread) => {
+                self.gives_shared(site, status.pending.intersection(status.shared_pending))?
             }
+            (Queue::Private, Entries::Known) => SigSet::EMPTY,
         };
         if entries == Entries::Unread {
             // Where in the queue an entry of a timer is can't be told without reading the whole of it.
@@ -619,6 +620,27 @@ impl Custody {
             stay.extend(pending.map_or(SigSet::EMPTY, timers_numbers).iter());
         }
         Ok(stay)
+    }
+
+    /// Of these numbers, which are pending for the thread and for the process: those of which the thread may have the entry of a
+    /// timer that is gone. The kernel drops that entry where the thread is asked for it, and gives the first of the shared queue.
+    fn gives_shared<Owner>(&self, site: &Site<'_, '_, Owner>, both: SigSet) -> Result<SigSet> {
+        let mut found = SigSet::EMPTY;
+        if both.is_empty() {
+            return Ok(found);
+        }
+        let tid = site.tid;
+        let thread = guardian::thread_of(&self.state, Queue::Private, tid);
+        let depth = Queue::Private.depth(site)?;
+        for from in (0..depth).step_by(CHUNK) {
+            let chunk = Queue::Private.peek(tid, from, CHUNK.min(depth - from))?;
+            let left = chunk
+                .iter()
+                .filter(|info| dropped::may_be_left(&self.state, thread, info))
+                .filter_map(number);
+            found.extend(left.filter(|&signo| both.contains(signo)));
+        }
+        Ok(found)
     }
 
     /// After a failure, while the process has been stopped all the time: puts back what is out, or where that is not known

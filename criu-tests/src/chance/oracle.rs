@@ -94,6 +94,30 @@ impl Difference {
         self.control.contains(" ~")
     }
 
+    /// The same, or the same with about the same time.
+    pub fn is_like(&self, other: &Difference) -> bool {
+        /// A line, and the time in it.
+        fn parts(line: &str) -> (&str, Option<i128>) {
+            let Some((line, time)) = line.split_once(" ~") else {
+                return (line, None);
+            };
+            let time = time.split_once('=').map(|(_, time)| time);
+            let time = time.and_then(|time| time.split(' ').next());
+            (line, time.and_then(|time| time.parse().ok()))
+        }
+        let like = |one: &str, other: &str| {
+            let ((line, time), (other, then)) = (parts(one), parts(other));
+            line == other
+                && match (time, then) {
+                    (Some(time), Some(then)) => (time - then).abs() <= ALIKE,
+                    (time, then) => time == then,
+                }
+        };
+        self.about == other.about
+            && like(&self.control, &other.control)
+            && like(&self.found, &other.found)
+    }
+
     /// An entry of a queue is missing, or is there and ought not to be, and no timer has left it.
     pub fn is_of_no_timer(&self) -> bool {
         let code = |line: &str| {
@@ -128,6 +152,8 @@ impl fmt::Display for Difference {
 
 /// Scheduling alone may make times differ by so much, on a busy machine.
 const SLACK: i128 = 400_000_000;
+/// Times of two runs that came out in the same way differ by no more, in nanoseconds.
+const ALIKE: i128 = 1_000_000_000;
 /// Of timers that expire after half a minute at the earliest.
 const FAR: i128 = 6_000_000_000;
 /// And counts of what ticks by so many ticks' time less.
@@ -622,6 +648,19 @@ done";
         // The control was 50 ms late.
         assert_eq!(took(1_150_000_000), 0);
         assert_eq!(took(1_100_000_000), 1);
+    }
+
+    #[test]
+    fn what_is_like_another_difference() {
+        let left = |found: i128| {
+            let found = format!("itimer real 5 armed ~left={found} (1 to 2 is right)");
+            difference("itimer real 5 armed ~left=260000000000", &found)
+        };
+        assert!(left(268_600_000_000).is_like(&left(268_800_000_000)));
+        assert!(!left(268_600_000_000).is_like(&left(258_600_000_000)));
+        let entry = |found| difference("list 0 cc", found);
+        assert!(entry("").is_like(&entry("")) && !entry("").is_like(&entry("list 0 dd")));
+        assert!(!left(1).is_like(&entry("")));
     }
 
     #[test]

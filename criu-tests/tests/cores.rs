@@ -137,31 +137,8 @@ fn written(dir: &RunDir, way: &str, signal: &str, code: &str) -> Result<()> {
     for empty in ["nothing pending", "all default", "none\n", "running"] {
         ensure!(!shown.contains(empty), "{empty:?} in\n{shown}");
     }
-    let image = images.join(image::file_name(pid));
-    let image = text(&image)?;
-    for pair in [[image, core], [core, image], [core, core]] {
-        let same = out(&["diff", pair[0], pair[1]], 0)?;
-        for part in [
-            "no differences",
-            "was written for",
-            "dispositions",
-            "shared queue",
-        ] {
-            ensure!(same.contains(part), "no {part:?} in\n{same}");
-        }
-    }
-    // What both tell is compared: with the mask of each thread changed, each differs, and with a pending bit.
-    let other = dir.file("other");
-    fs::create_dir(&other)?;
-    let mut changed = image::open(Path::new(image))?;
-    for thread in &mut changed.process.threads {
-        thread.blocked = thread.blocked.with(SigNo::TERM);
-    }
-    changed.process.threads[1].pending = Pending::default();
-    let other = other.join(image::file_name(pid));
-    image::write(File::create(&other)?, &changed)?;
-    let differs = out(&["diff", text(&other)?, core], 1)?;
-    ensure!(differs.contains("5 differences"), "{differs}");
+    let same = ["was written for", "dispositions", "shared queue"];
+    compared(dir, pid, &images, core, &same)?;
     json(pid, core, signal)
 }
 
@@ -178,25 +155,7 @@ fn written_by_ia32(dir: &RunDir, way: &str, signal: &str, siginfo: &str) -> Resu
     ] {
         ensure!(shown.contains(part), "no {part:?} in\n{shown}");
     }
-    let image = images.join(image::file_name(pid));
-    let image = text(&image)?;
-    for pair in [[image, core], [core, image], [core, core]] {
-        let same = out(&["diff", pair[0], pair[1]], 0)?;
-        for part in ["no differences", "signals above 32"] {
-            ensure!(same.contains(part), "no {part:?} in\n{same}");
-        }
-    }
-    let other = dir.file("other");
-    fs::create_dir(&other)?;
-    let mut changed = image::open(Path::new(image))?;
-    for thread in &mut changed.process.threads {
-        thread.blocked = thread.blocked.with(SigNo::TERM);
-    }
-    changed.process.threads[1].pending = Pending::default();
-    let other = other.join(image::file_name(pid));
-    image::write(File::create(&other)?, &changed)?;
-    let differs = out(&["diff", text(&other)?, core], 1)?;
-    ensure!(differs.contains("5 differences"), "{differs}");
+    compared(dir, pid, &images, core, &["signals above 32"])?;
     json(pid, core, signal)?;
     let packed = format!("{core}.zst");
     let done = Command::new("zstd")
@@ -209,6 +168,31 @@ fn written_by_ia32(dir: &RunDir, way: &str, signal: &str, siginfo: &str) -> Resu
     let missing = json["not_recorded"].as_array().context("gaps")?;
     let high = missing.iter().any(|name| name == "signals_above_32");
     ensure!(high && json["process"]["compat"] == true, "{json}");
+    Ok(())
+}
+
+/// The core and the image of the same process do not differ, and `diff` has these words for what is not compared.
+fn compared(dir: &RunDir, pid: Pid, images: &Path, core: &str, words: &[&str]) -> Result<()> {
+    let image = images.join(image::file_name(pid));
+    let image = text(&image)?;
+    for pair in [[image, core], [core, image], [core, core]] {
+        let same = out(&["diff", pair[0], pair[1]], 0)?;
+        for part in ["no differences"].iter().chain(words) {
+            ensure!(same.contains(part), "no {part:?} in\n{same}");
+        }
+    }
+    // What both tell is compared: with the mask of each thread changed, each differs, and with a pending bit.
+    let other = dir.file("other");
+    fs::create_dir(&other)?;
+    let mut changed = image::open(Path::new(image))?;
+    for thread in &mut changed.process.threads {
+        thread.blocked = thread.blocked.with(SigNo::TERM);
+    }
+    changed.process.threads[1].pending = Pending::default();
+    let other = other.join(image::file_name(pid));
+    image::write(File::create(&other)?, &changed)?;
+    let differs = out(&["diff", text(&other)?, core], 1)?;
+    ensure!(differs.contains("5 differences"), "{differs}");
     Ok(())
 }
 

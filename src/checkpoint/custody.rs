@@ -589,11 +589,14 @@ impl Custody {
         entries: Entries,
     ) -> Result<SigSet> {
         let (pid, tid) = (site.pid(), site.tid);
-        let status = SignalStatus::read(pid, tid)?;
+        let status = || SignalStatus::read(pid, tid);
         let mut stay = match (queue, entries) {
             // rt_sigtimedwait looks at the private queue first.
-            (Queue::Shared, _) => status.pending.union(itimers::armed_by_taking(&self.state)),
+            (Queue::Shared, _) => status()?
+                .pending
+                .union(itimers::armed_by_taking(&self.state)),
             (Queue::Private, Entries::Unread) => {
+                let status = status()?;
                 self.gives_shared(site, status.pending.intersection(status.shared_pending))?
             }
             (Queue::Private, Entries::Known) => SigSet::EMPTY,

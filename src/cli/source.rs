@@ -245,7 +245,10 @@ fn live_process(
     let observed = Observed {
         waiting: reading.waiting.clone(),
         surroundings: reading.surroundings.clone(),
-        clocks: means.files.then(|| clocks_of_live(pid, &program)),
+        // Without a stop, however the process is read otherwise.
+        clocks: means
+            .files
+            .then(|| if_same_program(pid, &program, proc::clocks(pid))),
         files: match means.files {
             true => files_of_live(pid, &program),
             false => SignalFiles::default(),
@@ -270,41 +273,29 @@ pub fn names_of_live(
     program: criu_signals::error::Result<Vec<u8>>,
 ) -> Result<Vec<CodePlace>, String> {
     let addresses = reading.process.dispositions.addresses();
-    let names = symbols::of_process(pid, &addresses).map_err(|e| e.to_string())?;
-    ensure_same_program(pid, &program)?;
-    Ok(names)
-}
-
-/// Without a stop, however the process is read otherwise.
-fn clocks_of_live(
-    pid: Pid,
-    program: &criu_signals::error::Result<Vec<u8>>,
-) -> Result<Clocks, String> {
-    let clocks = proc::clocks(pid).map_err(|e| e.to_string())?;
-    ensure_same_program(pid, program)?;
-    Ok(clocks)
+    if_same_program(pid, &program, symbols::of_process(pid, &addresses))
 }
 
 /// What is not known of them is said in them.
 fn files_of_live(pid: Pid, program: &criu_signals::error::Result<Vec<u8>>) -> SignalFiles {
-    let files = signal_files::of_process(pid).map_err(|e| e.to_string());
-    files
-        .and_then(|files| ensure_same_program(pid, program).map(|()| files))
-        .unwrap_or_else(|why| SignalFiles {
-            files: Vec::new(),
-            unknown: Some(why),
-        })
+    if_same_program(pid, program, signal_files::of_process(pid)).unwrap_or_else(|why| SignalFiles {
+        files: Vec::new(),
+        unknown: Some(why),
+    })
 }
 
-fn ensure_same_program(
+/// What was found in a live process, or why it is not known: also if the process has executed another program since `then`.
+fn if_same_program<T>(
     pid: Pid,
     then: &criu_signals::error::Result<Vec<u8>>,
-) -> Result<(), String> {
+    found: criu_signals::error::Result<T>,
+) -> Result<T, String> {
+    let found = found.map_err(|e| e.to_string())?;
     let then = then.as_ref().map_err(ToString::to_string)?;
     if proc::auxiliary_vector(pid).map_err(|e| e.to_string())? != *then {
         return Err("the process has executed another program meanwhile".to_owned());
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The names of what an image has, where CRIU's images of the process are beside it.

@@ -316,7 +316,7 @@ static void prepare_ipc(struct wait *wait)
 	} else {
 		id = msgget(IPC_PRIVATE, 0600);
 		if (wait->call == MSGSND)
-			while (!msgsnd(id, &message, FILLER, IPC_NOWAIT) || !msgsnd(id, &message, 0, IPC_NOWAIT))
+			while (!msgsnd(id, &message, FILLER, IPC_NOWAIT))
 				;
 	}
 	if (id < 0)

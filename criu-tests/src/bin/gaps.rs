@@ -131,15 +131,13 @@ fn outside(args: &[String]) -> Result<ExitCode> {
         let kernel =
             fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's version")?;
         let kernel = kernel.trim().split('-').next().unwrap_or_default();
+        let results = report::results(&judged, &criu, kernel);
         let write = |path: Option<PathBuf>, text: String| match path {
             Some(path) => fs::write(&path, text).with_context(|| path.display().to_string()),
             None => Ok(()),
         };
-        write(markdown, report::markdown(&judged, &criu, kernel))?;
-        write(
-            json,
-            format!("{:#}\n", report::json(&judged, &criu, kernel)),
-        )?;
+        write(markdown, results.page())?;
+        write(json, results.json()?)?;
     }
     let mut code = ExitCode::SUCCESS;
     // With some of the columns only, nothing follows.

@@ -7,10 +7,11 @@
 //! if the lines of all runs with the plugin are that line.
 //!
 //! [`inside`] is one run, in a pid namespace of its own; [`matrix`] makes all of them, some at a time; [`verdict`]
-//! judges them; [`report`] prints.
+//! judges them; [`report`] prints; [`results`] is what the documents have.
 
 pub mod inside;
 pub mod matrix;
 pub mod report;
+pub mod results;
 pub mod table;
 pub mod verdict;

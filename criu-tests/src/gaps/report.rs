@@ -1,11 +1,10 @@
-//! The table, as text, as Markdown and as JSON.
+//! What the runs of the cases show, as text and as data.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
-
 use crate::gaps::matrix::Runs;
+use crate::gaps::results::{self, Case, Results};
 use crate::gaps::table::Row;
 use crate::gaps::verdict::{End, Mode, Run, Verdict, control, held_too_long, is_right, verdict};
 
@@ -69,8 +68,8 @@ impl Judged<'_> {
             && !Mode::ALL.iter().any(slow)
     }
 
-    /// What the runs of one way ended with, each once, with its count if there are several.
-    fn cell(&self, mode: Mode) -> String {
+    /// What the runs of one way ended with, each once, with its count if there are several. `None` without a run.
+    fn cell(&self, mode: Mode) -> Option<String> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut frozen: Vec<u64> = Vec::new();
         for run in self.of(mode) {
@@ -78,7 +77,7 @@ impl Judged<'_> {
             frozen.extend(run.frozen_us);
         }
         if counts.is_empty() {
-            return "n/a".into();
+            return None;
         }
         let one = counts.len() == 1;
         let mut text = counts
@@ -95,7 +94,20 @@ impl Judged<'_> {
         if let (Some(_), Some(us)) = (self.row.frozen_us, frozen.iter().min()) {
             let _ = write!(text, ", held for {} ms", us / 1000);
         }
-        text
+        Some(text)
+    }
+
+    fn case(&self) -> Case {
+        let outcomes = Mode::ALL.into_iter();
+        Case {
+            verdict: self.verdict,
+            criu_alone_is_right: self.alone_is_right(),
+            runs: self.repeats(),
+            outcomes: outcomes
+                .map(|mode| (mode.name().into(), self.cell(mode)))
+                .collect(),
+            ..Case::of(self.row)
+        }
     }
 
     fn words(&self, mode: Mode, run: &Run) -> String {
@@ -135,87 +147,24 @@ pub fn text(judged: &[Judged<'_>]) -> String {
             j.repeats()
         );
         for mode in Mode::ALL {
-            if j.of(mode).next().is_some() {
-                let _ = writeln!(out, "    {:<12} {}", mode.name(), j.cell(mode));
+            if let Some(cell) = j.cell(mode) {
+                let _ = writeln!(out, "    {:<12} {cell}", mode.name());
             }
         }
     }
-    let _ = writeln!(out, "{}", summary(judged));
+    let cases: Vec<Case> = judged.iter().map(Judged::case).collect();
+    let _ = writeln!(out, "{}", results::summary(&cases));
     out
 }
 
-/// Counts.
-pub fn summary(judged: &[Judged<'_>]) -> String {
-    let mut counts: BTreeMap<Verdict, usize> = BTreeMap::new();
-    for j in judged {
-        *counts.entry(j.verdict).or_default() += 1;
+/// For the documents.
+pub fn results(judged: &[Judged<'_>], criu: &str, kernel: &str) -> Results {
+    Results {
+        version: results::VERSION,
+        criu: criu.into(),
+        kernel: kernel.into(),
+        cases: judged.iter().map(Judged::case).collect(),
     }
-    let parts: Vec<String> = counts
-        .iter()
-        .map(|(verdict, n)| format!("{n} {verdict}"))
-        .collect();
-    let alone = judged.iter().filter(|j| j.alone_is_right()).count();
-    format!(
-        "{} cases: {}; in {alone} criu alone is right",
-        judged.len(),
-        parts.join(", ")
-    )
-}
-
-/// For the documentation.
-pub fn markdown(judged: &[Judged<'_>], criu: &str, kernel: &str) -> String {
-    let mut out = format!(
-        "# What CRIU loses, and what becomes of it with the plugin\n\n\
-         Written by `make gaps` with criu {criu} on Linux {kernel}: do not edit.\n\n\
-         Each case is a program in `criu-tests/gaps/`. *Control* is what it finds when it was never checkpointed, \
-         *alone* after dump and restore by criu without the plugin, *plugin* with it, *left running* after \
-         `criu dump --leave-running` (alone, with the plugin). **fixed**: with the plugin every run is as the \
-         control. **refused**: the dump stops, says why, and the program goes on unharmed. **said**: the log warns. \
-         **SILENT**: none of these.\n\n{}.\n\n\
-         | Case | | Control | Alone | Plugin | Left running, alone | Left running, plugin | Verdict | Runs |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
-        summary(judged)
-    );
-    for j in judged {
-        let mark = if j.alone_is_right() {
-            " (criu alone too)"
-        } else {
-            ""
-        };
-        let cells: Vec<String> = Mode::ALL
-            .into_iter()
-            .map(|mode| j.cell(mode).replace('|', "\\|"))
-            .collect();
-        let _ = writeln!(
-            out,
-            "| {} | {} | {} | {}{mark} | {} |",
-            j.row.name,
-            j.row.title,
-            cells.join(" | "),
-            j.verdict,
-            j.repeats()
-        );
-    }
-    out
-}
-
-/// For programs: the same as [`markdown`]. `outcomes` has the ways by their names (`gaps --mode`).
-pub fn json(judged: &[Judged<'_>], criu: &str, kernel: &str) -> Value {
-    let cases = judged.iter().map(|j| {
-        let outcomes: serde_json::Map<String, Value> = Mode::ALL
-            .into_iter()
-            .map(|mode| (mode.name().to_owned(), j.cell(mode).into()))
-            .collect();
-        json!({
-            "case": j.row.name,
-            "title": j.row.title,
-            "verdict": j.verdict.to_string(),
-            "criu_alone_is_right": j.alone_is_right(),
-            "runs": j.repeats(),
-            "outcomes": outcomes,
-        })
-    });
-    json!({"criu": criu, "kernel": kernel, "cases": cases.collect::<Vec<_>>()})
 }
 
 /// A line of criu's log without time stamp, place and pids.

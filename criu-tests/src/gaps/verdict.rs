@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::gaps::table::Row;
 
 /// The ways to run a case.
@@ -109,7 +111,8 @@ pub struct Run {
 }
 
 /// What came out for a case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As if there had been no checkpoint.
     Fixed,
@@ -118,8 +121,10 @@ pub enum Verdict {
     /// Not as without a checkpoint, and the log says so.
     Said,
     /// Not as without a checkpoint, and nothing says so.
+    #[serde(rename = "SILENT")]
     Silent,
     /// Without a checkpoint there is not one outcome: nothing can be compared with it.
+    #[serde(rename = "NO CONTROL")]
     NoControl,
 }
 

@@ -20,9 +20,11 @@ const WHAT: [(&str, Of); 3] = [
 impl Curve {
     /// The file of figures. `picture` is the name of the file beside it.
     pub fn markdown(&self, picture: Option<&str>) -> String {
-        let mut out = format!(
-            "# What a deep queue costs\n\n\
-             Written by `make curve` with criu {} on {}, load average {} when it began: do not edit.\n\n\
+        let mut out = String::from("# What a deep queue costs\n\n");
+        self.introduction(&mut out);
+        let _ = write!(
+            out,
+            "Written by `make curve` with criu {} on {}, load average {} when it began: do not edit.\n\n\
              A process has so many signals pending, and is dumped and restored, by criu alone and with the plugin in \
              turns. *Held* is how long it stood still, by criu's own statistics; *dump* and *restore* are the whole \
              commands. Medians of three runs, or what one took where that is longer than 8 s; \
@@ -45,7 +47,6 @@ impl Curve {
                 depths.join(", ")
             );
         }
-        self.introduction(&mut out);
         for kind in Kind::ALL {
             self.table(kind, &mut out);
         }

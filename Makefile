@@ -20,6 +20,10 @@ PLUGINDIR    :=
 # Goes before all of these.
 DESTDIR      :=
 
+# For `make book`. Built without optimisation, and without its server, search and watching, which the book does not need: 211 s of
+# processor time rather than 383 s.
+MDBOOK_VERSION := 0.5.4
+
 # What `make lint` lets cargo-deny check. With "advisories" cargo-deny fetches the database of RustSec.
 DENY         := bans licenses sources
 
@@ -59,7 +63,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -183,6 +187,15 @@ oldest-rust:
 
 tools: ## installs cargo-deny into target/tools, where lint looks for it too (takes minutes to compile)
 	cargo install --locked --root "$(target_path)/tools" cargo-deny
+
+book: mdbook ## makes the documents a book, target/book/html/index.html, and checks the links in it
+	@scripts/book "$(target_path)/tools/bin/mdbook" "$(target_path)/book"
+
+# In its own folder of tools, so that it is the version that CI has.
+.PHONY: mdbook
+mdbook:
+	@[ "$$("$(target_path)/tools/bin/mdbook" --version 2>/dev/null)" = "mdbook v$(MDBOOK_VERSION)" ] || \
+	  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --version $(MDBOOK_VERSION) --root "$(target_path)/tools" mdbook
 
 lint: deps criu ## checks formatting, clippy, documentation; dependencies too, where cargo-deny is installed (make tools)
 	cargo fmt --all --check

@@ -1,4 +1,5 @@
-//! The documents of the project: each link leads somewhere, and README or a document that it names leads to each document.
+//! The documents of the project: each link leads somewhere, README or a document that it names leads to each document, and
+//! each is a chapter of the book (`make book`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,6 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 
 /// Where links begin.
 const FIRST: &str = "README.md";
+
+/// The chapters of the book.
+const SUMMARY: &str = "docs/SUMMARY.md";
 
 /// Folders without documents of the project's own.
 const OTHERS: [&str; 3] = ["target", ".git", "artifacts"];
@@ -85,6 +89,46 @@ fn resolved(from: &Path, link: &str) -> PathBuf {
     path
 }
 
+/// Whether people look for this document in the book: all in `docs/` and in the root.
+fn is_chapter(path: &Path) -> bool {
+    let root = path.parent() == Some(Path::new(""));
+    (path.starts_with("docs") || root) && path != Path::new(SUMMARY)
+}
+
+#[test]
+fn each_document_is_one_chapter_of_the_book() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut documents = BTreeMap::new();
+    read(&root, Path::new(""), &mut documents)?;
+    let summary = documents.get(Path::new(SUMMARY)).context(SUMMARY)?;
+    let chapters: Vec<PathBuf> = links(summary)
+        .into_iter()
+        .map(|link| resolved(Path::new("docs"), link))
+        .collect();
+    let once: BTreeSet<&PathBuf> = chapters.iter().collect();
+    ensure!(once.len() == chapters.len(), "{SUMMARY}: one twice");
+    let missing = documents
+        .keys()
+        .filter(|path| is_chapter(path) && !once.contains(path));
+    let missing: Vec<_> = missing.collect();
+    ensure!(missing.is_empty(), "{SUMMARY}: no chapter {missing:?}");
+    // What a chapter leads to is a chapter: in the book there is nothing else.
+    for chapter in &chapters {
+        let text = documents.get(chapter).context("a chapter is no document")?;
+        let folder = chapter.parent().unwrap_or(Path::new(""));
+        for link in links(text) {
+            let file = link.split('#').next().unwrap_or_default();
+            let to = resolved(folder, file);
+            ensure!(
+                !documents.contains_key(&to) || once.contains(&to),
+                "{}: {link} is in no chapter of {SUMMARY}",
+                chapter.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn links_lead_somewhere_and_to_every_document() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -120,10 +164,9 @@ fn links_lead_somewhere_and_to_every_document() -> Result<()> {
             }
         }
     }
-    let lost = documents.keys().filter(|path| {
-        let is_doc = path.starts_with("docs") || path.parent() == Some(Path::new(""));
-        is_doc && !reached.contains(*path)
-    });
+    let lost = documents
+        .keys()
+        .filter(|path| is_chapter(path) && !reached.contains(*path));
     let lost: Vec<_> = lost.collect();
     ensure!(lost.is_empty(), "no link leads to {lost:?}");
     Ok(())

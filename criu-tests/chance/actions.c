@@ -16,8 +16,10 @@ struct entry {
 static struct entry entries[LOG];
 static int logged;
 
-#ifdef __x86_64__
+#if defined(__x86_64__)
 __asm__("chance_restore_rt:\n\tmov $15, %eax\n\tsyscall\n");
+#elif defined(__aarch64__)
+__asm__("chance_restore_rt:\n\tmov x8, #139\n\tsvc #0\n");
 #else
 /* A handler without SA_SIGINFO has the old frame, with another way back and the number on top of it. */
 __asm__("chance_restore:\n\tpop %eax\n\tmov $119, %eax\n\tint $0x80\n");
@@ -103,7 +105,7 @@ static void own_handler(struct action *action)
 	action->handler = info ? (unsigned long)with_info : (unsigned long)without_info;
 	action->flags |= SA_RESTORER;
 	action->restorer = (unsigned long)chance_restore_rt;
-#ifndef __x86_64__
+#ifdef __i386__
 	if (!info)
 		action->restorer = (unsigned long)chance_restore;
 #endif
@@ -187,7 +189,7 @@ static void say_action(int sig, const struct action *action)
 		snprintf(handler, sizeof(handler), "%lx", action->handler);
 	if (action->restorer == (unsigned long)chance_restore_rt)
 		strcpy(restorer, "own");
-#ifndef __x86_64__
+#ifdef __i386__
 	else if (action->restorer == (unsigned long)chance_restore)
 		strcpy(restorer, "own-old");
 #endif

@@ -6,7 +6,7 @@
 #include <linux/futex.h>
 
 _Static_assert(sizeof(siginfo_t) == 128, "siginfo_t");
-#ifdef __x86_64__
+#ifdef __LP64__
 _Static_assert(sizeof(struct action) == 32, "struct sigaction of the kernel");
 #else
 _Static_assert(sizeof(struct action) == 20, "struct sigaction of the kernel");

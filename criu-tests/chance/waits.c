@@ -23,6 +23,13 @@
 #undef SYS_select
 #define SYS_select SYS__newselect
 #endif
+#ifdef __aarch64__
+/* There are the calls with a mask alone: without one they are made with NULL. */
+#define SYS_pause SYS_ppoll
+#define SYS_poll SYS_ppoll
+#define SYS_select SYS_pselect6
+#define SYS_epoll_wait SYS_epoll_pwait
+#endif
 #ifndef SYS_accept
 #define SYS_accept SYS_accept4
 #endif
@@ -401,6 +408,45 @@ void wait_is_wrong(const struct wait *wait)
 		 wait->error ? strerror(wait->error) : "no error");
 }
 
+#ifdef __aarch64__
+static long raw_pause(void)
+{
+	return syscall(SYS_ppoll, NULL, 0, NULL, NULL, 8);
+}
+
+static long raw_poll(struct pollfd *fd, int ms)
+{
+	struct timespec t = { ms / 1000, ms % 1000 * 1000000L };
+
+	return syscall(SYS_ppoll, fd, 1, ms < 0 ? NULL : &t, NULL, 8);
+}
+
+static long raw_select(int n, fd_set *fds, struct timeval *tv)
+{
+	struct timespec t = { tv ? tv->tv_sec : 0, tv ? tv->tv_usec * 1000 : 0 };
+	long result = syscall(SYS_pselect6, n, fds, NULL, NULL, tv ? &t : NULL, NULL);
+
+	if (tv)
+		*tv = (struct timeval){ t.tv_sec, t.tv_nsec / 1000 };
+	return result;
+}
+#else
+static long raw_pause(void)
+{
+	return syscall(SYS_pause);
+}
+
+static long raw_poll(struct pollfd *fd, int ms)
+{
+	return syscall(SYS_poll, fd, 1, ms);
+}
+
+static long raw_select(int n, fd_set *fds, struct timeval *tv)
+{
+	return syscall(SYS_select, n, fds, NULL, NULL, tv);
+}
+#endif
+
 static long enter_poll(struct wait *wait, struct timespec *t, int ms)
 {
 	struct pollfd fd = { .fd = wait->fd[0], .events = POLLIN };
@@ -409,11 +455,11 @@ static long enter_poll(struct wait *wait, struct timespec *t, int ms)
 
 	switch (wait->call) {
 	case POLL:
-		return syscall(SYS_poll, &fd, 1, ms);
+		return raw_poll(&fd, ms);
 	case PPOLL:
 		return syscall(SYS_ppoll, &fd, 1, t, &wait->mask, 8);
 	case EPOLL_WAIT:
-		return syscall(SYS_epoll_wait, wait->epoll, &event, 1, ms);
+		return syscall(SYS_epoll_wait, wait->epoll, &event, 1, ms, NULL, 8);
 	case EPOLL_PWAIT:
 		return syscall(SYS_epoll_pwait, wait->epoll, &event, 1, ms, &wait->mask, 8);
 	default:
@@ -435,7 +481,7 @@ static long enter_select(struct wait *wait, struct timespec *t)
 	FD_ZERO(&fds);
 	FD_SET(wait->fd[0], &fds);
 	if (wait->call == SELECT) {
-		result = syscall(SYS_select, wait->fd[0] + 1, &fds, NULL, NULL, t ? &tv : NULL);
+		result = raw_select(wait->fd[0] + 1, &fds, t ? &tv : NULL);
 		if (t)
 			wait->left = tv.tv_sec * SECOND + tv.tv_usec * 1000ll;
 		return result;
@@ -528,7 +574,7 @@ static long enter(struct wait *wait, struct timespec *t)
 
 	switch (wait->call) {
 	case PAUSE:
-		return syscall(SYS_pause);
+		return raw_pause();
 	case SIGSUSPEND:
 		return syscall(SYS_rt_sigsuspend, &wait->mask, 8);
 	case NANOSLEEP:

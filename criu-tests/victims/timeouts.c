@@ -13,6 +13,11 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
+#ifndef SYS_epoll_wait
+/* aarch64 has the call with a mask alone: without one it is made with NULL. */
+#define SYS_epoll_wait SYS_epoll_pwait
+#endif
+
 static const char *kind;
 static int ms, pair[2], epoll;
 
@@ -31,7 +36,7 @@ static long wait_once(void)
 	long ret;
 
 	if (*kind == 'e')
-		ret = syscall(SYS_epoll_wait, epoll, &got, 1, ms);
+		ret = syscall(SYS_epoll_wait, epoll, &got, 1, ms, NULL, 8);
 	else if (*kind == 's')
 		ret = syscall(SYS_rt_sigtimedwait, &waited, NULL, &t, sizeof(waited));
 	else

@@ -17,7 +17,7 @@
 #define PEEK_CHUNK 256
 
 _Static_assert(sizeof(siginfo_t) == 128, "siginfo_t");
-#ifdef __x86_64__
+#ifdef __LP64__
 _Static_assert(sizeof(struct k_sigaction) == 32, "struct k_sigaction");
 #else
 _Static_assert(sizeof(struct k_sigaction) == 20, "struct k_sigaction");
@@ -102,8 +102,10 @@ void k_sleep_ms(int ms)
 	syscall(SYS_nanosleep, &t, NULL);
 }
 
-#ifdef __x86_64__
+#if defined(__x86_64__)
 __asm__("restore_rt:\n\tmov $15, %eax\n\tsyscall\n");
+#elif defined(__aarch64__)
+__asm__("restore_rt:\n\tmov x8, #139\n\tsvc #0\n");
 #else
 /* A handler without SA_SIGINFO has the old frame, with another way back and the number on top of it. */
 __asm__("restore:\n\tpop %eax\n\tmov $119, %eax\n\tint $0x80\n");
@@ -114,7 +116,7 @@ extern void restore_rt(void);
 
 unsigned long victim_restorer(unsigned long flags)
 {
-#ifndef __x86_64__
+#ifdef __i386__
 	if (!(flags & SA_SIGINFO))
 		return (unsigned long)restore;
 #endif

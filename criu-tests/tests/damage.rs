@@ -22,14 +22,15 @@ use criu_signals::images::{
 };
 use criu_signals::run_report::{Document, Level, Outcome};
 use criu_tests::cases::{
-    self, CHECK, Test, dumped, expect_error, expect_line, expect_verdict, refused, restored, start,
-    test, with_plugin,
+    self, CHECK, Test, all_need, dumped, expect_error, expect_line, expect_verdict, refused,
+    restored, start, test, with_plugin,
 };
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
 use criu_tests::victim::{Victim, reap_all};
 use nix::mount::{MsFlags, mount};
 
@@ -42,9 +43,16 @@ fn tests() -> Vec<Test> {
     for lost in LOST {
         for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
             let name = format!("lost.{}.{}", lost.name, policy.name());
-            tests.push(test(name, move |dir| lose(lost, policy, dir)));
+            tests.push(test(name, move |dir| {
+                lose(lost, policy, &with_policy(policy)?, dir)
+            }));
         }
     }
+    let told = LOST.iter().map(|lost| {
+        let name = format!("lost.told.{}", lost.name);
+        test(name, move |dir| lose_told(lost, dir))
+    });
+    tests.extend(all_need(told.collect(), &[Need::Btf]));
     for lost in TIMERFDS {
         for policy in [Policy::Repair, Policy::Strict, Policy::Report] {
             let name = format!("lost.timerfd-{}.{}", lost.name, policy.name());
@@ -429,7 +437,7 @@ fn realtime(queue: &[Siginfo]) -> Result<usize> {
     at.context("no two entries of one number")
 }
 
-fn lose(lost: &Lost, policy: Policy, dir: &RunDir) -> Result<()> {
+fn lose(lost: &Lost, policy: Policy, criu: &Criu, dir: &RunDir) -> Result<()> {
     let pid = dumped(lost.victim, dir)?;
     let tid = other_thread(pid, dir)?;
     let path = dir.images().join(format!(
@@ -447,7 +455,7 @@ fn lose(lost: &Lost, policy: Policy, dir: &RunDir) -> Result<()> {
     changed(before != after)?;
     fs::write(&path, after)?;
 
-    let (restore, found) = restored(&with_policy(policy)?, dir)?;
+    let (restore, found) = restored(criu, dir)?;
     let place = match lost.place {
         Whose::Process => "process".to_owned(),
         Whose::Leader => format!("thread {pid}"),
@@ -472,6 +480,19 @@ fn lose(lost: &Lost, policy: Policy, dir: &RunDir) -> Result<()> {
         (Some(says), Err(why)) => bail!("the victim was to find {says:?}, but: {why}"),
         (Some(says), Ok(())) => bail!("the victim passes, and was to find {says:?}"),
     }
+}
+
+/// What is lost is found, and is put back, also where BPF tells of the threads and they are not asked.
+fn lose_told(lost: &Lost, dir: &RunDir) -> Result<()> {
+    let criu = Criu::new(&config::criu()?, &config::faults_dir()?.join("plugins"));
+    let criu = criu.env("CRIU_SIGNALS_BPF", "always");
+    lose(lost, Policy::Repair, &criu, dir)?;
+    let log = fs::read_to_string(dir.images().join("restore.log"))?;
+    ensure!(
+        log.contains("stopped processes read by BPF"),
+        "the restore asked all threads"
+    );
+    Ok(())
 }
 
 /// A change to the timerfds in CRIU's image of all files: of a program that has a fast one, a slow one, one that is not

@@ -11,6 +11,7 @@ pub mod options;
 pub mod recorder;
 pub mod restore;
 pub(crate) mod stray_stop;
+mod told;
 
 /// The plugin's name in the inventory of an image folder. What is written there once has to stay.
 pub const INVENTORY_NAME: &CStr = c"signals_plugin";

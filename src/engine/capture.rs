@@ -171,7 +171,17 @@ pub(crate) fn expecting<Owner>(
     phase: Phase,
     expected: &ProcessState,
 ) -> Result<ProcessState> {
-    run(stopped, phase, &Reading::Expecting(expected), None).map(|found| found.state)
+    expecting_told(stopped, phase, expected, None)
+}
+
+/// As [`expecting`], but no thread is asked what is `told` already.
+pub(crate) fn expecting_told<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    phase: Phase,
+    expected: &ProcessState,
+    told: Option<&Told>,
+) -> Result<ProcessState> {
+    run(stopped, phase, &Reading::Expecting(expected), told).map(|found| found.state)
 }
 
 /// How queues are read.
@@ -212,7 +222,9 @@ impl Reading<'_> {
                     Queue::Private => thread().map(|t| &t.pending),
                 };
                 match expected {
-                    Some(expected) if queue.holds(site, expected)? => return Ok(expected.clone()),
+                    Some(expected) if queue.holds_with(status, site.tid, expected)? => {
+                        return Ok(expected.clone());
+                    }
                     _ => usize::MAX,
                 }
             }

@@ -10,6 +10,7 @@ use criu_signals_images::{
 use crate::engine::capture::{self, Entries};
 use crate::engine::replay::{Extent, Replay, Step};
 use crate::engine::stops;
+use crate::engine::told::Told;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::state::queues::{before_arrivals, is_timers};
@@ -18,7 +19,7 @@ use crate::state::{
     self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
 };
 pub use crate::state::{Done, Lost};
-use crate::tracee::{Budget, Injector, StoppedProcess, rlimit};
+use crate::tracee::{Budget, Injector, Remembered, StoppedProcess, rlimit};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +107,18 @@ impl Report {
 /// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
 /// because a queued stop competes with whatever else is pending; see `stops::enter`.
 ///
+/// No thread is asked what is `told` already.
+///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.
 pub fn check<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
     mode: Mode,
+    told: Option<&Told>,
 ) -> Result<Report> {
     let _budget = Budget::of_process();
+    let _registers = Remembered::begin();
     let stop = match mode {
         // Before anything is injected: a SIGSTOP that is queued takes effect as soon as a thread is let go.
         Mode::Repair => stops::enter(stopped, dumped),
@@ -133,7 +138,9 @@ pub fn check<Owner>(
         )
         .err(),
     );
-    let mut found = look(stopped, dumped, dumped)?;
+    // What is told was read before interval timers were put back.
+    let told = told.filter(|_| dumped.interval_timers.is_empty());
+    let mut found = look(stopped, dumped, dumped, told)?;
     distrust_entries(&mut found, dumped);
     let wanted = wanted(dumped, &found);
     report.arrived = siginfos(&wanted).saturating_sub(siginfos(dumped));
@@ -191,7 +198,7 @@ fn put_back_and_read_back<Owner>(
     let (errors, lost) = put_back_and_say(stopped, &wanted, found, Extent::All);
     report.errors.extend(errors);
     report.lost.extend(lost);
-    let seen = look(stopped, dumped, &wanted)
+    let seen = look(stopped, dumped, &wanted, None)
         .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
     let left = match seen {
         Ok(found) => compare(&arrived_since(wanted, &found), &found),
@@ -673,8 +680,9 @@ fn look<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
     expected: &ProcessState,
+    told: Option<&Told>,
 ) -> Result<ProcessState> {
-    let mut found = capture::expecting(stopped, Phase::Verify, expected)?;
+    let mut found = capture::expecting_told(stopped, Phase::Verify, expected, told)?;
     count_queued_stop(&mut found, dumped);
     Ok(found)
 }

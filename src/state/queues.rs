@@ -183,20 +183,29 @@ impl Queue {
     /// # Errors
     /// If the thread is gone.
     pub fn holds<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
-        if self.bits(site)? != wanted.bits {
+        let status = SignalStatus::read(site.pid(), site.tid)?;
+        self.holds_with(&status, site.tid, wanted)
+    }
+
+    /// As [`holds`](Self::holds), where `status` of the thread `tid` has been read.
+    ///
+    /// # Errors
+    /// If the thread is gone.
+    pub fn holds_with(self, status: &SignalStatus, tid: Tid, wanted: &Pending) -> Result<bool> {
+        if self.bits_in(status) != wanted.bits {
             return Ok(false);
         }
         let queue = &wanted.queue;
         if queue.iter().any(is_timers) {
-            let found = self.peek(site.tid, 0, usize::MAX)?;
+            let found = self.peek(tid, 0, usize::MAX)?;
             return Ok(self.same_by_number(&found, queue));
         }
         if queue.len() <= READ_WHOLE {
-            return Ok(self.peek(site.tid, 0, queue.len() + 1)? == *queue);
+            return Ok(self.peek(tid, 0, queue.len() + 1)? == *queue);
         }
         let end = queue.len() - SAMPLE_AT_END;
-        Ok(self.peek(site.tid, 0, SAMPLE)? == queue[..SAMPLE]
-            && self.peek(site.tid, end, SAMPLE_AT_END + 1)? == queue[end..])
+        Ok(self.peek(tid, 0, SAMPLE)? == queue[..SAMPLE]
+            && self.peek(tid, end, SAMPLE_AT_END + 1)? == queue[end..])
     }
 
     /// Is what is in the queue the beginning of `wanted`, so that nothing has to be taken out?

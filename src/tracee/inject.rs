@@ -16,6 +16,7 @@
 //! (PTRACE_SETSIGMASK drops the distinction), which nobody can tell, because the call is restarted and sets its
 //! own mask again. CRIU does the same to every thread that it dumps.
 
+use std::cell::LazyCell;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, SigNo, SigSet, Tid};
@@ -77,9 +78,11 @@ impl<'p, Owner> Injector<'p, Owner> {
             .filter_map(|timer| SigNo::new(timer.signo))
             .collect();
         let memory = process.memory()?;
+        // The same for all threads.
+        let is_32_bit = LazyCell::new(|| proc::is_32_bit(process.pid()));
         let ip = |tid: Tid| {
             let registers = ptrace::registers(tid)?;
-            obstacles::refuse_program(process.pid(), &registers).map_err(|e| e.in_thread(tid))?;
+            obstacles::refuse_program(&registers, || *is_32_bit).map_err(|e| e.in_thread(tid))?;
             if !process.assumes_calls() {
                 obstacles::refuse_mask_of_call(process.pid(), tid, &registers)
                     .map_err(|e| e.in_thread(tid))?;

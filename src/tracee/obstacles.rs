@@ -125,9 +125,13 @@ pub(super) fn refuse_mask_of_call(pid: Pid, tid: Tid, registers: &Registers) -> 
 }
 
 /// # Errors
-/// [`Cause::Unsupported`] if `registers` are those of a thread of a program that the architecture can't do this to.
-pub(super) fn refuse_program(pid: Pid, registers: &Registers) -> Result<()> {
-    match registers.refused(|| proc::is_32_bit(pid)) {
+/// [`Cause::Unsupported`] if `registers` are those of a thread of a program that the architecture can't do this to. `is_32_bit`:
+/// has the kernel started the program as a 32-bit one?
+pub(super) fn refuse_program(
+    registers: &Registers,
+    is_32_bit: impl FnOnce() -> bool,
+) -> Result<()> {
+    match registers.refused(is_32_bit) {
         Some(why) => Err(unsupported("make system calls", why)),
         None => Ok(()),
     }

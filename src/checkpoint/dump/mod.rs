@@ -12,7 +12,6 @@ mod losses;
 mod process;
 mod run_on;
 mod take_back;
-mod told;
 mod unset_memory;
 
 use std::collections::{BTreeMap, HashMap};
@@ -43,8 +42,8 @@ use crate::state::asleep::{self, ProcessorClocks};
 use crate::state::interrupted;
 use crate::tracee::{Budget, Remembered};
 
+use crate::checkpoint::told::ByBpf;
 use process::DumpedProcess;
-use told::ByBpf;
 
 /// What a dump has done so far.
 pub struct Dump {

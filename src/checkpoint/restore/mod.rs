@@ -29,6 +29,7 @@ use nix::sys::signal::Signal;
 use crate::checkpoint::INVENTORY_NAME;
 use crate::checkpoint::options::{Options, Policy};
 use crate::checkpoint::recorder::Recorder;
+use crate::checkpoint::told::ByBpf;
 use crate::losses::not_compared;
 use crate::losses::notices::{Notice, Notices};
 use crate::losses::parents::Ties;
@@ -52,6 +53,7 @@ pub struct Restore {
     bound: bool,
     /// Processes that had ended when they were dumped.
     ended: Vec<Ended>,
+    by_bpf: ByBpf,
     /// The processes that were handed over.
     held: HashMap<Pid, PidFd>,
 }
@@ -79,6 +81,7 @@ impl Restore {
             recorder,
             bound: false,
             ended: Vec::new(),
+            by_bpf: ByBpf::default(),
             held: HashMap::new(),
         })
     }
@@ -220,7 +223,8 @@ impl Restore {
         } else {
             Mode::Repair
         };
-        Ok((check(&stopped, &image.process, mode)?, image.process))
+        let told = self.by_bpf.of(pid);
+        Ok((check(&stopped, &image.process, mode, told)?, image.process))
     }
 
     /// From here until CRIU lets them go, the restored processes end with criu: should it be killed in between, none
@@ -231,8 +235,13 @@ impl Restore {
         if std::mem::replace(&mut self.bound, true) {
             return;
         }
-        for pid in proc::tree(root) {
-            let bound = StoppedProcess::<ByHost>::of_host(pid).and_then(|s| s.end_with_tracer());
+        let tree = proc::tree(root);
+        let mut threads = 0;
+        for &pid in &tree {
+            let bound = StoppedProcess::<ByHost>::of_host(pid).and_then(|s| {
+                threads += s.threads().len();
+                s.end_with_tracer()
+            });
             if let Err(e) = bound
                 && !e.is_died()
             {
@@ -242,6 +251,7 @@ impl Restore {
                 );
             }
         }
+        self.by_bpf = ByBpf::prepare(tree.len(), threads);
     }
 
     /// Says what this process lives with from now on.
@@ -268,8 +278,11 @@ impl Restore {
             );
             self.notices.say(Notice::ExitSignal, &what);
         }
-        for what in zombies::at_restore(pid, &zombies::ended_children(pid)?, &self.ended) {
-            self.notices.say(Notice::ExitStatus, &what);
+        // Children are listed by thread.
+        if !self.ended.is_empty() {
+            for what in zombies::at_restore(pid, &zombies::ended_children(pid)?, &self.ended) {
+                self.notices.say(Notice::ExitStatus, &what);
+            }
         }
         match Anew::find(process, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self

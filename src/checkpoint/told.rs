@@ -1,7 +1,8 @@
-//! What threads would otherwise be asked by injected calls, read by BPF in one pass for all processes of the dump.
+//! What threads would otherwise be asked by injected calls, read by BPF in one pass for all processes of a dump or a restore.
 //!
 //! To load the program takes as long as to ask some dozen processes or a hundred threads. So it is loaded where there are as
-//! many, before CRIU stops the first of them. Where it can't be loaded, and where a thread is not found, threads are asked.
+//! many: in a dump before CRIU stops the first of them, in a restore when all of them are stopped. Where it can't be loaded, and
+//! where a thread is not found, threads are asked.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ const PROCESS: usize = 4;
 /// As long as to ask so many threads it takes to load the program.
 const LOADING: usize = 96;
 
-/// Reads all stopped processes when the first of them is captured.
+/// Reads all stopped processes when the first of them is asked for.
 #[derive(Default)]
 pub(super) struct ByBpf {
     #[cfg(feature = "bpf")]
@@ -25,7 +26,7 @@ pub(super) struct ByBpf {
 }
 
 impl ByBpf {
-    /// For `processes` that have so many `threads` together, none of them stopped yet.
+    /// For `processes` that have so many `threads` together.
     pub fn prepare(processes: usize, threads: usize) -> ByBpf {
         let others = threads.saturating_sub(processes);
         if pays(processes.saturating_mul(PROCESS).saturating_add(others)) {
@@ -51,7 +52,7 @@ impl ByBpf {
         ByBpf::default()
     }
 
-    /// What is known of the process, if anything is. All processes of the dump are stopped, and stay so.
+    /// What is known of the process, if anything is. All processes of the dump or the restore are stopped, and stay so.
     pub fn of(&mut self, pid: Pid) -> Option<&Told> {
         #[cfg(feature = "bpf")]
         if let Some(reader) = self.reader.take() {
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_dump_loads_nothing() {
+    fn few_threads_load_nothing() {
         let work = |processes, threads: usize| processes * PROCESS + threads - processes;
         assert!(!pays(work(1, 64)) && pays(work(1, 128)));
         assert!(!pays(work(16, 16)) && pays(work(60, 60)));

@@ -459,9 +459,12 @@ impl Performance<'_> {
         let armed = Some(format!("{}:{action}:{passage}", point.number()));
         // Those of a restore come after the others.
         if point.number() < Point::RestoreBegin.number() {
-            self.dump(&running, &["--leave-running"], armed)?;
-            // It was made to fail, or to be killed.
-            self.shown.refused = None;
+            let (dumped, _) = self.dump(&running, &["--leave-running"], armed)?;
+            // It was made to fail, or to be killed. Of criu alone nothing was: what it refuses it refuses by itself.
+            if self.with == With::Plugin {
+                self.shown.refused = None;
+                self.shown.made_to_fail = !dumped;
+            }
             return Ok(Left::Program(running));
         }
         let (ok, images) = self.dump(&running, &[], None)?;

@@ -66,6 +66,9 @@ pub struct Shown {
     pub hang: Option<String>,
     /// What warnings, errors and notices say.
     pub said: Vec<String>,
+    /// The dump failed because it was made to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made_to_fail: bool,
     /// Where criu was when it was killed in a dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Reached>,
@@ -163,6 +166,18 @@ fn is_of_failed(said: &str, about: About) -> bool {
 /// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it. With
 /// `mute` criu has been killed: nobody is left to say anything.
 pub fn of(with: &Shown, alone: Option<&Shown>, mute: bool) -> Verdict {
+    let unharmed;
+    let alone = match alone {
+        // Who refuses a dump does not harm the program. That is no excuse for a dump that fails and does.
+        Some(alone) if with.made_to_fail => {
+            unharmed = Shown {
+                refused: None,
+                ..alone.clone()
+            };
+            Some(&unharmed)
+        }
+        alone => alone,
+    };
     let alone_same = alone.is_none_or(Shown::is_same);
     if with.hang.is_some() {
         // criu's own: then nobody is worse off.
@@ -325,5 +340,16 @@ mod tests {
             ..differs(About::Pending)
         };
         assert_eq!(of(&harmed, Some(&same), false), Verdict::Worse);
+        // criu alone refuses: a dump that comes about may lose what it says, one that is made to fail may not.
+        let said = saying(differs(About::Pending), "signals are pending");
+        assert_eq!(of(&said, Some(&refused(&[])), false), Verdict::Said);
+        let made_to_fail = Shown {
+            made_to_fail: true,
+            ..said
+        };
+        assert_eq!(
+            of(&made_to_fail, Some(&refused(&[])), false),
+            Verdict::Worse
+        );
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::fault::Point;
-use criu_signals::images::image;
+use criu_signals::images::{SigNo, image};
+use criu_signals::proc::SignalStatus;
+use criu_tests::cases::expect_error;
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::harness::isolated;
@@ -454,17 +456,24 @@ impl Row {
             Action::Fail | Action::Panic => self.expect_said(&restore.log)?,
             Action::Kill => ensure!(restore.signal == Some(SIGKILL), "criu was not killed"),
         }
+        self.restore_again(dir)
+    }
+
+    /// After a restore that came to nothing.
+    fn restore_again(&self, dir: &RunDir) -> Result<()> {
         nothing_left()?;
         fs::rename(
             dir.images().join("restore.log"),
             dir.images().join("first-restore.log"),
         )?;
+        let criu = with_faults()?.env("CRIU_SIGNALS_POLICY", "strict");
         let (_, pid) = criu.restore(&dir.images())?;
         let pid = pid.context("the second criu restore failed")?;
         Victim::restored(pid, dir).finish(PATIENCE)
     }
 
-    /// The restore goes on, and the verdict says that something is wrong.
+    /// The verdict says that something is wrong. The restore goes on, unless signals that the dump has taken out are not back:
+    /// then it fails, and the images are as good as before.
     fn restore(&self, dir: &RunDir) -> Result<()> {
         dumped(self.restored_program(), dir)?;
         let criu = with_faults()?.env(FAULT, self.armed());
@@ -476,11 +485,26 @@ impl Row {
             ensure!(pid.is_none(), "criu restore has succeeded");
             return nothing_left();
         }
-        let pid = pid.context("criu restore failed")?;
         let verdicts = plugin::verdicts(&restore.log);
         ensure!(
             verdicts.contains(&Ok(Verdict::Failed)),
             "the verdicts are {verdicts:?}"
+        );
+        let Some(pid) = pid else {
+            expect_error(
+                &restore,
+                &["signals that the dump has taken out", "not back"],
+            )?;
+            return self.restore_again(dir);
+        };
+        let restored = criu_signals::images::Pid::new(pid).context("a pid")?;
+        let status = SignalStatus::read(restored, restored.into())?;
+        ensure!(
+            status
+                .pending
+                .union(status.shared_pending)
+                .contains(SigNo::TRAP),
+            "the program runs without its SIGTRAP"
         );
         ensure!(procfs::state(pid).is_some(), "the program is gone");
         Victim::restored(pid, dir).end();

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use criu_signals_images::{
-    Difference, Disposition, FileOwner, Pending, Pid, PosixTimer, ProcessState, Rlimit, RunState,
-    SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid, TimerEntry, compare, compare_exit_signals,
+    Difference, Disposition, Field, FileOwner, Pending, Pid, PosixTimer, ProcessState, Rlimit,
+    RunState, SigNo, SigSet, Siginfo, TakenOut, ThreadState, Tid, TimerEntry, compare,
+    compare_exit_signals,
 };
 
 use crate::engine::capture::{self, Entries};
@@ -65,6 +66,8 @@ pub struct Report {
     pub siginfos: usize,
     /// Siginfos that had been taken out at the dump and were put back.
     pub given_back: usize,
+    /// Siginfos that had been taken out at the dump may be missing.
+    pub(crate) give_back_failed: bool,
     /// Siginfos that have been queued since the dump; they stand behind those of the dump.
     pub arrived: usize,
     /// Every difference, and what became of it.
@@ -84,6 +87,27 @@ impl Report {
     pub fn failures(&self) -> usize {
         let not_put_back = |(_, done): &&(Difference, Done)| *done == Done::NotPutBack;
         self.errors.len() + self.findings.iter().filter(not_put_back).count()
+    }
+
+    /// Are signals pending in the image that are not pending now, as far as this is known? What a mode leaves alone is not the
+    /// dump's doing, unless what the dump has taken out could not be put back.
+    pub(crate) fn lacks_signals(&self) -> bool {
+        self.findings.iter().any(|(difference, done)| {
+            let is_of_queues = matches!(
+                difference.field,
+                Field::ThreadMissing
+                    | Field::PrivateQueue
+                    | Field::PrivateBits
+                    | Field::SharedQueue
+                    | Field::SharedBits
+            );
+            is_of_queues
+                && match done {
+                    Done::PutBack => false,
+                    Done::NotPutBack => true,
+                    Done::LeftAlone => self.give_back_failed,
+                }
+        })
     }
 
     /// The outcome.
@@ -179,7 +203,10 @@ fn undo_dump<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState, repo
         };
         match back() {
             Ok(count) => report.given_back = count,
-            Err(e) => report.errors.push(e),
+            Err(e) => {
+                report.give_back_failed = true;
+                report.errors.push(e);
+            }
         }
     }
     report.errors.extend(take_back_limit(stopped, dumped).err());
@@ -382,6 +409,7 @@ pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> 
         threads: dumped.threads.len(),
         siginfos: siginfos(dumped),
         given_back: 0,
+        give_back_failed: false,
         arrived: 0,
         findings: differences.into_iter().map(left_alone).collect(),
         lost: Vec::new(),

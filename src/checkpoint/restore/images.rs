@@ -107,6 +107,9 @@ impl Restore {
                 log::info!("{what}");
             }
         }
+        if !image.process.taken_out.is_empty() {
+            self.owed.insert(innermost);
+        }
         self.read.insert(innermost, Ok(image));
     }
 

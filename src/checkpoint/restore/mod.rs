@@ -3,7 +3,7 @@
 
 mod images;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use crate::criu::{AfterFailure, HookError, Host};
@@ -35,6 +35,10 @@ use crate::losses::notices::{Notice, Notices};
 use crate::losses::parents::Ties;
 use crate::losses::timeouts::Anew;
 
+/// Whatever the policy: the process would run on without them.
+const NOT_BACK: &str = "signals that the dump has taken out of the process are not back. The restore fails, and the images are \
+                        as good as before";
+
 /// What a restore has looked at so far.
 pub struct Restore {
     host: Host,
@@ -46,6 +50,10 @@ pub struct Restore {
     left: Vec<i32>,
     /// What was read of them, before anything was restored. It stands: the folder may be another one by now.
     read: HashMap<i32, std::result::Result<Image, ImageError>>,
+    /// Processes, by the pid in their images' names, of which the dump has taken signals out: only this plugin has these.
+    owed: HashSet<i32>,
+    /// Processes that make the restore fail.
+    refused: HashSet<Pid>,
     /// How much more may be.
     allowance: Allowance,
     recorder: Recorder,
@@ -76,6 +84,8 @@ impl Restore {
             notices: Notices::default(),
             left: Vec::new(),
             read: HashMap::new(),
+            owed: HashSet::new(),
+            refused: HashSet::new(),
             allowance: machine::allowance(options.max_siginfos),
             options,
             recorder,
@@ -141,15 +151,23 @@ impl Restore {
     /// Checks one process.
     ///
     /// # Errors
-    /// If the policy is `strict` and the process is not as it was captured. The error makes the restore fail: by
-    /// [`Restore::after_failure`] up to CRIU 4.2, which ignores what the hook returns, and by itself from 4.3 on.
+    /// If the policy is `strict` and the process is not as it was captured, or if signals that the dump has taken out are not
+    /// back: without them the process may not run. The error makes the restore fail: by [`Restore::after_failure`] up to CRIU 4.2, which ignores what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         // Without one it is held by its number, when it has to be killed.
         if let Ok(held) = PidFd::open(pid) {
             self.held.insert(pid, held);
         }
-        let (verdict, mut record) = match self.compare(pid) {
+        if let Ok(innermost) = image_folder::innermost(pid) {
+            self.left.retain(|&left| left != innermost);
+        }
+        let compared = self.compare(pid);
+        let owes = match &compared {
+            Ok((report, process)) => !process.taken_out.is_empty() && report.lacks_signals(),
+            Err(_) => self.owes(pid),
+        };
+        let (verdict, mut record) = match compared {
             Ok((report, process)) => self.compared(report, process),
             Err(e) => {
                 log::error!("pid {pid}: verdict={}", Verdict::Failed);
@@ -163,20 +181,31 @@ impl Restore {
                 (Verdict::Failed, record)
             }
         };
-        let refused = self.options.policy == Policy::Strict && verdict == Verdict::Failed;
+        let refused = (self.options.policy == Policy::Strict && verdict == Verdict::Failed) || owes;
         if refused {
+            self.refused.insert(pid);
             record.outcome = Outcome::Refused;
             self.recorder.refuse();
         }
         record.notices = self.notices.take_said();
         self.recorder.process(record, started);
         if refused {
-            return Err(HookError::new(
-                Errno::EIO,
-                "signal state differs from the captured state, and policy=strict",
-            ));
+            let why = if owes {
+                NOT_BACK
+            } else {
+                "signal state differs from the captured state, and policy=strict"
+            };
+            return Err(HookError::new(Errno::EIO, why));
         }
         Ok(())
+    }
+
+    /// Has the dump taken signals of this process out? Only the image tells, if it could be read.
+    fn owes(&self, pid: Pid) -> bool {
+        match image_folder::innermost(pid) {
+            Ok(innermost) => self.owed.contains(&innermost),
+            Err(_) => !self.owed.is_empty(),
+        }
     }
 
     /// Says what the comparison has found.
@@ -304,7 +333,6 @@ impl Restore {
 
     fn image_of(&mut self, pid: Pid) -> Result<Image> {
         let innermost = image_folder::innermost(pid)?;
-        self.left.retain(|&left| left != innermost);
         let name = image::file_name(innermost);
         let read = match self.read.remove(&innermost) {
             Some(read) => read.map(Some),
@@ -327,8 +355,9 @@ impl Restore {
             })
     }
 
-    /// The check of this task has failed, perhaps by a panic. Under `policy=strict` the task is killed: without the
-    /// task CRIU cannot finish, and kills the others. Else the restore goes on, as it would without this plugin.
+    /// The check of this task has failed, perhaps by a panic. Under `policy=strict`, and where signals that the dump has taken
+    /// out are not back, the task is killed: without the task CRIU cannot finish, and kills the others. Else the restore goes
+    /// on, as it would without this plugin.
     pub fn after_failure(&mut self, pid: Pid) -> AfterFailure {
         if !self.recorder.has(pid) {
             // Nobody was left to say so.
@@ -341,11 +370,18 @@ impl Restore {
                 ..Process::new(Outcome::Failed)
             };
             self.recorder.process(process, Instant::now());
+            if self.owes(pid) {
+                log::error!("pid {pid}: {NOT_BACK}");
+                self.recorder.refuse();
+                self.refused.insert(pid);
+            }
         }
-        if self.options.policy != Policy::Strict {
-            return AfterFailure::GoOn;
-        }
-        log::error!("pid {pid}: killed, so that the restore fails (policy=strict)");
+        let why = match self.options.policy {
+            Policy::Strict => "policy=strict",
+            _ if self.refused.contains(&pid) => "its signals are not back",
+            _ => return AfterFailure::GoOn,
+        };
+        log::error!("pid {pid}: killed, so that the restore fails ({why})");
         let killed = match self.held.get(&pid) {
             Some(held) => held.send(Signal::SIGKILL),
             // It is CRIU's child, or traced by it: its number is its own.

@@ -27,6 +27,7 @@ use crate::checkpoint::custody::{self, Custody};
 use crate::checkpoint::options::{Options, TakeOut};
 use crate::checkpoint::recorder::Recorder;
 use crate::checkpoint::stray_stop;
+use crate::checkpoint::told::ByBpf;
 use crate::criu::{HookError, Host, Inventory};
 use crate::engine::stops::{Before, WaitStatuses};
 use crate::error::{Cause, Error, Phase, Result};
@@ -42,7 +43,6 @@ use crate::state::asleep::{self, ProcessorClocks};
 use crate::state::interrupted;
 use crate::tracee::{Budget, Remembered};
 
-use crate::checkpoint::told::ByBpf;
 use process::DumpedProcess;
 
 /// What a dump has done so far.

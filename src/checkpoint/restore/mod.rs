@@ -152,7 +152,8 @@ impl Restore {
     ///
     /// # Errors
     /// If the policy is `strict` and the process is not as it was captured, or if signals that the dump has taken out are not
-    /// back: without them the process may not run. The error makes the restore fail: by [`Restore::after_failure`] up to CRIU 4.2, which ignores what the hook returns, and by itself from 4.3 on.
+    /// back: without them the process may not run. The error makes the restore fail: by [`Restore::after_failure`] up to CRIU
+    /// 4.2, which ignores what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         // Without one it is held by its number, when it has to be killed.

@@ -8,7 +8,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt as _;
 
 use libloading::os::unix::Library;
+use nix::errno::Errno;
 use thiserror::Error;
+
+use super::stream::{self, ImageStream, ImgStreamerOpen};
 
 type GetImageDir = unsafe extern "C" fn() -> c_int;
 type PrintOnLevel = unsafe extern "C" fn(c_uint, *const c_char, ...);
@@ -29,6 +32,7 @@ pub struct Host {
     add_inventory_plugin: Option<AddInventoryPlugin>,
     check_and_remove_inventory_plugin: Option<CheckAndRemoveInventoryPlugin>,
     get_options: Option<GetOptions>,
+    img_streamer_open: Option<ImgStreamerOpen>,
     hook_count: Option<usize>,
 }
 
@@ -48,6 +52,9 @@ pub enum HostError {
     /// CRIU did not give the plugin's options.
     #[error("criu gave no plugin options: criu_plugin_get_options returned {0}")]
     Options(c_int),
+    /// Whether CRIU streams its images could not be found out.
+    #[error("look for criu's connection to an image streamer: {0}")]
+    Stream(Errno),
 }
 
 /// What became of a wish to be recorded in the inventory image.
@@ -92,6 +99,7 @@ impl Host {
                     c"check_and_remove_inventory_plugin",
                 ),
                 get_options: function(&process, c"criu_plugin_get_options"),
+                img_streamer_open: function(&process, c"img_streamer_open"),
                 hook_count: hook_count(&process),
             }
         }
@@ -146,6 +154,31 @@ impl Host {
         // SAFETY: CRIU says that the descriptor is open. It stays so while a hook runs: CRIU has one thread, and this
         // is it.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// The image streamer that takes or gives the images of this run (`--stream`). The folder of
+    /// [`image_dir`](Self::image_dir) is no more than the place of the socket then: CRIU leaves nothing in it, and neither
+    /// should a plugin.
+    ///
+    /// `None` without `--stream`.
+    ///
+    /// # Errors
+    /// [`HostError::Missing`] if this CRIU streams images and has no function for plugins to do so;
+    /// [`HostError::Stream`] if the list of open descriptors can't be read.
+    pub fn image_stream(&self) -> Result<Option<ImageStream>, HostError> {
+        let failed = |e: std::io::Error| {
+            HostError::Stream(Errno::from_raw(e.raw_os_error().unwrap_or_default()))
+        };
+        match self.img_streamer_open {
+            Some(open) => ImageStream::find(open).map_err(failed),
+            None if stream::direction()
+                .map(|one| one.is_some())
+                .map_err(failed)? =>
+            {
+                Err(HostError::Missing("img_streamer_open"))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Writes one line to CRIU's log: `text` as it is, which ends with a newline.
@@ -318,6 +351,7 @@ mod tests {
             Ok(Inventory::Unsupported)
         );
         assert_eq!(host.check_and_remove_inventory_plugin(c"probe"), None);
+        assert!(matches!(host.image_stream(), Ok(None)));
         assert_eq!(host.plugin_options("probe"), Ok(Vec::new()));
         assert_eq!(host.hook_count(), None);
         assert_eq!(host.versions(), None);

@@ -66,6 +66,7 @@ mod host;
 pub mod installed;
 mod logger;
 mod plugin;
+mod stream;
 mod table;
 
 pub use crate::export_plugin;
@@ -76,3 +77,4 @@ pub use host::{Host, HostError, Inventory, LogLevel};
 /// A process id, as the criu that calls the plugin sees the process.
 pub use nix::unistd::Pid;
 pub use plugin::{Plugin, Stage};
+pub use stream::{Direction, ImageStream};

@@ -2,6 +2,7 @@
 
 use criu_signals_images::{SigSet, json};
 
+use crate::checkpoint::stream::List;
 use crate::live::Mapping;
 use crate::proc::{self, SignalStatus, parse_timers};
 use crate::proc_sig::Subject;
@@ -50,6 +51,13 @@ pub fn syscall(text: &str) {
 /// `/proc/PID/sched` and `stack`.
 pub fn sched_and_stack(text: &str) {
     let _ = (asleep::exec_start(text), asleep::restarted(text));
+}
+
+/// The list of images in a stream.
+pub fn stream_list(text: &str) {
+    if let Ok(list) = List::parse(text) {
+        assert!(list.processes.iter().all(|&pid| pid > 0));
+    }
 }
 
 /// An ELF core file.

@@ -42,6 +42,7 @@ pub mod scenario;
 pub mod served;
 pub mod six;
 pub mod skip;
+pub mod streamer;
 pub mod table;
 pub mod terminal;
 pub mod victim;

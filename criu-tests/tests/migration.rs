@@ -1,29 +1,32 @@
-//! Live migration: pre-dump, lazy pages, page server, and a stream, which would lack the plugin's images.
+//! Live migration: pre-dump, lazy pages, page server, and streams.
 //!
 //! That of containers is in `containers.rs`.
 
 use std::fs;
-use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, ExitCode};
-use std::thread;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use criu_tests::cases::{
-    self, CHECK, Test, expect_error, expect_verdicts, restored, start, test, with_plugin,
+    self, CHECK, Test, expect_error, expect_verdict, expect_verdicts, refused, restored, start,
+    test, with_plugin,
 };
-use criu_tests::criu::Step;
-use criu_tests::plugin::Verdict;
-use criu_tests::procfs;
+use criu_tests::criu::{Criu, Step};
+use criu_tests::plugin::{self, Verdict};
+use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
+use criu_tests::streamer::{self, Files};
 use criu_tests::victim::reap_all;
 use criu_tests::wait::{self, PATIENCE};
 
 /// A tree whose state CRIU alone does not keep whole.
 const PROGRAM: &str = "container";
 const VERDICTS: [Verdict; 3] = [Verdict::Repaired, Verdict::Repaired, Verdict::Verified];
+
+/// The list of the plugin's images in a stream.
+const LIST: &str = "signals-list.img";
 
 const HERE: &str = "127.0.0.1";
 
@@ -37,6 +40,12 @@ fn tests() -> Vec<Test> {
         test("lazy-pages", lazy_pages),
         test("page-server", page_server),
         test("stream", stream),
+        test("stream.taken-out", stream_with_custody),
+        test("stream.refused", stream_that_needs_corrections),
+        test("stream.broken", streamer_that_fails),
+        test("stream.incomplete", stream_without_end),
+        test("stream.corrupt", stream_with_a_wrong_image),
+        test("stream.stale-socket", stale_socket),
     ]
 }
 
@@ -115,24 +124,148 @@ fn page_server(dir: &RunDir) -> Result<()> {
     expect_verdicts(&restore.log, &VERDICTS)
 }
 
-/// criu sends its images to a streamer; a plugin is given no way to do so. The dump is refused, and nothing happens to the
-/// task.
+/// All images go to the streamer, and nothing of them stays in the folder; the restore takes all from there.
 fn stream(dir: &RunDir) -> Result<()> {
-    let victim = start(PROGRAM, None, dir)?;
-    let streamer = UnixListener::bind(dir.images().join("streamer-capture.sock"))?;
-    let drain = thread::spawn(move || -> std::io::Result<()> {
-        let (mut criu, _) = streamer.accept()?;
-        criu.read_to_end(&mut Vec::new()).map(drop)
-    });
-    let dump = with_plugin()?
-        .arg("--stream")
-        .dump(victim.pid(), &dir.images(), false)?;
+    let files = streamed(PROGRAM, dir)?;
+    ensure!(files.contains_key(LIST), "{:?}", files.keys());
+    let (restore, left) = restored_from(files, "repair", dir)?;
+    expect_verdicts(&restore.log, &VERDICTS)?;
+    let left: Vec<_> = left.keys().filter(|name| is_ours(name)).collect();
+    ensure!(left.is_empty(), "not asked for: {left:?}");
+    Ok(())
+}
+
+/// What is in custody while criu sends its images is in the stream too.
+fn stream_with_custody(dir: &RunDir) -> Result<()> {
+    let files = streamed("trap_pending", dir)?;
+    let (restore, _) = restored_from(files, "strict", dir)?;
+    expect_verdict(&restore, Verdict::Verified)
+}
+
+/// Nobody can correct what criu has sent.
+fn stream_that_needs_corrections(dir: &RunDir) -> Result<()> {
+    let victim = start("timer_threads", None, dir)?;
+    let streamer = streamer::capture(&dir.images(), None)?;
+    let dump = to_stream()?.dump(victim.pid(), &dir.images(), false)?;
     ensure!(!dump.ok, "the dump has succeeded");
-    expect_error(&dump, &["--stream", "criu-image-streamer"])?;
-    drain
-        .join()
-        .map_err(|_| anyhow!("the streamer has panicked"))??;
+    expect_error(&dump, &["--stream", "POSIX timers", "Dump into a folder"])?;
+    streamer.finish()?;
+    expect_no_images(dir)?;
     victim.finish(CHECK)
+}
+
+/// A streamer that ends when it is to take the plugin's image: the dump fails, and what was in custody is back.
+fn streamer_that_fails(dir: &RunDir) -> Result<()> {
+    let victim = start("trap_pending", None, dir)?;
+    let streamer = streamer::capture(&dir.images(), Some(image_of(victim.pid())))?;
+    let dump = to_stream()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(!dump.ok, "the dump has succeeded");
+    streamer.finish()?;
+    expect_no_images(dir)?;
+    victim.finish(CHECK)
+}
+
+/// A dump that fails after the plugin's images were sent leaves a list without an end.
+fn stream_without_end(dir: &RunDir) -> Result<()> {
+    let mut files = streamed(PROGRAM, dir)?;
+    let list = files.get_mut(LIST).context("no list")?;
+    ensure!(list.ends_with(b"\nend\n"), "{list:?}");
+    list.truncate(list.len() - "end\n".len());
+    let serving = streamer::serve(&dir.images(), files.clone())?;
+    let refusing = refused(&from_stream("strict")?, dir)?;
+    expect_error(&refusing, &["no end", "Nothing is restored"])?;
+    serving.finish()?;
+    let (restore, _) = restored_from(files, "repair", dir)?;
+    expect_error(&restore, &["list of images in the stream has no end"])?;
+    expect_verdicts(&restore.log, &VERDICTS)
+}
+
+/// An image that is not as it was written is an error of that process; the rest of the stream is read.
+fn stream_with_a_wrong_image(dir: &RunDir) -> Result<()> {
+    let mut files = streamed(PROGRAM, dir)?;
+    let (name, image) = files
+        .iter_mut()
+        .rfind(|(name, _)| is_ours(name) && *name != LIST)
+        .context("no image")?;
+    let middle = image.len() / 2;
+    image[middle] ^= 0x10;
+    let name = name.clone();
+    let serving = streamer::serve(&dir.images(), files.clone())?;
+    let refusing = refused(&from_stream("strict")?, dir)?;
+    expect_error(&refusing, &[&name])?;
+    serving.finish()?;
+    let serving = streamer::serve(&dir.images(), files)?;
+    let (step, pid) = from_stream("repair")?.restore(&dir.images())?;
+    ensure!(pid.is_some(), "criu restore failed:\n{}", step.tail(30));
+    serving.finish()?;
+    expect_error(&step, &[&name])?;
+    let verdicts = plugin::verdicts(&step.log);
+    let failed = verdicts.iter().filter(|one| **one == Ok(Verdict::Failed));
+    ensure!(failed.count() == 1, "{verdicts:?}");
+    Ok(())
+}
+
+/// The socket of an earlier run says nothing: criu does not stream.
+fn stale_socket(dir: &RunDir) -> Result<()> {
+    drop(UnixListener::bind(
+        dir.images().join("streamer-capture.sock"),
+    )?);
+    let victim = start(PROGRAM, None, dir)?;
+    succeeded(&with_plugin()?.dump(victim.pid(), &dir.images(), false)?)?;
+    reap_all()?;
+    let (restore, found) = restored(&with_plugin()?, dir)?;
+    found?;
+    expect_verdicts(&restore.log, &VERDICTS)
+}
+
+fn to_stream() -> Result<Criu> {
+    Ok(with_plugin()?.arg("--stream"))
+}
+
+fn from_stream(policy: &str) -> Result<Criu> {
+    Ok(to_stream()?.env("CRIU_SIGNALS_POLICY", policy))
+}
+
+/// The files of a stream into which this victim was dumped.
+fn streamed(program: &str, dir: &RunDir) -> Result<Files> {
+    let victim = start(program, None, dir)?;
+    let streamer = streamer::capture(&dir.images(), None)?;
+    succeeded(&to_stream()?.dump(victim.pid(), &dir.images(), false)?)?;
+    reap_all()?;
+    let files = streamer.finish()?;
+    ensure!(
+        files.contains_key(&image_of(victim.pid())),
+        "{:?}",
+        files.keys()
+    );
+    expect_no_images(dir)?;
+    Ok(files)
+}
+
+/// Restores from a stream, and lets the victim check itself. Also what nobody has asked the streamer for.
+fn restored_from(files: Files, policy: &str, dir: &RunDir) -> Result<(Step, Files)> {
+    let serving = streamer::serve(&dir.images(), files)?;
+    let (restore, found) = restored(&from_stream(policy)?, dir)?;
+    let left = serving.finish()?;
+    found?;
+    Ok((restore, left))
+}
+
+fn image_of(pid: Pid) -> String {
+    format!("signals-{pid}.img")
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("signals-")
+}
+
+fn expect_no_images(dir: &RunDir) -> Result<()> {
+    let images: Vec<_> = fs::read_dir(dir.images())?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".img"))
+        .collect();
+    ensure!(images.is_empty(), "in the folder: {images:?}");
+    Ok(())
 }
 
 fn succeeded(step: &Step) -> Result<()> {

@@ -1,4 +1,5 @@
-//! What people call things by: signals, sets of them, processes, threads, files, images and their processes.
+//! What things are called by: signals, sets of them, processes, threads, files, images and their processes, and the list of images
+//! in a stream.
 #![no_main]
 
 use criu_signals::fuzzing;
@@ -19,4 +20,5 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(file.to_string().parse::<SigFile>().ok(), Some(file));
     }
     fuzzing::names(text);
+    fuzzing::stream_list(text);
 });

@@ -11,6 +11,7 @@ pub mod options;
 pub mod recorder;
 pub mod restore;
 pub(crate) mod stray_stop;
+pub(crate) mod stream;
 mod told;
 
 /// The plugin's name in the inventory of an image folder. What is written there once has to stay.

@@ -140,11 +140,11 @@ impl Written {
         self.names
     }
 
-    /// Removes all, after a dump that has failed: they would be in the way of the next.
+    /// Removes all, after a dump that has failed, or whose images are elsewhere: they would be in the way of the next.
     pub fn remove(&self, dir: BorrowedFd<'_>) {
         for name in &self.names {
             if let Err(errno) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                log::warn!("the dump failed; removing {name}: {errno}");
+                log::warn!("removing {name}, which no restore will read: {errno}");
             }
         }
     }

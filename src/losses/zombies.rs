@@ -46,6 +46,14 @@ impl Status {
         })
     }
 
+    /// What is left of it where this library cannot read CRIU's images at the restore: what CRIU makes of it.
+    pub fn restored_by_criu(self) -> Status {
+        match self.loses_a_bit() {
+            Some(code) => Status((code.cast_unsigned() & KEPT) << EXIT_SHIFT),
+            None => self.restored(),
+        }
+    }
+
     /// Ended by exit(2), with a status of which CRIU keeps a part?
     fn loses_a_bit(self) -> Option<i32> {
         let code = (self.0 >> EXIT_SHIFT) & 0xff;
@@ -166,17 +174,21 @@ pub fn ended_children(pid: Pid) -> Result<Vec<(Pid, Status)>> {
     Ok(children.filter_map(ended).collect())
 }
 
-/// What there is to say of them at the dump.
-pub fn at_dump(pid: Pid, ended: &[(Pid, Status)]) -> Vec<Saying> {
+/// What there is to say of them at the dump. `restored`: what is left of a status.
+pub fn at_dump(
+    pid: Pid,
+    ended: &[(Pid, Status)],
+    restored: impl Fn(Status) -> Status,
+) -> Vec<Saying> {
     let changed = ended
         .iter()
-        .filter(|(_, status)| status.restored() != *status);
+        .filter(|(_, status)| restored(*status) != *status);
     let say = |(child, status): &(Pid, Status)| Saying {
         notice: Notice::ExitStatus,
         what: format!(
             "pid {child} is a zombie (not waited for): its parent, pid {pid}, would find {status}, and finds {} after \
              a restore, because criu cannot recreate that status",
-            status.restored()
+            restored(*status)
         ),
         advice: "checkpoint the parent after its wait(2), or if the parent can live with that",
     };
@@ -235,12 +247,19 @@ mod tests {
             (pid(10), Status(64)),
             (pid(11), Status(9)),
         ];
-        let said = at_dump(pid(7), &ended);
+        let said = at_dump(pid(7), &ended, Status::restored);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].what.starts_with("pid 9 is a zombie"), "{said:?}");
         assert!(
             said[1].what.contains("SIGRTMIN+30, and finds SIGABRT"),
             "{said:?}"
+        );
+        let said = at_dump(pid(7), &ended, Status::restored_by_criu);
+        assert_eq!(said.len(), 3, "{said:?}");
+        let what = &said[0].what;
+        assert!(
+            what.contains("exit status 163, and finds exit status 35"),
+            "{what}"
         );
     }
 }

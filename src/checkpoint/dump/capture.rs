@@ -67,6 +67,7 @@ impl Dump {
         } = completed;
         let pid = stopped.pid();
         self.plan(stopped, &mut state, entries)?;
+        self.refuse_corrections(pid)?;
         let takes_out = !state.taken_out.is_empty();
         let earlier = &self.process(pid).custody;
         if !earlier.is_empty() {

@@ -6,6 +6,7 @@ use criu_signals_images::criu_files::Owner;
 use criu_signals_images::{Image, Pid, PosixTimer, ProcessState, Rlimit};
 
 use super::Dump;
+use crate::checkpoint::stream::{self, Outgoing};
 use crate::engine::capture;
 use crate::error::{Cause, Error, Phase, Result};
 use crate::image_folder::corrections::{self, Corrected};
@@ -39,6 +40,11 @@ impl Dump {
             write(&mut self.written, dir, &image).map_err(|e| e.during(Phase::Image, pid))?;
         let name = in_folder(&written).name();
         log::info!("{}", log_lines::summary(pid, &image, name));
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing
+                .send(&image)
+                .map_err(|e| e.during(Phase::Image, pid))?;
+        }
         Ok(written)
     }
 
@@ -48,9 +54,15 @@ impl Dump {
             self.written.remove(dir);
             return;
         }
+        let streamed = self.outgoing.is_some();
         // CRIU's images are written by now.
-        self.correct_processes(dir);
-        self.correct_files(dir);
+        match self.outgoing.take() {
+            None => {
+                self.correct_processes(dir);
+                self.correct_files(dir);
+            }
+            Some(outgoing) => self.leave_to_stream(outgoing, dir),
+        }
         let summary = format!(
             "dump: {} processes captured; not kept: {}",
             self.written.len(),
@@ -60,7 +72,37 @@ impl Dump {
             self.notices.level().unwrap_or(log::Level::Info),
             "{summary}"
         );
-        self.look_for_unseen(dir);
+        if !streamed {
+            self.look_for_unseen(dir);
+        }
+    }
+
+    /// All that is in the folder has been sent, and nothing has to outlive this dump any more.
+    fn leave_to_stream(&mut self, outgoing: Outgoing, dir: BorrowedFd<'_>) {
+        if let Err(e) = outgoing.finish() {
+            self.recorder.error(format!(
+                "{e}: a restore will say that the list of images is not complete"
+            ));
+        }
+        self.written.remove(dir);
+    }
+
+    /// Nothing of CRIU's images can be corrected in a stream, so what depends on that is not dumped there.
+    pub(super) fn refuse_corrections(&mut self, pid: Pid) -> Result<()> {
+        if self.outgoing.is_none() {
+            return Ok(());
+        }
+        let corrections = &self.process(pid).corrections;
+        let what = if corrections.lent_room.is_some() {
+            "RLIMIT_SIGPENDING is too low for criu to restore the queues and the timers"
+        } else if !corrections.timers.is_empty() {
+            "POSIX timers count the CPU time of a thread or signal a thread"
+        } else if !corrections.unwanted.is_empty() {
+            "the SIGIO of files goes to a thread, or to a process that is not dumped (F_SETOWN)"
+        } else {
+            return Ok(());
+        };
+        Err(stream::refuse(pid, what))
     }
 
     /// Has CRIU dumped a process that it has not handed over?

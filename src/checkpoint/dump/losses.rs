@@ -15,6 +15,7 @@ use crate::image_folder;
 use crate::losses::notices::{Notice, Saying};
 use crate::losses::parents::{self, Ties};
 use crate::losses::timeouts::Anew;
+use crate::losses::zombies::Status;
 use crate::losses::{cpu_limit, files, timers, zombies};
 use crate::proc;
 use crate::state::dropped::{self, Found};
@@ -44,7 +45,15 @@ impl Dump {
         if !captured.has_zombies {
             return Ok(());
         }
-        self.say_or_refuse(zombies::at_dump(pid, &zombies::ended_children(pid)?))
+        let restored = match self.outgoing {
+            None => Status::restored,
+            Some(_) => Status::restored_by_criu,
+        };
+        self.say_or_refuse(zombies::at_dump(
+            pid,
+            &zombies::ended_children(pid)?,
+            restored,
+        ))
     }
 
     /// CRIU hands over parents before their children.

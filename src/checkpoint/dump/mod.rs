@@ -19,14 +19,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{Pid, ProcessState, SigNo, TakenOut};
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{SFlag, fstatat};
 
 use crate::checkpoint::INVENTORY_NAME;
 use crate::checkpoint::custody::{self, Custody};
 use crate::checkpoint::options::{Options, TakeOut};
 use crate::checkpoint::recorder::Recorder;
 use crate::checkpoint::stray_stop;
+use crate::checkpoint::stream::Outgoing;
 use crate::checkpoint::told::ByBpf;
 use crate::criu::{HookError, Host, Inventory};
 use crate::engine::stops::{Before, WaitStatuses};
@@ -52,6 +51,8 @@ pub struct Dump {
     /// Will a restore be refused without this plugin?
     recorded: bool,
     written: Written,
+    /// Where the images go as well, if they are streamed.
+    outgoing: Option<Outgoing>,
     /// By their ids as criu sees them.
     processes: BTreeMap<Pid, DumpedProcess>,
     /// The process that CRIU has handed over first.
@@ -70,43 +71,17 @@ pub struct Dump {
 /// give up, which has seized others by then.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where criu meets criu-image-streamer, in the image folder: criu/img-streamer.c.
-const STREAMER: &str = "streamer-capture.sock";
-
-/// With `--stream` CRIU's images go to that socket, and the folder is no more than its place. CRIU gives plugins the folder
-/// only: images that lie there are not in the stream, and a restore would miss them.
-fn refuse_stream(host: &Host) -> std::result::Result<(), HookError> {
-    let dir = host.image_dir()?;
-    let found = fstatat(dir, STREAMER, AtFlags::AT_SYMLINK_NOFOLLOW);
-    if found.is_ok_and(|file| {
-        SFlag::from_bits_truncate(file.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK
-    }) {
-        return Err(Error::new(
-            "criu-image-streamer takes the images of this dump (--stream)",
-            Cause::Unsupported(
-                format!(
-                    "criu cannot stream the images of a plugin, and a restore without these images would lose signals. \
-                     Dump into a folder and send the folder, or remove {STREAMER} if nothing is streamed"
-                )
-                .into(),
-            ),
-        )
-        .into());
-    }
-    Ok(())
-}
-
 impl Dump {
     /// Begins a dump.
     ///
     /// # Errors
-    /// If images are streamed, or CRIU can't note that the restore needs this plugin.
+    /// If CRIU streams its images and takes none of a plugin, or can't note that the restore needs this plugin.
     pub fn begin(
         host: Host,
         options: Options,
         recorder: Recorder,
     ) -> std::result::Result<Dump, HookError> {
-        refuse_stream(&host)?;
+        let outgoing = host.image_stream()?.map(Outgoing::new);
         fault::point(Point::DumpBegin)?;
         in_time::set_patience(PATIENCE);
         let recorded = host.add_inventory_plugin(INVENTORY_NAME)? == Inventory::Recorded;
@@ -121,6 +96,7 @@ impl Dump {
             options,
             recorded,
             written: Written::default(),
+            outgoing,
             processes: BTreeMap::new(),
             root: None,
             root_seen: false,

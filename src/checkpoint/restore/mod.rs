@@ -29,6 +29,7 @@ use nix::sys::signal::Signal;
 use crate::checkpoint::INVENTORY_NAME;
 use crate::checkpoint::options::{Options, Policy};
 use crate::checkpoint::recorder::Recorder;
+use crate::checkpoint::stream::Incoming;
 use crate::checkpoint::told::ByBpf;
 use crate::losses::not_compared;
 use crate::losses::notices::{Notice, Notices};
@@ -48,6 +49,8 @@ pub struct Restore {
     notices: Notices,
     /// Images that there are, by the pid in their names, and have not been asked for.
     left: Vec<i32>,
+    /// Where they come from, if they are streamed.
+    incoming: Option<Incoming>,
     /// What was read of them, before anything was restored. It stands: the folder may be another one by now.
     read: HashMap<i32, std::result::Result<Image, ImageError>>,
     /// Processes, by the pid in their images' names, of which the dump has taken signals out: only this plugin has these.
@@ -83,6 +86,7 @@ impl Restore {
             recorded,
             notices: Notices::default(),
             left: Vec::new(),
+            incoming: None,
             read: HashMap::new(),
             owed: HashSet::new(),
             refused: HashSet::new(),
@@ -101,7 +105,7 @@ impl Restore {
     /// # Errors
     /// If nothing is to be restored from them, by the options or because it can mean nothing here.
     pub fn examine(&mut self) -> std::result::Result<(), HookError> {
-        self.left = image_folder::captured_processes(self.host.image_dir()?)?;
+        self.find_images()?;
         let policy = self.options.policy;
         if self.left.is_empty() {
             // Not a word about these images in the inventory either: they were made without this plugin.
@@ -123,6 +127,31 @@ impl Restore {
         checked
     }
 
+    /// Finds out of which processes there are images.
+    fn find_images(&mut self) -> std::result::Result<(), HookError> {
+        let Some(stream) = self.host.image_stream()? else {
+            self.left = image_folder::captured_processes(self.host.image_dir()?)?;
+            return Ok(());
+        };
+        let incoming = Incoming::begin(stream)?;
+        let list = incoming.list();
+        self.left.clone_from(&list.processes);
+        let complete = list.complete;
+        self.incoming = Some(incoming);
+        if complete {
+            return Ok(());
+        }
+        let what = "the list of images in the stream has no end: the dump has failed, or the stream was cut off";
+        if self.options.policy == Policy::Strict {
+            return Err(HookError::new(
+                Errno::EIO,
+                format!("{what}. Nothing is restored (policy=strict)"),
+            ));
+        }
+        self.recorder.error(what);
+        Ok(())
+    }
+
     /// The end of a restore that [`examine`](Self::examine) has refused because of `why`. Returns the report.
     #[must_use]
     pub fn refused(self, why: String) -> Document {
@@ -131,6 +160,10 @@ impl Restore {
 
     /// CRIU forks those that had ended from this very process, and lets them end in its own way.
     fn prepare_ended(&mut self) {
+        // Only CRIU may take its images out of a stream. The dump has said what is lost.
+        if self.incoming.is_some() {
+            return;
+        }
         let prepared = self
             .host
             .image_dir()
@@ -337,6 +370,8 @@ impl Restore {
         let name = image::file_name(innermost);
         let read = match self.read.remove(&innermost) {
             Some(read) => read.map(Some),
+            // Asked for before, and not there.
+            None if self.incoming.is_some() => Ok(None),
             None => {
                 let dir = self.host.image_dir().map_err(|e| {
                     Error::new(

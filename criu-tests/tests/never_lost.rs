@@ -62,6 +62,8 @@ const TESTS: &[Test] = &[
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
+    ("restarted-poll", restarted_poll),
+    ("restarted-poll-left-running", restarted_poll_left),
     ("task-killed-in-replay", task_killed_in_replay),
     ("bound-met", bound_met),
     ("bound-met-unmarked", bound_met_unmarked),
@@ -915,6 +917,51 @@ fn dumped(dir: &RunDir) -> Result<Pid> {
     ensure!(dump.ok, "criu dump failed");
     reap_all()?;
     Ok(pid)
+}
+
+/// The leader's poll(2) has been interrupted twice when criu comes: it is in restart_syscall(2), of which only the kernel knows
+/// which call that was, and nobody has seen it wait since.
+fn stopped_in_restart(dir: &RunDir) -> Result<Victim> {
+    let victim = Victim::start(&config::victim("restarted", false), None, dir, false)?;
+    let pid = victim.pid();
+    let raw = nix::unistd::Pid::from_raw(pid);
+    let waits_in = |name: &str, number: i64| {
+        wait::until(name, PATIENCE, || {
+            let call = fs::read_to_string(format!("/proc/{pid}/syscall"))?;
+            let begins = call.split(' ').next() == Some(&number.to_string());
+            Ok(begins.then_some(()))
+        })
+    };
+    waits_in("poll", nix::libc::SYS_poll)?;
+    kill(raw, Signal::SIGSTOP)?;
+    procfs::comes_to(pid, 'T')?;
+    kill(raw, Signal::SIGCONT)?;
+    waits_in("restart_syscall", nix::libc::SYS_restart_syscall)?;
+    kill(raw, Signal::SIGSTOP)?;
+    procfs::comes_to(pid, 'T')?;
+    Ok(victim)
+}
+
+fn restarted_poll(dir: &RunDir) -> Result<()> {
+    let victim = stopped_in_restart(dir)?;
+    let dump = criu()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["not kept: nothing"])?;
+    reap_all()?;
+    let (step, pid) = criu()?.restore(&dir.images())?;
+    let pid = pid.context("criu restore failed")?;
+    expect_line(&step, &["verdict=verified"])?;
+    kill(nix::unistd::Pid::from_raw(pid), Signal::SIGCONT)?;
+    Victim::restored(pid, dir).finish(PATIENCE)
+}
+
+fn restarted_poll_left(dir: &RunDir) -> Result<()> {
+    let victim = stopped_in_restart(dir)?;
+    let dump = criu()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["not kept: nothing"])?;
+    kill(nix::unistd::Pid::from_raw(victim.pid()), Signal::SIGCONT)?;
+    victim.finish(PATIENCE)
 }
 
 /// It has been read before anything was restored.

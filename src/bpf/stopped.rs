@@ -17,6 +17,7 @@ use super::process::members::Action;
 use super::process::state::dispositions;
 use crate::engine::told::{Told, ToldThread};
 use crate::error::{Cause, Error, Result};
+use crate::state::restart_block::RestartBlock;
 
 /// Reads what the calling thread has stopped, as often as it is asked to.
 #[derive(Debug)]
@@ -93,6 +94,20 @@ impl StoppedReader {
                     } else {
                         Some(SigNo::new(parent_death)?)
                     },
+                    block: RestartBlock {
+                        function: at(Word::Restart)?,
+                        read_at: at(Word::Now)?,
+                        nanosleep: (
+                            at(Word::SleepEnd)?,
+                            u32::try_from(at(Word::SleepClock)?).ok()?.cast_signed(),
+                        ),
+                        poll: (at(Word::PollHas)? != 0).then_some(
+                            at(Word::PollSeconds)?
+                                .saturating_mul(NANOSECONDS)
+                                .saturating_add(at(Word::PollNanoseconds)?),
+                        ),
+                        futex: at(Word::FutexEnd)?,
+                    },
                 },
             );
             let task = at(Word::Task)?;
@@ -144,9 +159,19 @@ enum Word {
     TimerInterval,
     /// Expiry and interval of ITIMER_PROF and ITIMER_VIRTUAL: four words.
     CpuTimers,
-    Count = 17,
+    /// The machine's CLOCK_MONOTONIC, and what follows of its `restart_block`.
+    Now = 17,
+    Restart,
+    SleepEnd,
+    SleepClock,
+    PollHas,
+    PollSeconds,
+    PollNanoseconds,
+    FutexEnd,
+    Count,
 }
 
+const NANOSECONDS: u64 = 1_000_000_000;
 const RECORD: usize = Word::Count as usize * 8;
 const CPU_TIMERS: usize = 4;
 /// The kernel has 64 signals (_NSIG, asm/signal.h), and its `struct k_sigaction` 32 bytes.
@@ -178,6 +203,18 @@ struct Task {
     parent_death: i32,
     children: i32,
     traced: i32,
+    block: Block,
+}
+
+/// Of `struct restart_block`, from the beginning of the task.
+struct Block {
+    function: i32,
+    sleep_end: i32,
+    sleep_clock: i32,
+    poll_has: i32,
+    poll_seconds: i32,
+    poll_nanoseconds: i32,
+    futex_end: i32,
 }
 
 struct Signal {
@@ -195,7 +232,10 @@ impl Members {
         let sighand = layout.behind(&task, "sighand")?;
         let action = layout.behind(&sighand, "action")?;
         let cpu_timer = layout.behind(&signal, "it")?;
+        let block = layout.behind(&task, "restart_block")?;
         let of_task = |path: &str| layout.offset(&task, path);
+        let of_block =
+            |path: &str| Ok::<i32, Error>(of_task("restart_block")? + layout.offset(&block, path)?);
         let of_signal = |path: &str| layout.offset(&signal, path);
         let of_action = |path: &str| layout.offset(&action, path);
         let sizes = [
@@ -221,6 +261,17 @@ impl Members {
                 parent_death: of_task("pdeath_signal")?,
                 children: of_task("children")?,
                 traced: of_task("ptraced")?,
+                block: Block {
+                    function: of_block("fn")?,
+                    sleep_end: of_block("nanosleep.expires")?,
+                    sleep_clock: of_block("nanosleep.clockid")?,
+                    poll_has: of_block("poll.has_timeout")?,
+                    poll_seconds: of_block("poll.tv_sec")
+                        .or_else(|_| of_block("poll.end_time.tv_sec"))?,
+                    poll_nanoseconds: of_block("poll.tv_nsec")
+                        .or_else(|_| of_block("poll.end_time.tv_nsec"))?,
+                    futex_end: of_block("futex.time")?,
+                },
             },
             signal: Signal {
                 timer: of_signal("real_timer.state")?,
@@ -371,9 +422,19 @@ impl Maker<'_> {
             (Word::Children, 8, task.children),
             (Word::Traced, 8, task.traced),
             (Word::Sighand, 8, task.sighand),
+            (Word::Restart, 8, task.block.function),
+            (Word::SleepEnd, 8, task.block.sleep_end),
+            (Word::SleepClock, 4, task.block.sleep_clock),
+            (Word::PollHas, 4, task.block.poll_has),
+            (Word::PollSeconds, 8, task.block.poll_seconds),
+            (Word::PollNanoseconds, 8, task.block.poll_nanoseconds),
+            (Word::FutexEnd, 8, task.block.futex_end),
         ] {
             self.copy(word, size, TASK, offset);
         }
+        self.program.call(Helper::Monotonic);
+        self.program
+            .store(Reg::R10, Maker::slot(Word::Now), Reg::R0);
     }
 
     fn of_process(&mut self) {

@@ -15,13 +15,15 @@ use crate::engine::told::Told;
 /// To ask a process takes as long as to ask so many of its threads beside the first.
 const PROCESS: usize = 4;
 /// As long as to ask so many threads it takes to load the program.
-const LOADING: usize = 96;
+const LOADING: usize = 48;
 
 /// Reads all stopped processes when the first of them is asked for.
 #[derive(Default)]
 pub(super) struct ByBpf {
     #[cfg(feature = "bpf")]
     reader: Option<StoppedReader>,
+    /// See [`ByBpf::need`], which is to be done once.
+    needed: bool,
     told: BTreeMap<Pid, Told>,
 }
 
@@ -36,6 +38,24 @@ impl ByBpf {
         }
     }
 
+    /// There is something that nobody else can tell: loads the program even where it does not pay.
+    pub fn need(&mut self) {
+        if !std::mem::replace(&mut self.needed, true) && self.is_empty() && !is_forbidden() {
+            *self = ByBpf {
+                needed: true,
+                ..ByBpf::load()
+            };
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        #[cfg(feature = "bpf")]
+        if self.reader.is_some() {
+            return false;
+        }
+        self.told.is_empty()
+    }
+
     #[cfg(feature = "bpf")]
     fn load() -> ByBpf {
         let reader = StoppedReader::new().map_err(|e| {
@@ -43,7 +63,7 @@ impl ByBpf {
         });
         ByBpf {
             reader: reader.ok(),
-            told: BTreeMap::new(),
+            ..ByBpf::default()
         }
     }
 
@@ -68,15 +88,24 @@ impl ByBpf {
     }
 }
 
-/// In builds for tests `CRIU_SIGNALS_BPF` decides: `always` or `never`.
 fn pays(work: usize) -> bool {
-    #[cfg(feature = "faults")]
-    match std::env::var("CRIU_SIGNALS_BPF").as_deref() {
-        Ok("always") => return true,
-        Ok("never") => return false,
-        _ => {}
+    match decided().as_deref() {
+        Some("always") => true,
+        Some("never") => false,
+        _ => work >= LOADING,
     }
-    work >= LOADING
+}
+
+fn is_forbidden() -> bool {
+    decided().as_deref() == Some("never")
+}
+
+/// In builds for tests `CRIU_SIGNALS_BPF` decides: `always` or `never`.
+fn decided() -> Option<String> {
+    #[cfg(feature = "faults")]
+    return std::env::var("CRIU_SIGNALS_BPF").ok();
+    #[cfg(not(feature = "faults"))]
+    None
 }
 
 #[cfg(test)]
@@ -86,8 +115,8 @@ mod tests {
     #[test]
     fn few_threads_load_nothing() {
         let work = |processes, threads: usize| processes * PROCESS + threads - processes;
-        assert!(!pays(work(1, 64)) && pays(work(1, 128)));
-        assert!(!pays(work(16, 16)) && pays(work(60, 60)));
+        assert!(!pays(work(1, 32)) && pays(work(1, 64)));
+        assert!(!pays(work(8, 8)) && pays(work(16, 16)));
         assert!(ByBpf::prepare(1, 1).of(Pid::own()).is_none());
     }
 }

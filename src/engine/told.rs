@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use criu_signals_images::{AltStack, Dispositions, SigNo, Tid};
 
 use crate::state::AlternateStack;
+use crate::state::restart_block::RestartBlock;
 
 /// What is known of one stopped process. Nothing of it changes as long as all threads of the process are stopped.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct ToldThread {
     pub stack_flags: u32,
     /// What its process is sent when its parent ends.
     pub parent_death: Option<SigNo>,
+    /// What the kernel has noted down of its interrupted call; of any call before, if it is in none.
+    pub block: RestartBlock,
 }
 
 impl ToldThread {
@@ -37,6 +40,12 @@ impl ToldThread {
 }
 
 impl Told {
+    /// What the kernel has noted down of each thread's interrupted call.
+    pub fn blocks(&self) -> BTreeMap<Tid, RestartBlock> {
+        let block = |(tid, thread): (&Tid, &ToldThread)| (*tid, thread.block);
+        self.threads.iter().map(block).collect()
+    }
+
     /// The dispositions, if all that the leader is asked for the whole process is known: no interval timer, no child that has
     /// ended.
     pub(super) fn of_process(&self) -> Option<&Dispositions> {

@@ -180,13 +180,9 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Wai
         })
         .map(|thread| Waited {
             tid: thread.tid,
-            restarted: thread.restarted.map(|kind| {
-                if thread.compat {
-                    kind.number_32(thread.args, |at| read_words(stopped.memory().ok()?, at))
-                } else {
-                    kind.number(thread.args)
-                }
-            }),
+            restarted: thread
+                .restarted
+                .map(|kind| kind.number_of(thread.compat, thread.args, stopped.memory().ok())),
             time: thread.since.and_then(|since| now?.checked_sub(since)),
         })
         .collect()
@@ -258,6 +254,21 @@ impl Asleep {
 }
 
 impl Restarted {
+    /// By the name of the kernel's function.
+    pub(crate) fn by_function(name: &str) -> Option<Restarted> {
+        let mut known = RESTARTS.into_iter();
+        known.find_map(|(function, kind)| (function == name).then_some(kind))
+    }
+
+    /// The number of the call with these arguments, in the table of the thread's calls.
+    pub(crate) fn number_of(self, compat: bool, args: [u64; 6], memory: Option<&Memory>) -> u32 {
+        if compat {
+            self.number_32(args, |at| read_words(memory?, at))
+        } else {
+            self.number(args)
+        }
+    }
+
     /// The call whose arguments these are. nanosleep and clock_nanosleep are restarted by one function.
     fn number(self, args: [u64; 6]) -> u32 {
         const CLOCK_NANOSLEEP: u32 = arch::syscall_number(libc::SYS_clock_nanosleep);

@@ -17,11 +17,14 @@
 //!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
 //!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
 
+use std::collections::BTreeMap;
+
 use criu_signals_images::{
     CallTable, InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid,
 };
 
 use super::asleep::{self, Looked, ProcessorClocks, Waited};
+use super::restart_block::RestartBlock;
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
@@ -151,7 +154,12 @@ impl Seen {
             lost.extend(shielded.lost);
         }
         let waited = asleep::confirm(stopped, &self.0);
-        Ok(Confirmed { waited, anew, lost })
+        Ok(Confirmed {
+            waited,
+            anew,
+            lost,
+            blocks: BTreeMap::new(),
+        })
     }
 }
 
@@ -162,9 +170,39 @@ pub struct Confirmed {
     /// Threads whose calls begin anew with their whole timeout.
     anew: Vec<Tid>,
     lost: Vec<LostMask>,
+    /// What the kernel has noted down, if somebody could read that.
+    blocks: BTreeMap<Tid, RestartBlock>,
 }
 
 impl Confirmed {
+    /// Is there a call that only the kernel's notes tell: it had been interrupted before, and was not seen waiting since?
+    ///
+    /// # Errors
+    /// If the registers of a thread can't be read.
+    pub fn needs_blocks<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<bool> {
+        for &tid in stopped.threads() {
+            let registers = ptrace::registers(tid).map_err(|e| e.in_thread(tid))?;
+            let Some((call, result)) = in_call(&registers) else {
+                continue;
+            };
+            let is_restart = RestartCode::from_result(result) == Some(RestartCode::ByBlock)
+                && waiting(call.number, registers.call_args(), registers.is_compat())
+                    == Some(Waiting::Restart);
+            let was_seen = |one: &Waited| one.tid == tid && one.restarted.is_some();
+            if is_restart && !self.waited.iter().any(was_seen) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes note of what was read of threads since they were stopped, and before anything has run in them.
+    #[must_use]
+    pub fn with_blocks(mut self, blocks: BTreeMap<Tid, RestartBlock>) -> Confirmed {
+        self.blocks = blocks;
+        self
+    }
+
     /// The masks of calls that are lost by this dump, and that matter.
     pub fn lost_masks(&self) -> &[LostMask] {
         &self.lost
@@ -197,17 +235,26 @@ impl Confirmed {
                 continue;
             }
             let registers = registers_of(tid)?;
-            if let Some(waited) = self.waited.iter().find(|waited| waited.tid == tid) {
-                if let Some(number) = waited.restarted {
-                    call.number = number;
-                    call.remaining = written_back(stopped.memory()?, &registers, call);
-                }
-                if call.remaining.is_none()
-                    && let Some(time) = waited.time
-                    && let Some(whole) = asked_for(stopped.memory()?, &registers, call)
-                {
-                    call.remaining = Some(whole.saturating_sub(time));
-                }
+            let waited = self.waited.iter().find(|waited| waited.tid == tid);
+            let block = self.blocks.get(&tid);
+            let restarted = waited.and_then(|waited| waited.restarted).or_else(|| {
+                let kind = block
+                    .filter(|_| is_restart(call, &registers))?
+                    .restarted()?;
+                let (args, compat) = (registers.call_args(), registers.is_compat());
+                Some(kind.number_of(compat, args, stopped.memory().ok()))
+            });
+            if let Some(number) = restarted {
+                call.number = number;
+                call.remaining = written_back(stopped.memory()?, &registers, call);
+            }
+            if call.remaining.is_none() && is_relative(&registers, call) {
+                call.remaining = block
+                    .and_then(|block| block.left(waiting_in(&registers, call)?))
+                    .or_else(|| {
+                        let whole = asked_for(stopped.memory().ok()?, &registers, call)?;
+                        Some(whole.saturating_sub(waited?.time?))
+                    });
             }
             call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
             if call.whole_timeout {
@@ -353,9 +400,12 @@ fn without_block(code: RestartCode) -> RestartCode {
     }
 }
 
+fn waiting_in(registers: &Registers, call: &InterruptedCall) -> Option<Waiting> {
+    waiting(call.number, registers.call_args(), registers.is_compat())
+}
+
 fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
-    let waiting = waiting(call.number, registers.call_args(), registers.is_compat());
-    call.code == RestartCode::ByBlock && waiting == Some(Waiting::Restart)
+    call.code == RestartCode::ByBlock && waiting_in(registers, call) == Some(Waiting::Restart)
 }
 
 fn says_eintr(tid: Tid, call: &InterruptedCall, registers: &Registers) {

@@ -15,6 +15,7 @@ pub(crate) mod overruns;
 pub(crate) mod owners;
 mod parent_death;
 pub(crate) mod queues;
+pub(crate) mod restart_block;
 mod run_state;
 pub(crate) mod timerfds;
 pub(crate) mod timers;

@@ -172,8 +172,10 @@ impl Members {
             block: Block {
                 nanosleep: at(&block, "nanosleep.expires")?,
                 clock: at(&block, "nanosleep.clockid")?,
-                poll_seconds: at(&block, "poll.tv_sec")?,
-                poll_nanoseconds: at(&block, "poll.tv_nsec")?,
+                poll_seconds: at(&block, "poll.tv_sec")
+                    .or_else(|_| at(&block, "poll.end_time.tv_sec"))?,
+                poll_nanoseconds: at(&block, "poll.tv_nsec")
+                    .or_else(|_| at(&block, "poll.end_time.tv_nsec"))?,
                 poll_has: at(&block, "poll.has_timeout")?,
                 futex: at(&block, "futex.time")?,
             },

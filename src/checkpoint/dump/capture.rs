@@ -23,6 +23,9 @@ impl Dump {
         process.forget_former();
         let waiting = std::mem::take(&mut process.waiting);
         let confirmed = Confirmed::new(&stopped, waiting)?;
+        if confirmed.needs_blocks()? {
+            self.by_bpf.need();
+        }
         let captured = confirmed.capture(&self.options, self.by_bpf.of(pid))?;
         let completed = self.complete(captured)?;
         fault::point(Point::DumpCaptured)?;

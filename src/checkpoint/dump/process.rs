@@ -99,9 +99,15 @@ impl<'p> Confirmed<'p> {
         Ok(Confirmed { stopped, calls })
     }
 
+    /// Does a call of the process need what only the kernel's memory tells?
+    pub fn needs_blocks(&self) -> Result<bool> {
+        self.calls.needs_blocks(self.stopped)
+    }
+
     /// `told`: what is known of the process without asking its threads.
     pub fn capture(self, options: &Options, told: Option<&Told>) -> Result<Captured<'p>> {
         let Confirmed { stopped, calls } = self;
+        let calls = calls.with_blocks(told.map(Told::blocks).unwrap_or_default());
         let deep = match options.take_out {
             TakeOut::Never => None,
             TakeOut::Auto | TakeOut::Always => Some(options.limits.deep),

@@ -17,8 +17,18 @@ static void root(void)
 		gap_die("prctl: %m");
 	gap_setmask(0);
 	gap_touch("set-up");
-	for (;;)
-		pause();
+	for (;;) {
+		int sig = 0;
+
+		if (gap_has("go") && !prctl(PR_GET_PDEATHSIG, &sig) && sig == SIGTERM)
+			gap_touch("has-signal");
+		gap_sleep(20);
+	}
+}
+
+static int is_alive(pid_t pid)
+{
+	return gap_state(pid) && gap_state(pid) != 'Z';
 }
 
 static void case_21(void)
@@ -28,8 +38,12 @@ static void case_21(void)
 	gap_wait_for("set-up");
 	gap_ready(pid);
 	gap_wait_for("go");
+	for (int i = 0; i < 500 && is_alive(pid) && !gap_has("has-signal"); i++)
+		gap_sleep(20);
 	gap_sleep(200);
-	gap_say("%s", gap_state(pid) && gap_state(pid) != 'Z' ? "alive" : "dead");
+	gap_say("%s", is_alive(pid) ? "alive" : "dead");
+	if (gap_has("has-signal") && is_alive(pid))
+		gap_say("parent-death signal: SIGTERM");
 	gap_end();
 }
 

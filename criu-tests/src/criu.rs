@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::numbers;
-use crate::procfs::Pid;
+use crate::procfs::{self, Pid};
+use crate::wait::{PATIENCE, until};
 
 /// A criu binary and what it is always called with.
 #[derive(Debug, Clone)]
@@ -194,6 +195,7 @@ impl Criu {
         if !step.ok {
             return Ok((step, None));
         }
+        parents_found()?;
         let text = fs::read_to_string(&pidfile).with_context(|| pidfile.display().to_string())?;
         let pid = text
             .trim()
@@ -258,4 +260,16 @@ impl Criu {
             took,
         })
     }
+}
+
+/// Waits until no helper process of the plugin has parent-death signals to set any more.
+pub fn parents_found() -> Result<()> {
+    until("parent-death signals to be set again", PATIENCE, || {
+        let mut all = procfs::all()?.into_iter();
+        let waits = all.any(|pid| {
+            procfs::name(pid).is_some_and(|name| name == "signals-parent")
+                && procfs::state(pid) != Some('Z')
+        });
+        Ok((!waits).then_some(()))
+    })
 }

@@ -13,7 +13,7 @@ use criu_tests::containers::cgroups;
 use criu_tests::containers::engine::{Container, Engine};
 use criu_tests::containers::host::{self, Host};
 use criu_tests::containers::podman::Podman;
-use criu_tests::criu::Step;
+use criu_tests::criu::{Step, parents_found};
 use criu_tests::plugin::Verdict;
 use criu_tests::procfs;
 use criu_tests::rundir::RunDir;
@@ -44,6 +44,7 @@ fn tests() -> Vec<Test> {
         add("dumped-live", dumped_live);
         add("moved", moved);
         add("refused", refused);
+        add("parent-death", parent_death);
         add("podman", exported);
         if engine == Engine::Runc {
             // crun tells criu of such a file from crun 1.25 and criu 4.2 on.
@@ -92,6 +93,37 @@ fn restored(engine: Engine, dir: &RunDir) -> Result<()> {
         "criu-signals show says before:\n{before}\nand after:\n{after}"
     );
     Ok(())
+}
+
+/// The engine is the container's first parent, and ends: the parent-death signal waits for the parent after that.
+fn parent_death(engine: Engine, dir: &RunDir) -> Result<()> {
+    enter(dir, true)?;
+    let (container, restore) = mortal(engine, dir)?;
+    ensure!(
+        restore
+            .log
+            .contains(" is postponed, because the end of criu"),
+        "{}",
+        restore.log
+    );
+    parents_found()?;
+    // It checks that it has its signals.
+    container.finish()
+}
+
+/// A container that ends with its parent, restored.
+fn mortal(engine: Engine, dir: &RunDir) -> Result<(Container, Step)> {
+    let bundle = Bundle::create(&dir.file("bundle"), engine, "parent_death")?;
+    bundle.argument("kill")?;
+    let container = Container::new(engine, "victim", bundle);
+    container.run()?;
+    // The engine that has started the container has ended by now.
+    let pid = container.pid()?.to_string();
+    let mut set = host::command(&config::command()?.to_string_lossy());
+    host::printed(set.args(["set", &pid, "parent-death", "KILL"]))?;
+    checkpointed(&container, dir)?;
+    let restore = container.restore(&dir.images())?;
+    Ok((container, restore))
 }
 
 /// The plugin is in a folder that only a configuration file of CRIU's names, to which an annotation points.

@@ -291,26 +291,6 @@ const LOST: &[Lost] = &[
         doubled: None,
     },
     Lost {
-        name: "parent-death-signal-of-leader",
-        victim: "parent_death",
-        of: Whose::Leader,
-        change: lose_parent_death_signal,
-        field: "parent-death signal",
-        place: Whose::Leader,
-        says: "parent-death signal of the leader, expected 28, got 0",
-        doubled: None,
-    },
-    Lost {
-        name: "parent-death-signal-of-thread",
-        victim: "parent_death",
-        of: Whose::OtherThread,
-        change: lose_parent_death_signal,
-        field: "parent-death signal",
-        place: Whose::OtherThread,
-        says: "parent-death signal of the thread, expected 23, got 0",
-        doubled: None,
-    },
-    Lost {
         name: "mask-of-leader",
         victim: "demo",
         of: Whose::Leader,
@@ -395,11 +375,6 @@ const LOST: &[Lost] = &[
         doubled: None,
     },
 ];
-
-fn lose_parent_death_signal(core: &mut CoreImage) -> Result<()> {
-    changed(core.parent_death_signal().is_some())?;
-    Ok(core.set_parent_death_signal(None)?)
-}
 
 /// Where si_value begins in a siginfo, behind si_pid and si_uid.
 const SI_VALUE: usize = 24;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Each thread has a parent-death signal of its own. Both are ignored by default: a criu that ends is the parent of
- * what it has restored.
+ * Each thread has a parent-death signal of its own. Both are ignored by default, but with the argument `term` the leader's
+ * ends the process. With `kill` the leader's is SIGKILL at the end: somebody else sets it, when the first parent has ended.
  */
 #include "victim.h"
 
@@ -32,10 +32,13 @@ static void thread(int index)
 
 int main(int argc, char **argv)
 {
+	int sig;
+
 	victim_begin(argc, argv);
-	set(SIGWINCH);
+	sig = strcmp(victim_arg(), "term") ? SIGWINCH : SIGTERM;
+	set(sig);
 	victim_thread(thread, 1);
 	victim_checkpoint();
-	check(SIGWINCH, "the leader");
+	check(strcmp(victim_arg(), "kill") ? sig : SIGKILL, "the leader");
 	return victim_end();
 }

@@ -8,6 +8,7 @@ pub mod dump;
 pub(crate) mod guardian;
 pub mod metrics;
 pub mod options;
+mod parent_death;
 pub mod recorder;
 pub mod restore;
 pub(crate) mod stray_stop;

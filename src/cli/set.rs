@@ -9,7 +9,8 @@ use criu_signals::proc_sig::{self, Change, Changed, MaskChange, Reaction, Remove
 
 use super::context::{self, Context, Failure};
 
-/// Changes signal state of a live process: which signals are blocked, ignored or left to their default action.
+/// Changes signal state of a live process: which signals are blocked, ignored or left to their default action, and which signal
+/// comes when the parent ends.
 ///
 /// The command stops the process and makes the change inside the process. The new state is read back. If a step fails, the
 /// previous state is put back. Everything that CHANGE does not name stays as it is. Signals that are unblocked and pending are
@@ -23,15 +24,18 @@ Changes:
   action SIGNAL=default ...    the default action of the signal, as signal(2) sets it: without flags and mask
   action SIGNAL=ignore ...     ignores the signal; pending signals of this number are discarded
   altstack none                the thread has no alternate stack; impossible while a handler runs on the stack
+  parent-death SIGNAL          the process is sent this signal when the thread's parent ends (PR_SET_PDEATHSIG of
+                               prctl(2)); `none`: no signal
 
 SIGNAL is a name or number, a range (RTMIN..RTMIN+3), or several of them separated by commas. Options go before PID.
-Without a TID, `blocked` and `altstack` are those of the thread group leader. SIGKILL and SIGSTOP can't be changed.
+Without a TID, `blocked`, `altstack` and `parent-death` are those of the thread group leader. SIGKILL and SIGSTOP can't be changed.
 
 Examples:
   criu-signals set 4711 blocked -TERM +USR1
   criu-signals set 4711/4713 blocked HUP,INT
   criu-signals set 4711 action INT=default USR1,USR2=ignore
   criu-signals set 4711 altstack none
+  criu-signals set 4711 parent-death TERM
 
 Exit codes:
   0  the state was changed and read back
@@ -55,6 +59,8 @@ enum What {
     Action,
     /// The alternate stack of the thread.
     Altstack,
+    /// The signal that comes when the thread's parent ends.
+    ParentDeath,
 }
 
 /// SIGCANCEL and SIGSETXID of glibc (nptl): setuid(3) of one thread waits until each other thread has handled SIGSETXID.
@@ -102,6 +108,11 @@ fn report(subject: Subject, changed: &Changed) -> Vec<String> {
         Changed::AltStack { before, after } => {
             vec![format!("thread {tid} altstack: {before} -> {after}")]
         }
+        Changed::ParentDeath { before, after } => {
+            let name = |signo: &Option<SigNo>| signo.map_or("none".to_owned(), |s| s.to_string());
+            let (before, after) = (name(before), name(after));
+            vec![format!("thread {tid} parent-death: {before} -> {after}")]
+        }
     }
 }
 
@@ -116,6 +127,7 @@ fn change(what: What, words: &[String]) -> Result<Change, String> {
             [word] if word == "none" => Ok(Change::NoAltStack),
             _ => Err("the only change of altstack is `none`".to_owned()),
         },
+        What::ParentDeath => parent_death(words).map(Change::ParentDeath),
     }
 }
 
@@ -166,6 +178,20 @@ fn actions(words: &[String]) -> Result<Vec<(SigNo, Reaction)>, String> {
         }
     }
     Ok(actions)
+}
+
+fn parent_death(words: &[String]) -> Result<Option<SigNo>, String> {
+    let [word] = words else {
+        return Err("parent-death is one signal, or `none`".to_owned());
+    };
+    if word == "none" {
+        return Ok(None);
+    }
+    let mut named = signals(word)?.iter();
+    match (named.next(), named.next()) {
+        (Some(signo), None) => Ok(Some(signo)),
+        _ => Err(format!("{word:?} is more than one signal")),
+    }
 }
 
 /// At least one signal, by name, number or range.
@@ -237,6 +263,8 @@ mod tests {
                 ]),
             ),
             ("altstack none", Change::NoAltStack),
+            ("parent-death none", Change::ParentDeath(None)),
+            ("parent-death TERM", Change::ParentDeath(Some(SigNo::TERM))),
         ] {
             assert_eq!(made(line), Ok(wanted), "{line}");
         }

@@ -12,7 +12,7 @@ use crate::setting_names::REFUSE;
 /// A kind of notice: state that cannot be preserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    /// A parent-death signal that criu's own exit will send.
+    /// A parent-death signal of a process whose parent is another one after a restore.
     ParentDeathSignal,
     /// An exit signal other than SIGCHLD.
     ExitSignal,
@@ -162,6 +162,16 @@ impl Notices {
             );
             self.say(notice, &what);
         }
+        Ok(())
+    }
+
+    /// As [`say_or_refuse`](Self::say_or_refuse), of what is kept in most cases: information, unless it is to be refused.
+    ///
+    /// # Errors
+    /// If it is to be refused.
+    pub fn note_or_refuse(&mut self, refuse: &Refuse, saying: &Saying) -> Result<()> {
+        refuse.check(saying)?;
+        self.note(saying.notice, &saying.what);
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! Warns at the dump about signals between a process and its parent that do not survive a checkpoint (parent-death
-//! signal, exit signal), with a remedy.
+//! Says at the dump what becomes of the signals between a process and its parent: a parent-death signal, which a restore
+//! postpones, and an exit signal, which does not survive a checkpoint.
 
 use criu_signals_images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
 
@@ -52,9 +52,11 @@ pub fn at_dump(pid: Pid, ties: &Ties, parent_is_dumped: bool) -> Vec<Saying> {
             notice: Notice::ParentDeathSignal,
             what: format!(
                 "pid {pid} ({comm}): its parent-death signal is {signo} (PR_SET_PDEATHSIG{threads}), and its parent is \
-                 not in these images. After `criu restore -d` the parent is criu, whose exit sends that signal"
+                 not in these images. A restore postpones the signal until the process has a parent that stays: a parent \
+                 that ends before sends none"
             ),
-            advice: "restore with --restore-sibling, which makes the caller of criu the parent, or without -d",
+            advice: "take the word pdeathsig from the list: the restored process has the signal again when criu, and the \
+                     program that has started criu, have ended",
         });
     }
     if let Some(signal) = ties.exit_signal

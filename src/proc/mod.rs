@@ -39,16 +39,16 @@ pub(crate) use mappings::maps_holding;
 pub use mappings::{Backing, Mapping, Region, is_local, is_memory, mappings, regions};
 pub use program::{
     auxiliary_vector, auxiliary_vector_of_stopped, executable, executable_of_stopped, is_32_bit,
-    pid_namespace_by_ids, pid_namespace_of_stopped,
+    is_secure, pid_namespace_by_ids, pid_namespace_of_stopped,
 };
 pub use status::{
-    Seccomp, SignalStatus, has_capability, is_filtered, is_stopped, may_raise_limits, parent,
-    seccomp, tracer,
+    Privileges, Seccomp, SignalStatus, has_capability, is_filtered, is_stopped, may_raise_limits,
+    parent, privileges, seccomp, tracer,
 };
 pub use tasks::{
     age, all, children, cpu_time_of_stopped, exit_signal, exit_signal_of_stopped, exit_status,
     has_thread, is_alive, is_gone, is_kernel_thread, lasting_others, start_time,
-    start_time_of_stopped, threads, ticks, tree, wait_stopped,
+    start_time_of_stopped, threads, ticks, tree, wait_stopped, waits_for_any_child,
 };
 pub(crate) use tasks::{is_worker, listed, parse_call};
 pub use timers::{TimerLine, timers};

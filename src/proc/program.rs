@@ -57,6 +57,20 @@ pub(super) fn is_32_bit_vector(auxv: &[u8]) -> bool {
     words.chunks_exact(4).any(|entry| entry[1] != 0)
 }
 
+/// Has execve(2) started the program with more privileges than its caller had, or so that a security module wants it to be
+/// careful (AT_SECURE, getauxval(3))? `vector` is its auxiliary vector.
+pub fn is_secure(vector: &[u8]) -> bool {
+    const AT_SECURE: u64 = 23;
+    let word = if is_32_bit_vector(vector) { 4 } else { 8 };
+    let number = |bytes: &[u8]| {
+        let bytes = bytes.iter().rev();
+        bytes.fold(0, |number, &byte| number << 8 | u64::from(byte))
+    };
+    vector
+        .chunks_exact(2 * word)
+        .any(|entry| number(&entry[..word]) == AT_SECURE && number(&entry[word..]) != 0)
+}
+
 /// The inode of `pid`'s pid namespace.
 ///
 /// It may have to be waited for unless the caller has stopped the leader by ptrace(2).

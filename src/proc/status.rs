@@ -177,6 +177,32 @@ pub(crate) fn parse_parent(status: &str) -> Option<Option<Pid>> {
     Some(Pid::new(line.trim().parse().ok()?))
 }
 
+/// What a thread may do: its credentials, as far as a change of them clears the parent-death signal (commit_creds,
+/// kernel/cred.c).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// Effective user and group id, and those for file systems.
+    ids: [u32; 4],
+    /// Permitted capabilities.
+    capabilities: u64,
+}
+
+impl Privileges {
+    /// Has a thread that has these now only lost capabilities since it had `before`? Then its parent-death signal stays.
+    pub fn are_among(&self, before: &Privileges) -> bool {
+        self.ids == before.ids && self.capabilities & !before.capabilities == 0
+    }
+}
+
+/// What the thread may do (`Uid`, `Gid`, `CapPrm`).
+pub fn privileges(pid: Pid, tid: Tid) -> Result<Privileges> {
+    let status = status(pid, tid)?;
+    Ok(Privileges {
+        ids: [status.euid, status.egid, status.fuid, status.fgid],
+        capabilities: status.capprm,
+    })
+}
+
 /// May this process raise hard limits: has it CAP_SYS_RESOURCE, in the first user namespace (do_prlimit)?
 pub fn may_raise_limits() -> Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;

@@ -87,6 +87,21 @@ pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
     Some((number, numbers))
 }
 
+/// Does the leader of `pid` wait for a child, whichever ends first: wait4(-1, ...)?
+pub fn waits_for_any_child(pid: Pid) -> bool {
+    let look = move || {
+        let line = read_text(super::task_file(pid, pid.into(), "syscall")).ok()?;
+        let (number, args) = parse_call(&line)?;
+        // An int: the upper half is anything.
+        let any = args[0] & u64::from(u32::MAX) == u64::from(u32::MAX);
+        Some(i64::from(number) == libc::SYS_wait4 && any)
+    };
+    in_time::look("syscall", look)
+        .ok()
+        .flatten()
+        .unwrap_or(false)
+}
+
 /// The threads of `pid`, the leader first, without those that the kernel runs in its name.
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     let threads = listed(pid)?;

@@ -11,7 +11,9 @@ use super::held::{Held, all_queues, also, refused, replace, replace_actions, wri
 use super::removed::{Found, Removed, only};
 use crate::error::{Phase, Result};
 use crate::proc::SignalStatus;
-use crate::state::{AlternateStack, Kind as _, Queue, SignalDispositions, SignalMask, Site};
+use crate::state::{
+    AlternateStack, Kind as _, ParentDeathSignal, Queue, SignalDispositions, SignalMask, Site,
+};
 use crate::tracee::ByUs;
 
 /// What is to be different.
@@ -23,6 +25,8 @@ pub enum Change {
     Actions(Vec<(SigNo, Reaction)>),
     /// The thread has no alternate stack any more.
     NoAltStack,
+    /// The signal that the process is sent when the thread's parent ends.
+    ParentDeath(Option<SigNo>),
 }
 
 /// Of a mask.
@@ -73,6 +77,13 @@ pub enum Changed {
         before: AltStack,
         /// What it is.
         after: AltStack,
+    },
+    /// The thread's parent-death signal.
+    ParentDeath {
+        /// What it was.
+        before: Option<SigNo>,
+        /// What it is.
+        after: Option<SigNo>,
     },
 }
 
@@ -140,7 +151,7 @@ fn refuse_impossible(change: &Change) -> Result<()> {
             let names = actions.iter().map(|(signo, _)| *signo).collect();
             (names, "keeps its default action (sigaction(2))")
         }
-        Change::NoAltStack => return Ok(()),
+        Change::NoAltStack | Change::ParentDeath(_) => return Ok(()),
     };
     match [SigNo::KILL, SigNo::STOP]
         .into_iter()
@@ -160,7 +171,8 @@ impl Held {
         use criu_signals_images::text::SigFile;
         refuse_impossible(change).map_err(|e| e.during(Phase::Replay, self.stopped.pid()))?;
         let file = match change {
-            Change::Blocked(_) => SigFile::Blocked,
+            // Of the thread, too.
+            Change::Blocked(_) | Change::ParentDeath(_) => SigFile::Blocked,
             Change::Actions(_) => SigFile::Action,
             Change::NoAltStack => SigFile::AltStack,
         };
@@ -172,6 +184,11 @@ impl Held {
                 write_altstack(site, &AltStack::DISABLED)?;
                 let after = AltStack::DISABLED;
                 Ok(Changed::AltStack { before, after })
+            }
+            Change::ParentDeath(after) => {
+                let (before, after) = (ParentDeathSignal::capture(site)?, *after);
+                replace::<ParentDeathSignal>(site, &after)?;
+                Ok(Changed::ParentDeath { before, after })
             }
         })
     }

@@ -94,6 +94,45 @@ fn detach(name: &CStr, foreign: &[RawFd]) {
     }
 }
 
+/// Closes all descriptors but `kept` and the host's log, where that is a file: whoever reads the other end of a pipe waits
+/// until nobody has it open. For a companion that may outlive the host by long.
+pub(crate) fn leave_files(kept: &[RawFd]) {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let number = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()
+    };
+    // The list's own descriptor is closed by then.
+    let open: Vec<RawFd> = entries.filter_map(number).collect();
+    for fd in open
+        .into_iter()
+        .filter(|fd| !kept.contains(fd) && !is_log(*fd))
+    {
+        let _ = nix::unistd::close(fd);
+    }
+    // What is opened next must not become the standard input or output.
+    loop {
+        // SAFETY: the path is a C string; the descriptor is nobody's but the process's own.
+        let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if !(0..libc::STDERR_FILENO).contains(&fd) {
+            if fd > libc::STDERR_FILENO {
+                let _ = nix::unistd::close(fd);
+            }
+            break;
+        }
+    }
+    // The folder may have to be unmounted.
+    let _ = nix::unistd::chdir("/");
+}
+
+/// A log is opened to be appended to (log_init, criu/log.c).
+fn is_log(fd: RawFd) -> bool {
+    // SAFETY: numbers only.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags >= 0
+        && flags & libc::O_APPEND != 0
+        && std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|file| file.is_file())
+}
+
 /// Ends a copy of the host without running what the host has registered for its own end.
 fn exit(code: i32) -> ! {
     // SAFETY: _exit takes a number and does not return.

@@ -67,6 +67,12 @@ impl Bundle {
         self.edit(|config| config["annotations"][name] = json!(value))
     }
 
+    /// The victim is given an argument.
+    pub fn argument(&self, argument: &str) -> Result<()> {
+        let run = format!("exec {VICTIM} {STATE} {argument}");
+        self.edit(|config| config["process"]["args"][2] = json!(run))
+    }
+
     fn edit(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let file = self.0.join("config.json");
         let text = fs::read(&file).context("config.json")?;

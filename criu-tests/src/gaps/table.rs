@@ -913,7 +913,7 @@ pub const ROWS: &[Row] = &[
         "others",
         &["pdeath", "parent-death"],
         FEW,
-        Said,
+        Fixed,
     )
     .only_restored(),
     row(

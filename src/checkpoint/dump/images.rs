@@ -6,6 +6,7 @@ use criu_signals_images::criu_files::Owner;
 use criu_signals_images::{Image, Pid, PosixTimer, ProcessState, Rlimit};
 
 use super::Dump;
+use crate::checkpoint::parent_death;
 use crate::checkpoint::stream::{self, Outgoing};
 use crate::engine::capture;
 use crate::error::{Cause, Error, Phase, Result};
@@ -27,10 +28,21 @@ impl Dump {
     fn write_by<Proof>(
         &mut self,
         pid: Pid,
-        state: ProcessState,
+        mut state: ProcessState,
         write: impl FnOnce(&mut Written, BorrowedFd<'_>, &Image) -> Result<Proof>,
         in_folder: impl FnOnce(&Proof) -> &InFolder,
     ) -> Result<Proof> {
+        // For the image alone: the process itself does not have them yet, and its helper process sets them.
+        match parent_death::add_postponed(pid, &mut state) {
+            Ok(false) => {}
+            Ok(true) => log::info!(
+                "pid {pid}: an earlier restore has postponed parent-death signals, which are in the image"
+            ),
+            Err(e) => log::warn!(
+                "{}: if an earlier restore has postponed parent-death signals, the image does not have them",
+                e.during(Phase::Image, pid)
+            ),
+        }
         let image = capture::with_header(state)?;
         let dir = self.host.image_dir().map_err(|e| {
             let why = Cause::Unsupported(e.to_string().into());

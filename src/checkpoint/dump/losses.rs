@@ -41,7 +41,14 @@ impl Dump {
         let parent_is_dumped = ties.death_signal().is_some() && self.is_parent_handed(pid)?;
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
-        self.say_or_refuse(parents::at_dump(pid, &ties, parent_is_dumped))?;
+        for saying in parents::at_dump(pid, &ties, parent_is_dumped) {
+            match saying.notice {
+                Notice::ParentDeathSignal => {
+                    self.notices.note_or_refuse(&self.options.refuse, &saying)?;
+                }
+                _ => self.say_or_refuse([saying])?,
+            }
+        }
         if !captured.has_zombies {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::criu::{AfterFailure, HookError, Host};
 use crate::engine::repair::Report;
-use crate::engine::repair::{Mode, Verdict, check};
+use crate::engine::repair::{Done, Mode, Verdict, check};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder;
@@ -22,12 +22,13 @@ use crate::run_report::{Document, Outcome, Process};
 use crate::tracee::{ByHost, StoppedProcess};
 use criu_signals_images::criu_images::Ended;
 use criu_signals_images::image::Allowance;
-use criu_signals_images::{Image, ImageError, Pid, ProcessState, image};
+use criu_signals_images::{Field, Image, ImageError, Pid, ProcessState, image};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::checkpoint::INVENTORY_NAME;
 use crate::checkpoint::options::{Options, Policy};
+use crate::checkpoint::parent_death::{self, Postponed};
 use crate::checkpoint::recorder::Recorder;
 use crate::checkpoint::stream::Incoming;
 use crate::checkpoint::told::ByBpf;
@@ -67,6 +68,8 @@ pub struct Restore {
     by_bpf: ByBpf,
     /// The processes that were handed over.
     held: HashMap<Pid, PidFd>,
+    /// How many parent-death signals of a process are set after the restore.
+    postponed: HashMap<Pid, usize>,
 }
 
 impl Restore {
@@ -97,6 +100,7 @@ impl Restore {
             ended: Vec::new(),
             by_bpf: ByBpf::default(),
             held: HashMap::new(),
+            postponed: HashMap::new(),
         })
     }
 
@@ -256,7 +260,12 @@ impl Restore {
             let what = format!("pid {pid} ({}): {lost}", process.comm);
             self.notices.say(Notice::from(*notice), &what);
         }
-        let not_compared = not_compared::parts(&process);
+        let mut not_compared = not_compared::parts(&process);
+        if let Some(postponed) = self.postponed.get(&pid) {
+            not_compared.push(format!(
+                "parent-death signals, which are postponed ({postponed})"
+            ));
+        }
         if !not_compared.is_empty() {
             log::info!("{}", log_lines::not_compared(pid, &not_compared));
         }
@@ -287,7 +296,24 @@ impl Restore {
             Mode::Repair
         };
         let told = self.by_bpf.of(pid);
-        Ok((check(&stopped, &image.process, mode, told)?, image.process))
+        let postponed = match mode {
+            Mode::Report => None,
+            Mode::Repair => postpone(&stopped, &image.process),
+        };
+        let Some(postponed) = postponed else {
+            return Ok((check(&stopped, &image.process, mode, told)?, image.process));
+        };
+        let mut wanted = image.process.clone();
+        for thread in &mut wanted.threads {
+            thread.parent_death_signal = None;
+        }
+        let mut report = check(&stopped, &wanted, mode, told)?;
+        // That they were there is right. One that is left is said, and another process sets none then.
+        report.findings.retain(|(difference, done)| {
+            difference.field != Field::ParentDeathSignal || *done == Done::NotPutBack
+        });
+        self.postponed.insert(pid, postponed);
+        Ok((report, image.process))
     }
 
     /// From here until CRIU lets them go, the restored processes end with criu: should it be killed in between, none
@@ -320,17 +346,7 @@ impl Restore {
     /// Says what this process lives with from now on.
     fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
         let exit_signal = proc::exit_signal_of_stopped(pid)?;
-        let criu = Pid::own();
-        if proc::parent(pid)? == Some(criu)
-            && let Some((signo, _)) = Ties::from_state(process).death_signal()
-        {
-            let what = format!(
-                "pid {pid} ({}): its parent-death signal is {signo}, and its parent is this criu, {criu}. With -d, \
-                 criu's exit sends that signal: use --restore-sibling as well",
-                process.comm
-            );
-            self.notices.say(Notice::ParentDeathSignal, &what);
-        }
+        self.say_death_signal(pid, process)?;
         if let (Some(was), Some(is)) = (process.exit_signal, exit_signal)
             && was != is
         {
@@ -361,6 +377,32 @@ impl Restore {
             .filter(|s| s.is_fatal())
         {
             log::warn!("pid {pid} ({}): restored, but {small}", process.comm);
+        }
+        Ok(())
+    }
+
+    fn say_death_signal(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
+        let Some((signo, threads)) = Ties::from_state(process).death_signal() else {
+            return Ok(());
+        };
+        let comm = &process.comm;
+        if self.postponed.contains_key(&pid) {
+            let what = format!(
+                "pid {pid} ({comm}): its parent-death signal {signo}{threads} is postponed, because the end of criu, or of \
+                 the program that has started criu, would send it. The process {} sets it again when the parent is \
+                 one that stays, and says so in this log",
+                parent_death::HELPER
+            );
+            self.notices.note(Notice::ParentDeathSignal, &what);
+            return Ok(());
+        }
+        let criu = Pid::own();
+        if proc::parent(pid)? == Some(criu) {
+            let what = format!(
+                "pid {pid} ({comm}): its parent-death signal is {signo}{threads}, and its parent is this criu, {criu}. With -d, \
+                 criu's exit sends that signal: use --restore-sibling as well, from a program that stays"
+            );
+            self.notices.say(Notice::ParentDeathSignal, &what);
         }
         Ok(())
     }
@@ -460,4 +502,20 @@ impl Restore {
             self.recorder.process(process, Instant::now());
         }
     }
+}
+
+/// Starts the process that sets the parent-death signals of `stopped` again which the end of criu would send, and says how many
+/// there are. `None`: they are to be as `wanted` has them.
+fn postpone(stopped: &StoppedProcess<ByHost>, wanted: &ProcessState) -> Option<usize> {
+    let started = Postponed::look(stopped, wanted).and_then(|found| match found {
+        None => Ok(None),
+        Some(postponed) => postponed.start().map(|()| Some(postponed.len())),
+    });
+    started.unwrap_or_else(|e| {
+        log::warn!(
+            "{}: parent-death signals are left as criu has set them",
+            e.during(Phase::Verify, stopped.pid())
+        );
+        None
+    })
 }

@@ -63,7 +63,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb book msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb package book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -122,6 +122,12 @@ bench: root build host ## measures what the plugin adds to a dump and to a resto
 	  $(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers
+
+# From the packages' own files, as others get them. Nothing is uploaded. cargo 1.90 or newer publishes several packages at once.
+package: deps criu ## makes the packages for crates.io, of the image crate and of the library with the SDK, and builds them (VERIFY=no does not)
+	CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" cargo publish --dry-run --allow-dirty$(locked) \
+	  --target-dir "$(target_path)" $(if $(filter no,$(VERIFY)),--no-verify )-p criu-signals-images -p criu-signals
+	$(if $(filter no,$(VERIFY)),,@scripts/docs-rs "$(target_path)")
 
 .PHONY: smoke
 smoke: root build ## three rounds of bench, with the plugin as it is released; fails where criu takes more than twice as long with it
@@ -203,7 +209,6 @@ lint: deps criu ## checks formatting, clippy, documentation; dependencies too, w
 	$(cargo) clippy -p criu-signals --lib --features faults$(locked) --quiet -- -D warnings
 	$(cargo) clippy -p criu-signals --all-targets --no-default-features$(locked) --quiet -- -D warnings
 	$(cargo) clippy -p criu-signals --all-targets --no-default-features --features engine$(locked) --quiet -- -D warnings
-	rustfmt --edition 2024 --check criu-tests/plugins/witness/src/lib.rs
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc -p criu-signals --lib --no-default-features --no-deps$(locked) --quiet
 	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps$(locked) --quiet
 	@PATH="$(target_path)/tools/bin:$$PATH"; if cargo deny --version >/dev/null 2>&1; then \

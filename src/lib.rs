@@ -3,6 +3,8 @@
 //! Features: without any, the library is [`criu`] alone, the SDK for CRIU plugins in Rust. `engine` adds everything about
 //! signal state. `command`, the default, adds what the program `criu-signals` needs, and nothing to the library.
 #![deny(unsafe_code)]
+// On docs.rs, which has a nightly compiler: the feature that each item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "engine")]
 pub mod arch;

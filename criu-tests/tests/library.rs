@@ -199,11 +199,12 @@ fn build_witness(dir: &RunDir) -> Result<PathBuf> {
     let (root, package) = (root(), dir.file("witness"));
     let source = root.join("criu-tests/plugins/witness");
     fs::create_dir_all(package.join("src"))?;
-    fs::copy(source.join("src/lib.rs"), package.join("src/lib.rs"))?;
+    fs::copy(root.join("examples/witness.rs"), package.join("src/lib.rs"))?;
     let manifest = fs::read_to_string(source.join("Cargo.toml"))?;
     let path = "path = \"../../..\"";
     ensure!(manifest.contains(path), "no {path} in its Cargo.toml");
     let manifest = manifest.replace(path, &format!("path = {root:?}"));
+    let manifest = manifest.replace("path = \"../../../examples/witness.rs\"\n", "");
     fs::write(package.join("Cargo.toml"), manifest)?;
     // cargo takes out of it what the package does not need.
     fs::copy(root.join("Cargo.lock"), package.join("Cargo.lock"))?;
@@ -260,7 +261,7 @@ fn witness_plugin(dir: &RunDir) -> Result<()> {
 fn documented() -> Result<()> {
     let examples = [
         include_str!("../../examples/capture_and_replay.rs"),
-        include_str!("../plugins/witness/src/lib.rs"),
+        include_str!("../../examples/witness.rs"),
     ];
     let docs = include_str!("../../docs/library.md");
     let mut quotes = 0;

@@ -1,7 +1,7 @@
 //! A CRIU plugin of a page: says in CRIU's log which tasks are dumped and restored, and how many of them there were.
 //!
-//!     cargo build                          in the folder of this package
-//!     criu dump --libdir FOLDER ...        FOLDER holds target/debug/libwitness.so
+//!     cargo build --no-default-features --example witness
+//!     criu dump --libdir FOLDER ...        FOLDER holds target/debug/examples/libwitness.so, by an absolute path
 //!
 //! docs/library.md goes through it.
 

@@ -4,6 +4,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod calls;
+mod request;
 mod stub;
 mod timespec;
 #[cfg(target_arch = "x86_64")]
@@ -12,6 +13,7 @@ mod x86_64;
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
 pub use calls::{Timeout, Waiting, is_sigsuspend, syscall_number};
+pub use request::PtraceRequest;
 pub use stub::*;
 pub use timespec::Timespec;
 #[cfg(target_arch = "x86_64")]

@@ -13,6 +13,9 @@ use crate::tracee::{Call, rlimit};
 /// Siginfos that may arrive meanwhile.
 const ARRIVALS: u64 = 64;
 
+/// As a register holds the number; C libraries give it different types.
+const SIGPENDING: u64 = libc::RLIMIT_SIGPENDING as u64;
+
 /// How many siginfos may be queued.
 #[derive(Debug)]
 pub enum PendingLimit {}
@@ -90,7 +93,7 @@ impl PendingLimit {
             format!("prlimit(RLIMIT_SIGPENDING, {limit})"),
         )
         .value(0)
-        .value(u64::from(libc::RLIMIT_SIGPENDING))
+        .value(SIGPENDING)
         .input([limit.soft, limit.hard].map(u64::to_le_bytes).concat())
         .value(0)
     }

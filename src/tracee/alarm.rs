@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// How often the call is ended.
 const PERIOD: Duration = Duration::from_millis(20);
+/// As a register holds the number; C libraries give it different types.
+const SEIZE: u64 = libc::PTRACE_SEIZE as u64;
 
 /// Ends PTRACE_SEIZE with EINTR in the thread that has made this, now and then, and disturbs nothing else: the handler
 /// does nothing elsewhere, and calls that it interrupts go on.
@@ -114,5 +116,5 @@ extern "C" fn step_over(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
     // SAFETY: the kernel gives a handler with SA_SIGINFO the context that is put back when it returns, and nobody else
     // refers to it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-    arch::step_over_call(context, libc::SYS_ptrace, u64::from(libc::PTRACE_SEIZE));
+    arch::step_over_call(context, libc::SYS_ptrace, SEIZE);
 }

@@ -167,7 +167,7 @@ pub fn set_timerfd(file: BorrowedFd<'_>, wanted: &TimerFd) -> Result<()> {
     let failed = |errno| Error::os(format!("timerfd_settime({})", wanted.fd), errno);
     let time = |span: Duration| {
         Some(libc::timespec {
-            tv_sec: libc::time_t::try_from(span.as_secs()).ok()?,
+            tv_sec: span.as_secs().try_into().ok()?,
             tv_nsec: span.subsec_nanos().into(),
         })
     };

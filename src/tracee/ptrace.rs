@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::bound;
 use super::remembered;
-use crate::arch::{ProtectionKeys, Registers};
+use crate::arch::{ProtectionKeys, PtraceRequest, Registers};
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
 
@@ -41,9 +41,13 @@ struct RseqConfiguration {
 }
 
 /// `PTRACE_GET_RSEQ_CONFIGURATION` of linux/ptrace.h, which libc does not name on each architecture.
-const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const GET_RSEQ_CONFIGURATION: PtraceRequest = 0x420f;
 /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` of linux/ptrace.h.
-const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+const GET_SYSCALL_USER_DISPATCH_CONFIG: PtraceRequest = 0x4211;
+
+// For musl the crate libc gives these two another type than the other requests.
+const GETSIGMASK: PtraceRequest = libc::PTRACE_GETSIGMASK as PtraceRequest;
+const SETSIGMASK: PtraceRequest = libc::PTRACE_SETSIGMASK as PtraceRequest;
 
 /// `struct ptrace_sud_config` of linux/ptrace.h.
 #[repr(C)]
@@ -92,7 +96,7 @@ pub struct StopReason {
 }
 
 fn request(
-    op: libc::c_uint,
+    op: PtraceRequest,
     name: &'static str,
     tid: Tid,
     addr: usize,
@@ -199,7 +203,7 @@ pub fn set_registers(tid: Tid, registers: &Registers) -> Result<()> {
 pub fn signal_mask(tid: Tid) -> Result<SigSet> {
     let mut mask = 0u64;
     request(
-        libc::PTRACE_GETSIGMASK,
+        GETSIGMASK,
         "PTRACE_GETSIGMASK",
         tid,
         size_of::<u64>(),
@@ -212,7 +216,7 @@ pub fn signal_mask(tid: Tid) -> Result<SigSet> {
 pub fn set_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
     let mask = mask.bits();
     request(
-        libc::PTRACE_SETSIGMASK,
+        SETSIGMASK,
         "PTRACE_SETSIGMASK",
         tid,
         size_of::<u64>(),

@@ -7,6 +7,12 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::proc;
 
+/// The type that the C library gives to resources.
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+
 /// Sets RLIMIT_SIGPENDING of `pid`.
 ///
 /// # Errors
@@ -23,7 +29,7 @@ pub fn set_cpu(pid: Pid, limit: Rlimit) -> Result<()> {
     set(pid, libc::RLIMIT_CPU, "RLIMIT_CPU", limit)
 }
 
-fn set(pid: Pid, resource: libc::__rlimit_resource_t, name: &str, limit: Rlimit) -> Result<()> {
+fn set(pid: Pid, resource: Resource, name: &str, limit: Rlimit) -> Result<()> {
     let new = libc::rlimit64 {
         rlim_cur: limit.soft,
         rlim_max: limit.hard,
@@ -58,7 +64,7 @@ pub fn cpu(pid: Pid) -> Result<Rlimit> {
 
 /// `None` where prlimit(2) may not read the limit: it asks for the same uids or CAP_SYS_RESOURCE (check_prlimit_permission,
 /// kernel/sys.c), which /proc/PID/limits does not, but that file shows all sixteen limits as text.
-fn get(pid: Pid, resource: libc::__rlimit_resource_t) -> Option<Rlimit> {
+fn get(pid: Pid, resource: Resource) -> Option<Rlimit> {
     let mut found = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,

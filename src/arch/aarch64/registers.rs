@@ -7,6 +7,8 @@
 
 use criu_signals_images::{InterruptedCall, RestartCode};
 
+use crate::arch::request::PtraceRequest;
+
 /// Length of `svc`, and the instruction `svc #0`.
 const SYSCALL_INSN_LEN: u64 = 4;
 const SVC_0: u32 = 0xd400_0001;
@@ -77,8 +79,8 @@ type Answer<E> = Result<i64, E>;
 
 /// Exchanges `part`, a set of registers, by `request`. Says how many bytes there were.
 fn exchange<T, E>(
-    request: &impl Fn(libc::c_uint, &'static str, usize, usize) -> Answer<E>,
-    op: libc::c_uint,
+    request: &impl Fn(PtraceRequest, &'static str, usize, usize) -> Answer<E>,
+    op: PtraceRequest,
     name: &'static str,
     set: usize,
     part: *mut T,
@@ -97,9 +99,9 @@ impl Registers {
     /// # Errors
     /// What `request` says.
     pub(crate) fn read<E>(
-        request: impl Fn(libc::c_uint, &'static str, usize, usize) -> Answer<E>,
+        request: impl Fn(PtraceRequest, &'static str, usize, usize) -> Answer<E>,
     ) -> Result<Registers, E> {
-        const GET: libc::c_uint = libc::PTRACE_GETREGSET;
+        const GET: PtraceRequest = libc::PTRACE_GETREGSET;
         let mut general = General::default();
         let mut floating = Floating::default();
         let mut number = NO_SYSCALL;
@@ -132,9 +134,9 @@ impl Registers {
     /// What `request` says.
     pub(crate) fn write<E>(
         &self,
-        request: impl Fn(libc::c_uint, &'static str, usize, usize) -> Answer<E>,
+        request: impl Fn(PtraceRequest, &'static str, usize, usize) -> Answer<E>,
     ) -> Result<(), E> {
-        const SET: libc::c_uint = libc::PTRACE_SETREGSET;
+        const SET: PtraceRequest = libc::PTRACE_SETREGSET;
         let mut general = self.general;
         let mut number = self.number;
         let name = "PTRACE_SETREGSET(NT_PRSTATUS)";

@@ -4,6 +4,7 @@
 use criu_signals_images::{InterruptedCall, RestartCode};
 
 use super::calls::SYS32_RESTART_SYSCALL;
+use crate::arch::request::PtraceRequest;
 
 /// Length of the instructions that enter the kernel: `syscall`, `sysenter` and `int 0x80` all have two bytes.
 const SYSCALL_INSN_LEN: u64 = 2;
@@ -39,7 +40,7 @@ impl Registers {
     /// # Errors
     /// What `request` says.
     pub(crate) fn read<E>(
-        request: impl Fn(libc::c_uint, &'static str, usize, usize) -> Result<i64, E>,
+        request: impl Fn(PtraceRequest, &'static str, usize, usize) -> Result<i64, E>,
     ) -> Result<Registers, E> {
         let mut r = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
         let at = r.as_mut_ptr().addr();
@@ -54,7 +55,7 @@ impl Registers {
     /// What `request` says.
     pub(crate) fn write<E>(
         &self,
-        request: impl Fn(libc::c_uint, &'static str, usize, usize) -> Result<i64, E>,
+        request: impl Fn(PtraceRequest, &'static str, usize, usize) -> Result<i64, E>,
     ) -> Result<(), E> {
         let at = (&raw const self.0).addr();
         request(libc::PTRACE_SETREGS, "PTRACE_SETREGS", 0, at).map(drop)

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// linux/sched.h: PF_IO_WORKER, PF_USER_WORKER, PF_KTHREAD. Such a thread acts for somebody whom nobody names.
 const KERNEL_THREADS: u32 = 0x10 | 0x4000 | 0x0020_0000;
 /// linux/nsfs.h.
-const NS_GET_PARENT: libc::c_ulong = 0xb702;
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
 /// include/linux/pid_namespace.h, MAX_PID_NS_LEVEL.
 const MOST_NAMESPACES: usize = 32;
 

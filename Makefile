@@ -63,7 +63,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb package book msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb rpm static package book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -177,11 +177,26 @@ uninstall: ## removes the installed files (PREFIX, DESTDIR as for install)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/install uninstall
 
 deb: PROFILE := release
-deb: deps criu ## makes a Debian package, criu-signals_VERSION_amd64.deb, in target/
+deb: deps criu ## makes the Debian packages criu-signals and criu-signals-plugin, in target/
 	@scripts/install-deps deb
 	$(cargo) build -p signals-plugin -p criu-signals$(locked)$(profile_flag)
 	@scripts/build-deb "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals" \
 	  "$(target_path)/criu/criu" "$(TARGET)"
+
+rpm: PROFILE := release
+rpm: deps criu ## makes the RPM packages criu-signals and criu-signals-plugin, in target/, for machines like this one
+	@scripts/install-deps rpm
+	$(cargo) build -p signals-plugin -p criu-signals$(locked)$(profile_flag)
+	@scripts/build-rpm "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(target_path)/$(PROFILE)/criu-signals" \
+	  "$(or $(PLUGINDIR),$$("$(target_path)/$(PROFILE)/criu-signals" plugin-dir --criu "$(target_path)/criu/criu"))" "$(TARGET)"
+
+# By musl, as glibc is not meant to be linked so. clang's own headers go with the headers of glibc, and what bindgen reads is the same.
+static: deps criu ## builds the command alone as a static program, target/static/criu-signals, for machines with another C library
+	@rustup target list --installed 2>/dev/null | grep -qx x86_64-unknown-linux-musl || rustup target add x86_64-unknown-linux-musl
+	BINDGEN_EXTRA_CLANG_ARGS_x86_64_unknown_linux_musl=--target=x86_64-unknown-linux-gnu $(cargo) build -p criu-signals \
+	  --bin criu-signals --release --target x86_64-unknown-linux-musl$(locked)
+	@mkdir -p "$(TARGET)/static"
+	strip -o "$(TARGET)/static/criu-signals" "$(TARGET)/x86_64-unknown-linux-musl/release/criu-signals"
 
 msrv: deps criu oldest-rust ## checks everything with the oldest Rust, rust-version of Cargo.toml, which rustup fetches
 	$(cargo) +$(oldest_rust) check --workspace --all-targets$(locked) --target-dir "$(target_path)/msrv"

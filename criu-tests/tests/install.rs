@@ -48,7 +48,7 @@ fn tests() -> Vec<Test> {
     ];
     // Never silently: CI has to have them.
     let strict = env::var("CI").is_ok_and(|ci| ci == "true");
-    let missing = ["dpkg-deb", "dpkg-shlibdeps", "lintian"]
+    let missing = ["dpkg-deb", "dpkg-shlibdeps", "dh", "lintian"]
         .into_iter()
         .find(|tool| !is_there(tool));
     match missing {
@@ -60,6 +60,19 @@ fn tests() -> Vec<Test> {
             test("deb.installed-and-purged", deb_installed),
             test("deb.lintian", deb_lintian),
         ]),
+    }
+    // Optional, in CI as well: the spec is for other distributions.
+    if is_there("rpmbuild") {
+        tests.push(test("rpm.list", rpm_list));
+    } else {
+        eprintln!("SKIP rpm.list: rpmbuild is missing; scripts/install-deps rpm installs it");
+    }
+    if static_command().is_file() {
+        tests.push(test("static.empty-root", static_empty_root));
+    } else {
+        eprintln!(
+            "SKIP static.empty-root: target/static/criu-signals is not built; make static does"
+        );
     }
     tests
 }
@@ -530,8 +543,11 @@ fn overlay(dir: &RunDir, lowers: &[&str]) -> Result<()> {
 
 // ---- the Debian package ------------------------------------------------------------------------------------------
 
-/// Makes the package, and gives its path.
-fn deb(dir: &RunDir) -> Result<PathBuf> {
+/// The packages: the plugin's and the command's.
+const PACKAGES: [&str; 2] = ["criu-signals-plugin", "criu-signals"];
+
+/// Makes the packages, and gives their paths in the order of [`PACKAGES`].
+fn deb(dir: &RunDir) -> Result<Vec<PathBuf>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/build-deb");
     let said = succeeds(
         Command::new(script)
@@ -544,41 +560,72 @@ fn deb(dir: &RunDir) -> Result<PathBuf> {
             .env("DEBFULLNAME", MAINTAINER.0)
             .env("DEBEMAIL", MAINTAINER.1),
     )?;
-    Ok(PathBuf::from(said.trim()))
+    let made: Vec<PathBuf> = said.lines().map(PathBuf::from).collect();
+    let paths = PACKAGES.map(|name| {
+        let begin = format!("{name}_");
+        let is_it = |path: &&PathBuf| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&begin)
+        };
+        made.iter().find(is_it).cloned()
+    });
+    let paths = paths.into_iter().collect::<Option<Vec<_>>>();
+    let paths = paths.with_context(|| format!("not both are among {made:?}"))?;
+    ensure!(made.len() == paths.len(), "{made:?}");
+    Ok(paths)
 }
 
 /// Who makes the package.
 const MAINTAINER: (&str, &str) = ("A Packager", "packager@debian.org");
 
+fn field(package: &Path, name: &str) -> Result<String> {
+    let said = succeeds(Command::new("dpkg-deb").arg("-f").arg(package).arg(name))?;
+    Ok(said.trim().to_owned())
+}
+
 fn deb_list(dir: &RunDir) -> Result<()> {
-    let package = deb(dir)?;
     let maintainer = format!("{} <{}>", MAINTAINER.0, MAINTAINER.1);
-    let field = succeeds(
-        Command::new("dpkg-deb")
-            .arg("-f")
-            .arg(&package)
-            .arg("Maintainer"),
-    )?;
-    ensure!(field.trim() == maintainer, "{field}");
-    let unpacked = dir.file("unpacked");
-    succeeds(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(&package)
-            .arg(&unpacked),
-    )?;
-    let changelog = unpacked.join("usr/share/doc/criu-signals/changelog.Debian.gz");
-    let changelog = succeeds(Command::new("zcat").arg(changelog))?;
-    ensure!(
-        changelog.contains(&format!("\n -- {maintainer}  ")),
-        "{changelog}"
-    );
-    let said = succeeds(Command::new("dpkg-deb").arg("-c").arg(&package))?;
-    let found: BTreeSet<String> = said
-        .lines()
-        .filter(|line| line.starts_with('-'))
-        .filter_map(|line| Some(line.split_once(" ./")?.1.to_owned()))
-        .collect();
+    let mut found = BTreeSet::new();
+    for (name, package) in PACKAGES.into_iter().zip(deb(dir)?) {
+        let named = field(&package, "Maintainer")?;
+        ensure!(named == maintainer, "{named}");
+        let unpacked = dir.file(name);
+        succeeds(
+            Command::new("dpkg-deb")
+                .arg("-x")
+                .arg(&package)
+                .arg(&unpacked),
+        )?;
+        let changelog = unpacked.join(format!("usr/share/doc/{name}/changelog.Debian.gz"));
+        let changelog = succeeds(Command::new("zcat").arg(changelog))?;
+        ensure!(
+            changelog.contains(&format!("\n -- {maintainer}  ")),
+            "{changelog}"
+        );
+        let files = files(&unpacked)?;
+        // The plugin and its settings in the one package, all else in the other.
+        let of_plugin = |file: &str| file == "etc/criu/signals.conf" || file.ends_with(".so");
+        ensure!(
+            files
+                .iter()
+                .filter(|file| !file.starts_with("usr/share/"))
+                .all(|file| of_plugin(file) == (name == PACKAGES[0])),
+            "{name}: {files:?}"
+        );
+        for file in files {
+            ensure!(found.insert(file.clone()), "{file} is in both");
+        }
+        // What a package needs is what its programs need, and no more than a Debian has.
+        let depends = field(&package, "Depends")?;
+        let names: Vec<&str> = depends
+            .split(", ")
+            .filter_map(|one| one.split(' ').next())
+            .collect();
+        ensure!(
+            names.contains(&"libc6") && names.iter().all(|n| n.starts_with("lib")),
+            "{depends}"
+        );
+    }
     // As after `make install PREFIX=/usr`, in Debian's places, and compressed.
     let in_debian = |file: String| {
         let file = file.replace("usr/local/", "usr/");
@@ -590,45 +637,30 @@ fn deb_list(dir: &RunDir) -> Result<()> {
     };
     let mut expected: BTreeSet<String> = expected()?.into_iter().map(in_debian).collect();
     expected.remove("usr/share/criu-signals/installed");
-    expected.extend(
-        [
-            "doc/criu-signals/changelog.Debian.gz",
-            "doc/criu-signals/copyright",
-        ]
-        .into_iter()
-        .chain([
-            "doc/criu-signals/crates.gz",
-            "lintian/overrides/criu-signals",
-        ])
-        .map(|file| format!("usr/share/{file}")),
-    );
+    for name in PACKAGES {
+        for file in [
+            "changelog.gz",
+            "changelog.Debian.gz",
+            "copyright",
+            "crates.gz",
+        ] {
+            expected.insert(format!("usr/share/doc/{name}/{file}"));
+        }
+        expected.insert(format!("usr/share/lintian/overrides/{name}"));
+    }
     ensure!(
         found == expected,
         "too much: {:?}; missing: {:?}",
         found.difference(&expected).collect::<Vec<_>>(),
         expected.difference(&found).collect::<Vec<_>>()
     );
-    // What it needs is what its programs need, and no more than a Debian has.
-    let depends = succeeds(
-        Command::new("dpkg-deb")
-            .arg("-f")
-            .arg(deb(dir)?)
-            .arg("Depends"),
-    )?;
-    let names: Vec<&str> = depends
-        .split(", ")
-        .filter_map(|one| one.split(' ').next())
-        .collect();
-    ensure!(
-        names.contains(&"libc6") && names.iter().all(|n| n.starts_with("lib")),
-        "{depends}"
-    );
     Ok(())
 }
 
-/// Installed by dpkg, on a machine of its own; then removed, which leaves the settings, and purged.
+/// Installed by dpkg, on a machine of its own; then removed, which leaves the settings, and purged. In between packaging's own
+/// test, debian/tests, is run.
 fn deb_installed(dir: &RunDir) -> Result<()> {
-    let package = deb(dir)?;
+    let packages = deb(dir)?;
     overlay(dir, &["/usr", "/etc", "/var"])?;
     let dpkg = |args: &[&str]| {
         succeeds(
@@ -637,15 +669,26 @@ fn deb_installed(dir: &RunDir) -> Result<()> {
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         )
     };
-    dpkg(&["--install", &package.to_string_lossy()])?;
-    let owned = dpkg(&["--listfiles", "criu-signals"])?;
+    for package in &packages {
+        dpkg(&["--install", &package.to_string_lossy()])?;
+    }
+    let both = |option| [&[option][..], &PACKAGES[..]].concat();
+    let owned = dpkg(&both("--listfiles"))?;
     let owned: Vec<PathBuf> = owned.lines().map(PathBuf::from).collect();
     let owned: Vec<PathBuf> = owned.into_iter().filter(|path| path.is_file()).collect();
     ensure!(
         owned.contains(&Path::new("/").join(plugin_file()?)),
         "{owned:?}"
     );
-    ensure!(dpkg(&["--verify", "criu-signals"])?.is_empty());
+    ensure!(dpkg(&both("--verify"))?.is_empty());
+
+    let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/debian/tests/checkpoint");
+    fs::create_dir(dir.file("autopkgtest"))?;
+    let (output, said) = run(Command::new(test)
+        .env("AUTOPKGTEST_TMP", dir.file("autopkgtest"))
+        .env("PATH", path_with_criu()?)
+        .env_remove("CRIU_SIGNALS_CONFIG"))?;
+    ensure!(output.status.success(), "{}: {said}", output.status);
 
     let settings = Path::new("/etc/criu/signals.conf");
     fs::write(settings, "deep_queue = 17\n")?;
@@ -659,32 +702,155 @@ fn deb_installed(dir: &RunDir) -> Result<()> {
         "{log}"
     );
 
-    dpkg(&["--remove", "criu-signals"])?;
+    dpkg(&both("--remove"))?;
     ensure!(
         fs::read_to_string(settings)? == "deep_queue = 17\n",
         "the settings were changed"
     );
-    dpkg(&["--purge", "criu-signals"])?;
+    dpkg(&both("--purge"))?;
     let left: Vec<&PathBuf> = owned.iter().filter(|path| path.exists()).collect();
     ensure!(left.is_empty(), "left: {left:?}");
     for folder in [
         plugin_folder()?,
         "/etc/criu".into(),
         "/usr/share/doc/criu-signals".into(),
+        "/usr/share/doc/criu-signals-plugin".into(),
     ] {
         ensure!(!folder.exists(), "left: {}", folder.display());
     }
     Ok(())
 }
 
-/// Nothing to complain of that is not answered in packaging/deb/lintian-overrides.
+/// Nothing to complain of that is not answered in packaging/debian/*.lintian-overrides.
 fn deb_lintian(dir: &RunDir) -> Result<()> {
     let said = succeeds(
         Command::new("lintian")
             .args(["--allow-root", "--display-info", "--pedantic"])
             .args(["--fail-on", "error,warning,info,pedantic"])
-            .arg(deb(dir)?),
+            .args(deb(dir)?),
     )?;
     ensure!(!said.contains("E: ") && !said.contains("W: "), "{said}");
+    Ok(())
+}
+
+// ---- the RPM packages --------------------------------------------------------------------------------------------
+
+/// Both packages together hold what `make install PREFIX=/usr` installs, and licences.
+fn rpm_list(dir: &RunDir) -> Result<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/build-rpm");
+    let said = succeeds(
+        Command::new(script)
+            .arg(config::plugin_dir()?.join(config::PLUGIN_FILE))
+            .arg(config::command()?)
+            .arg(Path::new("/").join(plugin_folder()?))
+            .arg(dir.file("rpms")),
+    )?;
+    let mut found = BTreeSet::new();
+    for package in said.lines() {
+        // A line for each: mode, then path.
+        let listed = succeeds(Command::new("rpm").args([
+            "--query",
+            "--package",
+            "--queryformat",
+            "[%{FILEMODES:perms} %{FILENAMES}\\n]",
+            package,
+        ]))?;
+        let files: Vec<&str> = listed
+            .lines()
+            .filter(|line| line.starts_with('-'))
+            .filter_map(|line| Some(line.split_once(" /")?.1))
+            .collect();
+        let is_plugin = package.contains("criu-signals-plugin");
+        ensure!(
+            files.iter().any(|file| file.ends_with(".so")) == is_plugin
+                && files.contains(&"etc/criu/signals.conf") == is_plugin
+                && files.contains(&"usr/bin/criu-signals") != is_plugin,
+            "{package}: {files:?}"
+        );
+        found.extend(
+            files
+                .into_iter()
+                .filter(|file| !file.starts_with("usr/share/licenses/"))
+                // rpmbuild compresses man pages, as the distribution has it.
+                .map(|file| file.trim_end_matches(".gz").to_owned()),
+        );
+    }
+    let mut expected: BTreeSet<String> = expected()?
+        .into_iter()
+        .map(|file| file.replace("usr/local/", "usr/"))
+        .collect();
+    expected.remove("usr/share/criu-signals/installed");
+    ensure!(
+        found == expected,
+        "too much: {:?}; missing: {:?}",
+        found.difference(&expected).collect::<Vec<_>>(),
+        expected.difference(&found).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+// ---- the static command --------------------------------------------------------------------------------------------
+
+/// What `make static` makes.
+fn static_command() -> PathBuf {
+    config::target_dir().join("static/criu-signals")
+}
+
+/// In a root that has the program and /proc, and nothing else: no C library, no criu, no /dev.
+fn static_empty_root(dir: &RunDir) -> Result<()> {
+    let root = dir.file("root");
+    fs::create_dir_all(root.join("proc"))?;
+    fs::copy(static_command(), root.join("criu-signals"))?;
+    mount(
+        Some("/proc"),
+        &root.join("proc"),
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .context("mounting /proc")?;
+    let says = |args: &[&str]| {
+        let mut command = Command::new("chroot");
+        command.arg(&root).arg("/criu-signals").args(args);
+        run(&mut command)
+    };
+    let succeeds = |args: &[&str]| {
+        let (output, said) = says(args)?;
+        ensure!(
+            output.status.success(),
+            "{args:?}: {}: {said}",
+            output.status
+        );
+        Ok(said)
+    };
+
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid().to_string();
+    let shown = succeeds(&["show", &pid])?;
+    ensure!(shown.contains(&format!("process {pid} (demo)")), "{shown}");
+    let listed = succeeds(&["ps", "--pending"])?;
+    ensure!(
+        listed
+            .lines()
+            .any(|line| line.starts_with(&format!("{pid} "))),
+        "{listed}"
+    );
+    succeeds(&["dump", "-t", &pid, "-D", "/"])?;
+    let image = format!("/signals-{pid}.img");
+    let decoded = succeeds(&["decode", &image])?;
+    ensure!(decoded.contains("\"format_version\""), "{decoded}");
+    let shown = succeeds(&["show", &image])?;
+    ensure!(shown.contains("(demo)"), "{shown}");
+    succeeds(&["verify", "-D", "/"])?;
+
+    // What needs a criu says so.
+    let (output, said) = says(&["plugin-dir"])?;
+    ensure!(
+        output.status.code() == Some(2) && said.contains("no criu in PATH"),
+        "{}: {said}",
+        output.status
+    );
+    let (_, said) = says(&["check"])?;
+    ensure!(said.contains("missing  criu"), "{said}");
     Ok(())
 }

@@ -187,7 +187,10 @@ fn killed_and_dumped(pid: Pid, point: Point, dir: &RunDir) -> Result<()> {
     stopped()?;
     let images = dir.file(&format!("images-{point:?}"));
     fs::create_dir(&images)?;
-    let killed = criu()?.env("CRIU_SIGNALS_FAULT", format!("{}:kill", point.number()));
+    // In the capture: BPF would tell all of it, and code would run only at the end of the dump.
+    let killed = criu()?
+        .env("CRIU_SIGNALS_FAULT", format!("{}:kill", point.number()))
+        .env("CRIU_SIGNALS_BPF", "never");
     let dump = killed.dump(pid, &images, true)?;
     ensure!(!dump.ok, "criu was not killed");
     untraced()?;

@@ -85,7 +85,9 @@ impl Container {
         let state = host::printed(self.command("state").arg(&self.id))?;
         let state: Value = serde_json::from_str(&state).with_context(|| state.clone())?;
         let pid = state["pid"].as_i64().and_then(|pid| pid.try_into().ok());
-        pid.with_context(|| format!("{self}: no pid in {state}"))
+        // 0 is what an engine says of one that has ended, and the caller's own process group to kill(2).
+        pid.filter(|pid| *pid > 0)
+            .with_context(|| format!("{self}: no pid in {state}"))
     }
 
     /// `checkpoint`: the container is gone if that succeeds, and the engine has forgotten it.

@@ -198,6 +198,13 @@ static: deps criu ## builds the command alone as a static program, target/static
 	@mkdir -p "$(TARGET)/static"
 	strip -o "$(TARGET)/static/criu-signals" "$(TARGET)/x86_64-unknown-linux-musl/release/criu-signals"
 
+.PHONY: node-image
+node-image: PROFILE := release
+node-image: static ## puts together the folder of the image for Kubernetes nodes, target/node-image (podman build target/node-image)
+	@scripts/install-deps node
+	$(cargo) build -p signals-plugin$(locked)$(profile_flag)
+	@scripts/build-node-image "$(target_path)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/static/criu-signals" "$(TARGET)/node-image"
+
 msrv: deps criu oldest-rust ## checks everything with the oldest Rust, rust-version of Cargo.toml, which rustup fetches
 	$(cargo) +$(oldest_rust) check --workspace --all-targets$(locked) --target-dir "$(target_path)/msrv"
 

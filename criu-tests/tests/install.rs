@@ -20,7 +20,10 @@ use criu_tests::criu::Criu;
 use criu_tests::plugin::Verdict;
 use criu_tests::rundir::RunDir;
 use criu_tests::victim::reap_all;
+use criu_tests::wait::{self, PATIENCE};
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// For those that install many times.
 const LONG: Duration = Duration::from_secs(600);
@@ -45,6 +48,9 @@ fn tests() -> Vec<Test> {
             checkpoint(&Criu::new(&config::criu()?, &libdir), dir)
         }),
         test("install.criu-finds-it", criu_finds_it),
+        test("node.steps", node_steps),
+        test("node.run", node_run),
+        test("node.no-payload", node_without_payload),
     ];
     // Never silently: CI has to have them.
     let strict = env::var("CI").is_ok_and(|ci| ci == "true");
@@ -538,6 +544,128 @@ fn overlay(dir: &RunDir, lowers: &[&str]) -> Result<()> {
         )
         .with_context(|| format!("mounting over {lower}"))?;
     }
+    Ok(())
+}
+
+// ---- the image for Kubernetes nodes ------------------------------------------------------------------------------
+
+const LABEL: &str = "/etc/kubernetes/node-feature-discovery/features.d/criu-signals";
+const CONF: &str = "/etc/criu/signals.conf";
+/// What the ConfigMap has.
+const GIVEN: &str = "policy = strict\n";
+
+/// The image's program, on this machine as a node of its own.
+fn node(dir: &RunDir, action: &str) -> Result<Command> {
+    let root = dir.file("image").join("root");
+    let mut command = Command::new("sh");
+    command
+        .arg(root.join("node"))
+        .arg(action)
+        .env("HOST", "/")
+        .env("PAYLOAD", root.join("payload"))
+        .env("SETTINGS", dir.file("given.conf"))
+        .env("NODE_PATH", path_with_criu()?);
+    Ok(command)
+}
+
+/// Puts the image's folder together, and what the machine's folders have then.
+fn node_prepared(dir: &RunDir) -> Result<BTreeSet<String>> {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/build-node-image");
+    succeeds(
+        Command::new(build)
+            .arg(config::plugin_dir()?.join(config::PLUGIN_FILE))
+            .arg(config::command()?)
+            .arg(dir.file("image")),
+    )?;
+    fs::write(dir.file("given.conf"), GIVEN)?;
+    overlay(dir, &["/usr", "/etc", "/run"])?;
+    on_node()
+}
+
+fn expect_same(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
+    let other: Vec<_> = before.symmetric_difference(after).collect();
+    ensure!(other.is_empty(), "left, or gone: {other:?}");
+    Ok(())
+}
+
+/// All that is in the folders into which the program writes, but for criu's own file.
+fn on_node() -> Result<BTreeSet<String>> {
+    let mut all = files(Path::new("/etc"))?;
+    for folder in ["/usr/local", "/usr/lib/criu", "/run"] {
+        if Path::new(folder).exists() {
+            let found = files(Path::new(folder))?;
+            all.extend(found.into_iter().map(|file| format!("{folder}/{file}")));
+        }
+    }
+    all.retain(|file| !file.starts_with("/run/criu.kdat"));
+    Ok(all)
+}
+
+/// Each step by itself: the node's criu finds the plugin and the settings, the label says what the check has found, and
+/// nothing is left.
+fn node_steps(dir: &RunDir) -> Result<()> {
+    let before = node_prepared(dir)?;
+    succeeds(&mut node(dir, "install")?)?;
+    ensure!(fs::read_to_string(CONF)? == GIVEN, "the settings");
+    let criu = with_plugin()?
+        .default_libdir()
+        .env_remove("CRIU_SIGNALS_CONFIG");
+    checkpoint(&criu, dir)?;
+    let log = dir.read("images/restore.log");
+    ensure!(
+        log.contains("policy=strict (/etc/criu/signals.conf:1)"),
+        "{log}"
+    );
+    let (checked, said) = run(&mut node(dir, "check")?)?;
+    ensure!(said.contains("plugin"), "{said}");
+    succeeds(&mut node(dir, "label")?)?;
+    let label = fs::read_to_string(LABEL)?;
+    let found = if checked.status.success() {
+        "passed"
+    } else {
+        "failed"
+    };
+    let wanted = format!(
+        "criu-signals.check={found}\ncriu-signals.version={}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    ensure!(label == wanted, "{label}");
+    succeeds(&mut node(dir, "remove")?)?;
+    let after = on_node()?;
+    expect_same(&before, &after)?;
+    Ok(())
+}
+
+/// As in the pod: it stays until SIGTERM, and takes everything away then. The settings of the node's own stay.
+fn node_run(dir: &RunDir) -> Result<()> {
+    let before = node_prepared(dir)?;
+    fs::create_dir_all("/etc/criu")?;
+    fs::write(CONF, "deep_queue = 17\n")?;
+    let mut pod = node(dir, "run")?.spawn()?;
+    wait::until("the label", PATIENCE, || {
+        ensure!(pod.try_wait()?.is_none(), "it has ended");
+        Ok(Path::new(LABEL).exists().then_some(()))
+    })?;
+    ensure!(Path::new("/").join(plugin_file()?).exists(), "no plugin");
+    kill(Pid::from_raw(pod.id().cast_signed()), Signal::SIGTERM)?;
+    let ended = wait::until("its end", PATIENCE, || Ok(pod.try_wait()?))?;
+    ensure!(ended.success(), "{ended}");
+    ensure!(fs::read_to_string(CONF)? == "deep_queue = 17\n");
+    fs::remove_file(CONF)?;
+    let after = on_node()?;
+    expect_same(&before, &after)?;
+    Ok(())
+}
+
+fn node_without_payload(dir: &RunDir) -> Result<()> {
+    let before = node_prepared(dir)?;
+    let (output, said) = run(node(dir, "install")?.env("PAYLOAD", dir.file("nothing")))?;
+    ensure!(
+        !output.status.success() && said.contains("is PAYLOAD right?"),
+        "{said}"
+    );
+    let after = on_node()?;
+    expect_same(&before, &after)?;
     Ok(())
 }
 

@@ -1859,6 +1859,12 @@ fn check_found(dir: &RunDir) -> Result<()> {
     check()?.line(&["ok", "criu", "4.1.1 at", "bin/criu"])?;
     check()?.line(&["ok", "plugin-folder", &text(&plugins), "built-in default"])?;
     check()?.line(&["missing", "plugin", "signals_plugin.so is not there"])?;
+    // The one that an engine starts, which no PATH has.
+    let named = run(&["check", "--criu", &text(&bin.join("criu"))])?;
+    named.line(&["ok", "criu", "4.1.1 at", "bin/criu"])?;
+    named.line(&["ok", "plugin-folder", &text(&plugins)])?;
+    let named = run(&["check", "--criu", &text(&bin.join("none"))])?;
+    named.line(&["unknown", "criu", "bin/none"])?;
     let plugin = plugins.join(config::PLUGIN_FILE);
     fs::write(&plugin, "x")?;
     check()?.line(&["limited", "plugin", "does not say its version"])?;

@@ -26,6 +26,7 @@ use super::style::{BAD, BOLD, DIM, GOOD, WARN};
 #[command(after_help = "\
 Examples:
   criu-signals check
+  criu-signals check --criu /opt/containerd/bin/criu
   criu-signals check --json | jq -r '.checks[] | select(.state != \"ok\") | .name'
 
 Exit codes:
@@ -33,6 +34,9 @@ Exit codes:
   1  something does not work, or only in part; the list names it and what is missing
   2  a check could not be made")]
 pub struct Check {
+    /// The criu executable to look at, instead of the first criu in PATH: the one that a container engine starts.
+    #[arg(long, value_name = "FILE")]
+    criu: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -105,7 +109,7 @@ impl Check {
         let mut findings = engine(context);
         findings.extend(kernel());
         findings.extend(permissions()?);
-        findings.extend(criu());
+        findings.extend(criu(self.criu));
 
         let mut out = context.stdout();
         if self.json {
@@ -453,8 +457,8 @@ fn permissions() -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-fn criu() -> Vec<Finding> {
-    let Some(criu) = installed::find() else {
+fn criu(named: Option<PathBuf>) -> Vec<Finding> {
+    let Some(criu) = named.or_else(installed::find) else {
         return vec![criu_finding(
             "criu",
             State::Missing,

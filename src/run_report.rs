@@ -239,7 +239,7 @@ impl Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// As the setting `refuse` names it: `pdeathsig`, `exit-signal`, `altstack`, `timeout`, `overrun`, `timer`, `owner`,
-    /// `cpu-limit`, `exit-status`, `call-mask`; or `machine`.
+    /// `cpu-limit`, `exit-status`, `call-mask`, `call-eintr`; or `machine`.
     pub kind: String,
     /// How much it matters.
     #[serde(default)]

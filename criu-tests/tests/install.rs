@@ -485,11 +485,7 @@ fn criu_finds_it(dir: &RunDir) -> Result<()> {
     );
     succeeds(install(dir)?.env_remove("DESTDIR"))?;
     fs::write("/etc/criu/signals.conf", "deep_queue = 17\n")?;
-    let criu = with_plugin()?
-        .default_libdir()
-        .env_remove("CRIU_SIGNALS_CONFIG");
-    checkpoint(&criu, dir)?;
-    let log = dir.read("images/restore.log");
+    let log = checkpoint_by_default(dir)?;
     ensure!(
         log.contains("settings: deep_queue=17 (/etc/criu/signals.conf:1)"),
         "{log}"
@@ -509,6 +505,15 @@ fn checkpoint(criu: &Criu, dir: &RunDir) -> Result<()> {
     let (restore, found) = restored(criu, dir)?;
     expect_verdict(&restore, Verdict::Verified)?;
     found
+}
+
+/// The same by a criu that is told nothing about plugins and settings. Returns the log of the restore.
+fn checkpoint_by_default(dir: &RunDir) -> Result<String> {
+    let criu = with_plugin()?
+        .default_libdir()
+        .env_remove("CRIU_SIGNALS_CONFIG");
+    checkpoint(&criu, dir)?;
+    Ok(dir.read("images/restore.log"))
 }
 
 /// From now on what is written to these folders of the machine goes to another place, in this namespace.
@@ -582,8 +587,9 @@ fn node_prepared(dir: &RunDir) -> Result<BTreeSet<String>> {
     on_node()
 }
 
-fn expect_same(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
-    let other: Vec<_> = before.symmetric_difference(after).collect();
+fn expect_as_before(before: &BTreeSet<String>) -> Result<()> {
+    let after = on_node()?;
+    let other: Vec<_> = before.symmetric_difference(&after).collect();
     ensure!(other.is_empty(), "left, or gone: {other:?}");
     Ok(())
 }
@@ -607,11 +613,7 @@ fn node_steps(dir: &RunDir) -> Result<()> {
     let before = node_prepared(dir)?;
     succeeds(&mut node(dir, "install")?)?;
     ensure!(fs::read_to_string(CONF)? == GIVEN, "the settings");
-    let criu = with_plugin()?
-        .default_libdir()
-        .env_remove("CRIU_SIGNALS_CONFIG");
-    checkpoint(&criu, dir)?;
-    let log = dir.read("images/restore.log");
+    let log = checkpoint_by_default(dir)?;
     ensure!(
         log.contains("policy=strict (/etc/criu/signals.conf:1)"),
         "{log}"
@@ -631,9 +633,7 @@ fn node_steps(dir: &RunDir) -> Result<()> {
     );
     ensure!(label == wanted, "{label}");
     succeeds(&mut node(dir, "remove")?)?;
-    let after = on_node()?;
-    expect_same(&before, &after)?;
-    Ok(())
+    expect_as_before(&before)
 }
 
 /// As in the pod: it stays until SIGTERM, and takes everything away then. The settings of the node's own stay.
@@ -652,9 +652,7 @@ fn node_run(dir: &RunDir) -> Result<()> {
     ensure!(ended.success(), "{ended}");
     ensure!(fs::read_to_string(CONF)? == "deep_queue = 17\n");
     fs::remove_file(CONF)?;
-    let after = on_node()?;
-    expect_same(&before, &after)?;
-    Ok(())
+    expect_as_before(&before)
 }
 
 fn node_without_payload(dir: &RunDir) -> Result<()> {
@@ -664,9 +662,7 @@ fn node_without_payload(dir: &RunDir) -> Result<()> {
         !output.status.success() && said.contains("is PAYLOAD right?"),
         "{said}"
     );
-    let after = on_node()?;
-    expect_same(&before, &after)?;
-    Ok(())
+    expect_as_before(&before)
 }
 
 // ---- the Debian package ------------------------------------------------------------------------------------------
@@ -820,11 +816,7 @@ fn deb_installed(dir: &RunDir) -> Result<()> {
 
     let settings = Path::new("/etc/criu/signals.conf");
     fs::write(settings, "deep_queue = 17\n")?;
-    let criu = with_plugin()?
-        .default_libdir()
-        .env_remove("CRIU_SIGNALS_CONFIG");
-    checkpoint(&criu, dir)?;
-    let log = dir.read("images/restore.log");
+    let log = checkpoint_by_default(dir)?;
     ensure!(
         log.contains("settings: deep_queue=17 (/etc/criu/signals.conf:1)"),
         "{log}"

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use criu_signals::images::Pid;
 use criu_tests::cases::{self, Test, expect_line, expect_verdicts, test};
 use criu_tests::config;
 use criu_tests::containers::bundle::Bundle;
@@ -46,6 +47,8 @@ fn tests() -> Vec<Test> {
         add("refused", refused);
         add("parent-death", parent_death);
         add("podman", exported);
+        add("podman-parent-death", podman_parent_death);
+        add("podman-parent-death-alone", podman_parent_death_alone);
         if engine == Engine::Runc {
             // crun tells criu of such a file from crun 1.25 and criu 4.2 on.
             add("configured", configured);
@@ -228,7 +231,7 @@ fn exported(engine: Engine, dir: &RunDir) -> Result<()> {
     let podman = Podman::new(engine, &state);
     podman.import_image("container")?;
     podman.save_image(&image)?;
-    podman.run()?;
+    podman.run(&[])?;
     podman.checkpoint(&archive)?;
     podman.remove()?;
     reap_all()?;
@@ -238,6 +241,54 @@ fn exported(engine: Engine, dir: &RunDir) -> Result<()> {
     let log = podman.restore(&archive)?;
     podman.finish()?;
     expect_verdicts(&log, &VERDICTS)
+}
+
+/// The runtime is the first parent, and ends; conmon is the lasting one, whose end sends the signal.
+fn podman_parent_death(engine: Engine, dir: &RunDir) -> Result<()> {
+    enter(dir, true)?;
+    let (podman, log) = podman_mortal(engine, dir)?;
+    ensure!(
+        log.contains(" is postponed, because the end of criu"),
+        "{log}"
+    );
+    parents_found()?;
+    let (pid, conmon) = (podman.pid()?, podman.conmon()?);
+    let parent = criu_signals::proc::parent(Pid::new(pid).context("pid")?)?;
+    ensure!(
+        parent.map(Pid::get) == Some(conmon),
+        "the parent of {pid} is {parent:?}, and not conmon, {conmon}"
+    );
+    // It checks that it has its signals.
+    podman.finish()
+}
+
+/// Without the plugin the runtime's end ends the container.
+fn podman_parent_death_alone(engine: Engine, dir: &RunDir) -> Result<()> {
+    enter(dir, false)?;
+    let (podman, _) = podman_mortal(engine, dir)?;
+    match podman.finish() {
+        // 128 and SIGKILL.
+        Err(why) if format!("{why:#}").contains("exit status 137;") => Ok(()),
+        Err(why) => Err(why),
+        Ok(()) => bail!("the container has outlived the runtime without the plugin"),
+    }
+}
+
+/// A container that ends with its parent, restored by podman on the same host.
+fn podman_mortal(engine: Engine, dir: &RunDir) -> Result<(Podman, String)> {
+    let (archive, state) = (dir.file("archive.tar"), dir.file("state"));
+    std::fs::create_dir(&state)?;
+    let podman = Podman::new(engine, &state);
+    podman.import_image("parent_death")?;
+    podman.run(&["kill"])?;
+    // The runtime that has started the container has ended by now.
+    let mut set = host::command(&config::command()?.to_string_lossy());
+    host::printed(set.args(["set", &podman.pid()?.to_string(), "parent-death", "KILL"]))?;
+    podman.checkpoint(&archive)?;
+    podman.remove()?;
+    reap_all()?;
+    let log = podman.restore(&archive)?;
+    Ok((podman, log))
 }
 
 /// By the host's settings an image that did not travel along is noticed before anything is restored.

@@ -16,14 +16,20 @@ use criu_tests::cases::{
     self, Test, expect_line, expect_verdict, restored, start, test, with_plugin,
 };
 use criu_tests::config;
+use criu_tests::containers::cgroups;
+use criu_tests::containers::engine::Engine;
+use criu_tests::containers::host::{self, Host};
+use criu_tests::containers::podman::{Podman, quietly};
 use criu_tests::criu::Criu;
 use criu_tests::plugin::Verdict;
 use criu_tests::rundir::RunDir;
+use criu_tests::skip::Need;
 use criu_tests::victim::reap_all;
 use criu_tests::wait::{self, PATIENCE};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 /// For those that install many times.
 const LONG: Duration = Duration::from_secs(600);
@@ -51,6 +57,12 @@ fn tests() -> Vec<Test> {
         test("node.steps", node_steps),
         test("node.run", node_run),
         test("node.no-payload", node_without_payload),
+        test("node.image", |dir| {
+            cgroups::enclose(IMAGE_GROUP)?;
+            node_image(dir)
+        })
+        .needs(&[Need::Host])
+        .afterwards(|_| cgroups::remove(IMAGE_GROUP)),
     ];
     // Never silently: CI has to have them.
     let strict = env::var("CI").is_ok_and(|ci| ci == "true");
@@ -580,28 +592,38 @@ fn node_prepared(dir: &RunDir) -> Result<BTreeSet<String>> {
         Command::new(build)
             .arg(config::plugin_dir()?.join(config::PLUGIN_FILE))
             .arg(config::command()?)
-            .arg(dir.file("image")),
+            .arg(dir.file("image"))
+            .env("PATH", path_with_busybox()?),
     )?;
     fs::write(dir.file("given.conf"), GIVEN)?;
     overlay(dir, &["/usr", "/etc", "/run"])?;
-    on_node()
+    on_node(Path::new("/"))
+}
+
+/// `PATH`, and behind it the static busybox of the container engines' host, if that is there.
+fn path_with_busybox() -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let of_host = config::host().ok().map(|root| root.join("usr/bin"));
+    Ok(env::join_paths(env::split_paths(&path).chain(of_host))?)
 }
 
 fn expect_as_before(before: &BTreeSet<String>) -> Result<()> {
-    let after = on_node()?;
+    expect_as_before_in(Path::new("/"), before)
+}
+
+fn expect_as_before_in(root: &Path, before: &BTreeSet<String>) -> Result<()> {
+    let after = on_node(root)?;
     let other: Vec<_> = before.symmetric_difference(&after).collect();
     ensure!(other.is_empty(), "left, or gone: {other:?}");
     Ok(())
 }
 
 /// All that is in the folders into which the program writes, but for criu's own file.
-fn on_node() -> Result<BTreeSet<String>> {
-    let mut all = files(Path::new("/etc"))?;
-    for folder in ["/usr/local", "/usr/lib/criu", "/run"] {
-        if Path::new(folder).exists() {
-            let found = files(Path::new(folder))?;
-            all.extend(found.into_iter().map(|file| format!("{folder}/{file}")));
-        }
+fn on_node(root: &Path) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for folder in ["/etc", "/usr/local", "/usr/lib/criu", "/run"] {
+        let found = files(&root.join(&folder[1..]))?;
+        all.extend(found.into_iter().map(|file| format!("{folder}/{file}")));
     }
     all.retain(|file| !file.starts_with("/run/criu.kdat"));
     Ok(all)
@@ -663,6 +685,119 @@ fn node_without_payload(dir: &RunDir) -> Result<()> {
         "{said}"
     );
     expect_as_before(&before)
+}
+
+/// The cgroup of the test of the image.
+const IMAGE_GROUP: &str = "criu-signals.node-image";
+/// The image, and the container that podman makes of it.
+const IMAGE: &str = "criu-signals-node";
+/// Where the host of podman has the node's root.
+const NODE: &str = "/node";
+
+/// podman builds the image without a registry. Its container does on the node what the pod does, until it is stopped.
+fn node_image(dir: &RunDir) -> Result<()> {
+    let before = node_prepared(dir)?;
+    let path = path_with_criu()?.into_string().ok().context("PATH")?;
+    let plugin = Path::new(NODE).join(plugin_file()?);
+    let machine = Host::mount(&dir.file("host"))?;
+    machine.show(Path::new("/"), Path::new(NODE))?;
+    machine.enter()?;
+    let node = Path::new(NODE);
+    let label = node.join(&LABEL[1..]);
+
+    let podman = Podman::new(Engine::Crun, dir.path());
+    let tag = ["build", "--tag", IMAGE];
+    host::printed(podman.command(&tag).arg(dir.file("image")))?;
+    expect_layout(&podman, dir)?;
+
+    // As in daemonset.yaml.
+    let given = dir.file("given.conf").display().to_string();
+    let mut run = podman.command(&["run", "--detach", "--name", IMAGE, "--privileged"]);
+    run.args(["--network=none", "--pids-limit=0", "--log-driver=k8s-file"]);
+    run.args(["--volume", &format!("{NODE}:/host")]);
+    run.args(["--volume", &format!("{given}:/settings/signals.conf:ro")]);
+    run.args(["--env", "SETTINGS=/settings/signals.conf"]);
+    run.args(["--env", &format!("NODE_PATH={path}"), IMAGE]);
+    quietly(&mut run)?;
+    let logs = || run_on_host(podman.command(&["logs", IMAGE]));
+    let is_running = || {
+        let asked = podman.command(&["inspect", "--format", "{{.State.Running}}", IMAGE]);
+        Ok::<_, anyhow::Error>(run_on_host(asked)?.trim() == "true")
+    };
+    wait::until("the label", PATIENCE, || {
+        if label.exists() {
+            return Ok(Some(()));
+        }
+        ensure!(is_running()?, "it has ended: {}", logs()?);
+        Ok(None)
+    })?;
+    ensure!(plugin.exists(), "no plugin: {}", logs()?);
+    let settings = fs::read_to_string(node.join(&CONF[1..]))?;
+    ensure!(settings == GIVEN, "the settings: {settings}");
+    let found = fs::read_to_string(&label)?;
+    ensure!(
+        found.contains(concat!("version=", env!("CARGO_PKG_VERSION"), "\n")),
+        "{found}"
+    );
+    ensure!(logs()?.contains("plugin"), "{}", logs()?);
+
+    quietly(&mut podman.command(&["stop", "--time=120", IMAGE]))?;
+    let status = host::printed(&mut podman.command(&["wait", IMAGE]))?;
+    ensure!(status.trim() == "0", "{status}: {}", logs()?);
+    quietly(&mut podman.command(&["rm", IMAGE]))?;
+    expect_as_before_in(node, &before)
+}
+
+/// What a command says on both outputs, however it ends.
+fn run_on_host(mut command: Command) -> Result<String> {
+    Ok(run(&mut command)?.1)
+}
+
+/// As an OCI image layout in a tar file the image has the folder of which it was made.
+fn expect_layout(podman: &Podman, dir: &RunDir) -> Result<()> {
+    let archive = dir.file("image.tar");
+    let mut save = podman.command(&["save", "--format=oci-archive", "--output"]);
+    quietly(save.arg(&archive).arg(IMAGE))?;
+    let layout = dir.file("layout");
+    fs::create_dir(&layout)?;
+    host::printed(host::command("tar").args(["--extract", "--file"]).args([
+        &archive,
+        Path::new("--directory"),
+        &layout,
+    ]))?;
+    let blob = |digest: &Value| {
+        let digest = digest.as_str().context("no digest")?;
+        Ok::<_, anyhow::Error>(layout.join("blobs").join(digest.replace(':', "/")))
+    };
+    let read = |file: &Path| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(file)?)?) };
+    let index = read(&layout.join("index.json"))?;
+    let manifest = read(&blob(&index["manifests"][0]["digest"])?)?;
+    let layers = manifest["layers"].as_array().context("no layers")?;
+    ensure!(layers.len() == 1, "{manifest}");
+    let unpacked = dir.file("unpacked");
+    fs::create_dir(&unpacked)?;
+    host::printed(
+        host::command("tar")
+            .args(["--extract", "--gzip", "--file"])
+            .arg(blob(&layers[0]["digest"])?)
+            .arg("--directory")
+            .arg(&unpacked),
+    )?;
+    let (found, expected) = (files(&unpacked)?, files(&dir.file("image/root"))?);
+    ensure!(found == expected, "{found:?}\n{expected:?}");
+    for program in ["bin/busybox", "node", "payload/criu-signals"] {
+        let same =
+            fs::read(unpacked.join(program))? == fs::read(dir.file("image/root").join(program))?;
+        ensure!(same, "{program} is another");
+    }
+    // It is no checkpoint, and the command says so.
+    let (output, said) = run(Command::new(config::command()?).arg("show").arg(&archive))?;
+    ensure!(
+        !output.status.success() && said.contains("this is no archive of a checkpoint"),
+        "{}: {said}",
+        output.status
+    );
+    Ok(())
 }
 
 // ---- the Debian package ------------------------------------------------------------------------------------------

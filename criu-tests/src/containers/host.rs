@@ -99,10 +99,15 @@ impl Host {
     }
 
     fn bind(&self, path: &Path) -> Result<()> {
-        self.make(path)?;
+        self.show(path, path)
+    }
+
+    /// A folder of the machine, with all that is mounted there, is to be found on the host at `at`.
+    pub fn show(&self, folder: &Path, at: &Path) -> Result<()> {
+        self.make(at)?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(Some(path), &self.path(path), NONE, flags, NONE)
-            .with_context(|| format!("mounting {}", path.display()))
+        mount(Some(folder), &self.path(at), NONE, flags, NONE)
+            .with_context(|| format!("mounting {}", folder.display()))
     }
 }
 

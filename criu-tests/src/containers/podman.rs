@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::bundle::{self, STATE, VICTIM};
 use super::engine::Engine;
 use super::host;
+use crate::procfs::Pid;
 use crate::wait::{self, PATIENCE};
 
 /// The one container, and the image that it is made of.
@@ -57,15 +58,31 @@ impl Podman {
         quietly(self.command(&["load", "--input"]).arg(archive))
     }
 
-    /// Starts the container, and waits until the victim in it has said that it is ready.
-    pub fn run(&self) -> Result<()> {
+    /// Starts the container, whose victim gets these arguments, and waits until the victim has said that it is ready.
+    pub fn run(&self, arguments: &[&str]) -> Result<()> {
         let volume = format!("{}:{STATE}", self.state.display());
         let mut run = self.command(&["run", "--detach", "--name", NAME, "--network=none"]);
         run.args(["--pids-limit=0", "--volume", &volume, IMAGE]);
-        quietly(run.args([VICTIM, STATE]))?;
+        quietly(run.args([VICTIM, STATE]).args(arguments))?;
         wait::until("the victim to be ready", PATIENCE, || {
             Ok(self.state.join("ready").exists().then_some(()))
         })
+    }
+
+    /// The pid on the host of the container's first process.
+    pub fn pid(&self) -> Result<Pid> {
+        self.inspect("{{.State.Pid}}")
+    }
+
+    /// The pid of conmon, which adopts the container when the OCI runtime ends.
+    pub fn conmon(&self) -> Result<Pid> {
+        self.inspect("{{.State.ConmonPid}}")
+    }
+
+    fn inspect(&self, format: &str) -> Result<Pid> {
+        let said = host::printed(&mut self.command(&["inspect", "--format", format, NAME]))?;
+        let pid = said.trim().parse::<Pid>().ok().filter(|pid| *pid > 0);
+        pid.with_context(|| format!("{format} is {}", said.trim()))
     }
 
     /// `container checkpoint --export`, and what criu's log says of it.
@@ -98,7 +115,8 @@ impl Podman {
         Ok(())
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command of podman's.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = host::command("podman");
         command.args(["--runtime", self.runtime.name()]);
         command.args([
@@ -126,8 +144,8 @@ impl Podman {
     }
 }
 
-/// What stays behind (conmon) keeps what it has open, so podman gets no pipe.
-fn quietly(command: &mut Command) -> Result<()> {
+/// Runs a command that must succeed. What stays behind (conmon) keeps what it has open, so podman gets no pipe.
+pub fn quietly(command: &mut Command) -> Result<()> {
     let said = Path::new("/run/podman.log");
     let log = fs::File::create(said).with_context(|| said.display().to_string())?;
     let status = command

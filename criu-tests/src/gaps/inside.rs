@@ -85,6 +85,9 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
             if let Some(time) = dump.frozen() {
                 writeln!(text, "frozen {}", time.as_micros())?;
             }
+            if dump.ok {
+                writeln!(text, "left-to-criu {}", left_to_criu(&dir.images())?)?;
+            }
             if dump.ok && row.arrives && !has_shared_entry(&dir.images())? {
                 return fs::write(dir.file("result"), TOO_LATE).context("writing the result");
             }
@@ -238,6 +241,20 @@ fn shrink_stacks(images: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many entries of queues are in criu's own images: criu has read each of them by itself.
+fn left_to_criu(images: &Path) -> Result<usize> {
+    let mut entries = 0;
+    for entry in fs::read_dir(images)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("core-") {
+            let core = CoreImage::read(&fs::read(&path)?).with_context(|| name.to_string())?;
+            entries += core.shared_queue().len() + core.private_queue().len();
+        }
+    }
+    Ok(entries)
 }
 
 /// Whether anything is in a shared queue, in criu's images or in the plugin's.

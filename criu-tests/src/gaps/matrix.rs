@@ -58,7 +58,7 @@ impl Plan {
             row.repeats.min(FEW)
         };
         match self.repeats {
-            Some(repeats) if row.frozen_us.is_none() => repeats,
+            Some(repeats) if !row.deep => repeats,
             _ => most,
         }
     }
@@ -151,7 +151,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Runs
         for _ in 0..plan.jobs.max(1) {
             scope.spawn(|| {
                 while let Some((index, job)) = take(&jobs, &next) {
-                    if job.row.frozen_us.is_none() {
+                    if !job.row.deep {
                         work(index, job);
                     }
                 }
@@ -160,7 +160,7 @@ pub fn run(plan: &Plan, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Runs
     });
     // What is measured is disturbed by nothing of ours.
     for (index, job) in jobs.iter().enumerate() {
-        if job.row.frozen_us.is_some() {
+        if job.row.deep {
             work(index, job);
         }
     }
@@ -221,7 +221,7 @@ fn attempt(job: &Job, slower: u32, keep: bool) -> Result<Attempt> {
         &path.to_string_lossy(),
     ];
     let patience = slower
-        * if job.row.frozen_us.is_some() {
+        * if job.row.deep {
             PATIENCE_DEEP
         } else {
             PATIENCE
@@ -240,6 +240,7 @@ fn attempt(job: &Job, slower: u32, keep: bool) -> Result<Attempt> {
                 afterwards: None,
                 warnings: warnings(&dir),
                 frozen_us: None,
+                left_to_criu: None,
             }));
         }
     }
@@ -272,6 +273,7 @@ fn parse(text: &str, warnings: Vec<String>) -> Result<Run> {
         afterwards: field("afterwards").map(str::to_owned),
         warnings,
         frozen_us: field("frozen").and_then(|us| us.parse().ok()),
+        left_to_criu: field("left-to-criu").and_then(|entries| entries.parse().ok()),
     })
 }
 
@@ -292,10 +294,19 @@ mod tests {
 
     #[test]
     fn a_result_is_read_back() {
-        let run = parse("frozen 12\nend finished\noutcome a b; c\n", Vec::new()).unwrap();
+        let run = parse(
+            "frozen 12\nleft-to-criu 3\nend finished\noutcome a b; c\n",
+            Vec::new(),
+        )
+        .unwrap();
         assert_eq!(
-            (run.end, run.outcome.as_str(), run.frozen_us),
-            (End::Finished, "a b; c", Some(12))
+            (
+                run.end,
+                run.outcome.as_str(),
+                run.frozen_us,
+                run.left_to_criu
+            ),
+            (End::Finished, "a b; c", Some(12), Some(3))
         );
         assert!(parse("outcome a\n", Vec::new()).is_err());
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::gaps::matrix::Runs;
 use crate::gaps::results::{self, Case, Results};
 use crate::gaps::table::Row;
-use crate::gaps::verdict::{End, Mode, Run, Verdict, control, held_too_long, is_right, verdict};
+use crate::gaps::verdict::{End, Mode, Run, Verdict, control, is_right, verdict};
 
 /// A row with all of its runs, judged.
 pub struct Judged<'a> {
@@ -62,10 +62,7 @@ impl Judged<'_> {
             .iter()
             .filter(|(mode, _)| matches!(mode, Mode::Alone | Mode::LeftAlone))
             .peekable();
-        let slow = |mode: &Mode| !mode.has_plugin() && held_too_long(self.row, self.runs, *mode);
-        alone.peek().is_some()
-            && alone.all(|(_, run)| is_right(run, control))
-            && !Mode::ALL.iter().any(slow)
+        alone.peek().is_some() && alone.all(|(_, run)| is_right(run, control))
     }
 
     /// What the runs of one way ended with, each once, with its count if there are several. `None` without a run.
@@ -91,7 +88,7 @@ impl Judged<'_> {
             })
             .collect::<Vec<_>>()
             .join(" / ");
-        if let (Some(_), Some(us)) = (self.row.frozen_us, frozen.iter().min()) {
+        if let (true, Some(us)) = (self.row.deep, frozen.iter().min()) {
             let _ = write!(text, ", held for {} ms", us / 1000);
         }
         Some(text)

@@ -108,6 +108,8 @@ pub struct Run {
     pub warnings: Vec<String>,
     /// How long the tasks were held, by criu's own statistics, in microseconds.
     pub frozen_us: Option<u64>,
+    /// How many entries of queues criu has read and written into its own images. `None` where the dump failed.
+    pub left_to_criu: Option<usize>,
 }
 
 /// What came out for a case.
@@ -157,27 +159,11 @@ pub fn is_right(run: &Run, control: &str) -> bool {
     run.end == End::Finished && run.outcome == control
 }
 
-/// The shortest time for which the tasks were held in one way: whatever else the machine does makes it longer only.
-fn held(runs: &[(Mode, Run)], mode: Mode) -> Option<u64> {
-    let of_mode = runs.iter().filter(|(m, _)| *m == mode);
-    of_mode.filter_map(|(_, run)| run.frozen_us).min()
-}
-
-/// Of a row whose tasks may not be held for long: whether they are in this way.
+/// Of a row with a deep queue: whether criu had to read the queue itself in a run with the plugin, or nobody knows.
 ///
-/// The limit is that of a fast machine with nothing else to do. On others all takes longer, so that with the plugin three
-/// quarters of the time that criu alone needs are allowed, too: a queue that is read entry by entry by PTRACE_PEEKSIGINFO, by
-/// whomever, takes all of it.
-pub fn held_too_long(row: &Row, runs: &[(Mode, Run)], mode: Mode) -> bool {
-    let (Some(most), Some(us)) = (row.frozen_us, held(runs, mode)) else {
-        return false;
-    };
-    let without = match mode {
-        Mode::Plugin => held(runs, Mode::Alone),
-        Mode::LeftPlugin => held(runs, Mode::LeftAlone),
-        _ => None,
-    };
-    us > most.max(without.unwrap_or(0) / 4 * 3)
+/// How long the tasks are held goes by this, and by what else the machine does: the entries can be counted.
+fn was_left_to_criu(row: &Row, mode: Mode, run: &Run) -> bool {
+    row.deep && mode.has_plugin() && run.left_to_criu != Some(0)
 }
 
 /// What the plugin says of whatever it could not put back, with the signal and the reason.
@@ -214,9 +200,7 @@ pub fn verdict(row: &Row, runs: &[(Mode, Run)]) -> Verdict {
     };
     let right_in = |mode: Mode| {
         let mut of_mode = runs.iter().filter(|(m, _)| *m == mode).peekable();
-        of_mode.peek().is_some()
-            && of_mode.all(|(_, run)| is_right(run, control))
-            && !held_too_long(row, runs, mode)
+        of_mode.peek().is_some() && of_mode.all(|(_, run)| is_right(run, control))
     };
     let (alone, left_alone) = (right_in(Mode::Alone), right_in(Mode::LeftAlone));
     let worst = runs
@@ -230,17 +214,13 @@ pub fn verdict(row: &Row, runs: &[(Mode, Run)]) -> Verdict {
             };
             match of_run(row, run, control) {
                 Verdict::Said if without => Verdict::Silent,
+                Verdict::Fixed if was_left_to_criu(row, *mode, run) => Verdict::Silent,
                 verdict => verdict,
             }
         })
         .max();
-    let slow = |mode: &Mode| mode.has_plugin() && held_too_long(row, runs, *mode);
-    match worst {
-        Some(_) if Mode::ALL.iter().any(slow) => Verdict::Silent,
-        Some(worst) => worst,
-        // Not one run with the plugin shows nothing.
-        None => Verdict::NoControl,
-    }
+    // Not one run with the plugin shows nothing.
+    worst.unwrap_or(Verdict::NoControl)
 }
 
 #[cfg(test)]
@@ -259,6 +239,7 @@ mod tests {
             afterwards: None,
             warnings: Vec::new(),
             frozen_us: None,
+            left_to_criu: None,
         }
     }
 
@@ -328,38 +309,26 @@ mod tests {
         assert_eq!(verdict(row("1-stop"), &runs), Verdict::NoControl);
     }
 
-    fn deep(alone: &[u64], plugin: &[u64]) -> Verdict {
-        let held = |mode: Mode, us: &[u64]| {
-            us.iter()
-                .map(|us| {
-                    let frozen_us = Some(*us);
-                    let run = run(End::Finished, "there");
-                    (mode, Run { frozen_us, ..run })
-                })
-                .collect::<Vec<_>>()
+    fn deep(mode: Mode, left_to_criu: Option<usize>) -> Verdict {
+        let there = |left_to_criu| Run {
+            left_to_criu,
+            ..run(End::Finished, "there")
         };
-        let control = vec![(Mode::Control, run(End::Finished, "there"))];
         let runs = [
-            control,
-            held(Mode::Alone, alone),
-            held(Mode::Plugin, plugin),
-        ]
-        .concat();
+            (Mode::Control, there(None)),
+            (Mode::Alone, there(Some(10_000))),
+            (Mode::Plugin, there(Some(0))),
+            (mode, there(left_to_criu)),
+        ];
         verdict(row("24-10000"), &runs)
     }
 
     #[test]
-    fn a_task_held_too_long_is_not_right() {
-        assert_eq!(deep(&[330_000], &[1_000_000]), Verdict::Silent);
-        assert_eq!(deep(&[330_000], &[250_000]), Verdict::Silent);
-        assert_eq!(deep(&[330_000], &[149_000]), Verdict::Fixed);
-        assert_eq!(deep(&[], &[170_000]), Verdict::Silent);
-    }
-
-    #[test]
-    fn a_busy_machine_holds_it_longer_with_the_plugin_and_without() {
-        assert_eq!(deep(&[330_000], &[1_000_000, 149_000]), Verdict::Fixed);
-        assert_eq!(deep(&[9_000_000, 3_300_000], &[2_400_000]), Verdict::Fixed);
-        assert_eq!(deep(&[9_000_000, 3_300_000], &[2_500_000]), Verdict::Silent);
+    fn a_deep_queue_that_criu_has_to_read_is_not_right() {
+        assert_eq!(deep(Mode::Plugin, Some(0)), Verdict::Fixed);
+        assert_eq!(deep(Mode::Plugin, Some(10_000)), Verdict::Silent);
+        assert_eq!(deep(Mode::LeftPlugin, Some(1)), Verdict::Silent);
+        assert_eq!(deep(Mode::LeftPlugin, None), Verdict::Silent);
+        assert_eq!(deep(Mode::LeftAlone, Some(10_000)), Verdict::Fixed);
     }
 }

@@ -373,8 +373,9 @@ impl Maker<'_> {
             remaining,
             overrun: u32::try_from(timer.overrun_last.clamp(0, i32::MAX.into())).unwrap_or(0),
             entry,
-            entry_overrun: (entry == TimerEntry::Pending)
-                .then(|| u32::try_from((timer.overrun + 1 + missed).max(0)).unwrap_or(u32::MAX)),
+            // `it_overrun` is -1 until the first of the missed periods, which is the expiry itself, has been counted.
+            entry_overrun: matches!(entry, TimerEntry::Pending | TimerEntry::Ignored)
+                .then(|| u32::try_from((timer.overrun + missed).max(0)).unwrap_or(u32::MAX)),
         })
     }
 

@@ -101,7 +101,14 @@ pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'stat
 
 /// All of them need `needs`.
 pub fn all_need(tests: Vec<Test>, needs: &'static [Need]) -> Vec<Test> {
-    tests.into_iter().map(|test| test.needs(needs)).collect()
+    let with_needs = |test: Test| {
+        if test.needs.is_empty() {
+            test.needs(needs)
+        } else {
+            test
+        }
+    };
+    tests.into_iter().map(with_needs).collect()
 }
 
 /// `main` of a test program: runs `tests`, each in a namespace. `binary` is the program's name.

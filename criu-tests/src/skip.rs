@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use criu_signals::bpf::process::ProcessReader;
+
 use crate::config;
 
 /// What a scenario may need of the machine.
@@ -30,6 +32,8 @@ pub enum Need {
     Uprobes,
     /// The kernel's own types: CONFIG_DEBUG_INFO_BTF.
     Btf,
+    /// POSIX timers that BPF programs of ours can read.
+    TimersByBpf,
     /// POSIX message queues: CONFIG_POSIX_MQUEUE.
     MessageQueues,
     /// io_uring(7), which can be turned off.
@@ -70,6 +74,9 @@ impl Need {
             }
             Need::Btf => (!Path::new("/sys/kernel/btf/vmlinux").exists())
                 .then_some("this kernel has no type information (CONFIG_DEBUG_INFO_BTF)"),
+            Need::TimersByBpf => (ProcessReader::new().map_or(true, |reader| reader.without_timers().is_some())).then_some(
+                "BPF reads no POSIX timers here: the kernel has no type information, or is older than Linux 6.13",
+            ),
             Need::MessageQueues => (!Path::new("/proc/sys/fs/mqueue").exists())
                 .then_some("this kernel has no POSIX message queues (CONFIG_POSIX_MQUEUE)"),
             Need::IoUring => {

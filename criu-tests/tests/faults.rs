@@ -366,6 +366,10 @@ impl Row {
         if self.during == During::DeepDump {
             criu = criu.env("CRIU_SIGNALS_DEEP_QUEUE", "1");
         }
+        // BPF would tell the overruns, and nothing be counted.
+        if self.point == Point::OverrunCounted {
+            criu = criu.env("CRIU_SIGNALS_BPF", "never");
+        }
         let dump = criu.dump(pid, &dir.images(), true)?;
         guardians_gone(&victim)?;
         let log = whole_log(dir, &dump);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 use std::time::Duration;
 
@@ -11,18 +12,18 @@ use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::stopped::StoppedReader;
 use criu_signals::images::{ProcessState, RunState, ThreadState, WaitStatus, image};
 use criu_signals::reading::Read as _;
-use criu_tests::cases::{self, CHECK, Test, all_need, start, test};
+use criu_tests::cases::{self, CHECK, Test, all_need, restored, start, test, with_plugin};
 use criu_tests::chance::generate;
 use criu_tests::chance::stage::{STEP, Stage};
 use criu_tests::config;
-use criu_tests::criu::Criu;
+use criu_tests::criu::{Criu, Step};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::readings::{RUNS, compare, compare_told};
 use criu_tests::rundir::RunDir;
 use criu_tests::scenario::Scenario;
 use criu_tests::skip::Need;
 use criu_tests::table::SCENARIOS;
-use criu_tests::victim::Victim;
+use criu_tests::victim::{Victim, reap_all};
 
 /// Of nobody, in every Debian.
 const NOBODY: u32 = 65534;
@@ -49,6 +50,8 @@ fn tests() -> Vec<Test> {
     }));
     tests.extend([
         test("told-at-dump", told_at_dump),
+        test("overruns", overruns).needs(&[Need::TimersByBpf]),
+        test("overruns-beside-others", overruns_beside_others).needs(&[Need::TimersByBpf]),
         test("traced", traced),
         test("waited", waited),
         test("deep", deep),
@@ -102,11 +105,7 @@ fn told_and_asked(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> 
     let mut found = Vec::new();
     for (how, is_read) in [("always", true), ("never", false)] {
         let images = dir.file(how);
-        fs::create_dir(&images)?;
-        let criu = Criu::new(&config::criu()?, &config::faults_dir()?.join("plugins"));
-        let criu = criu.env("CRIU_SIGNALS_BPF", how);
-        let dump = criu.dump(victim.pid(), &images, true)?;
-        ensure!(dump.ok, "{}", dump.tail(20));
+        let dump = dump_told(how, &victim, &images)?;
         ensure!(
             dump.log.contains("stopped processes read by BPF") == is_read,
             "{how}: {}",
@@ -136,6 +135,53 @@ fn told_and_asked(program: &str, arg: Option<&str>, dir: &RunDir) -> Result<()> 
         ensure!(threads(told) == threads(asked), "{told:?} and {asked:?}");
     }
     victim.finish(CHECK)
+}
+
+fn dump_told(how: &str, victim: &Victim, images: &Path) -> Result<Step> {
+    fs::create_dir(images)?;
+    let criu = Criu::new(&config::criu()?, &config::faults_dir()?.join("plugins"));
+    let dump = criu
+        .env("CRIU_SIGNALS_BPF", how)
+        .dump(victim.pid(), images, true)?;
+    ensure!(dump.ok, "{}", dump.tail(20));
+    Ok(dump)
+}
+
+/// A pending entry stands for as many expiries by the kernel's own timer as the kernel delivers it with.
+fn overruns(dir: &RunDir) -> Result<()> {
+    let victim = start("timer_overruns", Some("slow"), dir)?;
+    let counts = ["always", "never"].map(|how| {
+        let images = dir.file(how);
+        dump_told(how, &victim, &images)?;
+        let image = image::open(&images.join(image::file_name(victim.pid())))?;
+        let timer = image.process.timers.first().context("no timer")?;
+        timer.entry_overrun.context("not counted")
+    });
+    let [told, counted] = counts;
+    let (told, counted) = (told?, counted?);
+    ensure!(
+        (1..=counted).contains(&told),
+        "{told} are told, and {counted} counted afterwards"
+    );
+    victim.finish(CHECK)
+}
+
+/// Behind another entry of its number nobody can take it out alone: the kernel tells its overruns, and they are put back.
+fn overruns_beside_others(dir: &RunDir) -> Result<()> {
+    const NOT_COUNTED: &str = "is not counted";
+    let victim = start("timer_overruns", Some("beside"), dir)?;
+    let counted = dump_told("never", &victim, &dir.file("never"))?;
+    ensure!(counted.log.contains(NOT_COUNTED), "{}", counted.tail(40));
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(
+        dump.ok && !dump.log.contains(NOT_COUNTED) && dump.log.contains("not kept: nothing"),
+        "{}",
+        dump.tail(40)
+    );
+    reap_all()?;
+    let (restore, checked) = restored(&with_plugin()?, dir)?;
+    ensure!(restore.log.contains("verdict="), "{}", restore.tail(20));
+    checked
 }
 
 // ---- what is refused, and what is left alone ---------------------------------------------------------------------------

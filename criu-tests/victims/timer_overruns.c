@@ -2,6 +2,8 @@
 /*
  * A periodic timer of a millisecond whose first expiry was taken late, so that timer_getoverrun(2) says something, and whose
  * next has been pending for longer than the process is held back for both counts to be had.
+ *
+ * "slow": a timer of a second, whose second expiry has just been missed. "beside": the same, behind another entry of its number.
  */
 #include "victim.h"
 
@@ -12,6 +14,45 @@ static void wait_pending(void)
 {
 	while (!(victim_shared_pending() & SIGBIT(SIG)))
 		k_sleep_ms(1);
+}
+
+static long long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static int slow(int id, int beside)
+{
+	const long long period = 1000 * MS;
+	struct itimerspec spec = { .it_value = { 1, 0 }, .it_interval = { 1, 0 } };
+	siginfo_t info = info_value(SIG, 7);
+	long long earliest, latest, missed, most;
+
+	if (beside)
+		k_queue_shared(&info);
+	earliest = now_ns() + period;
+	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
+		victim_die("timer_settime: %m");
+	latest = now_ns() + period;
+	while (now_ns() < latest + period + period / 10)
+		k_sleep_ms(20);
+	missed = (now_ns() - latest) / period;
+
+	victim_checkpoint();
+
+	if (beside) {
+		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the entry before the timer's");
+		expect_int(SI_QUEUE, info.si_code, "its code");
+	}
+	expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
+	expect_int(SI_TIMER, info.si_code, "the timer's code");
+	most = (now_ns() - earliest) / period;
+	if (info.si_overrun < missed || info.si_overrun > most)
+		victim_fail("overrun", "what the clock says", "another");
+	return victim_end();
 }
 
 int main(int argc, char **argv)
@@ -27,8 +68,14 @@ int main(int argc, char **argv)
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_SIGNAL;
 	event.sigev_signo = SIG;
-	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id) || syscall(SYS_timer_settime, id, 0, &spec, NULL))
-		victim_die("timer: %m");
+	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
+		victim_die("timer_create: %m");
+	if (victim_arg() && !strcmp(victim_arg(), "slow"))
+		return slow(id, 0);
+	if (victim_arg() && !strcmp(victim_arg(), "beside"))
+		return slow(id, 1);
+	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
+		victim_die("timer_settime: %m");
 	wait_pending();
 	k_sleep_ms(5);
 	if (!k_take(SIGBIT(SIG), &info) || info.si_overrun < 1)

@@ -6,11 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use criu_signals_images::Pid;
+use criu_signals_images::{Pid, PosixTimer};
 
+#[cfg(feature = "bpf")]
+use crate::bpf::process::ProcessReader;
 #[cfg(feature = "bpf")]
 use crate::bpf::stopped::StoppedReader;
 use crate::engine::told::Told;
+#[cfg(feature = "bpf")]
+use crate::reading::Read as _;
 
 /// To ask a process takes as long as to ask so many of its threads beside the first.
 const PROCESS: usize = 4;
@@ -85,6 +89,56 @@ impl ByBpf {
             }
         }
         self.told.get(&pid)
+    }
+}
+
+/// Reads the POSIX timers of stopped processes, with what the kernel alone knows of their pending entries. The program is loaded
+/// before CRIU stops the first process, because that takes longer than to count the overruns of some timers.
+#[derive(Default)]
+pub(super) struct TimersByBpf {
+    #[cfg(feature = "bpf")]
+    reader: Option<ProcessReader>,
+    is_prepared: bool,
+}
+
+impl TimersByBpf {
+    /// There is a process with an entry of a timer that may be pending.
+    pub fn prepare(&mut self) {
+        if !std::mem::replace(&mut self.is_prepared, true) && !is_forbidden() {
+            self.load();
+        }
+    }
+
+    #[cfg(feature = "bpf")]
+    fn load(&mut self) {
+        let made = ProcessReader::new().map_err(|e| e.to_string());
+        let with_timers = made.and_then(|reader| match reader.without_timers() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(reader),
+        });
+        self.reader = with_timers
+            .map_err(|why| log::debug!("{why}: timers are not read by BPF"))
+            .ok();
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn load(&mut self) {}
+
+    /// The timers of a process, which is stopped. `None`: the kernel can't be asked.
+    #[cfg(feature = "bpf")]
+    pub fn of(&mut self, pid: Pid) -> Option<Vec<PosixTimer>> {
+        match self.reader.as_mut()?.read(pid) {
+            Ok(reading) => Some(reading.process.timers),
+            Err(e) => {
+                log::debug!("{e}: timers are not read by BPF");
+                None
+            }
+        }
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    pub fn of(&mut self, _: Pid) -> Option<Vec<PosixTimer>> {
+        None
     }
 }
 

@@ -49,7 +49,8 @@ pub fn tell_nobody(pid: Pid, process: &ProcessState) -> Vec<String> {
     .collect()
 }
 
-/// What [`overruns::count`](crate::state::overruns::count) has left, or had to give up.
+/// What [`overruns::take`](crate::state::overruns::take) and [`overruns::count`](crate::state::overruns::count) have left, or
+/// had to give up.
 pub fn uncounted(pid: Pid, process: &ProcessState, left: &[(i32, Uncounted)]) -> Vec<Saying> {
     let say = |(id, uncounted): &(i32, Uncounted)| {
         let what = match uncounted {
@@ -59,6 +60,10 @@ pub fn uncounted(pid: Pid, process: &ProcessState, left: &[(i32, Uncounted)]) ->
             Uncounted::Forgotten(overrun) => format!(
                 "its pending signal was taken out for a moment to count the overrun: timer_getoverrun(2) of the \
                  previous delivery, {overrun}, is lost"
+            ),
+            Uncounted::NotBoth(overrun) => format!(
+                "its signal has been pending for too long, or behind others of its number: a restore puts back the \
+                 overrun of the pending signal, and loses timer_getoverrun(2) of the previous delivery, {overrun}"
             ),
         };
         saying(Notice::Overruns, pid, process, *id, &what, LET_IT_COME)

@@ -6,6 +6,8 @@
 //! same period. Every batch that takes an entry out also brings it back, and a thread ends its batch even if the
 //! tracer dies: what can be lost is a part of the number, never the signal.
 //!
+//! A BPF program reads the number from the kernel's own timer, and then nothing of this is done ([`take`]).
+//!
 //! The same call tells whether the entry would be delivered at all: the kernel drops that of a timer which was
 //! disarmed or set since, and leaves it in the queue until it is about to be delivered.
 //!
@@ -23,7 +25,7 @@ use super::dispositions::sigaction;
 use super::queues::{Queue, take_one};
 use super::timers::{
     TIMER_ABSTIME, comes_into_queue, expire_again, first_expiry, from_itimerspec, from_timespec,
-    get, is_countable, is_in_queue, read_clock, set,
+    get, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set,
 };
 use super::{Site, cpu_clocks};
 use nix::errno::Errno;
@@ -33,13 +35,61 @@ use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
 
-/// What [`count`] has to say of a timer.
+/// What [`take`] and [`count`] have to say of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uncounted {
     /// Its overruns were not counted: they begin at 0 after a restore.
     Left(&'static str),
     /// They were counted, for which timer_getoverrun(2) has forgotten that the delivery before stood for so many.
     Forgotten(u32),
+    /// They are known, and a restore can't put back both them and what timer_getoverrun(2) gives of the delivery before.
+    NotBoth(u32),
+}
+
+/// Writes into `state`, which was captured, what `told` has read of the kernel's own timers since: of pending entries their
+/// overruns, and whether the kernel will drop them. Nothing is done to the process. What is not told is left to [`count`].
+pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounted)> {
+    let mut timers = std::mem::take(&mut state.timers);
+    let mut left = Vec::new();
+    for timer in timers.iter_mut().filter(|timer| is_countable(timer)) {
+        let is_it = |one: &&PosixTimer| one.id == timer.id && one.signo == timer.signo;
+        let Some(known) = told.iter().find(is_it) else {
+            continue;
+        };
+        let is_taken = match (timer.entry, known.entry) {
+            (TimerEntry::Pending, TimerEntry::Pending | TimerEntry::Stale) => true,
+            // What timer_getoverrun(2) gives beside such an entry is not put back.
+            (TimerEntry::Ignored, TimerEntry::Ignored) => timer.overrun == 0,
+            _ => false,
+        };
+        // Whose time it counts, only the count finds out.
+        if !is_taken || cpu_clocks::is_nameless(timer) {
+            continue;
+        }
+        *timer = PosixTimer {
+            entry: known.entry,
+            entry_overrun: known.entry_overrun,
+            remaining: known.remaining,
+            ..*timer
+        };
+        if timer.entry == TimerEntry::Pending
+            && timer.overrun != 0
+            && !cpu_clocks::is_cpu_time(timer.clock)
+            && !(is_soon_enough(timer) && is_first(state, timer))
+        {
+            left.push((timer.id, Uncounted::NotBoth(timer.overrun)));
+        }
+    }
+    state.timers = timers;
+    left
+}
+
+/// Is no other entry of its number before that of the timer?
+fn is_first(state: &ProcessState, timer: &PosixTimer) -> bool {
+    let mut queue = queue_of(state, timer).queue.iter();
+    queue
+        .find(|info| info.signo() == timer.signo)
+        .is_some_and(|info| timer.made(info))
 }
 
 /// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
@@ -69,7 +119,10 @@ pub fn count<Owner>(
             let timer = state.timers[at];
             // One that expires once stands for itself only; if it counts a thread's time, and the thread has ended,
             // nobody could bring its entry back.
-            if !is_countable(&timer) || (timer.interval == 0 && cpu_clocks::is_nameless(&timer)) {
+            if !is_countable(&timer)
+                || timer.entry_overrun.is_some()
+                || (timer.interval == 0 && cpu_clocks::is_nameless(&timer))
+            {
                 continue;
             }
             if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {

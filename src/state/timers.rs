@@ -254,7 +254,7 @@ pub fn find_in_queues(state: &mut ProcessState) {
     state.timers = timers;
 }
 
-fn queue_of<'s>(state: &'s ProcessState, timer: &PosixTimer) -> &'s Pending {
+pub(super) fn queue_of<'s>(state: &'s ProcessState, timer: &PosixTimer) -> &'s Pending {
     timer
         .thread()
         .and_then(|tid| state.threads.iter().find(|t| t.ids.innermost() == tid))
@@ -913,13 +913,10 @@ pub(super) fn expire_again<Owner>(
     signo: SigNo,
     tid: Tid,
 ) -> Result<Option<Instant>> {
-    let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
-    let passed = periods
-        .saturating_mul(timer.interval)
-        .saturating_sub(timer.remaining);
+    let passed = pending_for(timer);
     let mut ahead = AHEAD.min(timer.interval / 2);
     for _ in 0..ATTEMPTS {
-        if Duration::from_nanos(passed) > HOLD {
+        if passed > HOLD {
             break;
         }
         let clock = injector.run(tid, &[read_clock(timer.clock)])?;
@@ -933,11 +930,25 @@ pub(super) fn expire_again<Owner>(
             break;
         }
         if count(injector, &soon, signo, tid, now)?.0 == u64::from(timer.overrun) {
-            return Ok(Some(Instant::now() + Duration::from_nanos(passed)));
+            return Ok(Some(Instant::now() + passed));
         }
         ahead = (ahead * 2).min(timer.interval / 2);
     }
     Ok(None)
+}
+
+/// How long the timer's entry has been pending.
+fn pending_for(timer: &PosixTimer) -> Duration {
+    let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
+    let passed = periods
+        .saturating_mul(timer.interval)
+        .saturating_sub(timer.remaining);
+    Duration::from_nanos(passed)
+}
+
+/// Is it no longer than a process is held for [`expire_again`]?
+pub(super) fn is_soon_enough(timer: &PosixTimer) -> bool {
+    pending_for(timer) <= HOLD
 }
 
 /// Lets a timer expire as often as its overrun count says, in the past, and takes that: what timer_getoverrun(2) gives

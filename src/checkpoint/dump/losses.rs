@@ -9,6 +9,7 @@ use nix::unistd::getpgid;
 use super::process::Captured;
 use super::{Dump, run_on};
 use crate::checkpoint::options::{Overruns, TakeOut};
+use crate::checkpoint::told::TimersByBpf;
 use crate::engine::capture::{self, Entries};
 use crate::error::{Error, Result};
 use crate::image_folder;
@@ -20,8 +21,9 @@ use crate::losses::{cpu_limit, files, timers, zombies};
 use crate::proc;
 use crate::state::dropped::{self, Found};
 use crate::state::{
-    cpu_clocks, cpu_limit as cpu_limit_of, overruns, owners, timerfds as timerfds_of,
-    timers as timers_of,
+    cpu_clocks, cpu_limit as cpu_limit_of,
+    overruns::{self, Uncounted},
+    owners, timerfds as timerfds_of, timers as timers_of,
 };
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -164,7 +166,7 @@ impl Dump {
             (Entries::Unread, _) => return Ok(()),
             (_, Overruns::Leave) => timers::not_counted(pid, state, &timers::nobody_asked()),
             (Entries::Known, Overruns::Count) => {
-                let left = overruns::count(stopped, state, run_on::may_run_on())?;
+                let left = known_overruns(&mut self.timers_by_bpf, stopped, state)?;
                 timers::uncounted(pid, state, &left)
             }
         };
@@ -190,7 +192,7 @@ impl Dump {
         }
         // What the time before the stop has shown.
         rest.timers.clone_from(&all.timers);
-        let left = overruns::count(stopped, &mut rest, run_on::may_run_on())?;
+        let left = known_overruns(&mut self.timers_by_bpf, stopped, &mut rest)?;
         all.timers = rest.timers;
         self.say_or_refuse(timers::uncounted(all.pid(), all, &left))
     }
@@ -254,6 +256,21 @@ impl Dump {
         let unclear = unclear.iter().map(|one| timers::perhaps(pid, state, one));
         self.say_or_refuse(unclear.collect::<Vec<_>>())
     }
+}
+
+/// Finds the overruns of pending timers in `state`, without a touch if the kernel can be asked. Returns what will be lost.
+fn known_overruns(
+    by_bpf: &mut TimersByBpf,
+    stopped: &StoppedProcess<ByHost>,
+    state: &mut ProcessState,
+) -> Result<Vec<(i32, Uncounted)>> {
+    if !state.timers.iter().any(timers_of::is_countable) {
+        return Ok(Vec::new());
+    }
+    let told = by_bpf.of(stopped.pid()).unwrap_or_default();
+    let mut left = overruns::take(state, &told);
+    left.extend(overruns::count(stopped, state, run_on::may_run_on())?);
+    Ok(left)
 }
 
 /// `None` if the timerfds can't all be told, or not all be recorded. CRIU dumps them all the same.

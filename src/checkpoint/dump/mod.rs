@@ -18,15 +18,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, ProcessState, SigNo, TakenOut};
+use criu_signals_images::{Pid, ProcessState, SigNo, SigSet, TakenOut};
 
 use crate::checkpoint::INVENTORY_NAME;
 use crate::checkpoint::custody::{self, Custody};
-use crate::checkpoint::options::{Options, TakeOut};
+use crate::checkpoint::options::{Options, Overruns, TakeOut};
 use crate::checkpoint::recorder::Recorder;
 use crate::checkpoint::stray_stop;
 use crate::checkpoint::stream::Outgoing;
-use crate::checkpoint::told::ByBpf;
+use crate::checkpoint::told::{ByBpf, TimersByBpf};
 use crate::criu::{HookError, Host, Inventory};
 use crate::engine::stops::{Before, WaitStatuses};
 use crate::error::{Cause, Error, Phase, Result};
@@ -35,7 +35,7 @@ use crate::image_folder::{self, Written};
 use crate::in_time::{self, OneHelper};
 use crate::losses::files::Dumped;
 use crate::losses::notices::Notices;
-use crate::proc::{self, Glimpse};
+use crate::proc::{self, Glimpse, TimerLine};
 use crate::run_report::{Document, Outcome, Process};
 use crate::setting_names::TAKE_OUT;
 use crate::state::asleep::{self, ProcessorClocks};
@@ -64,6 +64,7 @@ pub struct Dump {
     dumped: HashMap<u64, Arc<Dumped>>,
     notices: Notices,
     by_bpf: ByBpf,
+    timers_by_bpf: TimersByBpf,
     recorder: Recorder,
 }
 
@@ -105,6 +106,7 @@ impl Dump {
             dumped: HashMap::new(),
             notices: Notices::default(),
             by_bpf: ByBpf::default(),
+            timers_by_bpf: TimersByBpf::default(),
             recorder,
         })
     }
@@ -175,6 +177,7 @@ impl Dump {
             self.take_trap(pid);
             threads = Glimpse::of_threads(pid)?;
         }
+        self.prepare_for_timers(pid, &threads);
         let process = self.processes.entry(pid).or_default();
         process.threads = threads.len();
         process.beside_criu = threads.first().is_some_and(|leader| !leader.nested);
@@ -185,6 +188,22 @@ impl Dump {
             process.waiting = waiting;
         }
         Ok(())
+    }
+
+    /// What an entry of a timer stands for only the kernel knows.
+    fn prepare_for_timers(&mut self, pid: Pid, threads: &[Glimpse]) {
+        let sets = threads.iter().map(|thread| thread.pending);
+        let pending = sets.fold(SigSet::EMPTY, SigSet::union);
+        if pending.is_empty() || self.options.overruns == Overruns::Leave {
+            return;
+        }
+        let is_pending = |timer: &TimerLine| {
+            SigNo::new(timer.signo).is_some_and(|signo| pending.contains(signo))
+        };
+        // A kernel that does not list the timers has no such program either.
+        if proc::timers(pid).is_ok_and(|timers| timers.iter().any(is_pending)) {
+            self.timers_by_bpf.prepare();
+        }
     }
 
     fn process(&mut self, pid: Pid) -> &mut DumpedProcess {

@@ -77,6 +77,7 @@ fn tests() -> Vec<Test> {
             test("deb.list", deb_list),
             test("deb.installed-and-purged", deb_installed),
             test("deb.lintian", deb_lintian),
+            test("deb.clean", deb_clean),
         ]),
     }
     // Optional, in CI as well: the spec is for other distributions.
@@ -985,6 +986,31 @@ fn deb_lintian(dir: &RunDir) -> Result<()> {
             .args(deb(dir)?),
     )?;
     ensure!(!said.contains("E: ") && !said.contains("W: "), "{said}");
+    Ok(())
+}
+
+/// A build of the source package begins by this, and cargo refuses crates of which a file is gone.
+fn deb_clean(dir: &RunDir) -> Result<()> {
+    let debian = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/debian");
+    succeeds(
+        Command::new("cp")
+            .arg("-R")
+            .arg(debian)
+            .arg(dir.file("debian")),
+    )?;
+    let kept = dir.file("vendor/crate/Cargo.toml.orig");
+    fs::create_dir_all(dir.file("vendor/crate"))?;
+    fs::write(&kept, "")?;
+    fs::write(dir.file("left.orig"), "")?;
+    let mut clean = Command::new("make");
+    clean.args(["-f", "debian/rules", "clean"]);
+    // Of the make that runs the tests.
+    for variable in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+        clean.env_remove(variable);
+    }
+    succeeds(clean.current_dir(dir.path()))?;
+    ensure!(!dir.file("left.orig").exists(), "nothing was cleaned");
+    ensure!(kept.exists(), "{} is gone", kept.display());
     Ok(())
 }
 

@@ -53,6 +53,7 @@ fn tests() -> Vec<Test> {
         test("without-capability", without_capability),
         test("wrong.pid", wrong_pid),
         test("wrong.place", wrong_place),
+        test("unknown-place", unknown_place),
     ]);
     tests
 }
@@ -464,15 +465,38 @@ fn table(dir: &RunDir) -> Result<()> {
 }
 
 /// A user without capabilities gets what /proc shows, and is told why.
-fn without_capability(dir: &RunDir) -> Result<()> {
+/// Runs `criu-signals ps` as a user without any right.
+fn as_nobody(args: &[&str], dir: &RunDir) -> Result<Output> {
     // The build's folder may be closed to others.
     let copy = dir.file("criu-signals");
     fs::copy(config::command()?, &copy)?;
-    let output = Command::new(copy)
-        .args(["ps", "1"])
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output()?;
+    let mut command = Command::new(copy);
+    command.arg("ps").args(args).uid(NOBODY).gid(NOBODY);
+    Ok(command.output()?)
+}
+
+/// A process of which nobody tells the namespace is left out, and a line says so.
+fn unknown_place(dir: &RunDir) -> Result<()> {
+    let inode = fs::metadata("/proc/self/ns/pid")?.ino().to_string();
+    let output = as_nobody(&["--proc", "--pid-namespace", &inode], dir)?;
+    let [text, error] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    ensure!(output.status.success(), "{error}");
+    ensure!(
+        error.contains("left out, because the place is not known: process 1: ")
+            && error.contains("Permission denied"),
+        "{error}"
+    );
+    let is_shown = |pid: &str| {
+        text.lines()
+            .any(|line| line.starts_with(&format!("{pid} ")))
+    };
+    ensure!(!is_shown("1") && text.contains("criu-signals"), "{text}");
+    Ok(())
+}
+
+fn without_capability(dir: &RunDir) -> Result<()> {
+    let output = as_nobody(&["1"], dir)?;
     let [text, error] =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     ensure!(output.status.success(), "{error}");

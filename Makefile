@@ -63,7 +63,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm versions install uninstall deb rpm static package book msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm patched versions install uninstall deb rpm static package book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -140,6 +140,10 @@ zdtm: source root build ## runs CRIU's own test suite without and with the plugi
 	@scripts/install-deps zdtm
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin zdtm -- \
 	  --tree "$(CRIU_SRC)" --flavour "$(FLAVOUR)" --jobs "$(JOBS)" -- $(foreach test,$(TESTS),'$(test)')
+
+patched: source ## builds CRIU_SRC with the patches of docs/upstream, in target/patched-criu, for tests of pre-dumps
+	@scripts/install-deps zdtm
+	@scripts/patched-criu "$(CRIU_SRC)" "$(target_path)/patched-criu"
 
 fuzz: ## fuzzes every decoder of untrusted input, each target for TIME seconds (60; TARGETS="proc names" for some)
 	@scripts/fuzz "$(target_path)" "$(or $(TIME),60)" $(TARGETS)

@@ -35,6 +35,12 @@ pub fn crius() -> Result<Vec<(Version, PathBuf)>> {
     Ok(found.into_iter().collect())
 }
 
+/// A criu with the patches of docs/upstream, if there is one: `CRIU_TESTS_PATCHED_CRIU`, else `patched-criu/criu` in the
+/// target folder.
+pub fn patched_criu() -> Option<PathBuf> {
+    Some(from_env("CRIU_TESTS_PATCHED_CRIU", "patched-criu/criu")).filter(|path| path.is_file())
+}
+
 /// The folder that holds `signals_plugin.so` and nothing else (criu loads every .so in it): `CRIU_SIGNALS_PLUGIN_DIR`,
 /// else `plugins` in the target folder.
 pub fn plugin_dir() -> Result<PathBuf> {

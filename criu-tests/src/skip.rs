@@ -20,6 +20,8 @@ pub enum Need {
     Ia32,
     /// A kernel that tells which pages have been written to: CONFIG_MEM_SOFT_DIRTY.
     SoftDirty,
+    /// A criu with the patches of docs/upstream.
+    PatchedCriu,
     /// More than one version of criu.
     TwoCrius,
     /// The root of a machine with container engines, and overlayfs to write on it.
@@ -86,6 +88,9 @@ impl Need {
             }
             Need::SoftDirty => (!has_soft_dirty()).then_some(
                 "this kernel does not track written pages (CONFIG_MEM_SOFT_DIRTY), without which criu pre-dumps nothing",
+            ),
+            Need::PatchedCriu => config::patched_criu().is_none().then_some(
+                "there is no criu with the patches of docs/upstream: `make patched CRIU_SRC=dir` builds one",
             ),
             Need::TwoCrius => config::crius().is_ok_and(|all| all.len() < 2).then_some(
                 "there is one version of criu only: `make versions` gets others, scripts/get-criu 4.3 target/criu-4.3 one",

@@ -12,13 +12,14 @@ use criu_tests::cases::{
     self, CHECK, Test, expect_error, expect_verdict, expect_verdicts, refused, restored, start,
     test, with_plugin,
 };
+use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::plugin::{self, Verdict};
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
 use criu_tests::skip::Need;
 use criu_tests::streamer::{self, Files};
-use criu_tests::victim::reap_all;
+use criu_tests::victim::{Victim, reap_all};
 use criu_tests::wait::{self, PATIENCE};
 
 /// A tree whose state CRIU alone does not keep whole.
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
 fn tests() -> Vec<Test> {
     vec![
         test("pre-dump", pre_dump).needs(&[Need::SoftDirty]),
+        test("pre-dump.calls-named", calls_named).needs(&[Need::SoftDirty]),
+        test("pre-dump.calls-kept", calls_kept).needs(&[Need::SoftDirty, Need::PatchedCriu]),
+        test("pre-dump.sleep-kept", sleep_kept).needs(&[Need::SoftDirty, Need::PatchedCriu]),
         test("lazy-pages", lazy_pages),
         test("page-server", page_server),
         test("stream", stream),
@@ -72,6 +76,107 @@ fn pre_dump(dir: &RunDir) -> Result<()> {
     let (restore, found) = restored(&with_plugin()?, dir)?;
     found?;
     expect_verdicts(&restore.log, &VERDICTS)
+}
+
+/// The calls of victims/waiting.c that its leader waits in, one after the other.
+const CALLS: [&str; 8] = [
+    "poll",
+    "nanosleep",
+    "clock_nanosleep",
+    "futex",
+    "epoll_wait",
+    "rt_sigtimedwait",
+    "semtimedop",
+    "recvfrom",
+];
+/// Whether a socket has a timeout is not known before the stop.
+const NOT_NAMED: &str = "recvfrom";
+
+/// A thread of victims/waiting.c, and whether its call went on.
+#[derive(Debug)]
+struct Called {
+    tid: String,
+    call: String,
+    kept: bool,
+}
+
+/// Pre-dumps victims/waiting.c.
+fn waiting(criu: &Criu, call: &str, dir: &RunDir) -> Result<(Step, Vec<Called>)> {
+    let dir = RunDir::create(&dir.file(call))?;
+    let victim = Victim::start(&config::victim("waiting", false), Some(call), &dir, false)?;
+    let ahead = dir.file("ahead");
+    fs::create_dir(&ahead)?;
+    let step = criu.pre_dump(victim.pid(), &ahead)?;
+    succeeded(&step)?;
+    victim.finish(PATIENCE)?;
+    let calls = dir.read("calls");
+    let calls: Vec<_> = calls
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').map(str::to_owned);
+            Some(Called {
+                tid: words.next()?,
+                call: words.next()?,
+                kept: words.next()? == "kept",
+            })
+        })
+        .collect();
+    ensure!(calls.len() == CALLS.len(), "the victim says {calls:?}");
+    Ok((step, calls))
+}
+
+/// A criu that hands no stopped process to plugins in a pre-dump: the log names each call that ends with EINTR, and no other.
+fn calls_named(dir: &RunDir) -> Result<()> {
+    for leads in CALLS {
+        let (step, calls) = waiting(&with_plugin()?, leads, dir)?;
+        ensure!(
+            !step.log.contains("handed over the process"),
+            "this criu has handed over the process"
+        );
+        let warning = step
+            .log
+            .lines()
+            .find(|line| line.contains("a pre-dump ends"));
+        let warning = warning.context("no warning names the calls")?;
+        for Called { tid, call, kept } in calls {
+            let is_named = warning.contains(&format!("tid {tid}: {call}"));
+            ensure!(
+                is_named != kept || call == NOT_NAMED,
+                "leader in {leads}: {call} of {tid}, kept: {kept}: {warning}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A criu with the patch of docs/upstream: no call ends.
+fn calls_kept(dir: &RunDir) -> Result<()> {
+    for leads in CALLS {
+        let (step, calls) = waiting(&patched()?, leads, dir)?;
+        let handed = "criu has handed over the process: the pre-dump ends no system call";
+        ensure!(
+            step.log.contains(handed),
+            "no {handed:?} in:\n{}",
+            step.tail(60)
+        );
+        let ended: Vec<_> = calls.iter().filter(|one| !one.kept).collect();
+        ensure!(ended.is_empty(), "leader in {leads}: ended: {ended:?}");
+    }
+    Ok(())
+}
+
+/// The leader's sleep goes on with the time that is left.
+fn sleep_kept(dir: &RunDir) -> Result<()> {
+    let victim = start("sleeping", None, dir)?;
+    let ahead = dir.file("ahead");
+    fs::create_dir(&ahead)?;
+    succeeded(&patched()?.pre_dump(victim.pid(), &ahead)?)?;
+    victim.finish(CHECK)
+}
+
+fn patched() -> Result<Criu> {
+    let criu = config::patched_criu().context("there is no patched criu")?;
+    Ok(Criu::new(&criu, &config::plugin_dir()?))
 }
 
 /// The task runs before its memory is there: when it touches a page, it gets it from the images.

@@ -16,6 +16,7 @@ use std::ffi::CStr;
 use criu_signals::checkpoint::INVENTORY_NAME;
 use criu_signals::checkpoint::dump::Dump;
 use criu_signals::checkpoint::options::Options;
+use criu_signals::checkpoint::pre_dump::PreDump;
 use criu_signals::checkpoint::recorder::Recorder;
 use criu_signals::checkpoint::restore::Restore;
 use criu_signals::criu::{
@@ -33,8 +34,8 @@ use settings::Settings;
 /// One run of criu.
 enum Signals {
     Dump(Box<Dump>, Outputs),
-    /// Only memory is dumped: nothing to do.
-    PreDump,
+    /// Only memory is dumped: there are no settings, no report and no metrics.
+    PreDump(Box<PreDump>),
     Restore(Box<Restore>, Outputs),
 }
 
@@ -113,7 +114,7 @@ impl Plugin for Signals {
     fn init(stage: Stage, host: Host) -> Result<Self, HookError> {
         match stage {
             Stage::Dump => begin_dump(host),
-            Stage::PreDump => Ok(Signals::PreDump),
+            Stage::PreDump => Ok(Signals::PreDump(Box::new(PreDump::begin()))),
             Stage::Restore => begin_restore(host),
             other => Err(HookError::new(
                 Errno::EINVAL,
@@ -122,17 +123,21 @@ impl Plugin for Signals {
         }
     }
 
-    /// A pre-dump has no `exit` to take anything back in, and needs nothing.
     fn pause_devices(&mut self, pid: criu::Pid) -> HookResult {
-        if let Signals::Dump(dump, _) = self {
-            dump.before_seize(task(pid)?);
+        match self {
+            Signals::Dump(dump, _) => dump.before_seize(task(pid)?),
+            Signals::PreDump(pre_dump) => pre_dump.before_seize(task(pid)?),
+            Signals::Restore(..) => {}
         }
         Ok(Reply::PassOn)
     }
 
+    /// In a pre-dump only with the patch of docs/upstream/pre-dump.md, as well as `exit`.
     fn checkpoint_devices(&mut self, pid: criu::Pid) -> HookResult {
-        if let Signals::Dump(dump, _) = self {
-            dump.capture(task(pid)?)?;
+        match self {
+            Signals::Dump(dump, _) => dump.capture(task(pid)?)?,
+            Signals::PreDump(pre_dump) => pre_dump.capture(task(pid)?),
+            Signals::Restore(..) => {}
         }
         Ok(Reply::PassOn)
     }
@@ -154,7 +159,7 @@ impl Plugin for Signals {
     fn exit(self, _stage: Stage, ret: i32) {
         match self {
             Signals::Dump(dump, outputs) => outputs.write(&dump.end(ret)),
-            Signals::PreDump => {}
+            Signals::PreDump(pre_dump) => pre_dump.end(ret),
             Signals::Restore(restore, outputs) => outputs.write(&restore.end(ret)),
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod guardian;
 pub mod metrics;
 pub mod options;
 mod parent_death;
+pub mod pre_dump;
 pub mod recorder;
 pub mod restore;
 pub(crate) mod stray_stop;

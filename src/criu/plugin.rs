@@ -17,7 +17,7 @@ use super::host::Host;
 pub enum Stage {
     /// `criu dump`.
     Dump,
-    /// `criu pre-dump`: memory only. CRIU neither calls `CHECKPOINT_DEVICES` nor, up to 4.2, `exit`.
+    /// `criu pre-dump`: memory only. CRIU, up to 4.3 at least, calls neither `CHECKPOINT_DEVICES` nor `exit`.
     PreDump,
     /// `criu restore`.
     Restore,

@@ -1,10 +1,28 @@
 //! System calls that end with EINTR because nobody can tell which call it was: one that had been interrupted before waits in
-//! restart_syscall(2). docs/eintr.md says who can tell it mostly.
+//! restart_syscall(2). docs/eintr.md says who can tell it mostly. And those that a pre-dump ends with EINTR.
 
-use criu_signals_images::{InterruptedCall, Pid, ProcessState, RestartCode};
+use std::cell::OnceCell;
+
+use criu_signals_images::{CallTable, InterruptedCall, Pid, ProcessState, RestartCode, Tid};
 
 use crate::arch::{self, Waiting};
+use crate::error::Result;
+use crate::in_time;
 use crate::losses::notices::{Notice, Saying};
+use crate::proc::{self, Glimpse};
+
+/// These leave EINTR only where the kernel can't write the remaining time into the program's memory (fs/select.c,
+/// poll_select_finish).
+const WRITE_THEIR_TIME: [&str; 6] = [
+    "select",
+    "_newselect",
+    "pselect6",
+    "pselect6_time64",
+    "ppoll",
+    "ppoll_time64",
+];
+
+const TIMER_ABSTIME: u64 = libc::TIMER_ABSTIME as u64;
 
 /// What there is to say where the process is dumped.
 pub fn at_dump(pid: Pid, process: &ProcessState) -> Vec<Saying> {
@@ -26,4 +44,86 @@ pub fn at_dump(pid: Pid, process: &ProcessState) -> Vec<Saying> {
             advice: "give criu CAP_BPF and CAP_PERFMON, so that the plugin can read it, or checkpoint later",
         })
         .collect()
+}
+
+/// What there is to say before a pre-dump: in which calls threads of `pid`, which run, wait that CRIU ends with EINTR if it does
+/// not hand the stopped process to plugins.
+///
+/// # Errors
+/// If a file could not be read in time.
+pub fn before_pre_dump(pid: Pid, threads: &[Glimpse]) -> Result<Option<String>> {
+    let threads: Vec<Tid> = threads
+        .iter()
+        .filter(|thread| !thread.stopped)
+        .map(|thread| thread.tid)
+        .collect();
+    let calls = in_time::look("syscall", move || {
+        let compat = OnceCell::new();
+        let call_of = |tid: Tid| {
+            let line = proc::read_text(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+            let compat = || *compat.get_or_init(|| proc::is_32_bit(pid));
+            Some(format!("tid {tid}: {}", ended(pid, tid, &line, compat)?))
+        };
+        threads.into_iter().filter_map(call_of).collect::<Vec<_>>()
+    })?;
+    if calls.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "pid {pid}: a pre-dump ends these system calls with EINTR, unless this criu hands the stopped process to plugins, which \
+         the log then says: {} (docs/upstream/pre-dump.md)",
+        calls.join(", ")
+    )))
+}
+
+/// The name of the call of a thread, if the call ends: `line` is its /proc/PID/task/TID/syscall. CRIU runs code of its own in
+/// leaders only, so that other threads go on by the kernel's `restart_block`. Of calls on sockets it is not known whether the
+/// socket has a timeout.
+fn ended(pid: Pid, tid: Tid, line: &str, compat: impl FnOnce() -> bool) -> Option<&'static str> {
+    let (number, [a0, a1, a2, a3, a4, a5, _, _]) = proc::parse_call(line)?;
+    let args = [a0, a1, a2, a3, a4, a5];
+    let compat = compat();
+    let name = CallTable::here(compat).name(number)?;
+    let ends = match arch::waiting(number, args, compat)? {
+        Waiting::Once => !WRITE_THEIR_TIME.contains(&name),
+        Waiting::OnceOnSocket => false,
+        Waiting::ClockNanosleep if args[1] & TIMER_ABSTIME != 0 => false,
+        // Without a timeout there is no `restart_block`.
+        Waiting::Futex if args[3] == 0 => false,
+        Waiting::Nanosleep
+        | Waiting::ClockNanosleep
+        | Waiting::Poll
+        | Waiting::Futex
+        | Waiting::Restart => tid == Tid::from(pid),
+    };
+    ends.then_some(name)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pre_dump_ends() {
+        let leader = Pid::new(7).unwrap();
+        let other = Tid::new(8).unwrap();
+        let says = |tid, line| ended(leader, tid, line, || false);
+        let line =
+            |number: i64, args: &str| format!("{number} {args} 0x7ffc00000000 0x7f0000000000\n");
+        let poll = line(libc::SYS_poll, "0x1000 0x1 0x64 0x0 0x0 0x0");
+        assert_eq!(says(leader.into(), &poll), Some("poll"));
+        assert_eq!(says(other, &poll), None);
+        let epoll = line(libc::SYS_epoll_wait, "0x3 0x1000 0x1 0x64 0x0 0x0");
+        assert_eq!(says(leader.into(), &epoll), Some("epoll_wait"));
+        assert_eq!(says(other, &epoll), Some("epoll_wait"));
+        let instant = line(libc::SYS_clock_nanosleep, "0x1 0x1 0x1000 0x0 0x0 0x0");
+        assert_eq!(says(leader.into(), &instant), None);
+        let relative = line(libc::SYS_clock_nanosleep, "0x1 0x0 0x1000 0x0 0x0 0x0");
+        assert_eq!(says(leader.into(), &relative), Some("clock_nanosleep"));
+        let mutex = line(libc::SYS_futex, "0x1000 0x80 0x2 0x0 0x0 0x0");
+        assert_eq!(says(leader.into(), &mutex), None);
+        let select = line(libc::SYS_select, "0x1 0x1000 0x0 0x0 0x2000 0x0");
+        assert_eq!(says(leader.into(), &select), None);
+        assert_eq!(says(leader.into(), "running\n"), None);
+    }
 }

@@ -48,17 +48,7 @@ impl Kind for InterruptedSystemCall {
 
     fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Option<InterruptedCall>> {
         let registers = ptrace::registers(site.tid)?;
-        let Some((mut call, result)) = in_call(&registers) else {
-            return Ok(None);
-        };
-        let Some(code) = RestartCode::from_result(result) else {
-            return Ok(None);
-        };
-        call.code = code;
-        if code == RestartCode::ByBlock {
-            call.remaining = written_back(site.injector.memory(), &registers, &call);
-        }
-        Ok(Some(call))
+        Ok(interrupted(site.injector.memory(), &registers))
     }
 
     /// For a thread as CRIU restores it: stepped back, to make the call once more whatever happens.
@@ -85,6 +75,16 @@ impl Kind for InterruptedSystemCall {
             }
         }
     }
+}
+
+/// The call that a stop has interrupted, unless the call has ended.
+fn interrupted(memory: &Memory, registers: &Registers) -> Option<InterruptedCall> {
+    let (mut call, result) = in_call(registers)?;
+    call.code = RestartCode::from_result(result)?;
+    if call.code == RestartCode::ByBlock {
+        call.remaining = written_back(memory, registers, &call);
+    }
+    Some(call)
 }
 
 /// The timeout of a call that `shield` has named, in nanoseconds. `None` where it is a socket's, or where its memory does
@@ -218,47 +218,10 @@ impl Confirmed {
         stopped: &StoppedProcess<Owner>,
         state: &mut ProcessState,
     ) -> Result<Completed> {
-        let registers_of = |tid: Tid| {
-            ptrace::registers(tid)
-                .map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))
-        };
         for thread in &mut state.threads {
             let tid = thread.tid();
-            let Some(call) = &mut thread.interrupted else {
-                continue;
-            };
-            if call.code != RestartCode::ByBlock {
-                call.whole_timeout = self.anew.contains(&tid);
-                if call.whole_timeout {
-                    call.timeout = whole(stopped.memory()?, &registers_of(tid)?, call);
-                }
-                continue;
-            }
-            let registers = registers_of(tid)?;
-            let waited = self.waited.iter().find(|waited| waited.tid == tid);
-            let block = self.blocks.get(&tid);
-            let restarted = waited.and_then(|waited| waited.restarted).or_else(|| {
-                let kind = block
-                    .filter(|_| is_restart(call, &registers))?
-                    .restarted()?;
-                let (args, compat) = (registers.call_args(), registers.is_compat());
-                Some(kind.number_of(compat, args, stopped.memory().ok()))
-            });
-            if let Some(number) = restarted {
-                call.number = number;
-                call.remaining = written_back(stopped.memory()?, &registers, call);
-            }
-            if call.remaining.is_none() && is_relative(&registers, call) {
-                call.remaining = block
-                    .and_then(|block| block.left(waiting_in(&registers, call)?))
-                    .or_else(|| {
-                        let whole = asked_for(stopped.memory().ok()?, &registers, call)?;
-                        Some(whole.saturating_sub(waited?.time?))
-                    });
-            }
-            call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
-            if call.whole_timeout {
-                call.timeout = asked_for(stopped.memory()?, &registers, call);
+            if let Some(call) = &mut thread.interrupted {
+                self.complete_call(stopped, tid, call)?;
             }
         }
         let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
@@ -266,6 +229,68 @@ impl Confirmed {
             calls: state.threads.iter().filter_map(of).collect(),
         })
     }
+
+    /// As [`complete`](Self::complete), for a process of which nothing else is captured.
+    ///
+    /// # Errors
+    /// If a thread is gone.
+    pub fn complete_alone<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Completed> {
+        let mut calls = Vec::new();
+        for &tid in stopped.threads() {
+            let registers = registers_of(stopped, tid)?;
+            if let Some(mut call) = interrupted(stopped.memory()?, &registers) {
+                self.complete_call(stopped, tid, &mut call)?;
+                calls.push((tid, call));
+            }
+        }
+        Ok(Completed { calls })
+    }
+
+    fn complete_call<Owner>(
+        &self,
+        stopped: &StoppedProcess<Owner>,
+        tid: Tid,
+        call: &mut InterruptedCall,
+    ) -> Result<()> {
+        if call.code != RestartCode::ByBlock {
+            call.whole_timeout = self.anew.contains(&tid);
+            if call.whole_timeout {
+                call.timeout = whole(stopped.memory()?, &registers_of(stopped, tid)?, call);
+            }
+            return Ok(());
+        }
+        let registers = registers_of(stopped, tid)?;
+        let waited = self.waited.iter().find(|waited| waited.tid == tid);
+        let block = self.blocks.get(&tid);
+        let restarted = waited.and_then(|waited| waited.restarted).or_else(|| {
+            let kind = block
+                .filter(|_| is_restart(call, &registers))?
+                .restarted()?;
+            let (args, compat) = (registers.call_args(), registers.is_compat());
+            Some(kind.number_of(compat, args, stopped.memory().ok()))
+        });
+        if let Some(number) = restarted {
+            call.number = number;
+            call.remaining = written_back(stopped.memory()?, &registers, call);
+        }
+        if call.remaining.is_none() && is_relative(&registers, call) {
+            call.remaining = block
+                .and_then(|block| block.left(waiting_in(&registers, call)?))
+                .or_else(|| {
+                    let whole = asked_for(stopped.memory().ok()?, &registers, call)?;
+                    Some(whole.saturating_sub(waited?.time?))
+                });
+        }
+        call.whole_timeout = call.remaining.is_none() && is_relative(&registers, call);
+        if call.whole_timeout {
+            call.timeout = asked_for(stopped.memory()?, &registers, call);
+        }
+        Ok(())
+    }
+}
+
+fn registers_of<Owner>(stopped: &StoppedProcess<Owner>, tid: Tid) -> Result<Registers> {
+    ptrace::registers(tid).map_err(|e| e.in_thread(tid).during(Phase::Capture, stopped.pid()))
 }
 
 /// The calls that the threads of a captured process are in, with all that is known of them.
@@ -275,6 +300,11 @@ pub struct Completed {
 }
 
 impl Completed {
+    /// How many threads are in such calls.
+    pub fn threads(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Prepares the threads for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are to be restarted. Should
     /// criu be killed before [`HandedOver::take_back`], they start again with their whole time, and there is no EINTR.
     ///

@@ -70,7 +70,7 @@ pub struct Dump {
 
 /// How long a file is waited for of a process that CRIU has not seized yet, and that is in execve(2): less than CRIU takes to
 /// give up, which has seized others by then.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Dump {
     /// Begins a dump.

@@ -24,6 +24,10 @@ DESTDIR      :=
 # processor time rather than 383 s.
 MDBOOK_VERSION := 0.5.4
 
+# For `make semver`: the commit with which is compared. cargo-semver-checks 0.51 needs Rust 1.93; it is built as mdbook is.
+REV            := HEAD
+SEMVER_VERSION := 0.51.0
+
 # What `make lint` lets cargo-deny check. With "advisories" cargo-deny fetches the database of RustSec.
 DENY         := bans licenses sources
 
@@ -63,7 +67,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm patched versions install uninstall deb rpm static package book msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm patched versions install uninstall deb rpm static package semver book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -128,6 +132,19 @@ package: deps criu ## makes the packages for crates.io, of the image crate and o
 	CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" cargo publish --dry-run --allow-dirty$(locked) \
 	  --target-dir "$(target_path)" $(if $(filter no,$(VERIFY)),--no-verify )-p criu-signals-images -p criu-signals
 	$(if $(filter no,$(VERIFY)),,@scripts/docs-rs "$(target_path)")
+
+# With what docs.rs documents: the features of the tests and of the command are no interface.
+semver: deps criu semver-checks ## compares the public interface of the image crate and of the library with a commit's, by cargo's rules (REV=HEAD)
+	@status=0; $(semver) -p criu-signals-images || status=1; \
+	$(semver) -p criu-signals --only-explicit-features --features archives,bpf,cores,symbols || status=1; exit $$status
+
+semver = CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" \
+  "$(target_path)/tools/bin/cargo-semver-checks" semver-checks --baseline-rev "$(REV)"
+
+.PHONY: semver-checks
+semver-checks:
+	@[ "$$("$(target_path)/tools/bin/cargo-semver-checks" semver-checks --version 2>/dev/null)" = "cargo-semver-checks $(SEMVER_VERSION)" ] || \
+	  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --version $(SEMVER_VERSION) --root "$(target_path)/tools" cargo-semver-checks
 
 .PHONY: smoke
 smoke: root build ## three rounds of bench, with the plugin as it is released; fails where criu takes more than twice as long with it

@@ -210,12 +210,20 @@ fn expected() -> Result<BTreeSet<String>> {
         format!("{share}/zsh/site-functions/_criu-signals"),
     ]
     .into();
-    for doc in fs::read_dir(sources.join("docs"))? {
-        let name = doc?.file_name();
-        let name = name.to_string_lossy();
-        // Those of the book.
-        if !["SUMMARY.md", "book.toml"].contains(&&*name) {
-            files.insert(format!("{share}/doc/criu-signals/docs/{name}"));
+    let docs = sources.join("docs");
+    let mut folders = vec![docs.clone()];
+    while let Some(folder) = folders.pop() {
+        for doc in fs::read_dir(folder)? {
+            let doc = doc?.path();
+            if doc.is_dir() {
+                folders.push(doc);
+                continue;
+            }
+            let name = doc.strip_prefix(&docs)?.to_string_lossy();
+            // Those of the book.
+            if !["SUMMARY.md", "book.toml"].contains(&&*name) {
+                files.insert(format!("{share}/doc/criu-signals/docs/{name}"));
+            }
         }
     }
     // One for each command that the program speaks of.

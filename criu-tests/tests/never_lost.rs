@@ -17,7 +17,7 @@ use criu_signals::engine::capture;
 use criu_signals::fault::Point;
 use criu_signals::images::{Pending, ProcessState, RunState, SigNo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
-use criu_tests::cases::expect_line;
+use criu_tests::cases::{self, expect_line};
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
 use criu_tests::harness::isolated;
@@ -63,6 +63,7 @@ const TESTS: &[Test] = &[
     ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
     ("restarted-poll", restarted_poll),
+    ("own-entry-before-timers", own_entry_before_timers),
     ("restarted-poll-left-running", restarted_poll_left),
     ("restarted-poll-untold", restarted_poll_untold),
     ("task-killed-in-replay", task_killed_in_replay),
@@ -976,6 +977,34 @@ fn restarted_poll_untold(dir: &RunDir) -> Result<()> {
     // What it has lost then is said. It ends.
     kill(nix::unistd::Pid::from_raw(victim.pid()), Signal::SIGKILL)?;
     reap_all()
+}
+
+/// The leader takes from its own queue first: to put back what timer_getoverrun(2) gives, the entry of a timer in the shared queue
+/// would have to be taken, and that of the leader's own queue would be.
+fn own_entry_before_timers(dir: &RunDir) -> Result<()> {
+    let victim = cases::start("timer_overruns", Some("own"), dir)?;
+    let pid = victim.pid();
+    let dump = criu()?.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_line(&dump, &["timer 0", "timer_getoverrun(2)"])?;
+    reap_all()?;
+    // As if it had been dumped as soon as the timer had expired: otherwise both counts are not to be had anyway.
+    let path = dir.images().join(image::file_name(pid));
+    let mut found = image::open(&path)?;
+    let timer = found.process.timers.first_mut().context("no timer")?;
+    (timer.entry_overrun, timer.remaining) = (Some(0), 1);
+    image::write(fs::File::create(&path)?, &found)?;
+    let (step, pid) = criu()?.restore(&dir.images())?;
+    let pid = pid.context("criu restore failed")?;
+    expect_line(
+        &step,
+        &[
+            "timer 0",
+            "timer_getoverrun(2) of the previous delivery",
+            "given up",
+        ],
+    )?;
+    Victim::restored(pid, dir).finish(PATIENCE)
 }
 
 fn restarted_poll_left(dir: &RunDir) -> Result<()> {

@@ -3,7 +3,8 @@
  * A periodic timer of a millisecond whose first expiry was taken late, so that timer_getoverrun(2) says something, and whose
  * next has been pending for longer than the process is held back for both counts to be had.
  *
- * "slow": a timer of a second, whose second expiry has just been missed. "beside": the same, behind another entry of its number.
+ * "slow": a timer of a second, whose second expiry has just been missed. "beside": the same, behind another entry of its number. "own": without an
+ * argument, and the leader has an entry of the number in its own queue.
  */
 #include "victim.h"
 
@@ -61,9 +62,10 @@ int main(int argc, char **argv)
 	struct sigevent event;
 	siginfo_t info;
 	long before;
-	int id;
+	int id, own;
 
 	victim_begin(argc, argv);
+	own = victim_arg() && !strcmp(victim_arg(), "own");
 	k_setmask(ALL_SIGNALS);
 	memset(&event, 0, sizeof(event));
 	event.sigev_notify = SIGEV_SIGNAL;
@@ -83,8 +85,20 @@ int main(int argc, char **argv)
 	before = syscall(SYS_timer_getoverrun, id);
 	wait_pending();
 	k_sleep_ms(150);
+	if (own) {
+		info = info_value(SIG, 7);
+		k_queue_private(&info);
+	}
 
 	victim_checkpoint();
+
+	if (own) {
+		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the leader's own entry");
+		expect_int(SI_QUEUE, info.si_code, "its code");
+		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
+		expect_int(SI_TIMER, info.si_code, "the timer's code");
+		return victim_end();
+	}
 
 	if (argc > 2 && syscall(SYS_timer_getoverrun, id) != before)
 		victim_fail("timer_getoverrun", "that of the delivery before", "another");

@@ -84,8 +84,15 @@ pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounte
     left
 }
 
-/// Is no other entry of its number before that of the timer?
+/// Is no other entry of its number taken before that of the timer? The leader takes from its own queue first.
 fn is_first(state: &ProcessState, timer: &PosixTimer) -> bool {
+    let of_leader = state.threads.first().map(|leader| leader.pending.bits);
+    if timer.thread().is_none()
+        && SigNo::new(timer.signo)
+            .is_some_and(|signo| of_leader.is_some_and(|bits| bits.contains(signo)))
+    {
+        return false;
+    }
     let mut queue = queue_of(state, timer).queue.iter();
     queue
         .find(|info| info.signo() == timer.signo)

@@ -532,9 +532,13 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.timers[at].done = done.is_ok();
             self.errors.extend(done.err());
         }
+        let mut before = SigSet::EMPTY;
         for plan in &plans {
-            let built = self.build(plan);
+            let built = self.build(plan, before);
             self.errors.extend(built.err());
+            if plan.tid == self.injector.process().leader() {
+                before = before.union(plan.pending.bits);
+            }
         }
         self.arm();
         if let Some(hold) = self.hold {
@@ -619,7 +623,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             Ok::<_, Error>(())
         };
         // Taking out of the shared queue goes through the leader's own, so that one always is in the way.
-        // The order is that of taking out; building is the other way round for the leader, see `all`.
+        // The order is that of taking out, and of building.
         for (tid, state) in self.threads {
             let id = state.ids.innermost();
             let passes = self
@@ -672,8 +676,8 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         .in_thread(plan.tid))
     }
 
-    /// Entry by entry, each timer's at its place.
-    fn build(&mut self, plan: &Plan) -> Result<()> {
+    /// Entry by entry, each timer's at its place. The leader takes signals of `before` from a queue that is there already.
+    fn build(&mut self, plan: &Plan, before: SigSet) -> Result<()> {
         let ids = SignalStatus::read(self.injector.process().pid(), plan.tid)?.ids;
         let mut infos: Vec<Siginfo> = Vec::new();
         let mut built = 0;
@@ -696,9 +700,14 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 }
                 continue;
             };
-            let first = !plan.pending.queue[..built]
-                .iter()
-                .any(|before| before.signo() == info.signo());
+            let is_before = |signo| plan.which == Queue::Shared && before.contains(signo);
+            let first = !SigNo::new(info.signo()).is_some_and(is_before)
+                && !plan.pending.queue[..built]
+                    .iter()
+                    .any(|before| before.signo() == info.signo());
+            if !first {
+                self.give_up_overrun(at);
+            }
             let again = first
                 && self
                     .expire_again(at, plan.tid, plan.which, built)
@@ -789,11 +798,19 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         .in_thread(tid))
     }
 
-    /// [`expire_again`], and nothing else of the number may be in the queue yet. Returns whether that could be done. If
-    /// not, the count is given up, which the next delivery would replace.
+    /// The count of the delivery before, which the next delivery would replace, can't be put back together with the entry.
+    fn give_up_overrun(&mut self, at: usize) {
+        let timer = self.timers[at].timer;
+        if has_both(&timer) {
+            self.given_up.push(timer);
+        }
+    }
+
+    /// [`expire_again`], and nothing else of the number may be in a queue from which the thread takes. Returns whether that
+    /// could be done. If not, the count is given up.
     fn expire_again(&mut self, at: usize, tid: Tid, which: Queue, built: usize) -> Result<bool> {
         let Work { timer, signo, .. } = self.timers[at];
-        if timer.overrun == 0 || timer.entry != TimerEntry::Pending {
+        if !has_both(&timer) {
             return Ok(false);
         }
         if let Some(hold) = expire_again(self.injector, &timer, signo, tid)? {
@@ -801,7 +818,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.hold = self.hold.max(Some(hold));
             return Ok(true);
         }
-        self.given_up.push(timer);
+        self.give_up_overrun(at);
         Ok(false)
     }
 
@@ -901,6 +918,11 @@ pub fn may_be_pending(state: &ProcessState, timer: &PosixTimer) -> bool {
 /// anew, and nobody can bring it back ([`forgets_overrun`]).
 fn has_overrun(timer: &PosixTimer) -> bool {
     timer.overrun != 0 && timer.notify != Notify::Thread(0)
+}
+
+/// Is there a pending entry, and a count of the delivery before it?
+fn has_both(timer: &PosixTimer) -> bool {
+    timer.overrun != 0 && timer.entry == TimerEntry::Pending
 }
 
 /// As an expiry in the past, for a timer that has an overrun count as well, that of the delivery before: it expires, so much

@@ -104,6 +104,9 @@ impl PreDump {
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         let process = self.processes.entry(pid).or_default();
         let confirmed = std::mem::take(&mut process.waiting).confirm(&stopped)?;
+        for lost in confirmed.lost_masks() {
+            log::warn!("pid {pid} tid {}: {lost}", lost.tid);
+        }
         if confirmed.needs_blocks(&stopped)? {
             self.by_bpf.need();
         }
@@ -111,12 +114,12 @@ impl PreDump {
         let completed = confirmed
             .with_blocks(blocks.unwrap_or_default())
             .complete_alone(&stopped)?;
+        let threads = completed.threads();
+        process.calls = Some(completed.hand_over(&stopped)?);
         log::info!(
-            "pid {pid}: criu has handed over the process: the pre-dump ends no system call; {} of {} threads go on in one",
-            completed.threads(),
+            "pid {pid}: criu has handed over the process: the pre-dump ends no system call; {threads} of {} threads go on in one",
             stopped.threads().len()
         );
-        process.calls = Some(completed.hand_over(&stopped)?);
         Ok(())
     }
 

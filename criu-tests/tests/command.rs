@@ -1519,15 +1519,27 @@ fn wrong_image(dir: &RunDir) -> Result<()> {
     let empty = dir.file("empty");
     fs::create_dir(&empty)?;
     let empty = text(&empty);
-    for args in [
-        ["show", &garbage].as_slice(),
-        &["decode", &garbage],
-        &["diff", &garbage, &garbage],
+    const NEITHER: &str = "garbage.img: is neither an image, nor an archive";
+    for (args, says) in [
+        (["show", &garbage].as_slice(), NEITHER),
+        (
+            &["decode", &garbage],
+            "garbage.img: not an image of this kind",
+        ),
+        (&["diff", &garbage, &garbage], NEITHER),
     ] {
-        run(args)?
-            .expect(FAILED)?
-            .error(&["garbage.img: not an image of this kind"])?;
+        run(args)?.expect(FAILED)?.error(&[says])?;
     }
+    let nothing = dir.file("nothing.img");
+    fs::write(&nothing, "")?;
+    run(&["show", &text(&nothing)])?
+        .expect(FAILED)?
+        .error(&["nothing.img: the file is empty"])?;
+    let unpacked = dir.file("unpacked");
+    fs::create_dir_all(unpacked.join("checkpoint"))?;
+    run(&["show", &text(&unpacked)])?
+        .expect(FAILED)?
+        .error(&["name its folder", "unpacked/checkpoint"])?;
     run(&["show", &empty])?
         .expect(FAILED)?
         .error(&["contains neither a signals-PID.img nor"])?;

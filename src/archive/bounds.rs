@@ -45,9 +45,16 @@ pub enum Error {
     /// The end is missing.
     #[error("the archive is not complete: it ends before the end marker of tar; copy it again")]
     Truncated,
+    /// The header of an entry is not one that tar writes.
+    #[error(
+        "the archive is damaged: the header of an entry is not one of tar, or has an impossible size; if the archive was copied, \
+         compare it with the original"
+    )]
+    Damaged,
     /// More than an archive of a checkpoint has.
     #[error(
-        "the archive has more than {limit} {what}: if that is right, unpack it and name the folder of the images"
+        "the archive has more than {} {what}: if that is right, unpack it and name the folder of the images",
+        amount(*limit, what)
     )]
     TooMuch {
         /// "entries", "bytes in one image", ...
@@ -57,8 +64,9 @@ pub enum Error {
     },
     /// A bomb, or something like it.
     #[error(
-        "{limit} bytes came out of the archive, and more than {ratio} for each compressed byte: if that is right, unpack it and \
-         name the folder of the images"
+        "{} MiB came out of the archive, and more than {ratio} for each compressed byte: if that is right, unpack it and \
+         name the folder of the images",
+        limit >> 20
     )]
     Ratio {
         /// How much was allowed at least.
@@ -86,6 +94,15 @@ pub enum Error {
     /// Compressed in a way that is not read.
     #[error("the file is compressed by {0}: decompress it first")]
     Compression(&'static str),
+}
+
+/// `64 Mi` of bytes, `1000000` of entries.
+fn amount(limit: u64, what: &str) -> String {
+    if what.starts_with("bytes") && limit >= 1 << 20 {
+        format!("{} Mi", limit >> 20)
+    } else {
+        limit.to_string()
+    }
 }
 
 /// Reads up to the limit, and knows whether there is more.

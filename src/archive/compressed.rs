@@ -149,7 +149,7 @@ impl<R: BufRead> Zstd<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(e) => return Err(io::Error::other(e)),
+                Err(e) => return Err(of_decoder(e)),
             }
         }
         Ok(false)
@@ -165,6 +165,19 @@ impl<R: BufRead> Zstd<R> {
     }
 }
 
+/// What went wrong in the decoder: if it wanted more bytes than there are, the end of the file is missing.
+fn of_decoder(error: FrameDecoderError) -> io::Error {
+    let mut source: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(one) = source {
+        let is_end = |e: &io::Error| e.kind() == io::ErrorKind::UnexpectedEof;
+        if one.downcast_ref().is_some_and(is_end) {
+            return io::ErrorKind::UnexpectedEof.into();
+        }
+        source = one.source();
+    }
+    io::Error::other(error)
+}
+
 impl<R: BufRead> Read for Zstd<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -177,7 +190,7 @@ impl<R: BufRead> Read for Zstd<R> {
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 self.decoder
                     .decode_blocks(&mut self.packed, BlockDecodingStrategy::UptoBlocks(1))
-                    .map_err(io::Error::other)?;
+                    .map_err(of_decoder)?;
             }
             let count = self.decoder.read(buffer)?;
             if count > 0 || buffer.is_empty() {

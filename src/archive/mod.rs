@@ -285,6 +285,40 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_is_none() {
+        let mut bytes = good();
+        // The checksum of the second entry's header.
+        let second = 1024;
+        bytes[second + 148] = b'x';
+        assert!(matches!(open(&bytes), Err(Error::Damaged)));
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..9].copy_from_slice(b"pages.img");
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(1 << 62);
+        header.set_cksum();
+        let huge = [header.as_bytes().to_vec(), good()].concat();
+        // As far as the file system lets lseek(2) go.
+        assert!(matches!(
+            open(&huge),
+            Err(Error::Damaged | Error::Truncated)
+        ));
+    }
+
+    #[test]
+    fn a_part_of_a_zstd_archive_is_none() {
+        let whole = ruzstd::encoding::compress_to_vec(
+            &*good(),
+            ruzstd::encoding::CompressionLevel::Fastest,
+        );
+        for cut in (5..whole.len()).step_by(7) {
+            assert!(
+                matches!(open(&whole[..cut]), Err(Error::Truncated)),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
     fn images_that_are_not_what_they_seem() {
         let image = "checkpoint/signals-41.img";
         let pstree = || file("checkpoint/pstree.img", b"tree");

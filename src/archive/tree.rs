@@ -32,6 +32,17 @@ fn unwrapped(error: io::Error) -> Error {
     }
 }
 
+/// As [`unwrapped`], where an entry's header is read: of that the crate has its own errors, and lseek(2) refuses an impossible size.
+fn of_header(error: io::Error) -> Error {
+    match unwrapped(error) {
+        Error::Io(e) if e.raw_os_error() == Some(libc::EINVAL) => Error::Damaged,
+        Error::Io(e) if e.raw_os_error().is_none() && e.kind() == io::ErrorKind::Other => {
+            Error::Damaged
+        }
+        other => other,
+    }
+}
+
 /// What is looked for in the entries, and what was found.
 pub(super) struct Contents {
     limits: Limits,
@@ -272,7 +283,7 @@ fn through<R: Read>(
         let Some(entry) = entries.next() else {
             break;
         };
-        let mut entry = entry.map_err(unwrapped)?;
+        let mut entry = entry.map_err(of_header)?;
         meter.headers.set(u64::MAX);
         count += 1;
         if count > limits.entries {

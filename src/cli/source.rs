@@ -183,8 +183,15 @@ pub fn load(
         if path.join(criu_images::PSTREE).exists() {
             return of_criu(path, path);
         }
+        // An archive of podman's or CRI-O's that was unpacked.
+        let inner = path.join("checkpoint");
+        let hint = if inner.is_dir() {
+            format!(": name its folder {}", inner.shown())
+        } else {
+            String::new()
+        };
         return Err(
-            format!("{what}: contains neither a signals-PID.img nor images of CRIU").into(),
+            format!("{what}: contains neither a signals-PID.img nor images of CRIU{hint}").into(),
         );
     }
     pids.into_iter()
@@ -350,6 +357,21 @@ fn ours(path: &Path) -> Result<Found, Failure> {
 fn file(path: &Path) -> Result<Found, Failure> {
     match image::open(path) {
         Err(ImageError::NotAnImage { found, .. }) if found[1] == criu_core::MAGIC => {}
+        Err(ImageError::NotAnImage { .. }) => {
+            return Err(format!(
+                "{}: is neither an image, nor an archive of a checkpoint, nor a core file; if it was copied, compare it with \
+                 the original",
+                path.shown()
+            )
+            .into());
+        }
+        _ if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) => {
+            return Err(format!(
+                "{}: the file is empty; if it was copied, copy it again",
+                path.shown()
+            )
+            .into());
+        }
         _ => return ours(path),
     }
     let core = criu_images::open_core(path).map_err(|e| named(path, e))?;

@@ -193,10 +193,20 @@ impl fmt::Display for TimerEntry {
 }
 
 impl fmt::Display for PosixTimer {
-    /// `SIGRTMIN value 0x0 to process, CLOCK_MONOTONIC, interval 1000000 ns, overrun 0, its own entry pending`.
+    /// `SIGRTMIN value 0x0 to process, CLOCK_MONOTONIC, interval 1000000 ns, overrun 0, its own entry pending with overrun 3`.
+    /// The first overrun is that of the delivery before, timer_getoverrun(2).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let setting = self.setting();
-        write!(f, "{setting}, overrun {}, {}", self.overrun, self.entry)
+        write!(f, "{setting}, overrun {}, {}", self.overrun, self.entry)?;
+        match (self.entry, self.entry_overrun) {
+            (TimerEntry::Pending | TimerEntry::Ignored, Some(overrun)) => {
+                write!(f, " with overrun {overrun}")
+            }
+            (TimerEntry::Pending | TimerEntry::Ignored, None) if self.interval != 0 => {
+                f.write_str(", whose overrun is not known")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -354,8 +364,24 @@ mod tests {
     fn text() {
         assert_eq!(
             timer().to_string(),
-            "SIGRTMIN value 0x7 to thread 42, CLOCK_MONOTONIC, interval 1000000 ns, overrun 2, its own entry pending"
+            "SIGRTMIN value 0x7 to thread 42, CLOCK_MONOTONIC, interval 1000000 ns, overrun 2, its own entry pending, whose \
+             overrun is not known"
         );
+        let known = PosixTimer {
+            entry: TimerEntry::Ignored,
+            entry_overrun: Some(3),
+            ..timer()
+        };
+        let text = known.to_string();
+        assert!(
+            text.ends_with("kept aside while the signal is ignored with overrun 3"),
+            "{text}"
+        );
+        let once = PosixTimer {
+            interval: 0,
+            ..timer()
+        };
+        assert!(once.to_string().ends_with("its own entry pending"));
     }
 
     #[test]

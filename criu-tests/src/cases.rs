@@ -99,7 +99,7 @@ pub fn test(name: impl Into<String>, run: impl Fn(&RunDir) -> Result<()> + 'stat
     }
 }
 
-/// All of them need `needs`.
+/// All of them that have no needs of their own need `needs`.
 pub fn all_need(tests: Vec<Test>, needs: &'static [Need]) -> Vec<Test> {
     let with_needs = |test: Test| {
         if test.needs.is_empty() {

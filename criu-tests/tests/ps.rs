@@ -464,7 +464,6 @@ fn table(dir: &RunDir) -> Result<()> {
     victim.finish(CHECK)
 }
 
-/// A user without capabilities gets what /proc shows, and is told why.
 /// Runs `criu-signals ps` as a user without any right.
 fn as_nobody(args: &[&str], dir: &RunDir) -> Result<Output> {
     // The build's folder may be closed to others.
@@ -495,6 +494,7 @@ fn unknown_place(dir: &RunDir) -> Result<()> {
     Ok(())
 }
 
+/// A user without capabilities gets what /proc shows, and is told why.
 fn without_capability(dir: &RunDir) -> Result<()> {
     let output = as_nobody(&["1"], dir)?;
     let [text, error] =

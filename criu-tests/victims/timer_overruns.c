@@ -3,8 +3,8 @@
  * A periodic timer of a millisecond whose first expiry was taken late, so that timer_getoverrun(2) says something, and whose
  * next has been pending for longer than the process is held back for both counts to be had.
  *
- * "slow": a timer of a second, whose second expiry has just been missed. "beside": the same, behind another entry of its number. "own": without an
- * argument, and the leader has an entry of the number in its own queue.
+ * "slow": a timer of a second, whose second expiry has just been missed. "beside": the same, behind another entry of its
+ * number. "own": as without an argument, and the leader has an entry of the number in its own queue.
  */
 #include "victim.h"
 
@@ -23,6 +23,12 @@ static long long now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static void take(int code, siginfo_t *info, const char *what)
+{
+	expect_int(SIG, k_take(SIGBIT(SIG), info), "%s", what);
+	expect_int(code, info->si_code, "%s, its code", what);
 }
 
 static int slow(int id, int beside)
@@ -44,12 +50,9 @@ static int slow(int id, int beside)
 
 	victim_checkpoint();
 
-	if (beside) {
-		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the entry before the timer's");
-		expect_int(SI_QUEUE, info.si_code, "its code");
-	}
-	expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
-	expect_int(SI_TIMER, info.si_code, "the timer's code");
+	if (beside)
+		take(SI_QUEUE, &info, "the entry before the timer's");
+	take(SI_TIMER, &info, "the timer's signal");
 	most = (now_ns() - earliest) / period;
 	if (info.si_overrun < missed || info.si_overrun > most)
 		victim_fail("overrun", "what the clock says", "another");
@@ -93,10 +96,8 @@ int main(int argc, char **argv)
 	victim_checkpoint();
 
 	if (own) {
-		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the leader's own entry");
-		expect_int(SI_QUEUE, info.si_code, "its code");
-		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
-		expect_int(SI_TIMER, info.si_code, "the timer's code");
+		take(SI_QUEUE, &info, "the leader's own entry");
+		take(SI_TIMER, &info, "the timer's signal");
 		return victim_end();
 	}
 

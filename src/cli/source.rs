@@ -365,7 +365,7 @@ fn file(path: &Path) -> Result<Found, Failure> {
             )
             .into());
         }
-        _ if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) => {
+        Err(_) if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) => {
             return Err(format!(
                 "{}: the file is empty; if it was copied, copy it again",
                 path.shown()

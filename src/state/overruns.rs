@@ -25,7 +25,7 @@ use super::dispositions::sigaction;
 use super::queues::{Queue, take_one};
 use super::timers::{
     TIMER_ABSTIME, comes_into_queue, expire_again, first_expiry, from_itimerspec, from_timespec,
-    get, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set,
+    get, has_both, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set,
 };
 use super::{Site, cpu_clocks};
 use nix::errno::Errno;
@@ -72,8 +72,7 @@ pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounte
             remaining: known.remaining,
             ..*timer
         };
-        if timer.entry == TimerEntry::Pending
-            && timer.overrun != 0
+        if has_both(timer)
             && !cpu_clocks::is_cpu_time(timer.clock)
             && !(is_soon_enough(timer) && is_first(state, timer))
         {

@@ -705,16 +705,16 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 && !plan.pending.queue[..built]
                     .iter()
                     .any(|before| before.signo() == info.signo());
-            if !first {
+            let again = if first {
+                self.expire_again(at, plan.tid, plan.which, built)
+            } else {
                 self.give_up_overrun(at);
-            }
-            let again = first
-                && self
-                    .expire_again(at, plan.tid, plan.which, built)
-                    .unwrap_or_else(|e| {
-                        failed = Err(e);
-                        false
-                    });
+                Ok(false)
+            };
+            let again = again.unwrap_or_else(|e| {
+                failed = Err(e);
+                false
+            });
             if again {
                 built += 1;
                 self.timers[at].done = true;
@@ -921,7 +921,7 @@ fn has_overrun(timer: &PosixTimer) -> bool {
 }
 
 /// Is there a pending entry, and a count of the delivery before it?
-fn has_both(timer: &PosixTimer) -> bool {
+pub(super) fn has_both(timer: &PosixTimer) -> bool {
     timer.overrun != 0 && timer.entry == TimerEntry::Pending
 }
 

@@ -85,7 +85,7 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
             if let Some(time) = dump.frozen() {
                 writeln!(text, "frozen {}", time.as_micros())?;
             }
-            if dump.ok {
+            if dump.ok && row.deep {
                 writeln!(text, "left-to-criu {}", left_to_criu(&dir.images())?)?;
             }
             if dump.ok && row.arrives && !has_shared_entry(&dir.images())? {

@@ -37,7 +37,7 @@ pub struct Row {
     /// A line of the plugin's in criu's log (warning or error) that has one of these in it names the case.
     pub words: &'static [&'static str],
     /// A deep queue: with the plugin, criu must not have to read it, which it does entry by entry, at a cost that grows with
-    /// the square of the depth (`do_io_signal_peek` of the kernel walks the list from its head).
+    /// the square of the depth (kernel/ptrace.c, `ptrace_peek_siginfo`, walks the list from its head).
     pub deep: bool,
     /// What comes out at present. `make gaps` fails when it is anything else, better or worse.
     pub expected: Verdict,
@@ -125,24 +125,15 @@ impl Row {
             .and_then(|number| number.parse().ok())
             .unwrap_or(0)
     }
-
-    const fn deep(mut self) -> Row {
-        self.deep = true;
-        self
-    }
 }
 
 /// A row of case 24, whose name has the depth.
 const fn deep(name: &'static str, expected: Verdict) -> Row {
-    row(
-        name,
-        "a deep queue: how long the task is held",
-        "queues",
-        &[],
-        3,
-        expected,
-    )
-    .deep()
+    let title = "a deep queue: how long the task is held";
+    Row {
+        deep: true,
+        ..row(name, title, "queues", &[], 3, expected)
+    }
 }
 
 /// All of them. Case 25, criu being killed, has a test of its own.

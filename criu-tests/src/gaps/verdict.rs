@@ -108,7 +108,8 @@ pub struct Run {
     pub warnings: Vec<String>,
     /// How long the tasks were held, by criu's own statistics, in microseconds.
     pub frozen_us: Option<u64>,
-    /// How many entries of queues criu has read and written into its own images. `None` where the dump failed.
+    /// How many entries of queues criu has read and written into its own images. `None` where the dump failed, and of other rows than
+    /// those with a deep queue.
     pub left_to_criu: Option<usize>,
 }
 

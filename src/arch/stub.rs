@@ -13,6 +13,9 @@ pub const SCRATCH_LEN: u32 = 1024 * 1024;
 /// How much the two calls of a glance may write.
 pub const GLANCE_OUTPUTS: [usize; 2] = [24, 8];
 
+/// How much a single call may read in the stub itself: no `struct timespec` is longer.
+pub const INPUT_ROOM: usize = super::Timespec::MAX_SIZE;
+
 /// What is left to do for a thread that leaves a stub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WayBack {

@@ -286,9 +286,13 @@ impl<Owner> Replay<'_, '_, Owner> {
             Step::Masks => self.each_thread(|site, wanted| {
                 put_back::<SignalMask, _>(site, &wanted.lasting_mask()).map(drop)
             }),
-            Step::InterruptedCalls => self.each_thread(|site, wanted| {
-                InterruptedSystemCall::replay(site, &wanted.interrupted)
-            }),
+            Step::InterruptedCalls => {
+                let mut errors = self.each_thread(|site, wanted| {
+                    InterruptedSystemCall::replay(site, &wanted.interrupted)
+                });
+                errors.extend(self.injector.settle().err());
+                errors
+            }
             Step::GroupStop => self.leader(|site, wanted| match wanted.run_state {
                 RunState::Running => Ok(()),
                 stopped @ RunState::Stopped(_) => {

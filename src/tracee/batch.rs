@@ -164,6 +164,31 @@ impl Call {
         }
     }
 
+    /// What the call reads, if it writes nothing and reads no more than `room` bytes in one piece.
+    pub(super) fn only_input(&self, room: usize) -> Option<&[u8]> {
+        let mut input: Option<&[u8]> = None;
+        for arg in &self.args {
+            match arg {
+                Arg::Value(_) => {}
+                Arg::Input(bytes) if input.is_none() && bytes.len() <= room => input = Some(bytes),
+                _ => return None,
+            }
+        }
+        self.undo.is_none().then(|| input.unwrap_or_default())
+    }
+
+    /// The arguments, where what the call reads is at `input`.
+    pub(super) fn args_reading(&self, input: u64) -> [u64; 6] {
+        let mut values = [0; 6];
+        for (value, arg) in values.iter_mut().zip(&self.args) {
+            *value = match arg {
+                Arg::Value(number) => *number,
+                _ => input,
+            };
+        }
+        values
+    }
+
     fn output_len(&self) -> usize {
         let len = |arg: &Arg| match arg {
             Arg::Output(len) => *len,
@@ -541,6 +566,26 @@ mod tests {
         ];
         for calls in unfit {
             assert!(Glance::from_calls(&calls).is_none(), "{calls:?}");
+        }
+    }
+
+    #[test]
+    fn one_small_input_fits_into_the_stub() {
+        let sleep = Call::new(35, "sleep").input([7; 16]).value(3);
+        assert_eq!(sleep.only_input(16), Some(&[7; 16][..]));
+        assert_eq!(sleep.args_reading(0x1000), [0x1000, 3, 0, 0, 0, 0]);
+        let without = Call::new(7, "poll").value(1).value(2);
+        assert_eq!(without.only_input(16), Some(&[][..]));
+        let unfit = [
+            sleep.clone().input([1]),
+            sleep.clone().output(4),
+            sleep.clone().filled([1]),
+            sleep.clone().output_of(1, 0),
+            sleep.clone().undone_by(1, &[]),
+            Call::new(35, "sleep").input([7; 17]),
+        ];
+        for call in unfit {
+            assert_eq!(call.only_input(16), None, "{call:?}");
         }
     }
 

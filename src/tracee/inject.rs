@@ -31,7 +31,8 @@ use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::arch::{
-    Registers, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_ALLOW, SYSCALL_DISPATCH_FILTER_BLOCK, Stub,
+    INPUT_ROOM, Registers, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_ALLOW,
+    SYSCALL_DISPATCH_FILTER_BLOCK, Stub,
 };
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
@@ -58,6 +59,8 @@ pub struct Injector<'p, Owner> {
     timers: Vec<TimerLine>,
     /// Signals that are not for us to send: timers of the process send them.
     reserved: SigSet,
+    /// Threads that are to trap once more. They have no more to do with the stub.
+    on_their_way: Vec<Tid>,
     finished: bool,
 }
 
@@ -108,6 +111,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             cave,
             timers,
             reserved,
+            on_their_way: Vec::new(),
             finished: false,
         })
     }
@@ -196,9 +200,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             }
         }
         for tid in on_their_way {
-            first = first.and(
-                ptrace::await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid)),
-            );
+            first = first.and(self.await_trap(tid));
         }
         first.map(|()| outcomes)
     }
@@ -227,8 +229,29 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(done)
     }
 
+    /// Waits until all threads that a call was interrupted in ([`interrupt_call`](Self::interrupt_call)) stand as they stood
+    /// before.
+    ///
+    /// # Errors
+    /// That of the first one that does not come.
+    pub fn settle(&mut self) -> Result<()> {
+        let mut first = Ok(());
+        for tid in std::mem::take(&mut self.on_their_way) {
+            first = first.and(self.await_trap(tid));
+        }
+        first
+    }
+
+    fn await_trap(&self, tid: Tid) -> Result<()> {
+        ptrace::await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid))
+    }
+
     /// Goes to thread `tid`, which ends what runs there with `marker`.
     fn begin(&mut self, tid: Tid, marker: Option<SigNo>) -> Result<Visit<'_>> {
+        if let Some(at) = self.on_their_way.iter().position(|one| *one == tid) {
+            self.on_their_way.swap_remove(at);
+            self.await_trap(tid)?;
+        }
         Visit::begin(
             tid,
             self.memory,
@@ -264,6 +287,9 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// table in which restart_syscall(2) is looked up, which is the call's own (arch/x86/kernel/signal.c,
     /// get_nr_restart_syscall).
     ///
+    /// While the thread goes back into its stop, it can be the next one's turn: [`settle`](Self::settle) waits for all of
+    /// them.
+    ///
     /// # Errors
     /// If the call could not be made; the thread is then as it was before, unless it is gone.
     pub fn interrupt_call(
@@ -272,12 +298,31 @@ impl<'p, Owner> Injector<'p, Owner> {
         call: &Call,
         then: impl FnOnce(Registers, i64) -> Registers,
     ) -> Result<i64> {
-        let marker = SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved);
-        let mut visit = self.begin(tid, marker).map_err(|e| e.in_thread(tid))?;
+        self.interrupt_and_leave(tid, call, then)
+            .map_err(|e| e.in_thread(tid))
+    }
+
+    fn interrupt_and_leave(
+        &mut self,
+        tid: Tid,
+        call: &Call,
+        then: impl FnOnce(Registers, i64) -> Registers,
+    ) -> Result<i64> {
+        // A call that needs no memory runs between two stops of its own: nothing has to say that it is through.
+        let marker = if read_in_stub(call, self.cave.address()).is_some() {
+            None
+        } else {
+            SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved)
+        };
+        let mut visit = self.begin(tid, marker)?;
         let done = visit.make_and_interrupt(call, then);
-        let left = visit.end();
-        let result = done.map_err(|e| e.in_thread(tid))?;
-        left.map_err(|e| e.in_thread(tid))?;
+        let left = visit.leave();
+        drop(visit);
+        if left.on_its_way {
+            self.on_their_way.push(tid);
+        }
+        let result = done?;
+        left.done?;
         Ok(result)
     }
 
@@ -318,9 +363,23 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// If it could not be taken away.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
+        let settled = self.settle();
         self.cave.clear(self.memory)?;
+        settled?;
         fault::point(Point::StubCleared)
     }
+}
+
+/// What `call` reads, if the stub at `at` has room for that, and the call needs no other memory.
+fn read_in_stub(call: &Call, at: u64) -> Option<[u8; INPUT_ROOM]> {
+    // A call of the 32-bit table has addresses of 32 bits.
+    if call.is_compat() && u32::try_from(at + Stub::len() as u64).is_err() {
+        return None;
+    }
+    let bytes = call.only_input(INPUT_ROOM)?;
+    let mut input = [0; INPUT_ROOM];
+    input[..bytes.len()].copy_from_slice(bytes);
+    Some(input)
 }
 
 /// The marker is chosen before it is known which signals such calls touch.
@@ -336,14 +395,19 @@ fn refuse_signals(calls: &[Call]) -> Result<()> {
 
 impl<Owner> Drop for Injector<'_, Owner> {
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(e) = self.cave.clear(self.memory)
-            && !e.is_died()
-        {
-            log::error!(
-                "pid {}: removing the injected code: {e}",
-                self.process.pid()
-            );
+        if self.finished {
+            return;
+        }
+        let settled = self.settle();
+        for (what, done) in [
+            ("threads that return from injected code", settled),
+            ("removing the injected code", self.cave.clear(self.memory)),
+        ] {
+            if let Err(e) = done
+                && !e.is_died()
+            {
+                log::error!("pid {}: {what}: {e}", self.process.pid());
+            }
         }
     }
 }
@@ -891,6 +955,23 @@ impl<'i> Visit<'i> {
         call: &Call,
         then: impl FnOnce(Registers, i64) -> Registers,
     ) -> Result<i64> {
+        let result = match read_in_stub(call, self.cave.address()) {
+            Some(input) => {
+                let args = call.args_reading(self.stub.set_input(input));
+                self.cave.write(self.memory, &self.stub)?;
+                self.interrupted_syscall(&self.registers_for(call, args), then)
+            }
+            None => self.make_in_scratch_and_interrupt(call, then),
+        };
+        fault::point(Point::CallInterrupted)?;
+        result
+    }
+
+    fn make_in_scratch_and_interrupt(
+        &mut self,
+        call: &Call,
+        then: impl FnOnce(Registers, i64) -> Registers,
+    ) -> Result<i64> {
         self.map_scratch()?;
         let (at, room) = match self.scratch {
             Some(at) => (at, self.scratch_len),
@@ -900,26 +981,27 @@ impl<'i> Visit<'i> {
         let mut saved = vec![0; layout.bytes().len()];
         self.memory.read(at, &mut saved)?;
         self.memory.write(at, layout.bytes())?;
-        let result = self.interrupted_syscall(&self.registers_for(call, layout.args(0)));
-        if let Ok(result) = result {
-            // From here on the thread goes on with the rest of the time, also if the tracer dies.
-            self.saved = then(self.saved, result);
-            self.stub.set_call(&self.saved);
-            self.cave.write(self.memory, &self.stub)?;
-        }
+        let result = self.interrupted_syscall(&self.registers_for(call, layout.args(0)), then);
         self.memory.write(at, &saved)?;
-        fault::point(Point::CallInterrupted)?;
         result
     }
 
     /// The interrupt is asked for while the thread stands at the entry, so it is there already when the call would
     /// wait. Then the thread must not stay in the call: without a tracer the kernel would go on with it here, for as long
     /// as it takes, and with all signals blocked.
-    fn interrupted_syscall(&mut self, registers: &Registers) -> Result<i64> {
+    fn interrupted_syscall(
+        &mut self,
+        registers: &Registers,
+        then: impl FnOnce(Registers, i64) -> Registers,
+    ) -> Result<i64> {
         self.enter_syscall(registers)?;
         ptrace::interrupt(self.tid)?;
         let result = self.leave_syscall()?;
         ptrace::set_registers(self.tid, &self.idle())?;
+        // From here on the thread goes on with the rest of the time, also if the tracer dies.
+        self.saved = then(self.saved, result);
+        self.stub.set_call(&self.saved);
+        self.cave.write(self.memory, &self.stub)?;
         Ok(result)
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use criu_signals_images::{SigNo, SigSet};
 
 use super::registers::Registers;
-use crate::arch::{SCRATCH_LEN, WayBack};
+use crate::arch::{INPUT_ROOM, SCRATCH_LEN, WayBack};
 
 // The entries are those of x86_64, whose text says what they are for and what follows them. What differs:
 //
@@ -190,6 +190,12 @@ struct StubData {
     frame: Frame,
 }
 
+/// Two words side by side, in which a call may read ([`Stub::set_input`]).
+const _: () = assert!(
+    core::mem::offset_of!(StubData, undo_end) == core::mem::offset_of!(StubData, undo) + 8
+        && INPUT_ROOM == 16
+);
+
 /// The stub for one thread at one address, ready to be written there.
 #[derive(Clone, Debug)]
 pub struct Stub {
@@ -277,6 +283,20 @@ impl Stub {
     /// There is none: Syscall User Dispatch would judge the last step of the way back, which is a system call
     /// ([`BLOCKS_AGAIN`](Stub::BLOCKS_AGAIN)).
     pub fn set_selector(&mut self, _selector: u64) {}
+
+    /// Has a single call read `input`, and returns where: in the place of the table's name that
+    /// [`set_undo`](Stub::set_undo) gives. A thread without scratch memory undoes nothing, and does not look at that.
+    pub fn set_input(&mut self, input: [u8; INPUT_ROOM]) -> u64 {
+        let (start, end) = input.split_at(INPUT_ROOM / 2);
+        for (word, bytes) in [(&mut self.data.undo, start), (&mut self.data.undo_end, end)] {
+            let mut half = [0; INPUT_ROOM / 2];
+            half.copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(half);
+        }
+        self.base
+            + offset_of(&raw const criu_signals_stub_data) as u64
+            + core::mem::offset_of!(StubData, undo) as u64
+    }
 
     /// Another signal by which the stub says that it is through, or none.
     pub fn set_marker(&mut self, marker: Option<SigNo>) {

@@ -7,7 +7,9 @@ use criu_signals_images::{SigNo, SigSet};
 
 use super::calls::SYS32_MMAP2;
 use super::registers::{Registers, USER32_CS, low_half};
-use crate::arch::{BATCH_COMPAT_BIT, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_BLOCK, WayBack};
+use crate::arch::{
+    BATCH_COMPAT_BIT, INPUT_ROOM, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_BLOCK, WayBack,
+};
 
 // The code that runs inside a tracee. It is position independent, uses no stack and never moves the stack
 // pointer, and its data is read only by it: the tracer writes code and data together into a place that the
@@ -296,6 +298,12 @@ impl StubData {
     }
 }
 
+/// Two words side by side, in which a call may read ([`Stub::set_input`]).
+const _: () = assert!(
+    core::mem::offset_of!(StubData, undo_end) == core::mem::offset_of!(StubData, undo) + 8
+        && INPUT_ROOM == 16
+);
+
 /// The stub for one thread at one address, ready to be written there.
 #[derive(Clone, Debug)]
 pub struct Stub {
@@ -392,6 +400,20 @@ impl Stub {
     /// the thread is in the stub.
     pub fn set_selector(&mut self, selector: u64) {
         self.data.selector = selector;
+    }
+
+    /// Has a single call read `input`, and returns where: in the place of the table's name that
+    /// [`set_undo`](Stub::set_undo) gives. A thread without scratch memory undoes nothing, and does not look at that.
+    pub fn set_input(&mut self, input: [u8; INPUT_ROOM]) -> u64 {
+        let (start, end) = input.split_at(INPUT_ROOM / 2);
+        for (word, bytes) in [(&mut self.data.undo, start), (&mut self.data.undo_end, end)] {
+            let mut half = [0; INPUT_ROOM / 2];
+            half.copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(half);
+        }
+        self.base
+            + offset_of(&raw const criu_signals_stub_data) as u64
+            + core::mem::offset_of!(StubData, undo) as u64
     }
 
     /// Another signal by which the stub says that it is through, or none.

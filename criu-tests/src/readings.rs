@@ -64,6 +64,44 @@ pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> 
     bail!("pid {pid} never stands still: {changed}")
 }
 
+/// As [`compare`], of a process that somebody sends a signal as soon as it is stopped: read both ways in one stop, when the signal
+/// is there.
+pub fn compare_stopped(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<()> {
+    let pid = Pid::new(pid).context("a pid")?;
+    let stopped = StoppedProcess::<ByUs>::seize(pid, wait::PATIENCE)?;
+    let both = both_when_sent(reader, &stopped);
+    stopped.release()?;
+    let (by_bpf, process) = both?;
+    let by_calls = Reading {
+        process,
+        depths: None,
+        waiting: Vec::new(),
+        surroundings: Vec::new(),
+    };
+    let differences = differences(&by_bpf, &by_calls);
+    ensure!(
+        differences.is_empty(),
+        "pid {pid}: BPF and ptrace(2) differ: {}",
+        differences.join("; ")
+    );
+    Ok(())
+}
+
+fn both_when_sent(
+    reader: &mut ProcessReader,
+    stopped: &StoppedProcess<ByUs>,
+) -> Result<(Reading, ProcessState)> {
+    let by_bpf = wait::until(
+        "the signal that is sent during the stop",
+        wait::PATIENCE,
+        || {
+            let reading = reader.read(stopped.pid()).context("by BPF")?;
+            Ok((!reading.process.shared.queue.is_empty()).then_some(reading))
+        },
+    )?;
+    Ok((by_bpf, capture::process(stopped)?))
+}
+
 /// Stops `pid`, and captures it with and without what BPF tells of its threads.
 pub fn compare_told(reader: &StoppedReader, pid: procfs::Pid) -> Result<()> {
     let pid = Pid::new(pid).context("a pid")?;

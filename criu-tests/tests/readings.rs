@@ -1,6 +1,7 @@
 //! Processes are read by BPF, without a stop, and by ptrace(2): both have to tell the same. Each test is pid 1 of its own
 //! namespace.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -14,17 +15,21 @@ use criu_signals::images::{ProcessState, RunState, ThreadState, WaitStatus, imag
 use criu_signals::reading::Read as _;
 use criu_tests::cases::{self, CHECK, Test, all_need, restored, start, test, with_plugin};
 use criu_tests::chance::generate;
-use criu_tests::chance::stage::{STEP, Stage};
+use criu_tests::chance::stage::{self, STEP, Stage};
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
+use criu_tests::gaps::table::{IA32, ROWS, Row};
+use criu_tests::gaps::{inside, matrix};
 use criu_tests::procfs::{self, Pid};
-use criu_tests::readings::{RUNS, compare, compare_told};
+use criu_tests::readings::{RUNS, compare, compare_stopped, compare_told};
 use criu_tests::rundir::RunDir;
 use criu_tests::scenario::Scenario;
 use criu_tests::skip::Need;
 use criu_tests::table::SCENARIOS;
 use criu_tests::victim::{Victim, reap_all};
 
+/// What a gap case is about lasts by so much longer than usual.
+const SLOWER: u32 = 4;
 /// Of nobody, in every Debian.
 const NOBODY: u32 = 65534;
 
@@ -47,6 +52,17 @@ fn tests() -> Vec<Test> {
             random(first, dir)
         })
         .may_take(MOST_TIME)
+    }));
+    tests.extend(gap_programs().into_iter().map(|(program, ia32)| {
+        let needs: &[Need] = if ia32 {
+            &[Need::Btf, Need::Ia32]
+        } else {
+            &[Need::Btf]
+        };
+        test(gaps_test(program, ia32), move |dir: &RunDir| {
+            gaps(program, ia32, dir)
+        })
+        .needs(needs)
     }));
     tests.extend([
         test("told-at-dump", told_at_dump),
@@ -71,6 +87,44 @@ fn same(scenario: &Scenario, dir: &RunDir) -> Result<()> {
     let compared = tree(victim.pid());
     victim.end();
     compared
+}
+
+/// The programs of the gap cases, and whether they are 32-bit.
+fn gap_programs() -> BTreeSet<(&'static str, bool)> {
+    ROWS.iter()
+        .map(|row| (row.program, row.is_ia32()))
+        .collect()
+}
+
+fn gaps_test(program: &str, ia32: bool) -> String {
+    format!("gaps.{program}{}", if ia32 { IA32 } else { "" })
+}
+
+/// All cases of a program, each before criu would dump it.
+fn gaps(program: &str, ia32: bool, dir: &RunDir) -> Result<()> {
+    let is_of_it = |row: &&Row| (row.program, row.is_ia32()) == (program, ia32);
+    let rows: Vec<&Row> = ROWS.iter().filter(is_of_it).collect();
+    matrix::build_programs(&rows)?;
+    let mut failed = Vec::new();
+    for row in rows {
+        if let Some(why) = row.needs.iter().find_map(|need| need.missing()) {
+            println!("{}: not read: {why}", row.name);
+            continue;
+        }
+        let folder = RunDir::create(&dir.file(row.name))?;
+        let root = inside::start(row, SLOWER, &folder)?;
+        let compared = if row.arrives {
+            compare_stopped(&mut ProcessReader::new()?, root)
+        } else {
+            tree(root)
+        };
+        if let Err(why) = compared {
+            failed.push(format!("{}: {why:#}", row.name));
+        }
+        stage::end_all()?;
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }
 
 fn tree(root: Pid) -> Result<()> {

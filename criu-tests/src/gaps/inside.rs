@@ -42,23 +42,7 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
         ended: None,
         silence: SILENCE * slower,
     };
-    let out = fs::File::create(dir.file("program.out")).context("making program.out")?;
-    Command::new(matrix::program(row))
-        .arg(dir.path())
-        .arg(row.sub_case())
-        .arg(slower.to_string())
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()
-        .with_context(|| format!("starting {}", row.program))?;
-    until("the program to be set up", PATIENCE, || {
-        Ok((dir.file("ready").exists() || dir.file("out").exists()).then_some(()))
-    })?;
-    if !dir.file("ready").exists() {
-        bail!("the case cannot be set up: {}", dir.read("out").trim());
-    }
-    tree.root = dir.read("ready").parse().context("the pid in `ready`")?;
+    tree.root = start(row, slower, dir)?;
 
     let mut text = String::new();
     let (end, outcome) = match mode {
@@ -122,6 +106,27 @@ pub fn run(row: &Row, mode: Mode, slower: u32, dir: &RunDir) -> Result<()> {
     writeln!(text, "end {}", end.name())?;
     writeln!(text, "outcome {outcome}")?;
     fs::write(dir.file("result"), text).context("writing the result")
+}
+
+/// Starts the program of a case in the run's folder, and waits until it is set up. Returns the root of its tree.
+pub fn start(row: &Row, slower: u32, dir: &RunDir) -> Result<procfs::Pid> {
+    let out = fs::File::create(dir.file("program.out")).context("making program.out")?;
+    Command::new(matrix::program(row))
+        .arg(dir.path())
+        .arg(row.sub_case())
+        .arg(slower.to_string())
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()
+        .with_context(|| format!("starting {}", row.program))?;
+    until("the program to be set up", PATIENCE, || {
+        Ok((dir.file("ready").exists() || dir.file("out").exists()).then_some(()))
+    })?;
+    if !dir.file("ready").exists() {
+        bail!("the case cannot be set up: {}", dir.read("out").trim());
+    }
+    dir.read("ready").parse().context("the pid in `ready`")
 }
 
 /// Whether, from "ready" to "go", more than half of the time has passed for which what the case is about lasts, where the

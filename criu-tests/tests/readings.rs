@@ -68,6 +68,7 @@ fn tests() -> Vec<Test> {
         test("told-at-dump", told_at_dump),
         test("overruns", overruns).needs(&[Need::TimersByBpf]),
         test("overruns-beside-others", overruns_beside_others).needs(&[Need::TimersByBpf]),
+        test("timer-in-deep-queue", timer_in_deep_queue).needs(&[Need::TimersByBpf]),
         test("traced", traced),
         test("waited", waited),
         test("deep", deep),
@@ -235,6 +236,26 @@ fn overruns_beside_others(dir: &RunDir) -> Result<()> {
     reap_all()?;
     let (restore, checked) = restored(&with_plugin()?, dir)?;
     ensure!(restore.log.contains("verdict="), "{}", restore.tail(20));
+    checked
+}
+
+/// A timer's entry in the middle of a queue that is deep, and all of its number, which therefore stays in: all of it is read
+/// without a touch, so that the entry is known, and its overruns.
+fn timer_in_deep_queue(dir: &RunDir) -> Result<()> {
+    let victim = start("timer_deep", Some("4000"), dir)?;
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(
+        dump.ok && !dump.log.contains("taken out") && dump.log.contains("not kept: nothing"),
+        "{}",
+        dump.tail(40)
+    );
+    reap_all()?;
+    let (restore, checked) = restored(&with_plugin()?, dir)?;
+    ensure!(
+        restore.log.contains("not kept: nothing"),
+        "{}",
+        restore.tail(20)
+    );
     checked
 }
 

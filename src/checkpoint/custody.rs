@@ -119,10 +119,19 @@ pub fn plan(
     if low && may_raise {
         plan.take_out.push(TakenOut::Limit);
     }
-    if is_deep && can_put_back {
+    if (deep || (is_deep && any_goes(state))) && can_put_back {
         plan.take_out.push(TakenOut::Deep);
     }
     Ok(plan)
+}
+
+/// Is anything pending that does not stay beside the entry of a timer?
+fn any_goes(state: &ProcessState) -> bool {
+    state.queues().any(|pending| {
+        let stay = timers_numbers(pending);
+        let mut queue = pending.queue.iter();
+        queue.any(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
+    })
 }
 
 fn has_room(queued: u64, hard: u64) -> bool {
@@ -486,7 +495,12 @@ impl Custody {
                 self.note_dropped(queue, tid, dropped)?;
                 fault::point(Point::TakenOut)?;
             }
+            let goes = |info: &Siginfo| number(info).is_some_and(|signo| !stay.contains(signo));
             loop {
+                // To look for nothing in a long queue takes as long as to read all of it.
+                if captured.is_some_and(|rest| !rest.iter().any(goes)) {
+                    return Ok(Vec::new());
+                }
                 let mut chunk = queue.peek(tid, left_in, CHUNK.min(left))?;
                 left -= chunk.len();
                 if let Some(captured) = &mut captured {
@@ -495,11 +509,7 @@ impl Custody {
                 if chunk.is_empty() {
                     return Ok(chunk);
                 }
-                let go: Vec<Siginfo> = chunk
-                    .iter()
-                    .filter(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
-                    .copied()
-                    .collect();
+                let go: Vec<Siginfo> = chunk.iter().filter(|info| goes(info)).copied().collect();
                 left_in += chunk.len() - go.len();
                 // In a deep queue such an entry is found on the way; see `plan`.
                 let stays = |info: &&Siginfo| {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use criu_signals_images::{Pid, PosixTimer};
+use criu_signals_images::{Pid, ProcessState};
 
 #[cfg(feature = "bpf")]
 use crate::bpf::process::ProcessReader;
@@ -124,11 +124,11 @@ impl TimersByBpf {
     #[cfg(not(feature = "bpf"))]
     fn load(&mut self) {}
 
-    /// The timers of a process, which is stopped. `None`: the kernel can't be asked.
+    /// A process that is stopped, with its timers. `None`: the kernel can't be asked.
     #[cfg(feature = "bpf")]
-    pub fn of(&mut self, pid: Pid) -> Option<Vec<PosixTimer>> {
+    pub fn of(&mut self, pid: Pid) -> Option<ProcessState> {
         match self.reader.as_mut()?.read(pid) {
-            Ok(reading) => Some(reading.process.timers),
+            Ok(reading) => Some(reading.process),
             Err(e) => {
                 log::debug!("{e}: timers are not read by BPF");
                 None
@@ -137,7 +137,7 @@ impl TimersByBpf {
     }
 
     #[cfg(not(feature = "bpf"))]
-    pub fn of(&mut self, _: Pid) -> Option<Vec<PosixTimer>> {
+    pub fn of(&mut self, _: Pid) -> Option<ProcessState> {
         None
     }
 }

@@ -25,7 +25,8 @@ use crate::tracee::{Budget, Call, Injector, Outcome, Remembered, StoppedProcess,
 /// # Errors
 /// Whatever could not be read, with phase, pid, tid, operation and errno. There is no partial result.
 pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
-    run(stopped, Phase::Capture, &Reading::Whole, None).map(|found| found.state)
+    let known = Known::default();
+    run(stopped, Phase::Capture, &Reading::Whole, known).map(|found| found.state)
 }
 
 /// As [`process`], but no thread is asked what is `told` already.
@@ -33,28 +34,67 @@ pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
 /// # Errors
 /// Those of [`process`].
 pub fn told<Owner>(stopped: &StoppedProcess<Owner>, told: &Told) -> Result<ProcessState> {
-    run(stopped, Phase::Capture, &Reading::Whole, Some(told)).map(|found| found.state)
+    let known = Known {
+        told: Some(told),
+        read: None,
+    };
+    run(stopped, Phase::Capture, &Reading::Whole, known).map(|found| found.state)
 }
 
-/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given. `told`: as [`told`].
+/// What is known of a stopped process before it is captured.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Known<'k> {
+    /// No thread is asked what is told already.
+    pub told: Option<&'k Told>,
+    /// The process as it was read during the same stop, without a touch. Taken of it are deep queues and the entries of timers.
+    pub read: Option<&'k ProcessState>,
+}
+
+/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given.
 pub(crate) fn dumped<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: Option<usize>,
-    told: Option<&Told>,
+    known: Known<'_>,
 ) -> Result<(Found, Entries)> {
     let Some(most) = most else {
-        let found = run(stopped, Phase::Capture, &Reading::Whole, told)?;
+        let found = run(stopped, Phase::Capture, &Reading::Whole, known)?;
         return Ok((found, Entries::Known));
     };
-    let mut found = run(stopped, Phase::Capture, &Reading::UpTo(most + 1), told)?;
+    let mut found = run(stopped, Phase::Capture, &Reading::UpTo(most + 1), known)?;
     let is_shallow = |pending: &Pending| pending.queue.len() <= most;
-    if found.state.queues().all(is_shallow) {
+    if found.state.queues().all(is_shallow)
+        || known
+            .read
+            .is_some_and(|read| fill(&mut found.state, read, most))
+    {
         return Ok((found, Entries::Known));
     }
     for pending in found.state.queues_mut() {
         pending.queue.clear();
     }
     Ok((found, Entries::Unread))
+}
+
+/// Takes the queues of more than `most` entries, of which `state` has the first, from what was `read` before. Returns false if one
+/// has another beginning: then it is not the queue that was read.
+fn fill(state: &mut ProcessState, read: &ProcessState, most: usize) -> bool {
+    let ids =
+        |state: &ProcessState| -> Vec<Tid> { state.threads.iter().map(ThreadState::tid).collect() };
+    if ids(state) != ids(read) {
+        return false;
+    }
+    state
+        .queues_mut()
+        .zip(read.queues())
+        .all(|(pending, read)| {
+            if pending.queue.len() <= most {
+                return true;
+            }
+            let is_it = read.queue.starts_with(&pending.queue);
+            // Signals that came since are in neither.
+            *pending = read.clone();
+            is_it
+        })
 }
 
 /// What a capture has found.
@@ -82,7 +122,8 @@ pub fn unless_deeper<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: usize,
 ) -> Result<(ProcessState, Entries)> {
-    dumped(stopped, Some(most), None).map(|(found, entries)| (found.state, entries))
+    let known = Known::default();
+    dumped(stopped, Some(most), known).map(|(found, entries)| (found.state, entries))
 }
 
 /// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deep ones stay so.
@@ -142,7 +183,7 @@ pub fn at_most<Owner>(
 ) -> Result<(ProcessState, Vec<usize>)> {
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let Found { state, .. } = capture(&mut injector, &Reading::UpTo(most), None)?;
+        let Found { state, .. } = capture(&mut injector, &Reading::UpTo(most), Known::default())?;
         let mut depth = |queue: Queue, tid, pending: &Pending| {
             if pending.queue.len() < most {
                 return Ok(pending.queue.len());
@@ -181,7 +222,8 @@ pub(crate) fn expecting_told<Owner>(
     expected: &ProcessState,
     told: Option<&Told>,
 ) -> Result<ProcessState> {
-    run(stopped, phase, &Reading::Expecting(expected), told).map(|found| found.state)
+    let known = Known { told, read: None };
+    run(stopped, phase, &Reading::Expecting(expected), known).map(|found| found.state)
 }
 
 /// How queues are read.
@@ -237,13 +279,13 @@ fn run<Owner>(
     stopped: &StoppedProcess<Owner>,
     phase: Phase,
     reading: &Reading<'_>,
-    told: Option<&Told>,
+    known: Known<'_>,
 ) -> Result<Found> {
     let _budget = Budget::of_process();
     let _registers = Remembered::begin();
     let inner = || {
         let mut injector = Injector::new(stopped)?;
-        let found = capture(&mut injector, reading, told)?;
+        let found = capture(&mut injector, reading, known)?;
         injector.finish()?;
         Ok(found)
     };
@@ -253,7 +295,7 @@ fn run<Owner>(
 fn capture<Owner>(
     injector: &mut Injector<'_, Owner>,
     reading: &Reading<'_>,
-    told: Option<&Told>,
+    Known { told, read }: Known<'_>,
 ) -> Result<Found> {
     let stopped = injector.process();
     let pid = stopped.pid();
@@ -272,8 +314,8 @@ fn capture<Owner>(
     let shared = reading.read(Queue::Shared, &site, &status)?;
     let threads = threads_from_outside(injector, &status, reading)?;
     fault::point(Point::CapturedOutside)?;
-    let known = told.and_then(|told| Some((told, known(told, &threads)?)));
-    let (of_process, threads) = match known {
+    let answers = told.and_then(|told| Some((told, known(told, &threads)?)));
+    let (of_process, threads) = match answers {
         Some((told, known)) => inside_by(told, known, injector, &status, threads)?,
         None => ask(injector, &status, threads)?,
     };
@@ -307,7 +349,8 @@ fn capture<Owner>(
         thread.in_handler =
             in_handler::find(thread, &state.dispositions, &registers, injector.memory());
     }
-    state.timers = PosixTimers::capture(injector, &state)?;
+    let timers = read.map(|read| read.timers.as_slice());
+    state.timers = PosixTimers::capture(injector, &state, timers)?;
     fault::point(Point::Captured)?;
     Ok(Found {
         state,

@@ -145,8 +145,8 @@ pub fn nobody_asked() -> String {
 ///
 /// # Errors
 /// Those of [`timers::unseen`].
-pub fn unseen(pid: Pid, process: &ProcessState) -> Result<Vec<Saying>> {
-    let unseen = timers::unseen(process)?;
+pub fn unseen(pid: Pid, process: &ProcessState, are_told: bool) -> Result<Vec<Saying>> {
+    let unseen = timers::unseen(process, are_told)?;
     let say = |numbers: SigSet, which: &str, why: &str| {
         (!numbers.is_empty()).then(|| Saying {
             notice: Notice::Overruns,

@@ -19,6 +19,8 @@ pub struct Glimpse {
     pub nested: bool,
     /// What is pending for the thread or for its process (`SigPnd`, `ShdPnd`).
     pub pending: SigSet,
+    /// What the process ignores (`SigIgn`).
+    pub ignored: SigSet,
     /// How often the thread gave up its processor because it had to wait (`voluntary_ctxt_switches`).
     pub switches: u64,
 }
@@ -54,12 +56,14 @@ impl Glimpse {
             Some(SigSet::from_bits(bits))
         };
         let pending = set("SigPnd")?.union(set("ShdPnd")?);
+        let ignored = set("SigIgn")?;
         Some(Glimpse {
             tid,
             traced,
             stopped: state.starts_with('T'),
             nested,
             pending,
+            ignored,
             switches: value("voluntary_ctxt_switches")?.parse().ok()?,
         })
     }
@@ -76,10 +80,10 @@ mod tests {
         let own = glimpses.iter().find(|one| one.tid.get() == own).unwrap();
         assert!(!own.traced && !own.stopped && !own.nested);
         let text = "Name:\tState: T\nState:\tT (stopped)\nTracerPid:\t7\nNSpid:\t7\t1\nSigPnd:\t0000000000000010\n\
-                    ShdPnd:\t0000000000000001\nvoluntary_ctxt_switches:\t5\n";
+                    ShdPnd:\t0000000000000001\nSigIgn:\t0000000000000004\nvoluntary_ctxt_switches:\t5\n";
         let stopped = Glimpse::parse(own.tid, text).unwrap();
         assert!(stopped.traced && stopped.stopped && stopped.nested && stopped.switches == 5);
-        assert_eq!(stopped.pending.bits(), 0x11);
+        assert_eq!((stopped.pending.bits(), stopped.ignored.bits()), (0x11, 4));
         assert_eq!(Glimpse::parse(own.tid, "State:\tT"), None);
     }
 }

@@ -25,7 +25,7 @@ use super::dispositions::sigaction;
 use super::queues::{Queue, take_one};
 use super::timers::{
     TIMER_ABSTIME, comes_into_queue, expire_again, first_expiry, from_itimerspec, from_timespec,
-    get, has_both, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set,
+    get, has_both, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set, told_of,
 };
 use super::{Site, cpu_clocks};
 use nix::errno::Errno;
@@ -52,12 +52,11 @@ pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounte
     let mut timers = std::mem::take(&mut state.timers);
     let mut left = Vec::new();
     for timer in timers.iter_mut().filter(|timer| is_countable(timer)) {
-        let is_it = |one: &&PosixTimer| one.id == timer.id && one.signo == timer.signo;
-        let Some(known) = told.iter().find(is_it) else {
+        let Some(known) = told_of(told, timer) else {
             continue;
         };
         let is_taken = match (timer.entry, known.entry) {
-            (TimerEntry::Pending, TimerEntry::Pending | TimerEntry::Stale) => true,
+            (TimerEntry::Pending, TimerEntry::Pending) => true,
             // What timer_getoverrun(2) gives beside such an entry is not put back.
             (TimerEntry::Ignored, TimerEntry::Ignored) => timer.overrun == 0,
             _ => false,
@@ -114,7 +113,14 @@ pub fn count<Owner>(
     state: &mut ProcessState,
     may_run_on: bool,
 ) -> Result<Vec<(i32, Uncounted)>> {
-    if !state.timers.iter().any(is_countable) {
+    // One that expires once stands for itself only; if it counts a thread's time, and the thread has ended, nobody could bring its
+    // entry back.
+    let is_uncounted = |timer: &PosixTimer| {
+        is_countable(timer)
+            && timer.entry_overrun.is_none()
+            && (timer.interval != 0 || !cpu_clocks::is_nameless(timer))
+    };
+    if !state.timers.iter().any(is_uncounted) {
         return Ok(Vec::new());
     }
     let mut inner = || {
@@ -123,12 +129,7 @@ pub fn count<Owner>(
         let mut continued = false;
         for at in 0..state.timers.len() {
             let timer = state.timers[at];
-            // One that expires once stands for itself only; if it counts a thread's time, and the thread has ended,
-            // nobody could bring its entry back.
-            if !is_countable(&timer)
-                || timer.entry_overrun.is_some()
-                || (timer.interval == 0 && cpu_clocks::is_nameless(&timer))
-            {
+            if !is_uncounted(&timer) {
                 continue;
             }
             if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {

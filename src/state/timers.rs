@@ -50,13 +50,15 @@ const ROUNDS: usize = 8;
 pub enum PosixTimers {}
 
 impl PosixTimers {
-    /// Reads the timers of the process whose other state is `state`. `injector` has made none of them.
+    /// Reads the timers of the process whose other state is `state`. `injector` has made none of them. `told`: the timers with
+    /// their entries as the kernel has them, where it could be asked; then nothing is done to find out.
     ///
     /// # Errors
     /// Whatever could not be read; never an empty list in its stead.
     pub fn capture<Owner>(
         injector: &mut Injector<'_, Owner>,
         state: &ProcessState,
+        told: Option<&[PosixTimer]>,
     ) -> Result<Vec<PosixTimer>> {
         let leader = injector.process().leader();
         let lines = injector.first_timers().to_vec();
@@ -102,7 +104,10 @@ impl PosixTimers {
             timer.entry = entry_in_queue(&timer, queue_of(state, &timer));
             timers.push(timer);
         }
-        find_ignored(injector, state, &mut timers)?;
+        match told {
+            Some(told) => timers.iter_mut().for_each(|timer| find_entry(timer, told)),
+            None => find_ignored(injector, state, &mut timers)?,
+        }
         Ok(timers)
     }
 
@@ -254,6 +259,21 @@ pub fn find_in_queues(state: &mut ProcessState) {
     state.timers = timers;
 }
 
+/// What the kernel has of the timer's entry. One that came since is in the queue.
+fn find_entry(timer: &mut PosixTimer, told: &[PosixTimer]) {
+    if let Some(known) = told_of(told, timer)
+        && known.entry != TimerEntry::Idle
+    {
+        timer.entry = known.entry;
+    }
+}
+
+/// The same timer among those of which was told.
+pub(super) fn told_of<'t>(told: &'t [PosixTimer], timer: &PosixTimer) -> Option<&'t PosixTimer> {
+    told.iter()
+        .find(|one| one.id == timer.id && one.signo == timer.signo)
+}
+
 pub(super) fn queue_of<'s>(state: &'s ProcessState, timer: &PosixTimer) -> &'s Pending {
     timer
         .thread()
@@ -392,9 +412,11 @@ pub struct Unseen {
     pub removed: SigSet,
 }
 
+/// `are_told`: the kernel was asked which entries it has put aside.
+///
 /// # Errors
 /// If uname(2) fails, which it does not.
-pub fn unseen(state: &ProcessState) -> Result<Unseen> {
+pub fn unseen(state: &ProcessState, are_told: bool) -> Result<Unseen> {
     let removed = |timer: &PosixTimer| {
         SigNo::new(timer.signo).filter(|signo| {
             (signo.is_stop() || *signo == SigNo::CONT)
@@ -403,7 +425,7 @@ pub fn unseen(state: &ProcessState) -> Result<Unseen> {
         })
     };
     let removed = state.timers.iter().filter_map(removed).collect();
-    if !keeps_ignored_entries()? {
+    if are_told || !keeps_ignored_entries()? {
         return Ok(Unseen {
             removed,
             ..Unseen::default()
@@ -502,6 +524,8 @@ struct Plan {
     which: Queue,
     /// As in [`PosixTimer::thread`].
     thread: Option<i32>,
+    /// What is in it before, and what it must hold.
+    found: Pending,
     pending: Pending,
 }
 
@@ -612,13 +636,18 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 injector: &mut *rebuild.injector,
                 tid,
             };
-            let found = which.read(&site, usize::MAX)?;
+            let found = if which.holds(&site, wanted)? {
+                wanted.clone()
+            } else {
+                which.read(&site, usize::MAX)?
+            };
             let timers: Vec<PosixTimer> = rebuild.timers.iter().map(|work| work.timer).collect();
             plans.push(Plan {
                 tid,
                 which,
                 thread,
                 pending: with_timer_arrivals(wanted.clone(), &found, &timers, thread),
+                found,
             });
             Ok::<_, Error>(())
         };
@@ -654,11 +683,8 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             injector: &mut *self.injector,
             tid: plan.tid,
         };
+        let mut found = plan.found.clone();
         for _ in 0..ROUNDS {
-            let found = plan.which.read(&site, usize::MAX)?;
-            if found == Pending::default() {
-                return Ok(());
-            }
             let numbers = found
                 .queue
                 .iter()
@@ -668,6 +694,10 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 .map(take_one)
                 .collect();
             site.injector.run(plan.tid, &calls)?;
+            found = plan.which.read(&site, usize::MAX)?;
+            if found == Pending::default() {
+                return Ok(());
+            }
         }
         Err(Error::new(
             "empty a queue",

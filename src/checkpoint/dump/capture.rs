@@ -8,7 +8,7 @@ use super::Dump;
 use super::process::{Captured, Completed, Confirmed, Secured};
 use crate::checkpoint::custody::{self, Custody, Safe};
 use crate::checkpoint::options::TakeOut;
-use crate::engine::capture::{self, Entries};
+use crate::engine::capture::{self, Entries, Known};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
@@ -26,7 +26,12 @@ impl Dump {
         if confirmed.needs_blocks()? {
             self.by_bpf.need();
         }
-        let captured = confirmed.capture(&self.options, self.by_bpf.of(pid))?;
+        let read = self.timers_by_bpf.of(pid);
+        let known = Known {
+            told: self.by_bpf.of(pid),
+            read: read.as_ref(),
+        };
+        let captured = confirmed.capture(&self.options, known)?;
         let completed = self.complete(captured)?;
         fault::point(Point::DumpCaptured)?;
         let secured = self.secure(completed)?;

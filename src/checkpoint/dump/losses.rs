@@ -9,7 +9,6 @@ use nix::unistd::getpgid;
 use super::process::Captured;
 use super::{Dump, run_on};
 use crate::checkpoint::options::{Overruns, TakeOut};
-use crate::checkpoint::told::TimersByBpf;
 use crate::engine::capture::{self, Entries};
 use crate::error::{Error, Result};
 use crate::image_folder;
@@ -130,7 +129,12 @@ impl Dump {
             return Ok(());
         }
         let perhaps = self.perhaps_pending(captured)?;
-        let Captured { stopped, state, .. } = captured;
+        let Captured {
+            stopped,
+            state,
+            timers: told,
+            ..
+        } = captured;
         let pid = stopped.pid();
         let dumped = self.dumped_beside(state)?;
         let is_dumped = |other| dumped.processes.contains(&other);
@@ -139,7 +143,7 @@ impl Dump {
         for what in timers::tell_nobody(pid, state) {
             self.notices.note(Notice::Timer, &what);
         }
-        self.say_or_refuse(timers::unseen(pid, state)?)?;
+        self.say_or_refuse(timers::unseen(pid, state, told.is_some())?)?;
         self.count_overruns(captured)?;
         let state = &mut captured.state;
         self.say_or_refuse(timers::of_new_clocks(pid, state))?;
@@ -158,6 +162,7 @@ impl Dump {
             stopped,
             state,
             entries,
+            timers: told,
             ..
         } = captured;
         let pid = stopped.pid();
@@ -166,7 +171,7 @@ impl Dump {
             (Entries::Unread, _) => return Ok(()),
             (_, Overruns::Leave) => timers::not_counted(pid, state, &timers::nobody_asked()),
             (Entries::Known, Overruns::Count) => {
-                let left = known_overruns(&mut self.timers_by_bpf, stopped, state)?;
+                let left = known_overruns(stopped, state, told.as_deref())?;
                 timers::uncounted(pid, state, &left)
             }
         };
@@ -192,7 +197,9 @@ impl Dump {
         }
         // What the time before the stop has shown.
         rest.timers.clone_from(&all.timers);
-        let left = known_overruns(&mut self.timers_by_bpf, stopped, &mut rest)?;
+        let read = self.timers_by_bpf.of(stopped.pid());
+        let told = read.as_ref().map(|read| read.timers.as_slice());
+        let left = known_overruns(stopped, &mut rest, told)?;
         all.timers = rest.timers;
         self.say_or_refuse(timers::uncounted(all.pid(), all, &left))
     }
@@ -260,15 +267,14 @@ impl Dump {
 
 /// Finds the overruns of pending timers in `state`, without a touch if the kernel can be asked. Returns what will be lost.
 fn known_overruns(
-    by_bpf: &mut TimersByBpf,
     stopped: &StoppedProcess<ByHost>,
     state: &mut ProcessState,
+    told: Option<&[PosixTimer]>,
 ) -> Result<Vec<(i32, Uncounted)>> {
     if !state.timers.iter().any(timers_of::is_countable) {
         return Ok(Vec::new());
     }
-    let told = by_bpf.of(stopped.pid()).unwrap_or_default();
-    let mut left = overruns::take(state, &told);
+    let mut left = overruns::take(state, told.unwrap_or_default());
     left.extend(overruns::count(stopped, state, run_on::may_run_on())?);
     Ok(left)
 }

@@ -190,18 +190,20 @@ impl Dump {
         Ok(())
     }
 
-    /// What an entry of a timer stands for only the kernel knows.
+    /// What an entry of a timer stands for, and whether the kernel has put one aside, only the kernel knows.
     fn prepare_for_timers(&mut self, pid: Pid, threads: &[Glimpse]) {
-        let sets = threads.iter().map(|thread| thread.pending);
-        let pending = sets.fold(SigSet::EMPTY, SigSet::union);
-        if pending.is_empty() || self.options.overruns == Overruns::Leave {
+        let sets = threads
+            .iter()
+            .map(|thread| thread.pending.union(thread.ignored));
+        let numbers = sets.fold(SigSet::EMPTY, SigSet::union);
+        if numbers.is_empty() || self.options.overruns == Overruns::Leave {
             return;
         }
-        let is_pending = |timer: &TimerLine| {
-            SigNo::new(timer.signo).is_some_and(|signo| pending.contains(signo))
+        let may_have_entry = |timer: &TimerLine| {
+            SigNo::new(timer.signo).is_some_and(|signo| numbers.contains(signo))
         };
         // A kernel that does not list the timers has no such program either.
-        if proc::timers(pid).is_ok_and(|timers| timers.iter().any(is_pending)) {
+        if proc::timers(pid).is_ok_and(|timers| timers.iter().any(may_have_entry)) {
             self.timers_by_bpf.prepare();
         }
     }

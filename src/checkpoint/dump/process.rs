@@ -16,7 +16,7 @@ use criu_signals_images::{Pid, PosixTimer, ProcessState, Rlimit, SigNo};
 use crate::checkpoint::custody::Custody;
 use crate::checkpoint::guardian::Guardian;
 use crate::checkpoint::options::{Options, TakeOut};
-use crate::engine::capture::{self, Entries, Found};
+use crate::engine::capture::{self, Entries, Found, Known};
 use crate::engine::repair;
 use crate::engine::stops::Before;
 use crate::engine::told::Told;
@@ -104,20 +104,20 @@ impl<'p> Confirmed<'p> {
         self.calls.needs_blocks(self.stopped)
     }
 
-    /// `told`: what is known of the process without asking its threads.
-    pub fn capture(self, options: &Options, told: Option<&Told>) -> Result<Captured<'p>> {
+    pub fn capture(self, options: &Options, known: Known<'_>) -> Result<Captured<'p>> {
         let Confirmed { stopped, calls } = self;
-        let calls = calls.with_blocks(told.map(Told::blocks).unwrap_or_default());
+        let calls = calls.with_blocks(known.told.map(Told::blocks).unwrap_or_default());
         let deep = match options.take_out {
             TakeOut::Never => None,
             TakeOut::Auto | TakeOut::Always => Some(options.limits.deep),
         };
-        let (Found { state, has_zombies }, entries) = capture::dumped(stopped, deep, told)?;
+        let (Found { state, has_zombies }, entries) = capture::dumped(stopped, deep, known)?;
         Ok(Captured {
             stopped,
             calls,
             state,
             entries,
+            timers: known.read.map(|read| read.timers.clone()),
             has_zombies,
         })
     }
@@ -129,6 +129,8 @@ pub(super) struct Captured<'p> {
     calls: interrupted::Confirmed,
     pub state: ProcessState,
     pub entries: Entries,
+    /// The kernel's own timers, where it could be asked.
+    pub timers: Option<Vec<PosixTimer>>,
     /// Has it perhaps children that have ended and that nobody has waited for?
     pub has_zombies: bool,
 }

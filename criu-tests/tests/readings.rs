@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use criu_signals::bpf::process::ProcessReader;
 use criu_signals::bpf::stopped::StoppedReader;
-use criu_signals::images::{ProcessState, RunState, ThreadState, WaitStatus, image};
+use criu_signals::images::{ProcessState, RunState, ThreadState, TimerEntry, WaitStatus, image};
 use criu_signals::reading::Read as _;
 use criu_tests::cases::{self, CHECK, Test, all_need, restored, start, test, with_plugin};
 use criu_tests::chance::generate;
@@ -69,6 +69,7 @@ fn tests() -> Vec<Test> {
         test("overruns", overruns).needs(&[Need::TimersByBpf]),
         test("overruns-beside-others", overruns_beside_others).needs(&[Need::TimersByBpf]),
         test("timer-in-deep-queue", timer_in_deep_queue).needs(&[Need::TimersByBpf]),
+        test("entries-aside", entries_aside).needs(&[Need::TimersByBpf]),
         test("traced", traced),
         test("waited", waited),
         test("deep", deep),
@@ -257,6 +258,30 @@ fn timer_in_deep_queue(dir: &RunDir) -> Result<()> {
         restore.tail(20)
     );
     checked
+}
+
+/// Entries that the kernel has put aside are known although another thread could take the signal, and a dump leaves them in their
+/// order.
+fn entries_aside(dir: &RunDir) -> Result<()> {
+    let victim = start("timer_aside", None, dir)?;
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
+    ensure!(
+        dump.ok && dump.log.contains("not kept: nothing"),
+        "{}",
+        dump.tail(40)
+    );
+    let image = image::open(&dir.images().join(image::file_name(victim.pid())))?;
+    let entries: Vec<_> = image
+        .process
+        .timers
+        .iter()
+        .map(|timer| (timer.entry, timer.entry_overrun))
+        .collect();
+    ensure!(
+        entries == [(TimerEntry::Ignored, Some(0)); 2],
+        "{entries:?}"
+    );
+    victim.finish(CHECK)
 }
 
 // ---- what is refused, and what is left alone ---------------------------------------------------------------------------

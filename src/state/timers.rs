@@ -291,7 +291,7 @@ fn innermost(state: &ProcessState, tid: i32) -> i32 {
 
 /// Periodic timers whose signals are ignored and that have expired: the kernel keeps their entries aside
 /// (posixtimer_sig_ignore), where nothing shows them. As soon as the signal has a handler the entries are in the queue,
-/// and when the signal is ignored again they are put aside again, as if nothing had been (do_sigaction). The three calls
+/// and when the signal is ignored again they are put aside again, as if nothing had been (do_sigaction). The calls
 /// are one batch, which the thread ends even if the tracer dies.
 ///
 /// Only where no thread can take the signal meanwhile ([`looked_in`]), and where nothing else of that number is pending,
@@ -326,7 +326,8 @@ fn find_ignored<Owner>(
     Ok(())
 }
 
-/// Whether an ignored signal is pending for a thread as soon as the signal has a handler, for that moment.
+/// Whether an ignored signal is pending for a thread as soon as the signal has a handler, for that moment. Each time, the entries of
+/// several timers change their order (posixtimer_sig_ignore puts each before the others), so all is done twice.
 fn shows_when_handled<Owner>(
     injector: &mut Injector<'_, Owner>,
     state: &ProcessState,
@@ -343,6 +344,8 @@ fn shows_when_handled<Owner>(
         Call::new(libc::SYS_rt_sigpending, "rt_sigpending")
             .output(8)
             .value(SIGSET_SIZE),
+        sigaction(signo, &state.dispositions[signo]),
+        sigaction(signo, &handled),
         sigaction(signo, &state.dispositions[signo]),
     ];
     // What came into the queue is seen in between only by who is inside: several timers with one number and one

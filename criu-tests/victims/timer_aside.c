@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Two periodic timers whose signal is ignored, and that have expired: the kernel keeps their entries aside, the one that came last
+ * before the other, and both are pending as soon as the signal has a handler. Another thread does not block the signal.
+ */
+#include "victim.h"
+
+#define SIG (SIGRTMIN + 1)
+
+static volatile int blocks;
+
+static void thread(int index)
+{
+	(void)index;
+	k_setmask(0);
+	victim_pause();
+	k_setmask(ALL_SIGNALS);
+	blocks = 1;
+}
+
+static void start(int value, long delay_ms)
+{
+	struct itimerspec spec = {
+		.it_value = { 0, delay_ms * 1000000 },
+		.it_interval = { 3600, 0 },
+	};
+	struct sigevent event;
+	int id;
+
+	memset(&event, 0, sizeof(event));
+	event.sigev_notify = SIGEV_SIGNAL;
+	event.sigev_signo = SIG;
+	event.sigev_value.sival_int = value;
+	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
+		victim_die("timer_create: %m");
+	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
+		victim_die("timer_settime: %m");
+}
+
+int main(int argc, char **argv)
+{
+	struct k_sigaction ignored = { .handler = (unsigned long)SIG_IGN };
+	struct k_sigaction handled = { .handler = (unsigned long)main };
+	siginfo_t info;
+
+	victim_begin(argc, argv);
+	k_sigaction(SIG, &ignored, NULL);
+	victim_thread(thread, 7);
+	start(1, 1);
+	start(2, 40);
+	k_sleep_ms(100);
+
+	victim_checkpoint();
+
+	k_setmask(ALL_SIGNALS);
+	while (!blocks)
+		k_sleep_ms(1);
+	k_sigaction(SIG, &handled, NULL);
+	for (int value = 2; value >= 1; value--) {
+		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the signal of timer %d", value);
+		expect_int(SI_TIMER, info.si_code, "its code");
+		expect_int(value, info.si_int, "its value");
+		expect_int(0, info.si_overrun, "its overrun");
+	}
+	return victim_end();
+}

@@ -173,6 +173,7 @@ pub fn differences(a: &Reading, b: &Reading) -> Vec<String> {
         let fixed = |timer: &criu_signals::images::PosixTimer| criu_signals::images::PosixTimer {
             remaining: u64::from(timer.remaining != 0),
             entry_overrun: None,
+            place_aside: None,
             // ptrace(2) can't tell a timer that was set while its entry was pending from one that was not, within a period.
             // Nor whether an entry is kept aside for an ignored signal of which another is pending.
             entry: match timer.entry {

@@ -260,28 +260,35 @@ fn timer_in_deep_queue(dir: &RunDir) -> Result<()> {
     checked
 }
 
-/// Entries that the kernel has put aside are known although another thread could take the signal, and a dump leaves them in their
-/// order.
+/// Entries that the kernel has put aside are known although another thread could take the signal, and keep their order: in what is
+/// left running, and in what is restored.
 fn entries_aside(dir: &RunDir) -> Result<()> {
-    let victim = start("timer_aside", None, dir)?;
-    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), true)?;
-    ensure!(
-        dump.ok && dump.log.contains("not kept: nothing"),
-        "{}",
-        dump.tail(40)
-    );
-    let image = image::open(&dir.images().join(image::file_name(victim.pid())))?;
-    let entries: Vec<_> = image
-        .process
-        .timers
-        .iter()
-        .map(|timer| (timer.entry, timer.entry_overrun))
-        .collect();
-    ensure!(
-        entries == [(TimerEntry::Ignored, Some(0)); 2],
-        "{entries:?}"
-    );
-    victim.finish(CHECK)
+    for last in ["first", "second"] {
+        let dir = RunDir::create(&dir.file(last))?;
+        let victim = start("timer_aside", Some(last), &dir)?;
+        let left = dir.file("left-running");
+        fs::create_dir(&left)?;
+        for (images, leave_running) in [(&left, true), (&dir.images(), false)] {
+            let dump = with_plugin()?.dump(victim.pid(), images, leave_running)?;
+            ensure!(
+                dump.ok && dump.log.contains("not kept: nothing"),
+                "{}",
+                dump.tail(40)
+            );
+            let image = image::open(&images.join(image::file_name(victim.pid())))?;
+            let timers = image.process.timers.iter();
+            let entries: Vec<_> = timers
+                .map(|timer| (timer.entry, timer.entry_overrun))
+                .collect();
+            ensure!(
+                entries == [(TimerEntry::Ignored, Some(0)); 2],
+                "{entries:?}"
+            );
+        }
+        reap_all()?;
+        restored(&with_plugin()?, &dir)?.1.context(last)?;
+    }
+    Ok(())
 }
 
 // ---- what is refused, and what is left alone ---------------------------------------------------------------------------

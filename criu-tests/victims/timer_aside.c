@@ -2,6 +2,8 @@
 /*
  * Two periodic timers whose signal is ignored, and that have expired: the kernel keeps their entries aside, the one that came last
  * before the other, and both are pending as soon as the signal has a handler. Another thread does not block the signal.
+ *
+ * "first": the timer that was made first expires last.
  */
 #include "victim.h"
 
@@ -41,13 +43,16 @@ int main(int argc, char **argv)
 {
 	struct k_sigaction ignored = { .handler = (unsigned long)SIG_IGN };
 	struct k_sigaction handled = { .handler = (unsigned long)main };
+	int last = 2;
 	siginfo_t info;
 
 	victim_begin(argc, argv);
+	if (victim_arg() && !strcmp(victim_arg(), "first"))
+		last = 1;
 	k_sigaction(SIG, &ignored, NULL);
 	victim_thread(thread, 7);
-	start(1, 1);
-	start(2, 40);
+	start(1, last == 1 ? 40 : 1);
+	start(2, last == 2 ? 40 : 1);
 	k_sleep_ms(100);
 
 	victim_checkpoint();
@@ -56,7 +61,9 @@ int main(int argc, char **argv)
 	while (!blocks)
 		k_sleep_ms(1);
 	k_sigaction(SIG, &handled, NULL);
-	for (int value = 2; value >= 1; value--) {
+	for (int i = 0; i < 2; i++) {
+		int value = i ? 3 - last : last;
+
 		expect_int(SIG, k_take(SIGBIT(SIG), &info), "the signal of timer %d", value);
 		expect_int(SI_TIMER, info.si_code, "its code");
 		expect_int(value, info.si_int, "its value");

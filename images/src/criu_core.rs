@@ -426,6 +426,7 @@ fn timer_from_criu(timer: &pb::Posix_timer_entry) -> Result<PosixTimer, FieldErr
         overrun: timer.overrun(),
         entry: TimerEntry::Idle,
         entry_overrun: None,
+        place_aside: None,
     })
 }
 

@@ -468,6 +468,7 @@ mod tests {
             overrun: 5,
             entry: TimerEntry::Idle,
             entry_overrun: None,
+            place_aside: None,
         }
     }
 

@@ -527,6 +527,7 @@ impl Differences {
                 notify,
                 remaining,
                 entry_overrun,
+                place_aside: b.place_aside,
                 ..*a
             };
             a == *b
@@ -910,6 +911,7 @@ mod tests {
         overrun: 0,
         entry: TimerEntry::Idle,
         entry_overrun: None,
+        place_aside: None,
     };
 
     #[test]

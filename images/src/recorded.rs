@@ -124,6 +124,7 @@ impl Aspect {
                 for timer in &mut process.timers {
                     timer.entry = TimerEntry::Idle;
                     timer.entry_overrun = None;
+                    timer.place_aside = None;
                 }
             }
             Aspect::IntervalTimers => process.interval_timers.clear(),

@@ -238,11 +238,11 @@ pub(crate) fn timer() -> impl Strategy<Value = PosixTimer> {
     ];
     (
         (0..=i32::MAX, any::<i32>(), 1..=64_i32, any::<u64>(), notify),
-        any::<(u64, u64, u32, Option<u32>)>(),
+        any::<(u64, u64, u32, [Option<u32>; 2])>(),
         entry,
     )
         .prop_map(
-            |((id, clock, signo, value, notify), (interval, remaining, overrun, at), entry)| {
+            |((id, clock, signo, value, notify), (interval, remaining, overrun, known), entry)| {
                 PosixTimer {
                     id,
                     clock,
@@ -253,7 +253,8 @@ pub(crate) fn timer() -> impl Strategy<Value = PosixTimer> {
                     remaining,
                     overrun,
                     entry,
-                    entry_overrun: at,
+                    entry_overrun: known[0],
+                    place_aside: known[1],
                 }
             },
         )

@@ -68,6 +68,9 @@ pub struct PosixTimer {
     /// Expiries so far that a pending entry stands for, beyond its own. `None` where nobody looked: the kernel
     /// tells it only to whom it delivers the entry.
     pub entry_overrun: Option<u32>,
+    /// The place of an entry that is kept aside ([`TimerEntry::Ignored`]) among all such entries of the process, in the order in
+    /// which the kernel queues them. `None` where nobody looked: only a BPF program sees the order.
+    pub place_aside: Option<u32>,
 }
 
 impl PosixTimer {
@@ -84,6 +87,7 @@ impl PosixTimer {
             overrun: 0,
             entry: TimerEntry::Idle,
             entry_overrun: None,
+            place_aside: None,
         }
     }
 
@@ -105,6 +109,7 @@ impl PosixTimer {
             overrun: _,
             entry: _,
             entry_overrun: _,
+            place_aside: _,
         } = self;
         format!(
             "{} value {value:#x} to {notify}, {}, interval {interval} ns",
@@ -238,6 +243,7 @@ impl Codec for PosixTimer {
             overrun: self.overrun,
             entry: entry.into(),
             entry_overrun: self.entry_overrun,
+            place_aside: self.place_aside,
             ..pb::PosixTimer::default()
         }
     }
@@ -276,6 +282,7 @@ impl Codec for PosixTimer {
                 pb::TimerEntry::TIMER_ENTRY_IGNORED => TimerEntry::Ignored,
             },
             entry_overrun: message.entry_overrun,
+            place_aside: message.place_aside,
         })
     }
 }
@@ -333,6 +340,7 @@ mod tests {
             overrun: 2,
             entry: TimerEntry::Pending,
             entry_overrun: None,
+            place_aside: None,
         }
     }
 

@@ -100,6 +100,7 @@ impl PosixTimers {
                 overrun: u32::try_from(overrun).unwrap_or(u32::MAX),
                 entry: TimerEntry::Idle,
                 entry_overrun: None,
+                place_aside: None,
             };
             timer.entry = entry_in_queue(&timer, queue_of(state, &timer));
             timers.push(timer);
@@ -265,6 +266,7 @@ fn find_entry(timer: &mut PosixTimer, told: &[PosixTimer]) {
         && known.entry != TimerEntry::Idle
     {
         timer.entry = known.entry;
+        timer.place_aside = known.place_aside;
     }
 }
 
@@ -549,7 +551,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.errors.extend(emptied.err());
         }
         // While the queues are empty, and before there is anything in them that setting SIG_IGN would flush.
-        for at in 0..self.timers.len() {
+        for at in self.in_order_aside() {
             let timer = self.timers[at].timer;
             let done = match timer.entry {
                 TimerEntry::Ignored => self.put_aside(at),
@@ -571,6 +573,14 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         if let Some(hold) = self.hold {
             std::thread::sleep(hold.saturating_duration_since(Instant::now()));
         }
+    }
+
+    /// All of the timers. Each entry that is put aside comes before the others (posixtimer_sig_ignore), so that the last is the
+    /// first to be put there.
+    fn in_order_aside(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.timers.len()).collect();
+        order.sort_by_key(|&at| std::cmp::Reverse(self.timers[at].timer.place_aside));
+        order
     }
 
     /// So that no expiry comes between. From here on time stands still for the timers until they are set.

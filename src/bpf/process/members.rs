@@ -121,6 +121,7 @@ pub(super) struct TimerMembers {
     pub(super) signal_seq: i32,
     pub(super) queue_seq: i32,
     pub(super) interval: i32,
+    pub(super) ignored_list: i32,
     /// `ignored_list.pprev`.
     pub(super) ignored: i32,
     pub(super) pid: i32,
@@ -303,6 +304,7 @@ impl TimerMembers {
             signal_seq: at("it_signal_seq")?,
             queue_seq: at("it_sigqueue_seq")?,
             interval: at("it_interval")?,
+            ignored_list: at("ignored_list")?,
             ignored: at("ignored_list.pprev")?,
             pid: at("it_pid")?,
             entry: queued,

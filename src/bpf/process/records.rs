@@ -29,7 +29,10 @@ pub(super) struct Timer {
     /// The entry in a queue is not to be delivered: the timer has been set since.
     pub(super) stale: bool,
     pub(super) interval: u64,
-    pub(super) ignored: bool,
+    /// What points to its node in the list of the entries that are kept aside; 0 if it is in none.
+    pub(super) ignored: u64,
+    /// Where that node is.
+    pub(super) node: u64,
     /// Where its own queue entry is.
     pub(super) entry: u64,
     pub(super) info: Siginfo,
@@ -239,7 +242,10 @@ impl Record<'_> {
             overrun_last: self.signed(at(members.overrun_last)),
             stale: self.half(at(members.signal_seq)) != self.half(at(members.queue_seq)),
             interval: self.word(at(members.interval)),
-            ignored: self.word(at(members.ignored)) != 0,
+            ignored: self.word(at(members.ignored)),
+            node: self
+                .word(timer::ADDRESS)
+                .wrapping_add_signed(members.ignored_list.into()),
             entry: self
                 .word(timer::ADDRESS)
                 .wrapping_add_signed(members.entry.into()),

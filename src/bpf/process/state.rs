@@ -1,6 +1,6 @@
 //! Makes a state of a pass that has read what the pass before it has.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use criu_signals_images::{
     Clock, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify, NsIds,
@@ -331,6 +331,11 @@ impl Maker<'_> {
             .map(|timer| self.timer(timer, threads))
             .collect::<Result<Vec<_>>>()?;
         timers.sort_by_key(|timer| timer.id);
+        for (place, id) in (0..).zip(self.aside()) {
+            if let Ok(at) = timers.binary_search_by_key(&id, |timer| timer.id) {
+                timers[at].place_aside = Some(place);
+            }
+        }
         Ok(timers)
     }
 
@@ -346,7 +351,7 @@ impl Maker<'_> {
             libc::SIGEV_THREAD => Notify::Library,
             _ => Notify::Process,
         };
-        let entry = if timer.ignored {
+        let entry = if timer.ignored != 0 {
             TimerEntry::Ignored
         } else if !self.own_entries.contains(&timer.entry) {
             TimerEntry::Idle
@@ -376,7 +381,28 @@ impl Maker<'_> {
             // `it_overrun` is -1 until the first of the missed periods, which is the expiry itself, has been counted.
             entry_overrun: matches!(entry, TimerEntry::Pending | TimerEntry::Ignored)
                 .then(|| u32::try_from((timer.overrun + missed).max(0)).unwrap_or(u32::MAX)),
+            place_aside: None,
         })
+    }
+
+    /// The entries that are kept aside, in their order, by the ids of their timers. A node is pointed to by the node before it, the
+    /// first by the list.
+    fn aside(&self) -> Vec<i32> {
+        let timers = self.pass.process.timers.iter();
+        let aside: HashMap<u64, &Timer> = timers
+            .filter(|timer| timer.ignored != 0)
+            .map(|timer| (timer.ignored, timer))
+            .collect();
+        let nodes: HashSet<u64> = aside.values().map(|timer| timer.node).collect();
+        let first = aside.keys().find(|before| !nodes.contains(before));
+        let mut next = first.and_then(|before| aside.get(before));
+        let mut ids = Vec::new();
+        // Each node has another before it, so that this ends.
+        while let Some(timer) = next {
+            ids.push(timer.id);
+            next = aside.get(&timer.node);
+        }
+        ids
     }
 
     /// When the timer expires, and what its clock shows now. `None`: what it measures has ended.

@@ -1,9 +1,13 @@
 //! Where members of the kernel's structs are, by its own type information (Documentation/bpf/btf.rst).
 
 use std::fs::{self, File};
+use std::io::{Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 
-use super::btf::{Btf, Kind, Type};
-use super::mapped::Mapped;
+use btf_rs::{Backend, Btf, BtfType, Struct, Type};
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 use crate::error::{Cause, Error, Result};
 
 /// The kernel's own types. Only a kernel that was built with CONFIG_DEBUG_INFO_BTF has the file.
@@ -11,29 +15,13 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The types of the running kernel.
 pub(super) struct Layout {
-    btf: Btf<Source>,
-}
-
-/// Where they are read from.
-enum Source {
-    Mapped(Mapped),
-    Copied(Vec<u8>),
-}
-
-impl AsRef<[u8]> for Source {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Source::Mapped(mapped) => mapped.as_ref(),
-            Source::Copied(bytes) => bytes,
-        }
-    }
+    btf: Btf,
 }
 
 /// A struct of the kernel's.
 pub(super) struct Structure {
     name: String,
-    number: u32,
-    size: u32,
+    inner: Struct,
 }
 
 /// A member of less than a byte: where its byte is, and which bits of that it has.
@@ -46,8 +34,7 @@ pub(super) struct BitField {
 /// A member of a struct, nested ones of its own structs and unions among them.
 struct Found {
     bytes: u32,
-    /// The number of its type.
-    kind: u32,
+    kind: Type,
 }
 
 impl Layout {
@@ -55,74 +42,84 @@ impl Layout {
     /// If this kernel has no type information, or none that can be understood.
     pub(super) fn read() -> Result<Layout> {
         let what = "read the kernel's types from /sys/kernel/btf/vmlinux";
-        let failed = |e: &std::io::Error| match e.raw_os_error() {
-            Some(libc::ENOENT) => {
-                let why = "this kernel was built without CONFIG_DEBUG_INFO_BTF";
-                Error::new(what, Cause::Unsupported(why.into()))
+        // Types are looked up where they stand; a parse of all of them takes 60 ms. The file itself can be mapped from
+        // Linux 6.16 on.
+        let mapped = Btf::from_file_with_backend(BTF, Backend::Mmap);
+        let btf = match mapped {
+            Ok(btf) => btf,
+            Err(_) => {
+                let bytes = fs::read(BTF).map_err(|e| match e.raw_os_error() {
+                    Some(libc::ENOENT) => {
+                        let why = "this kernel was built without CONFIG_DEBUG_INFO_BTF";
+                        Error::new(what, Cause::Unsupported(why.into()))
+                    }
+                    _ => Error::io(what, &e),
+                })?;
+                let copy = in_memory(&bytes).map_err(|e| Error::io(what, &e))?;
+                let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+                Btf::from_file_with_backend(path, Backend::Mmap).map_err(|e| unreadable(&e))?
             }
-            _ => Error::io(what, e),
         };
-        let file = File::open(BTF).map_err(|e| failed(&e))?;
-        // It can be mapped from Linux 6.16 on.
-        let source = match Mapped::of_kernel(&file) {
-            Ok(mapped) => Source::Mapped(mapped),
-            Err(_) => Source::Copied(fs::read(BTF).map_err(|e| failed(&e))?),
-        };
-        Layout::of(source)
-    }
-
-    fn of(source: Source) -> Result<Layout> {
-        let btf = Btf::new(source).ok_or_else(|| {
-            let why = "the kernel's types are in a form that this version does not know";
-            Error::new("read the kernel's types", Cause::Unsupported(why.into()))
-        })?;
         Ok(Layout { btf })
     }
 
     /// The struct of this name.
     pub(super) fn structure(&self, name: &str) -> Result<Structure> {
-        let found = self.btf.named(Kind::Struct, name);
-        let found = found.ok_or_else(|| unknown(&format!("struct {name}")))?;
+        let types = self.btf.resolve_types_by_name(name);
+        let found = types.map_err(|e| unreadable(&e))?.into_iter();
+        let mut structs = found.filter_map(|kind| match kind {
+            Type::Struct(inner) => Some(inner),
+            _ => None,
+        });
+        let inner = structs
+            .next()
+            .ok_or_else(|| unknown(&format!("struct {name}")))?;
         Ok(Structure {
             name: name.to_owned(),
-            number: found.number,
-            size: found.size(),
+            inner,
         })
     }
 
     /// The id of a function.
     pub(super) fn function(&self, name: &str) -> Result<u32> {
-        let found = self.btf.named(Kind::Function, name);
-        let found = found.ok_or_else(|| unknown(&format!("{name}()")))?;
-        Ok(found.number)
-    }
-
-    /// The prototype of a function.
-    fn prototype(&self, function: u32) -> Option<Type<'_>> {
-        let function = self
-            .btf
-            .of(function)
-            .filter(|of| of.kind == Kind::Function)?;
-        self.btf.of(function.refers_to()?)
+        let ids = self.btf.resolve_ids_by_name(name);
+        let is_function = |id: &u32| matches!(self.btf.resolve_type_by_id(*id), Ok(Type::Func(_)));
+        ids.map_err(|e| unreadable(&e))?
+            .into_iter()
+            .find(is_function)
+            .ok_or_else(|| unknown(&format!("{name}()")))
     }
 
     /// The names of a function's parameters.
     pub(super) fn parameters(&self, function: u32) -> Result<Vec<String>> {
-        let names = |prototype: Type<'_>| {
-            let parameters = prototype.parameters();
-            parameters.map(|(name, _)| self.btf.string(name)).collect()
+        let missing = || unknown(&format!("parameters of function {function}"));
+        let kind = self.btf.resolve_type_by_id(function);
+        let Ok(Type::Func(found)) = kind else {
+            return Err(missing());
         };
-        let found: Option<Vec<String>> = self.prototype(function).and_then(names);
-        found.ok_or_else(|| unknown(&format!("parameters of function {function}")))
+        match self.btf.resolve_chained_type(&found) {
+            Ok(Type::FuncProto(prototype)) => prototype
+                .parameters
+                .iter()
+                .map(|one| self.btf.resolve_name(one).map_err(|e| unreadable(&e)))
+                .collect(),
+            _ => Err(missing()),
+        }
     }
 
     /// The struct that a function's parameter `number`, from 0 on, points to.
     pub(super) fn parameter(&self, function: u32, number: usize) -> Result<Structure> {
-        let prototype = self.prototype(function);
-        let parameter = prototype.and_then(|of| of.parameters().nth(number));
-        parameter
-            .and_then(|(_, kind)| self.pointed_to(kind))
-            .ok_or_else(|| unknown(&format!("parameter {number} of function {function}")))
+        let missing = || unknown(&format!("parameter {number} of function {function}"));
+        let Ok(Type::Func(found)) = self.btf.resolve_type_by_id(function) else {
+            return Err(missing());
+        };
+        let Ok(Type::FuncProto(prototype)) = self.btf.resolve_chained_type(&found) else {
+            return Err(missing());
+        };
+        let parameter = prototype.parameters.get(number).ok_or_else(missing)?;
+        let kind = self.btf.resolve_chained_type(parameter);
+        self.pointed_to(kind.map_err(|_| missing())?)?
+            .ok_or_else(missing)
     }
 
     /// How far from the struct's begin a member is, in bytes. `path` may go through structs and unions: `sa.sa_handler`.
@@ -134,24 +131,24 @@ impl Layout {
     /// A member of one bit, of the struct itself.
     pub(super) fn bit(&self, of: &Structure, name: &str) -> Result<BitField> {
         let missing = || unknown(&of.member(name));
-        let found = self.btf.of(of.number);
-        let found = found.and_then(|within| self.bit_of(within, name));
-        let found = found.ok_or_else(missing)?;
+        let found = self.bit_of(&of.inner, name).ok_or_else(missing)?;
         let byte = i32::try_from(found / 8).map_err(|_| missing())?;
         let mask = 1 << (found % 8);
         Ok(BitField { byte, mask })
     }
 
-    fn bit_of(&self, of: Type<'_>, name: &str) -> Option<u32> {
-        for member in of.members() {
-            if self.btf.is_called(member.name, name) {
-                return (member.bits == 1).then_some(member.at);
+    fn bit_of(&self, of: &Struct, name: &str) -> Option<u32> {
+        for member in &of.members {
+            let called = self.btf.resolve_name(member).ok()?;
+            if called == name {
+                return (member.bitfield_size() == Some(1)).then_some(member.bit_offset());
             }
-            if self.btf.is_called(member.name, "")
-                && let Some(inner) = self.plain(member.kind)
-                && let Some(found) = self.bit_of(inner, name)
+            if called.is_empty()
+                && let Ok(kind) = self.btf.resolve_chained_type(member)
+                && let Some(inner) = self.plain(kind)
+                && let Some(found) = self.bit_of(&inner, name)
             {
-                return Some(member.at + found);
+                return Some(member.bit_offset() + found);
             }
         }
         None
@@ -160,22 +157,31 @@ impl Layout {
     /// The struct that a member points to, is, or is an array of.
     pub(super) fn behind(&self, of: &Structure, path: &str) -> Result<Structure> {
         let kind = self.find(of, path)?.kind;
-        self.pointed_to(kind)
+        self.pointed_to(kind)?
             .ok_or_else(|| unknown(&of.member(path)))
     }
 
-    /// The struct that the type of this number points to, is, or is an array of. `None` if it is of another kind.
-    fn pointed_to(&self, mut number: u32) -> Option<Structure> {
+    /// The struct that `kind` points to, is, or is an array of. `None` if it is of another kind.
+    fn pointed_to(&self, mut kind: Type) -> Result<Option<Structure>> {
         loop {
-            let found = self.btf.of(number)?;
-            if found.kind == Kind::Struct {
-                return Some(Structure {
-                    name: self.btf.string(found.name())?,
-                    number,
-                    size: found.size(),
-                });
+            let next: &dyn BtfType = match &kind {
+                Type::Struct(inner) => {
+                    let name = self.btf.resolve_name(inner).map_err(|e| unreadable(&e))?;
+                    return Ok(Some(Structure {
+                        name,
+                        inner: inner.clone(),
+                    }));
+                }
+                Type::Array(array) => array,
+                other => match other.as_btf_type() {
+                    Some(next) => next,
+                    None => return Ok(None),
+                },
+            };
+            match self.btf.resolve_chained_type(next) {
+                Ok(next) => kind = next,
+                Err(_) => return Ok(None),
             }
-            number = found.refers_to()?;
         }
     }
 
@@ -183,11 +189,11 @@ impl Layout {
         let missing = || unknown(&of.member(path));
         let mut at = Found {
             bytes: 0,
-            kind: of.number,
+            kind: Type::Struct(of.inner.clone()),
         };
         for name in path.split('.') {
             let within = self.plain(at.kind).ok_or_else(missing)?;
-            let inner = self.member(within, name).ok_or_else(missing)?;
+            let inner = self.member(&within, name).ok_or_else(missing)?;
             at = Found {
                 bytes: at.bytes + inner.bytes,
                 kind: inner.kind,
@@ -197,13 +203,12 @@ impl Layout {
     }
 
     /// A struct or union, without typedefs and qualifiers.
-    fn plain(&self, mut number: u32) -> Option<Type<'_>> {
+    fn plain(&self, mut kind: Type) -> Option<Struct> {
         loop {
-            let found = self.btf.of(number)?;
-            match found.kind {
-                Kind::Struct | Kind::Union => return Some(found),
-                Kind::Typedef | Kind::Const | Kind::Volatile | Kind::TypeTag => {
-                    number = found.refers_to()?;
+            match kind {
+                Type::Struct(inner) | Type::Union(inner) => return Some(inner),
+                Type::Typedef(_) | Type::Const(_) | Type::Volatile(_) | Type::TypeTag(_) => {
+                    kind = self.btf.resolve_chained_type(kind.as_btf_type()?).ok()?;
                 }
                 _ => return None,
             }
@@ -211,24 +216,26 @@ impl Layout {
     }
 
     /// Members of structs without a name are the outer one's.
-    fn member(&self, of: Type<'_>, name: &str) -> Option<Found> {
-        for member in of.members() {
-            let bytes = member.at / 8;
-            if self.btf.is_called(member.name, name) {
+    fn member(&self, of: &Struct, name: &str) -> Option<Found> {
+        for member in &of.members {
+            let called = self.btf.resolve_name(member).ok()?;
+            let bytes = member.bit_offset() / 8;
+            if called == name {
                 // A bit field has no address.
-                return (member.bits == 0).then_some(Found {
-                    bytes,
-                    kind: member.kind,
-                });
+                let whole = member.bitfield_size().unwrap_or(0) == 0;
+                let kind = self.btf.resolve_chained_type(member).ok()?;
+                return whole.then_some(Found { bytes, kind });
             }
-            if self.btf.is_called(member.name, "")
-                && let Some(inner) = self.plain(member.kind)
-                && let Some(found) = self.member(inner, name)
-            {
-                return Some(Found {
-                    bytes: bytes + found.bytes,
-                    kind: found.kind,
-                });
+            if called.is_empty() {
+                let kind = self.btf.resolve_chained_type(member).ok()?;
+                if let Some(inner) = self.plain(kind)
+                    && let Some(found) = self.member(&inner, name)
+                {
+                    return Some(Found {
+                        bytes: bytes + found.bytes,
+                        kind: found.kind,
+                    });
+                }
             }
         }
         None
@@ -238,7 +245,7 @@ impl Layout {
 impl Structure {
     /// In bytes.
     pub(super) fn size(&self) -> Result<i32> {
-        i32::try_from(self.size).map_err(|_| unknown(&format!("struct {}", self.name)))
+        i32::try_from(self.inner.size()).map_err(|_| unknown(&format!("struct {}", self.name)))
     }
 
     fn member(&self, path: &str) -> String {
@@ -246,9 +253,22 @@ impl Structure {
     }
 }
 
+/// A copy that can be mapped.
+fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
+    let fd = memfd_create(c"btf", MFdFlags::MFD_CLOEXEC).map_err(|e: Errno| e)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
 fn unknown(what: &str) -> Error {
     let why = format!("this kernel's types have no {what} that this version knows how to read");
     Error::new("read the kernel's types", Cause::Unsupported(why.into()))
+}
+
+fn unreadable(e: &btf_rs::Error) -> Error {
+    Error::new("read the kernel's types", Cause::Unexpected(e.to_string()))
 }
 
 #[cfg(test)]
@@ -276,13 +296,18 @@ mod tests {
 
     #[test]
     fn a_copy_in_memory_is_as_good_as_the_file() {
-        let Some(layout) = layout() else { return };
-        let copied = Layout::of(Source::Copied(fs::read(BTF).unwrap())).unwrap();
+        if layout().is_none() {
+            return;
+        }
+        let copy = in_memory(&fs::read(BTF).unwrap()).unwrap();
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        let btf = Btf::from_file_with_backend(path, Backend::Mmap).unwrap();
+        let copied = Layout { btf };
         let offset = |layout: &Layout| {
             let task = layout.structure("task_struct").unwrap();
             layout.offset(&task, "signal").unwrap()
         };
-        assert_eq!(offset(&copied), offset(&layout));
+        assert_eq!(offset(&copied), offset(&layout().unwrap()));
     }
 
     #[test]

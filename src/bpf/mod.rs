@@ -10,10 +10,8 @@
 //! Needed: CAP_BPF and CAP_PERFMON and CONFIG_DEBUG_INFO_BTF; for one process Linux 5.17.
 
 mod assemble;
-mod btf;
 mod kernel;
 mod layout;
-mod mapped;
 mod pids;
 pub mod process;
 mod ring;

@@ -442,6 +442,8 @@ struct Visit<'i> {
     owed: i32,
     /// It was waited for in vain, and is somewhere in the stub.
     adrift: bool,
+    /// It stands in the trap of a PTRACE_INTERRUPT, as it does when it is left.
+    in_trap: bool,
     ended: bool,
 }
 
@@ -502,6 +504,7 @@ impl<'i> Visit<'i> {
             scratch_len: SCRATCH_LEN as usize,
             owed: 0,
             adrift: false,
+            in_trap: false,
             ended: true,
         };
         visit.cave.write(visit.memory, &visit.stub)?;
@@ -617,6 +620,7 @@ impl<'i> Visit<'i> {
 
     /// Lets the thread go on, with the signal that it has stopped for.
     fn resume(&mut self, how: Resume) -> Result<()> {
+        self.in_trap = false;
         ptrace::resume(self.tid, how, std::mem::take(&mut self.owed))
     }
 
@@ -628,6 +632,7 @@ impl<'i> Visit<'i> {
         }
         self.resume(how)?;
         let stop = wait_stop(self.tid, bound.deadline())?;
+        self.in_trap = matches!(stop, Stop::Event(_));
         if let Stop::Signal(signal) = stop {
             self.owed = signal;
         }
@@ -655,6 +660,12 @@ impl<'i> Visit<'i> {
         note(fault::point(Point::RegistersBack));
         // From here on it is not in the stub any more.
         self.ended = true;
+        if self.in_trap {
+            return Left {
+                done: first,
+                on_its_way: false,
+            };
+        }
         let resumed = ptrace::interrupt(self.tid).and_then(|()| self.resume(Resume::Run));
         let on_its_way = resumed.is_ok();
         note(resumed);
@@ -996,13 +1007,24 @@ impl<'i> Visit<'i> {
     ) -> Result<i64> {
         self.enter_syscall(registers)?;
         ptrace::interrupt(self.tid)?;
-        let result = self.leave_syscall()?;
+        let result = if Registers::TRAP_KEEPS_RESULT {
+            self.run_to_trap()?
+        } else {
+            self.leave_syscall()?
+        };
         ptrace::set_registers(self.tid, &self.idle())?;
         // From here on the thread goes on with the rest of the time, also if the tracer dies.
         self.saved = then(self.saved, result);
         self.stub.set_call(&self.saved);
         self.cave.write(self.memory, &self.stub)?;
         Ok(result)
+    }
+
+    /// Ends the call, and stands in the trap that was asked for.
+    fn run_to_trap(&mut self) -> Result<i64> {
+        let mut bound = Bound::new(self.tid, "leave an injected system call", self.patience, 1);
+        while !matches!(self.step(Resume::Run, &mut bound)?, Stop::Event(_)) {}
+        Ok(ptrace::registers(self.tid)?.result())
     }
 
     fn run_to_syscall_stop(&mut self, bound: &mut Bound) -> Result<()> {

@@ -94,6 +94,10 @@ fn exchange<T, E>(
 }
 
 impl Registers {
+    /// Does the trap of PTRACE_INTERRUPT leave the result of the system call that it interrupts where it is? Not here: the kernel
+    /// steps back to the call before the trap (arch/arm64/kernel/signal.c, do_signal).
+    pub const TRAP_KEEPS_RESULT: bool = false;
+
     /// Those that `request` gives, which is ptrace(2) on one thread: with an operation, its name, address and data.
     ///
     /// # Errors

@@ -35,6 +35,11 @@ pub const PT_REGS_ARE_ALL: bool = true;
 pub struct Registers(pub(super) libc::user_regs_struct);
 
 impl Registers {
+    /// Does the trap of PTRACE_INTERRUPT leave the result of the system call that it interrupts where it is? The kernel decides
+    /// about a restart behind the trap, by the registers that the tracer has left (arch/x86/kernel/signal.c,
+    /// arch_do_signal_or_restart).
+    pub const TRAP_KEEPS_RESULT: bool = true;
+
     /// Those that `request` gives, which is ptrace(2) on one thread: with an operation, its name, address and data.
     ///
     /// # Errors

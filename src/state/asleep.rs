@@ -223,9 +223,13 @@ fn look_at(
         Waiting::Restart => Some(restarted(&read(pid, tid, "stack")?)?),
         Waiting::Once | Waiting::OnceOnSocket => return None,
     };
-    let ran = ran(pid, tid);
+    let cpu = read(pid, tid, "stat").and_then(|stat| processor(&stat));
+    // The kernel writes how often the thread has been switched behind when it last ran, so that nothing is read behind that.
+    let sched = read(pid, tid, "sched").unwrap_or_default();
+    let now = voluntary_switches(&sched).or_else(|| switches(pid, tid))?;
+    let at = exec_start(&sched);
     // Else it has run in between, and what was read is of two calls.
-    (switches(pid, tid)? == before).then_some((
+    (now == before).then_some((
         Asleep {
             tid,
             compat,
@@ -237,7 +241,7 @@ fn look_at(
             switches: before,
             since: None,
         },
-        ran,
+        cpu.zip(at).map(|(cpu, at)| Ran { cpu, at }),
     ))
 }
 
@@ -352,12 +356,9 @@ struct Ran {
     at: u64,
 }
 
-fn ran(pid: Pid, tid: Tid) -> Option<Ran> {
-    let stat = read(pid, tid, "stat")?;
-    // Fields are counted from behind the name, which may contain anything: `processor` is the 39th.
-    let cpu = stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()?;
-    let at = exec_start(&read(pid, tid, "sched")?)?;
-    Some(Ran { cpu, at })
+/// Fields are counted from behind the name, which may contain anything: `processor` is the 39th.
+fn processor(stat: &str) -> Option<usize> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()
 }
 
 /// Milliseconds and six digits, in nanoseconds. 0 is what a thread has that was moved and has not run since.
@@ -371,6 +372,13 @@ pub(crate) fn exec_start(sched: &str) -> Option<u64> {
     }
     let at = millis.parse::<u64>().ok()?.checked_mul(1_000_000)? + nanos.parse::<u64>().ok()?;
     (at != 0).then_some(at)
+}
+
+/// What [`switches`] reads in `status`, from a file that is read anyway (kernel/sched/debug.c, proc_sched_show_task).
+fn voluntary_switches(sched: &str) -> Option<u64> {
+    let mut lines = sched.lines();
+    let line = lines.find(|line| line.starts_with("nr_voluntary_switches"))?;
+    line.rsplit_once(':')?.1.trim().parse().ok()
 }
 
 /// How often the thread gave up its processor because it had to wait.
@@ -444,11 +452,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_of_the_last_run() {
+    fn time_of_the_last_run_and_switches() {
         let sched = "bash (1, #threads: 1)\n---\nse.exec_start      :       5482240.580727\nse.vruntime : 1.5\n";
         assert_eq!(exec_start(sched), Some(5_482_240_580_727));
         assert_eq!(exec_start("se.exec_start : 0.000000\n"), None);
         assert_eq!(exec_start("se.exec_start : 12\n"), None);
+        assert_eq!(voluntary_switches(sched), None);
+        let sched = "nr_switches : 9\nnr_voluntary_switches                :      7\nnr_involuntary_switches : 2\n";
+        assert_eq!(voluntary_switches(sched), Some(7));
+    }
+
+    /// This thread has just been switched, and is not while it reads.
+    #[test]
+    fn both_files_count_the_same_switches() {
+        let own = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        let same = || {
+            let sched = read(Pid::own(), own, "sched")?;
+            Some(voluntary_switches(&sched)? == switches(Pid::own(), own)?)
+        };
+        // No file, as without CONFIG_SCHED_DEBUG in older kernels: nothing to compare. A lock may have been waited for.
+        assert!((0..10).any(|_| same() != Some(false)));
     }
 
     #[test]

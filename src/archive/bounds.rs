@@ -64,9 +64,9 @@ pub enum Error {
     },
     /// A bomb, or something like it.
     #[error(
-        "{} MiB came out of the archive, and more than {ratio} for each compressed byte: if that is right, unpack it and \
+        "{} bytes came out of the archive, and more than {ratio} for each compressed byte: if that is right, unpack it and \
          name the folder of the images",
-        limit >> 20
+        amount(*limit, "bytes")
     )]
     Ratio {
         /// How much was allowed at least.

@@ -64,15 +64,30 @@ fn await_start(child: nix::unistd::Pid, what: &'static str) -> Result<()> {
         }
     };
     if let Ok(WaitStatus::StillAlive) = ended {
+        let state = what_it_does(child);
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
         return Err(Error::os(
-            format!("{what} (the process that should start it makes no progress)"),
+            format!("{what} (the process that should start it makes no progress: {state})"),
             Errno::ETIMEDOUT,
         ));
     }
     let why = format!("the process that should start it ended: {ended:?}");
     Err(Error::new(what, Cause::Unexpected(why)))
+}
+
+/// The lines of `/proc/PID/status` that tell why a child that is not in execve(2) does not go on, and the function of the kernel
+/// in which it waits.
+fn what_it_does(child: nix::unistd::Pid) -> String {
+    let read = |file| std::fs::read_to_string(format!("/proc/{child}/{file}")).unwrap_or_default();
+    let status = read("status");
+    let told = |line: &&str| line.starts_with("State:") || line.starts_with("TracerPid:");
+    let told: Vec<String> = status
+        .lines()
+        .filter(told)
+        .map(|line| line.replace('\t', " "))
+        .collect();
+    format!("{}, waits in {}", told.join(", "), read("wchan"))
 }
 
 /// Leaves the parent's session, signals and descriptors behind, and its parenthood.

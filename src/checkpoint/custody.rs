@@ -119,19 +119,22 @@ pub fn plan(
     if low && may_raise {
         plan.take_out.push(TakenOut::Limit);
     }
-    if (deep || (is_deep && any_goes(state))) && can_put_back {
+    if (deep || (is_deep && few_stay(state, limits.deep))) && can_put_back {
         plan.take_out.push(TakenOut::Deep);
     }
     Ok(plan)
 }
 
-/// Is anything pending that does not stay beside the entry of a timer?
-fn any_goes(state: &ProcessState) -> bool {
-    state.queues().any(|pending| {
+/// Are there at most so many entries that stay, because the entry of a timer has their number? Others could not be put back among
+/// more of them in less time than CRIU takes to read all.
+fn few_stay(state: &ProcessState, most: usize) -> bool {
+    let staying = |pending: &Pending| {
         let stay = timers_numbers(pending);
-        let mut queue = pending.queue.iter();
-        queue.any(|info| number(info).is_some_and(|signo| !stay.contains(signo)))
-    })
+        let queue = pending.queue.iter();
+        let stays = |info: &&Siginfo| number(info).is_some_and(|signo| stay.contains(signo));
+        queue.filter(stays).count()
+    };
+    state.queues().map(staying).sum::<usize>() <= most
 }
 
 fn has_room(queued: u64, hard: u64) -> bool {

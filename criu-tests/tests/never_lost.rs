@@ -64,6 +64,7 @@ const TESTS: &[Test] = &[
     ("image-gone-at-restore", image_gone),
     ("restarted-poll", restarted_poll),
     ("own-entry-before-timers", own_entry_before_timers),
+    ("under-lent-limit", under_lent_limit),
     ("restarted-poll-left-running", restarted_poll_left),
     ("restarted-poll-untold", restarted_poll_untold),
     ("task-killed-in-replay", task_killed_in_replay),
@@ -1005,6 +1006,24 @@ fn own_entry_before_timers(dir: &RunDir) -> Result<()> {
         ],
     )?;
     Victim::restored(pid, dir).finish(PATIENCE)
+}
+
+/// What CRIU has queued again under a larger limit comes out of its queue for a moment, because a timer's entry is among it. Another
+/// process of the user has so many signals queued that nothing could go back under the process's own limit.
+fn under_lent_limit(dir: &RunDir) -> Result<()> {
+    let other = RunDir::create(&dir.file("other"))?;
+    let other = cases::start("deep_queue", Some("100"), &other)?;
+    let victim = cases::start("sigpending_limit", Some("hard"), dir)?;
+    let dump = criu()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    waitpid(nix::unistd::Pid::from_raw(victim.pid()), None)?;
+    let (step, pid) = criu()?.restore(&dir.images())?;
+    let pid = pid.context("criu restore failed")?;
+    let verdicts = plugin::verdicts(&step.log);
+    ensure!(verdicts == [Ok(Verdict::Repaired)], "{verdicts:?}");
+    Victim::restored(pid, dir).finish(PATIENCE)?;
+    other.end();
+    Ok(())
 }
 
 fn restarted_poll_left(dir: &RunDir) -> Result<()> {

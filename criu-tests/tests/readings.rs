@@ -70,6 +70,7 @@ fn tests() -> Vec<Test> {
         test("overruns-beside-others", overruns_beside_others).needs(&[Need::TimersByBpf]),
         test("timer-in-deep-queue", timer_in_deep_queue).needs(&[Need::TimersByBpf]),
         test("entries-aside", entries_aside).needs(&[Need::TimersByBpf]),
+        test("entry-aside-again", entry_aside_again).needs(&[Need::TimersByBpf]),
         test("traced", traced),
         test("waited", waited),
         test("deep", deep),
@@ -240,6 +241,25 @@ fn overruns_beside_others(dir: &RunDir) -> Result<()> {
     checked
 }
 
+/// A timer that expires after CRIU has armed it, and before the plugin looks: the entry is in the queue then, and goes aside.
+fn entry_aside_again(dir: &RunDir) -> Result<()> {
+    let victim = start("timer_aside", Some("fast"), dir)?;
+    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(
+        dump.ok && dump.log.contains("not kept: nothing"),
+        "{}",
+        dump.tail(40)
+    );
+    reap_all()?;
+    let (restore, checked) = restored(&with_plugin()?, dir)?;
+    ensure!(
+        restore.log.contains("verdict=repaired"),
+        "{}",
+        restore.tail(20)
+    );
+    checked
+}
+
 /// A timer's entry in the middle of a queue that is deep, and all of its number, which therefore stays in: all of it is read
 /// without a touch, so that the entry is known, and its overruns.
 fn timer_in_deep_queue(dir: &RunDir) -> Result<()> {
@@ -286,7 +306,14 @@ fn entries_aside(dir: &RunDir) -> Result<()> {
             );
         }
         reap_all()?;
-        restored(&with_plugin()?, &dir)?.1.context(last)?;
+        let (restore, checked) = restored(&with_plugin()?, &dir)?;
+        let not_compared = "an ignored signal are kept aside (2)";
+        ensure!(
+            restore.log.contains("verdict=repaired") && restore.log.contains(not_compared),
+            "{}",
+            restore.tail(20)
+        );
+        checked.context(last)?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 /*
  * The soft RLIMIT_SIGPENDING was lowered after the queue had been filled beyond it.
  *
- * Argument "private": the thread's own queue. "timer": the entry of a timer is in the queue as well.
+ * Argument "private": the thread's own queue. "timer": the entry of a timer is in the queue as well. "hard": the same, and the hard
+ * limit is low too.
  */
 #include "victim.h"
 
@@ -37,10 +38,12 @@ int main(int argc, char **argv)
 		else
 			k_queue_shared(&info);
 	}
-	if (!strcmp(victim_arg(), "timer"))
+	if (!strcmp(victim_arg(), "timer") || !strcmp(victim_arg(), "hard"))
 		expire();
 	getrlimit(RLIMIT_SIGPENDING, &lim);
 	lim.rlim_cur = 5;
+	if (!strcmp(victim_arg(), "hard"))
+		lim.rlim_max = 30;
 	if (setrlimit(RLIMIT_SIGPENDING, &lim))
 		victim_die("setrlimit: %m");
 	victim_checkpoint();

@@ -15,7 +15,7 @@ use crate::engine::told::Told;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::state::queues::{before_arrivals, is_timers};
-use crate::state::timers::{with_expiries, with_timer_arrivals};
+use crate::state::timers::{self, with_expiries, with_timer_arrivals};
 use crate::state::{
     self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
 };
@@ -149,8 +149,24 @@ pub fn check<Owner>(
         Mode::Report => Vec::new(),
     };
     let mut report = report(stopped.pid(), dumped, Vec::new());
-    undo_dump(stopped, dumped, &mut report);
-    put_back_clocks(stopped.pid(), dumped, mode, &mut report);
+    let checked = check_under_lent_limit(stopped, dumped, mode, told, stop, &mut report);
+    // Not before: under its own limit, what other processes of the user have queued may leave no room for what comes out of a
+    // queue for a moment, and a hard limit that was lowered stays low.
+    report.errors.extend(take_back_limit(stopped, dumped).err());
+    report.errors.extend(fault::point(Point::LimitBack).err());
+    checked.map(|()| report)
+}
+
+fn check_under_lent_limit<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    mode: Mode,
+    told: Option<&Told>,
+    stop: Vec<Error>,
+    report: &mut Report,
+) -> Result<()> {
+    give_back_taken_out(stopped, dumped, report);
+    put_back_clocks(stopped.pid(), dumped, mode, report);
     // Before the queues are looked at: what an expiry leaves is to be seen there.
     report.errors.extend(
         put_back_rest(
@@ -175,42 +191,44 @@ pub fn check<Owner>(
         report
             .findings
             .extend(differences.into_iter().map(left_alone));
-        return Ok(report);
+        return Ok(());
     }
 
     report.errors.extend(stop);
     if differences.is_empty() {
         report.errors.extend(resume_calls(stopped, &wanted, &found));
-        return Ok(report);
+        return Ok(());
     }
-    put_back_and_read_back(stopped, dumped, (wanted, &found), differences, &mut report);
-    Ok(report)
+    put_back_and_read_back(stopped, dumped, (wanted, &found), differences, report);
+    Ok(())
 }
 
-/// Puts back the signals that the dump has taken out, and the limit that it has raised in CRIU's image: these are no
-/// differences, and are put back in every mode.
-fn undo_dump<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState, report: &mut Report) {
-    if !dumped.taken_out.is_empty() {
-        // The limit is not among what was taken out.
-        let back = || {
-            fault::point(Point::OutGoingBack)?;
-            let limit = rlimit::sigpending(stopped.pid())?;
-            // With a SIGTRAP alone nothing was taken out that can be pending twice.
-            if dumped.taken_out.iter().all(|why| *why == TakenOut::Trap) {
-                return give_back_under(stopped, dumped, limit);
-            }
-            give_back_restored(stopped, dumped, limit)
-        };
-        match back() {
-            Ok(count) => report.given_back = count,
-            Err(e) => {
-                report.give_back_failed = true;
-                report.errors.push(e);
-            }
+/// Puts back the signals that the dump has taken out: these are no differences, and are put back in every mode.
+fn give_back_taken_out<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    report: &mut Report,
+) {
+    if dumped.taken_out.is_empty() {
+        return;
+    }
+    // The limit is not among what was taken out.
+    let back = || {
+        fault::point(Point::OutGoingBack)?;
+        let limit = rlimit::sigpending(stopped.pid())?;
+        // With a SIGTRAP alone nothing was taken out that can be pending twice.
+        if dumped.taken_out.iter().all(|why| *why == TakenOut::Trap) {
+            return give_back_under(stopped, dumped, limit);
+        }
+        give_back_restored(stopped, dumped, limit)
+    };
+    match back() {
+        Ok(count) => report.given_back = count,
+        Err(e) => {
+            report.give_back_failed = true;
+            report.errors.push(e);
         }
     }
-    report.errors.extend(take_back_limit(stopped, dumped).err());
-    report.errors.extend(fault::point(Point::LimitBack).err());
 }
 
 /// Puts back what differs between the wanted state and the state that was found, and reports for each difference whether
@@ -227,6 +245,10 @@ fn put_back_and_read_back<Owner>(
     report.lost.extend(lost);
     let seen = look(stopped, dumped, &wanted, None)
         .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
+    let seen = seen.and_then(|mut found| {
+        timers::trust_unseen(&wanted, &mut found)?;
+        Ok(found)
+    });
     let left = match seen {
         Ok(found) => compare(&arrived_since(wanted, &found), &found),
         Err(e) => {
@@ -340,6 +362,7 @@ pub fn apply<Owner>(
         errors.extend(failed);
         report.lost = lost;
         found = capture::expecting(stopped, Phase::Verify, &aim)?;
+        timers::trust_unseen(&aim, &mut found)?;
         let left = compare(&since(aim, &found), &found);
         report.findings.extend(judged(differences, &left));
     }
@@ -712,6 +735,10 @@ fn look<Owner>(
 ) -> Result<ProcessState> {
     let mut found = capture::expecting_told(stopped, Phase::Verify, expected, told)?;
     count_queued_stop(&mut found, dumped);
+    // Taken back at the end (`take_back_limit`).
+    if dumped.lent_limit == Some(found.rlimit_sigpending) {
+        found.rlimit_sigpending = dumped.rlimit_sigpending;
+    }
     Ok(found)
 }
 

@@ -15,7 +15,7 @@ use crate::engine::repair;
 use crate::engine::repair::{Done, Report};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::losses::not_compared;
-use crate::state::itimers;
+use crate::state::{itimers, timers};
 
 /// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
 /// its call, and one that was just restored has to make it first.
@@ -106,7 +106,8 @@ fn verify_stopped(
             let mut processes = stopped.processes().iter();
             let process = processes.find(|p| p.pid() == pair.pid).ok_or_else(gone);
             let process = process.map_err(|e| e.during(Phase::Seize, pair.pid))?;
-            let now = capture::process(process)?;
+            let mut now = capture::process(process)?;
+            timers::trust_unseen(&pair.image.process, &mut now)?;
             let (report, waiting) = look(pair, &now, pairs);
             match &mut reports[at] {
                 // The first look is what is compared; who has been seen to wait once waits.

@@ -40,6 +40,10 @@ fn of_both(process: &ProcessState) -> Vec<String> {
             .count(),
         "overruns of POSIX timers whose signal is pending",
     );
+    part(
+        timers::hidden(process),
+        "whether the entries of POSIX timers with an ignored signal are kept aside",
+    );
     let nameless = all().filter(|timer| cpu_clocks::is_nameless(timer)).count();
     part(
         if process.threads.len() == 1 {

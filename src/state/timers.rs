@@ -22,7 +22,7 @@ use criu_signals_images::{
 
 use super::dispositions::sigaction;
 use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals};
-use super::{Lost, PATIENCE, Site};
+use super::{Kind as _, Lost, PATIENCE, PendingLimit, Site};
 use crate::error::{Cause, Error, Result};
 use crate::machine;
 use crate::proc::SignalStatus;
@@ -113,12 +113,10 @@ impl PosixTimers {
     }
 
     /// Is this queue (that of the thread with this id in its own pid namespace, or the shared one) put back
-    /// here, because an entry in it has to come from its timer?
+    /// here, because an entry in it has to come from its timer, or may be that of a timer which is to be kept aside?
     pub fn builds(wanted: &ProcessState, thread: Option<i32>) -> bool {
-        wanted.timers.iter().any(|timer| {
-            timer.thread() == thread
-                && matches!(timer.entry, TimerEntry::Pending | TimerEntry::Stale)
-        })
+        let mut timers = wanted.timers.iter();
+        timers.any(|timer| timer.thread() == thread && timer.entry != TimerEntry::Idle)
     }
 
     /// Puts back the timers, and the queues that hold entries of theirs. Every thread's signals must be
@@ -186,6 +184,20 @@ pub fn with_timer_arrivals(
     timers: &[PosixTimer],
     thread: Option<i32>,
 ) -> Pending {
+    let aside = |info: &Siginfo| {
+        timers.iter().any(|timer| {
+            let is_aside = timer.entry == TimerEntry::Ignored && timer.thread() == thread;
+            is_aside && timer.made(info)
+        })
+    };
+    // It has expired since CRIU has armed it, and its entry has come into the queue because all is blocked: it is to be aside.
+    if found.queue.iter().any(aside) {
+        let mut others = found.clone();
+        others.queue.retain(|info| !aside(info));
+        let gone = found.queued().difference(others.queued());
+        others.bits = others.bits.difference(gone);
+        return with_timer_arrivals(dumped, &others, timers, thread);
+    }
     with_expiries(with_arrivals(dumped, found), found, timers, thread)
 }
 
@@ -457,6 +469,48 @@ pub fn unseen(state: &ProcessState, are_told: bool) -> Result<Unseen> {
     })
 }
 
+/// Of timers whose entries are kept aside in `wanted`: where nobody could look in `found`, the entry is taken for that.
+/// [`hidden`] names them.
+///
+/// # Errors
+/// Those of [`unseen`].
+pub fn trust_unseen(wanted: &ProcessState, found: &mut ProcessState) -> Result<()> {
+    if !wanted.timers.iter().any(is_aside) {
+        return Ok(());
+    }
+    let unseen = unseen(found, false)?.ignored;
+    let is_unseen = |timer: &PosixTimer| {
+        timer.entry == TimerEntry::Idle
+            && SigNo::new(timer.signo).is_some_and(|signo| unseen.contains(signo))
+    };
+    for timer in found.timers.iter_mut().filter(|timer| is_unseen(timer)) {
+        if told_of(&wanted.timers, timer).is_some_and(is_aside) {
+            timer.entry = TimerEntry::Ignored;
+        }
+    }
+    Ok(())
+}
+
+/// How many timers have an entry that is kept aside, and that nobody could find in the process without BPF.
+pub fn hidden(state: &ProcessState) -> usize {
+    if !state.timers.iter().any(is_aside) {
+        return 0;
+    }
+    let mut found = state.clone();
+    for timer in found.timers.iter_mut().filter(|timer| is_aside(timer)) {
+        timer.entry = TimerEntry::Idle;
+    }
+    // That the release of the kernel can't be read does not happen.
+    if trust_unseen(state, &mut found).is_err() {
+        return 0;
+    }
+    found.timers.iter().filter(|timer| is_aside(timer)).count()
+}
+
+fn is_aside(timer: &PosixTimer) -> bool {
+    timer.entry == TimerEntry::Ignored
+}
+
 /// All that is pending, in whatever queue.
 fn pending(state: &ProcessState) -> SigSet {
     let threads = state.threads.iter();
@@ -546,6 +600,10 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 return self.arm();
             }
         };
+        if let Err(e) = self.ensure_room(&plans) {
+            self.errors.push(e);
+            return self.arm();
+        }
         for plan in &plans {
             let emptied = self.empty(plan);
             self.errors.extend(emptied.err());
@@ -687,6 +745,39 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             }
         }
         Ok(plans)
+    }
+
+    /// What comes out of the queues must find room again: entries are counted together with those of all processes of the user.
+    fn ensure_room(&mut self, plans: &[Plan]) -> Result<()> {
+        let leader = self.injector.process().leader();
+        let mut site = Site {
+            injector: &mut *self.injector,
+            tid: leader,
+        };
+        let limit = PendingLimit::capture(&mut site)?;
+        let queued = SignalStatus::read(site.pid(), leader)?.queued;
+        // A timer's own entry is allocated with it (posixtimer_init_sigqueue).
+        let timers = &self.timers;
+        let is_own = |plan: &Plan, info: &Siginfo| {
+            let mut timers = timers.iter().map(|work| &work.timer);
+            timers.any(|timer| timer.thread() == plan.thread && timer.made(info))
+        };
+        let charged = |plan: &Plan, pending: &Pending| {
+            let queue = pending.queue.iter();
+            queue.filter(|info| !is_own(plan, info)).count() as u64
+        };
+        let found: u64 = plans.iter().map(|plan| charged(plan, &plan.found)).sum();
+        let needed: u64 = plans.iter().map(|plan| charged(plan, &plan.pending)).sum();
+        let others = queued.saturating_sub(found);
+        if needed == 0 || others.saturating_add(needed) <= limit.soft {
+            return Ok(());
+        }
+        let why = format!(
+            "RLIMIT_SIGPENDING of {} has no room for {needed} siginfos beside the {others} that the user's processes have queued: \
+             raise the limit, or run criu with CAP_SYS_RESOURCE",
+            limit.soft
+        );
+        Err(Error::new("empty queues", Cause::Refused(why.into())))
     }
 
     /// In list order, as [`Queue::take_out`]; but entries of timers that have just been disarmed are dropped

@@ -28,6 +28,14 @@ impl Pending {
             .filter_map(|siginfo| SigNo::new(siginfo.signo()))
             .collect()
     }
+
+    /// Removes all siginfos but those for which `keep` is true, and the bits of those signals that lose their last one. Signals that
+    /// are pending without a siginfo stay.
+    pub fn retain(&mut self, keep: impl FnMut(&Siginfo) -> bool) {
+        let before = self.queued();
+        self.queue.retain(keep);
+        self.bits = self.bits.difference(before.difference(self.queued()));
+    }
 }
 
 impl Pending {
@@ -76,6 +84,24 @@ mod tests {
         };
         assert_eq!(pending.bits_without_info(), SigSet::from(SigNo::INT));
         assert_eq!(pending.check("queue"), Ok(()));
+    }
+
+    #[test]
+    fn a_bit_goes_with_the_last_siginfo() {
+        let mut pending = Pending {
+            bits: [SigNo::HUP, SigNo::INT, SigNo::MAX].into_iter().collect(),
+            queue: vec![siginfo(64), siginfo(1), siginfo(64)],
+        };
+        let mut seen = 0;
+        pending.retain(|info| {
+            seen += 1;
+            info.signo() != 1 && seen > 1
+        });
+        assert_eq!(pending.queue, [siginfo(64)]);
+        assert_eq!(
+            pending.bits,
+            [SigNo::INT, SigNo::MAX].into_iter().collect::<SigSet>()
+        );
     }
 
     #[test]

@@ -243,9 +243,8 @@ fn put_back_and_read_back<Owner>(
     let (errors, lost) = put_back_and_say(stopped, &wanted, found, Extent::All);
     report.errors.extend(errors);
     report.lost.extend(lost);
-    let seen = look(stopped, dumped, &wanted, None)
-        .and_then(|found| fault::point(Point::ReadBack).map(|()| found));
-    let seen = seen.and_then(|mut found| {
+    let seen = look(stopped, dumped, &wanted, None).and_then(|mut found| {
+        fault::point(Point::ReadBack)?;
         timers::trust_unseen(&wanted, &mut found)?;
         Ok(found)
     });
@@ -766,12 +765,7 @@ fn count_queued_stop(found: &mut ProcessState, dumped: &ProcessState) {
 /// So it is with what timers that are gone have left: that would be delivered.
 fn distrust_entries(found: &mut ProcessState, dumped: &ProcessState) {
     let distrust = |pending: &mut Pending, thread| {
-        let before = pending.queued();
-        pending
-            .queue
-            .retain(|info| dumped.left_by(thread, info).is_none());
-        let gone = before.difference(pending.queued());
-        pending.bits = pending.bits.difference(gone);
+        pending.retain(|info| dumped.left_by(thread, info).is_none());
     };
     if !dumped.deleted_timers.is_empty() {
         distrust(&mut found.shared, None);

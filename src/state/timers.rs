@@ -184,21 +184,17 @@ pub fn with_timer_arrivals(
     timers: &[PosixTimer],
     thread: Option<i32>,
 ) -> Pending {
-    let aside = |info: &Siginfo| {
-        timers.iter().any(|timer| {
-            let is_aside = timer.entry == TimerEntry::Ignored && timer.thread() == thread;
-            is_aside && timer.made(info)
-        })
-    };
-    // It has expired since CRIU has armed it, and its entry has come into the queue because all is blocked: it is to be aside.
-    if found.queue.iter().any(aside) {
-        let mut others = found.clone();
-        others.queue.retain(|info| !aside(info));
-        let gone = found.queued().difference(others.queued());
-        others.bits = others.bits.difference(gone);
-        return with_timer_arrivals(dumped, &others, timers, thread);
+    let mut aside = timers
+        .iter()
+        .filter(|timer| is_aside(timer) && timer.thread() == thread)
+        .peekable();
+    if aside.peek().is_none() {
+        return with_expiries(with_arrivals(dumped, found), found, timers, thread);
     }
-    with_expiries(with_arrivals(dumped, found), found, timers, thread)
+    // One may have expired since CRIU has armed it, and its entry have come into the queue because all is blocked: it is to be aside.
+    let mut others = found.clone();
+    others.retain(|info| !aside.clone().any(|timer| timer.made(info)));
+    with_expiries(with_arrivals(dumped, &others), &others, timers, thread)
 }
 
 /// `wanted`, and behind it the entries in `found` of timers that have none in `wanted`: they do not wait.

@@ -52,13 +52,7 @@ pub fn compare(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<Reading> 
             changed = moved.join("; ");
             continue;
         }
-        let differences = differences(&before, &stopped);
-        if !differences.is_empty() {
-            bail!(
-                "pid {pid}: BPF and ptrace(2) differ: {}",
-                differences.join("; ")
-            );
-        }
+        ensure_same(pid, "ptrace(2)", &before, &stopped)?;
         return Ok(before);
     }
     bail!("pid {pid} never stands still: {changed}")
@@ -71,26 +65,14 @@ pub fn compare_stopped(reader: &mut ProcessReader, pid: procfs::Pid) -> Result<(
     let stopped = StoppedProcess::<ByUs>::seize(pid, wait::PATIENCE)?;
     let both = both_when_sent(reader, &stopped);
     stopped.release()?;
-    let (by_bpf, process) = both?;
-    let by_calls = Reading {
-        process,
-        depths: None,
-        waiting: Vec::new(),
-        surroundings: Vec::new(),
-    };
-    let differences = differences(&by_bpf, &by_calls);
-    ensure!(
-        differences.is_empty(),
-        "pid {pid}: BPF and ptrace(2) differ: {}",
-        differences.join("; ")
-    );
-    Ok(())
+    let (by_bpf, by_calls) = both?;
+    ensure_same(pid, "ptrace(2)", &by_bpf, &by_calls)
 }
 
 fn both_when_sent(
     reader: &mut ProcessReader,
     stopped: &StoppedProcess<ByUs>,
-) -> Result<(Reading, ProcessState)> {
+) -> Result<(Reading, Reading)> {
     let by_bpf = wait::until(
         "the signal that is sent during the stop",
         wait::PATIENCE,
@@ -99,7 +81,7 @@ fn both_when_sent(
             Ok((!reading.process.shared.queue.is_empty()).then_some(reading))
         },
     )?;
-    Ok((by_bpf, capture::process(stopped)?))
+    Ok((by_bpf, of_stopped(capture::process(stopped)?)))
 }
 
 /// Stops `pid`, and captures it with and without what BPF tells of its threads.
@@ -109,18 +91,13 @@ pub fn compare_told(reader: &StoppedReader, pid: procfs::Pid) -> Result<()> {
     let told = reader.read()?;
     let told = told.get(&pid).context("nothing is told of it")?;
     // What injected calls cost a thread: the mask of the call that it waits in.
-    let reading = |mut process: ProcessState| Reading {
-        process: {
-            for thread in &mut process.threads {
-                if let Some(mask) = thread.saved_mask.take() {
-                    thread.blocked = mask;
-                }
+    let reading = |mut process: ProcessState| {
+        for thread in &mut process.threads {
+            if let Some(mask) = thread.saved_mask.take() {
+                thread.blocked = mask;
             }
-            process
-        },
-        depths: None,
-        waiting: Vec::new(),
-        surroundings: Vec::new(),
+        }
+        of_stopped(process)
     };
     let by_bpf = capture::told(&stopped, told).map(reading);
     let by_calls = capture::process(&stopped).map(reading);
@@ -130,10 +107,24 @@ pub fn compare_told(reader: &StoppedReader, pid: procfs::Pid) -> Result<()> {
         told.threads.len() >= known && told.dispositions.is_some(),
         "{told:?} is not all of {known} threads"
     );
-    let differences = differences(&by_bpf?, &by_calls?);
+    ensure_same(pid, "injected calls", &by_bpf?, &by_calls?)
+}
+
+/// What a capture has found, as a reading.
+fn of_stopped(process: ProcessState) -> Reading {
+    Reading {
+        process,
+        depths: None,
+        waiting: Vec::new(),
+        surroundings: Vec::new(),
+    }
+}
+
+fn ensure_same(pid: Pid, other: &str, by_bpf: &Reading, by_other: &Reading) -> Result<()> {
+    let differences = differences(by_bpf, by_other);
     ensure!(
         differences.is_empty(),
-        "pid {pid}: BPF and injected calls differ: {}",
+        "pid {pid}: BPF and {other} differ: {}",
         differences.join("; ")
     );
     Ok(())

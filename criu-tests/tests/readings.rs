@@ -204,6 +204,17 @@ fn dump_told(how: &str, victim: &Victim, images: &Path) -> Result<Step> {
     Ok(dump)
 }
 
+/// Dumps the victim, of which nothing may be lost.
+fn kept(victim: &Victim, images: &Path, leave_running: bool) -> Result<Step> {
+    let dump = with_plugin()?.dump(victim.pid(), images, leave_running)?;
+    ensure!(
+        dump.ok && dump.log.contains("not kept: nothing"),
+        "{}",
+        dump.tail(40)
+    );
+    Ok(dump)
+}
+
 /// A pending entry stands for as many expiries by the kernel's own timer as the kernel delivers it with.
 fn overruns(dir: &RunDir) -> Result<()> {
     let victim = start("timer_overruns", Some("slow"), dir)?;
@@ -229,12 +240,8 @@ fn overruns_beside_others(dir: &RunDir) -> Result<()> {
     let victim = start("timer_overruns", Some("beside"), dir)?;
     let counted = dump_told("never", &victim, &dir.file("never"))?;
     ensure!(counted.log.contains(NOT_COUNTED), "{}", counted.tail(40));
-    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
-    ensure!(
-        dump.ok && !dump.log.contains(NOT_COUNTED) && dump.log.contains("not kept: nothing"),
-        "{}",
-        dump.tail(40)
-    );
+    let dump = kept(&victim, &dir.images(), false)?;
+    ensure!(!dump.log.contains(NOT_COUNTED), "{}", dump.tail(40));
     reap_all()?;
     let (restore, checked) = restored(&with_plugin()?, dir)?;
     ensure!(restore.log.contains("verdict="), "{}", restore.tail(20));
@@ -244,12 +251,7 @@ fn overruns_beside_others(dir: &RunDir) -> Result<()> {
 /// A timer that expires after CRIU has armed it, and before the plugin looks: the entry is in the queue then, and goes aside.
 fn entry_aside_again(dir: &RunDir) -> Result<()> {
     let victim = start("timer_aside", Some("fast"), dir)?;
-    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
-    ensure!(
-        dump.ok && dump.log.contains("not kept: nothing"),
-        "{}",
-        dump.tail(40)
-    );
+    kept(&victim, &dir.images(), false)?;
     reap_all()?;
     let (restore, checked) = restored(&with_plugin()?, dir)?;
     ensure!(
@@ -264,12 +266,8 @@ fn entry_aside_again(dir: &RunDir) -> Result<()> {
 /// without a touch, so that the entry is known, and its overruns.
 fn timer_in_deep_queue(dir: &RunDir) -> Result<()> {
     let victim = start("timer_deep", Some("4000"), dir)?;
-    let dump = with_plugin()?.dump(victim.pid(), &dir.images(), false)?;
-    ensure!(
-        dump.ok && !dump.log.contains("taken out") && dump.log.contains("not kept: nothing"),
-        "{}",
-        dump.tail(40)
-    );
+    let dump = kept(&victim, &dir.images(), false)?;
+    ensure!(!dump.log.contains("taken out"), "{}", dump.tail(40));
     reap_all()?;
     let (restore, checked) = restored(&with_plugin()?, dir)?;
     ensure!(
@@ -289,12 +287,7 @@ fn entries_aside(dir: &RunDir) -> Result<()> {
         let left = dir.file("left-running");
         fs::create_dir(&left)?;
         for (images, leave_running) in [(&left, true), (&dir.images(), false)] {
-            let dump = with_plugin()?.dump(victim.pid(), images, leave_running)?;
-            ensure!(
-                dump.ok && dump.log.contains("not kept: nothing"),
-                "{}",
-                dump.tail(40)
-            );
+            kept(&victim, images, leave_running)?;
             let image = image::open(&images.join(image::file_name(victim.pid())))?;
             let timers = image.process.timers.iter();
             let entries: Vec<_> = timers

@@ -31,16 +31,8 @@ static void start(int value, long delay_ms, struct timespec interval)
 		.it_value = { 0, delay_ms * 1000000 },
 		.it_interval = interval,
 	};
-	struct sigevent event;
-	int id;
 
-	memset(&event, 0, sizeof(event));
-	event.sigev_notify = SIGEV_SIGNAL;
-	event.sigev_signo = SIG;
-	event.sigev_value.sival_int = value;
-	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
-		victim_die("timer_create: %m");
-	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
+	if (syscall(SYS_timer_settime, k_timer(SIG, value), 0, &spec, NULL))
 		victim_die("timer_settime: %m");
 }
 

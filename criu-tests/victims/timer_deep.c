@@ -8,14 +8,6 @@
 #define SIG (SIGRTMIN + 1)
 #define PERIOD 1000000000ll
 
-static long long now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 static void queue(int from, int to)
 {
 	for (int i = from; i < to; i++) {
@@ -40,7 +32,6 @@ int main(int argc, char **argv)
 {
 	struct itimerspec spec = { .it_value = { 1, 0 }, .it_interval = { 1, 0 } };
 	long long earliest, latest, missed, most;
-	struct sigevent event;
 	siginfo_t info;
 	int depth, id;
 
@@ -49,27 +40,23 @@ int main(int argc, char **argv)
 	if (depth <= 0)
 		victim_die("no depth given");
 	k_setmask(ALL_SIGNALS);
-	memset(&event, 0, sizeof(event));
-	event.sigev_notify = SIGEV_SIGNAL;
-	event.sigev_signo = SIG;
-	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
-		victim_die("timer_create: %m");
+	id = k_timer(SIG, 0);
 	queue(0, depth / 2);
-	earliest = now_ns() + PERIOD;
+	earliest = k_now_ns() + PERIOD;
 	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
 		victim_die("timer_settime: %m");
-	latest = now_ns() + PERIOD;
-	while (now_ns() < latest + PERIOD + PERIOD / 10)
+	latest = k_now_ns() + PERIOD;
+	while (k_now_ns() < latest + PERIOD + PERIOD / 10)
 		k_sleep_ms(20);
 	queue(depth / 2, depth);
-	missed = (now_ns() - latest) / PERIOD;
+	missed = (k_now_ns() - latest) / PERIOD;
 
 	victim_checkpoint();
 
 	take(0, depth / 2);
 	expect_int(SIG, k_take(SIGBIT(SIG), &info), "the timer's signal");
 	expect_int(SI_TIMER, info.si_code, "the code of the timer's signal");
-	most = (now_ns() - earliest) / PERIOD;
+	most = (k_now_ns() - earliest) / PERIOD;
 	if (info.si_overrun < missed || info.si_overrun > most)
 		victim_fail("overrun", "what the clock says", "another");
 	take(depth / 2, depth);

@@ -17,14 +17,6 @@ static void wait_pending(void)
 		k_sleep_ms(1);
 }
 
-static long long now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 static void take(int code, siginfo_t *info, const char *what)
 {
 	expect_int(SIG, k_take(SIGBIT(SIG), info), "%s", what);
@@ -40,20 +32,20 @@ static int slow(int id, int beside)
 
 	if (beside)
 		k_queue_shared(&info);
-	earliest = now_ns() + period;
+	earliest = k_now_ns() + period;
 	if (syscall(SYS_timer_settime, id, 0, &spec, NULL))
 		victim_die("timer_settime: %m");
-	latest = now_ns() + period;
-	while (now_ns() < latest + period + period / 10)
+	latest = k_now_ns() + period;
+	while (k_now_ns() < latest + period + period / 10)
 		k_sleep_ms(20);
-	missed = (now_ns() - latest) / period;
+	missed = (k_now_ns() - latest) / period;
 
 	victim_checkpoint();
 
 	if (beside)
 		take(SI_QUEUE, &info, "the entry before the timer's");
 	take(SI_TIMER, &info, "the timer's signal");
-	most = (now_ns() - earliest) / period;
+	most = (k_now_ns() - earliest) / period;
 	if (info.si_overrun < missed || info.si_overrun > most)
 		victim_fail("overrun", "what the clock says", "another");
 	return victim_end();
@@ -62,7 +54,6 @@ static int slow(int id, int beside)
 int main(int argc, char **argv)
 {
 	struct itimerspec spec = { .it_value = { 0, MS }, .it_interval = { 0, MS } };
-	struct sigevent event;
 	siginfo_t info;
 	long before;
 	int id, own;
@@ -70,11 +61,7 @@ int main(int argc, char **argv)
 	victim_begin(argc, argv);
 	own = victim_arg() && !strcmp(victim_arg(), "own");
 	k_setmask(ALL_SIGNALS);
-	memset(&event, 0, sizeof(event));
-	event.sigev_notify = SIGEV_SIGNAL;
-	event.sigev_signo = SIG;
-	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
-		victim_die("timer_create: %m");
+	id = k_timer(SIG, 0);
 	if (victim_arg() && !strcmp(victim_arg(), "slow"))
 		return slow(id, 0);
 	if (victim_arg() && !strcmp(victim_arg(), "beside"))

@@ -95,6 +95,28 @@ pid_t k_gettid(void)
 	return (pid_t)syscall(SYS_gettid);
 }
 
+long long k_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+int k_timer(int sig, int value)
+{
+	struct sigevent event;
+	int id;
+
+	memset(&event, 0, sizeof(event));
+	event.sigev_notify = SIGEV_SIGNAL;
+	event.sigev_signo = sig;
+	event.sigev_value.sival_int = value;
+	if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
+		victim_die("timer_create: %m");
+	return id;
+}
+
 void k_sleep_ms(int ms)
 {
 	struct timespec t = { ms / 1000, ms % 1000 * 1000000l };

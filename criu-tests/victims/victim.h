@@ -60,6 +60,10 @@ void k_tgkill(pid_t tid, int sig);
 pid_t k_gettid(void);
 /* sleeps without leaving a trace in the signal state; EINTR is of no interest here. */
 void k_sleep_ms(int ms);
+/* CLOCK_MONOTONIC, in nanoseconds. */
+long long k_now_ns(void);
+/* A timer of CLOCK_MONOTONIC that sends the process `sig` with this value: its number. Not armed. */
+int k_timer(int sig, int value);
 
 /* What SA_RESTORER must point to, so that a handler with these flags can return. */
 unsigned long victim_restorer(unsigned long flags);

@@ -163,7 +163,7 @@ impl Campaign {
             writeln!(out)?;
         }
         let bar = progress(self.seeds.end - self.seeds.start);
-        let watch = Watch::start();
+        let watch = Watch::start()?;
         let next = AtomicU64::new(self.seeds.start);
         let broken = AtomicBool::new(false);
         let work = |number: u32| -> Result<Vec<Record>> {

@@ -614,16 +614,23 @@ impl Maker {
         }
     }
 
-    /// One that nothing else uses, with a handler.
-    fn handled(&mut self, mask: u64) -> u8 {
+    fn is_unused(&self, signal: u8) -> bool {
+        let taken = self.sent & bit(signal) != 0 || self.acts[usize::from(signal)].is_some();
+        let special = HARMLESS.contains(&signal)
+            || STOPS.contains(&signal)
+            || SYNCHRONOUS.contains(&signal);
+        let refused = self.limited && signal > 31;
+        !(taken || special || refused || [SIGKILL, 32, 33].contains(&signal))
+    }
+
+    /// One that nothing else uses, with a handler. `None`: all are used.
+    fn handled(&mut self, mask: u64) -> Option<u8> {
+        if !(1..=LAST).any(|signal| self.is_unused(signal)) {
+            return None;
+        }
         let signal = loop {
             let signal = self.signal();
-            let taken = self.sent & bit(signal) != 0 || self.acts[usize::from(signal)].is_some();
-            let special = HARMLESS.contains(&signal)
-                || STOPS.contains(&signal)
-                || SYNCHRONOUS.contains(&signal);
-            let refused = self.limited && signal > 31;
-            if !(taken || special || refused) {
+            if self.is_unused(signal) {
                 break signal;
             }
         };
@@ -631,7 +638,7 @@ impl Maker {
         to.action = Action::Handler;
         to.mask &= mask;
         self.act(signal, to);
-        signal
+        Some(signal)
     }
 
     fn change(&mut self, signal: u8, change: impl FnOnce(&mut Disposition)) {
@@ -650,7 +657,9 @@ impl Maker {
             let mut lines = Vec::new();
             for _ in 0..depth {
                 // No handler blocks what comes inside of it, nor what is to end its call.
-                let signal = self.handled(0);
+                let Some(signal) = self.handled(0) else {
+                    break;
+                };
                 self.open[usize::from(thread)] |= bit(signal);
                 // The frame of a 32-bit handler without it does not say all that is asked for.
                 self.change(signal, |to| to.flags |= SA_SIGINFO);
@@ -665,12 +674,14 @@ impl Maker {
             if self.busy[usize::from(thread)] || !self.percent(35) {
                 continue;
             }
-            let wait = self.wait(thread);
-            self.declared.push(Line::Wait(wait));
+            if let Some(wait) = self.wait(thread) {
+                self.declared.push(Line::Wait(wait));
+            }
         }
     }
 
-    fn wait(&mut self, thread: u8) -> Wait {
+    /// `None`: there is no signal that could end the call.
+    fn wait(&mut self, thread: u8) -> Option<Wait> {
         use Call::{
             Accept, ClockNanosleep, ClockNanosleepAbs, EpollPwait, EpollPwait2, EpollWait, Futex,
             FutexBitset, FutexLockPi, IoGetevents, IoUringEnter, MqReceive, Nanosleep, Pause, Poll,
@@ -704,11 +715,14 @@ impl Maker {
         let may_end = call != FutexLockPi;
         let must_end = matches!(call, Pause | Sigsuspend | IoUringEnter)
             || call == IoGetevents && timeout.is_none();
-        let end = (must_end || may_end && self.percent(30)).then(|| {
-            let signal = self.handled(u64::MAX);
+        let ends = must_end || may_end && self.percent(30);
+        let end = if ends { self.handled(u64::MAX) } else { None };
+        if must_end && end.is_none() {
+            return None;
+        }
+        if let Some(signal) = end {
             self.open[usize::from(thread)] |= bit(signal);
-            signal
-        });
+        }
         // It is not to be over before the signal comes, nor to begin anew after it.
         if let (Some(end), Some(_)) = (end, timeout) {
             timeout = Some(20_000 + u32::from(self.small(100)) * 300);
@@ -720,7 +734,7 @@ impl Maker {
         ) && self.percent(60);
         let mask = masked.then(|| self.mask() | self.sent);
         let mask = mask.map(|mask| mask & !end.map_or(0, bit));
-        Wait {
+        Some(Wait {
             thread,
             call,
             timeout,
@@ -728,7 +742,7 @@ impl Maker {
             mask,
             set: None,
             rem: matches!(call, Nanosleep | ClockNanosleep) && self.percent(50),
-        }
+        })
     }
 
     fn timeout(&mut self) -> u32 {
@@ -756,8 +770,9 @@ impl Maker {
                 *mask |= bit(SIGCONT);
             }
         }
-        if self.percent(40) {
-            let due = self.handled(0);
+        if self.percent(40)
+            && let Some(due) = self.handled(0)
+        {
             let thread = self.thread();
             self.open[usize::from(thread)] |= bit(due);
             self.declared.push(Line::Due(Queue::Private(thread), due));
@@ -858,6 +873,13 @@ mod tests {
             (2, 500_428_947_640_611_389),
             "the plans of these seeds have changed: raise GENERATOR"
         );
+    }
+
+    #[test]
+    fn a_plan_that_uses_every_signal_ends() {
+        for seed in [209_540, 209_673] {
+            assert!(plan(seed).to_string().lines().count() > 60, "{seed}");
+        }
     }
 
     #[test]

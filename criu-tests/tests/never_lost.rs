@@ -15,7 +15,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail, ensure};
 use criu_signals::engine::capture;
 use criu_signals::fault::Point;
-use criu_signals::images::{Pending, ProcessState, RunState, SigNo, image};
+use criu_signals::images::{Fields, Pending, ProcessState, RunState, SigNo, Siginfo, image};
 use criu_signals::tracee::{ByUs, StoppedProcess};
 use criu_tests::cases::{self, expect_line};
 use criu_tests::config;
@@ -49,6 +49,8 @@ const TESTS: &[Test] = &[
     ("strangers", strangers),
     ("strangers-deep", strangers_deep),
     ("strangers-for-a-bit", strangers_for_a_bit),
+    ("sent-to-all-the-time", sent_to_all_the_time),
+    ("sent-to-all-the-time-deep", sent_to_all_the_time_deep),
     ("equal-to-what-is-out", equal_to_what_is_out),
     ("equal-to-what-is-out-deep", equal_to_what_is_out_deep),
     ("equal-before-it-is-taken", equal_before_taken),
@@ -661,6 +663,77 @@ fn strangers_deep(dir: &RunDir) -> Result<()> {
 /// The trap's custody, before the seize. What has arrived since is left to CRIU, which refuses the dump.
 fn strangers_for_a_bit(dir: &RunDir) -> Result<()> {
     sent_meanwhile(false, "limit:0 s:5:-1 limit:90000 2*s:35:-1", 5, 2, dir)
+}
+
+/// A sender that never rests: nothing of what it sends is lost, and no dump takes it for a fault of its own. It stands behind
+/// what was pending before, unless more arrives in the time for putting the queue back: that is said.
+fn sent_to_all_the_time(dir: &RunDir) -> Result<()> {
+    sent_during_dumps("p:11:1 20*s:34:-1 s:10:-1", 20, dir)
+}
+
+fn sent_to_all_the_time_deep(dir: &RunDir) -> Result<()> {
+    sent_during_dumps("3000*s:34:-1 s:10:-1", 3_000, dir)
+}
+
+/// `depth` entries of signal 34, which are in the shared queue by then.
+fn sent_during_dumps(words: &str, depth: usize, dir: &RunDir) -> Result<()> {
+    const FIRST: u64 = 1_000_000;
+    // A queue that is far longer is not read to tell what has arrived.
+    const MOST: u64 = 3_000;
+    let victim = start("queued", Some(words), dir)?;
+    let pid = victim.pid();
+    let values = || -> Result<Vec<u64>> {
+        let queue = queues(pid)?.shared.queue;
+        let of_34 = queue.iter().filter(|info| info.signo() == 34);
+        let value = |info: &Siginfo| match info.fields() {
+            Fields::Value { value, .. } => Ok(value),
+            other => bail!("{other:?}"),
+        };
+        of_34.map(value).collect()
+    };
+    let before = values()?;
+    ensure!(before.len() == depth, "{} entries", before.len());
+    let mut sender = Command::new(config::victim("sending", false))
+        .args([pid.to_string(), MOST.to_string(), FIRST.to_string()])
+        .spawn()
+        .context("sending")?;
+    let criu = criu()?;
+    let sends = Pid::try_from(sender.id())?;
+    let dump = |nth| {
+        let images = dir.file(&format!("images-{nth}"));
+        fs::create_dir(&images)?;
+        let dump = criu.dump(pid, &images, true)?;
+        companions_gone(&[pid, sends])?;
+        Ok(dump)
+    };
+    let dumps: Result<Vec<Step>> = (0..4).map(dump).collect();
+    sender.kill()?;
+    sender.wait()?;
+    let after = values()?;
+    let mut said = false;
+    for dump in dumps? {
+        ensure!(dump.ok, "criu dump failed");
+        let faults = ["another value", "differs", "Error"];
+        let is_fault = |line: &&str| faults.iter().any(|fault| line.contains(fault));
+        let faults: Vec<&str> = plugin::lines(&dump.log).filter(is_fault).collect();
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        said |= plugin::lines(&dump.log).any(|line| line.contains("stand before older ones"));
+    }
+    victim.end();
+    ensure!(after.len() > depth + 20, "only {} are there", after.len());
+    let (old, mut sent): (Vec<u64>, Vec<u64>) = after.iter().partition(|&&value| value < FIRST);
+    ensure!(old == before, "what was pending before is not as it was");
+    let are_behind = after.starts_with(&old) && sent.is_sorted();
+    ensure!(
+        said || are_behind,
+        "what was sent is not behind, and nothing says so"
+    );
+    sent.sort_unstable();
+    let last = sent.last().map_or(FIRST, |last| *last);
+    let is_gone = |value: &u64| sent.binary_search(value).is_err();
+    let gone: Vec<u64> = (FIRST..last).filter(is_gone).collect();
+    ensure!(gone.is_empty(), "sent, and not there: {gone:?}");
+    Ok(())
 }
 
 /// The same sender sends the same once more while signals are in custody: none is taken for one of those.

@@ -14,7 +14,7 @@ use crate::engine::stops;
 use crate::engine::told::Told;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::state::queues::{before_arrivals, is_timers};
+use crate::state::queues::{Arrivals, before_arrivals, is_timers};
 use crate::state::timers::{self, with_expiries, with_timer_arrivals};
 use crate::state::{
     self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
@@ -673,19 +673,33 @@ fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
             .queue
             .retain(|info| SigNo::new(info.signo()).is_some_and(|signo| bits.contains(signo)));
     }
-    let mut wanted = arrived_since(kept, found);
+    let mut wanted = arrived_since(kept.clone(), found);
     wanted.run_state = found.run_state;
     wanted.timers.clone_from(&found.timers);
-    // Around the entry of a timer the order of other numbers is nobody's affair.
-    let settle = |queue: Queue, wanted: &mut Pending, found: &Pending| {
-        if queue.same_by_number(&wanted.queue, &found.queue) {
+    // Around the entry of a timer the order of other numbers is nobody's affair. Where a sender did not rest, some of what it
+    // sent is among older signals: that was said when these were put back.
+    let settle = |queue: Queue, kept: &Pending, wanted: &mut Pending, found: &Pending| {
+        let among = |arrivals: Arrivals| arrivals.instead == 0;
+        if queue.same_by_number(&wanted.queue, &found.queue)
+            || queue.arrivals(kept, found).is_some_and(among)
+        {
             wanted.queue.clone_from(&found.queue);
         }
     };
-    settle(Queue::Shared, &mut wanted.shared, &found.shared);
-    for thread in &mut wanted.threads {
+    settle(
+        Queue::Shared,
+        &kept.shared,
+        &mut wanted.shared,
+        &found.shared,
+    );
+    for (thread, kept) in std::iter::zip(&mut wanted.threads, &kept.threads) {
         if let Some(found) = same_thread(&found.threads, thread) {
-            settle(Queue::Private, &mut thread.pending, &found.pending);
+            settle(
+                Queue::Private,
+                &kept.pending,
+                &mut thread.pending,
+                &found.pending,
+            );
         }
     }
     wanted
@@ -868,6 +882,7 @@ fn put_back_and_say<Owner>(
         let mut replay = Replay {
             injector: &mut injector,
             wanted,
+            found,
             threads: &threads,
             lost: &mut lost,
         };

@@ -4,14 +4,19 @@
 //! back what it has written. After a failed step the remaining steps still run; in particular, the masks are always put
 //! back.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
-use criu_signals_images::{DeletedTimer, ProcessState, RunState, SigSet, ThreadState, Tid};
+use criu_signals_images::{
+    DeletedTimer, Pending, ProcessState, RunState, SigSet, ThreadState, Tid,
+};
 
+use super::stops;
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::Lost;
 use crate::state::dropped::{self, Place};
+use crate::state::queues::put_back_over;
 use crate::state::timers;
 use crate::state::{
     AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
@@ -233,6 +238,8 @@ pub(crate) struct Replay<'r, 'p, Owner> {
     pub injector: &'r mut Injector<'p, Owner>,
     /// How the process must be afterwards.
     pub wanted: &'r ProcessState,
+    /// How it was when `wanted` was made: what has been sent since is no part of either, and stays.
+    pub found: &'r ProcessState,
     /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
     pub threads: &'r [(Tid, &'r ThreadState)],
     /// What can't be had together with something else, and was given up: to be said.
@@ -304,7 +311,11 @@ impl<Owner> Replay<'_, '_, Owner> {
 
     fn private_queues(&mut self) -> Vec<Error> {
         let (process, renamed) = (self.wanted, RefCell::new(Vec::new()));
+        let found = self.found;
         let errors = self.each_thread(|site, wanted| {
+            let mut known = found.threads.iter();
+            let known = known.find(|thread| thread.tid() == site.tid);
+            let known = known.map_or(&wanted.pending, |thread| &thread.pending);
             let place = Place {
                 tid: site.tid,
                 queue: Queue::Private,
@@ -314,10 +325,15 @@ impl<Owner> Replay<'_, '_, Owner> {
                 return Ok(());
             }
             if dropped::numbers(process, place.thread, &wanted.pending).is_empty() {
-                return put_back::<PrivateQueue, _>(site, &wanted.pending).map(drop);
+                return put_back_over::<PrivateQueue, _>(site, known, &wanted.pending).map(drop);
             }
-            let made =
-                dropped::put_back_queue::<PrivateQueue, _>(site, process, place, &wanted.pending)?;
+            let made = dropped::put_back_queue::<PrivateQueue, _>(
+                site,
+                process,
+                place,
+                known,
+                &wanted.pending,
+            )?;
             renamed.borrow_mut().extend(made);
             Ok(())
         });
@@ -327,9 +343,11 @@ impl<Owner> Replay<'_, '_, Owner> {
 
     fn shared_queue(&mut self) -> Vec<Error> {
         let renamed = RefCell::new(Vec::new());
+        let found = &self.found.shared;
         let errors = self.leader(|site, wanted| {
+            let known = &with_stop_of_criu(site, wanted, found)?;
             if dropped::numbers(wanted, None, &wanted.shared).is_empty() {
-                return put_back::<SharedQueue, _>(site, &wanted.shared).map(drop);
+                return put_back_over::<SharedQueue, _>(site, known, &wanted.shared).map(drop);
             }
             let place = Place {
                 tid: site.tid,
@@ -337,7 +355,8 @@ impl<Owner> Replay<'_, '_, Owner> {
                 thread: None,
             };
             let made = itimers::keeping_expired(site, |site| {
-                dropped::put_back_queue::<SharedQueue, _>(site, wanted, place, &wanted.shared)
+                let shared = &wanted.shared;
+                dropped::put_back_queue::<SharedQueue, _>(site, wanted, place, known, shared)
             })?;
             renamed.borrow_mut().extend(made);
             Ok(())
@@ -396,6 +415,26 @@ impl<Owner> Replay<'_, '_, Owner> {
         }
         errors
     }
+}
+
+/// The queue as it was found, and in it the stop signal that CRIU has queued, which counts as the stop: the signal goes.
+fn with_stop_of_criu<'f, Owner>(
+    site: &Site<'_, '_, Owner>,
+    wanted: &ProcessState,
+    found: &'f Pending,
+) -> Result<Cow<'f, Pending>> {
+    if wanted.run_state == RunState::Running {
+        return Ok(Cow::Borrowed(found));
+    }
+    let mut now = Queue::Shared.read(site, usize::MAX)?;
+    let Some(signal) = stops::queued_by_criu(wanted, now.bits) else {
+        return Ok(Cow::Borrowed(found));
+    };
+    now.queue.retain(|info| info.signo() == signal.get());
+    let mut known = found.clone();
+    known.bits.insert(signal);
+    known.queue.append(&mut now.queue);
+    Ok(Cow::Owned(known))
 }
 
 #[cfg(test)]

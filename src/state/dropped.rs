@@ -15,7 +15,9 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::queues::{Anew, Queue, is_fault, like_a_timers_own, take_one};
+use super::queues::{
+    Anew, Queue, QueueKind, is_fault, like_a_timers_own, put_back_over, take_one, with_sent_since,
+};
 use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
 use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Phase, Result};
@@ -168,18 +170,21 @@ fn anew<Owner>(
 }
 
 /// Makes the queue what is wanted, in which entries are of timers that are gone: what looks like them now may not be of these.
-/// Returns the timers of which only one with another number could be made.
+/// What has been sent since the queue was `known` stays, behind that. Returns the timers of which only one with another
+/// number could be made.
 ///
 /// # Errors
 /// What could not be put back.
-pub fn put_back_queue<K: Kind<State = Pending>, Owner>(
+pub(crate) fn put_back_queue<K: QueueKind, Owner>(
     site: &mut Site<'_, '_, Owner>,
     state: &ProcessState,
     place: Place,
+    known: &Pending,
     wanted: &Pending,
 ) -> Result<Vec<DeletedTimer>> {
     let numbers = numbers(state, place.thread, wanted);
     let found = place.queue.read(site, usize::MAX)?;
+    let wanted = &with_sent_since(known, wanted.clone(), &found);
     let is_of = |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|s| numbers.contains(s));
     // What is there of these numbers has its turn afterwards.
     let there = found.queue.iter().filter(|info| is_of(info));
@@ -191,7 +196,7 @@ pub fn put_back_queue<K: Kind<State = Pending>, Owner>(
             .union(found.bits.intersection(numbers)),
         queue: there.chain(others).copied().collect(),
     };
-    put_back::<K, _>(site, &first)?;
+    put_back_over::<K, _>(site, &found, &first)?;
     let mut renamed = Vec::new();
     for signo in numbers.iter() {
         renamed.extend(build(site, state, place, signo, &of_number(wanted, signo))?);

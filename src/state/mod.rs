@@ -84,6 +84,14 @@ pub trait Kind {
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
         Ok(Self::capture(site)? == *wanted)
     }
+
+    /// Is `wanted`, which has just been put there, what is there? What others have sent meanwhile is no difference.
+    ///
+    /// # Errors
+    /// Those of [`Kind::holds`].
+    fn has_kept<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<bool> {
+        Self::holds(site, wanted)
+    }
 }
 
 /// What was done about a difference.
@@ -138,13 +146,22 @@ pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
 /// # Errors
 /// [`Cause::NotKept`] if the kernel took it and shows something else.
 pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::State) -> Result<bool> {
+    put_back_by::<K, _>(site, wanted, |site| K::replay(site, wanted))
+}
+
+/// As [`put_back`], by `replay`.
+fn put_back_by<K: Kind, Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    wanted: &K::State,
+    replay: impl FnOnce(&mut Site<'_, '_, Owner>) -> Result<()>,
+) -> Result<bool> {
     let tid = site.tid;
     let inner = |site: &mut Site<'_, '_, Owner>| {
         if K::holds(site, wanted)? {
             return Ok(false);
         }
-        K::replay(site, wanted)?;
-        if K::holds(site, wanted)? {
+        replay(site)?;
+        if K::has_kept(site, wanted)? {
             Ok(true)
         } else {
             Err(Error::new(

@@ -13,7 +13,7 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::{Kind, PendingLimit, Site, itimers, put_back};
+use super::{Kind, PendingLimit, Site, itimers, put_back, put_back_by};
 use crate::error::{Cause, Error, Result};
 use crate::proc::{self, SignalStatus};
 use crate::tracee::{Call, Outcome, ptrace};
@@ -29,6 +29,8 @@ const SI_USER: i32 = 0;
 /// A queue longer than this is not read whole to be compared: PTRACE_PEEKSIGINFO walks the list anew for every
 /// entry, which takes a second for 20,000 of them.
 const READ_WHOLE: usize = 2_048;
+/// A queue longer than this is not read whole to tell what has arrived from what was put into it.
+const MOST_READ: usize = 20_000;
 /// How much of a longer queue is compared at its head and at its end. That it has the right length is known from
 /// where it ends, and that the kernel has stored each entry from what queueing it returned.
 const SAMPLE: usize = 512;
@@ -69,11 +71,16 @@ impl Kind for PrivateQueue {
     }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        Queue::Private.make(site, wanted)
+        let known = Queue::Private.read(site, usize::MAX)?;
+        Self::replay_over(site, &known, wanted)
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         Queue::Private.holds(site, wanted)
+    }
+
+    fn has_kept<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        Queue::Private.has_kept(site, wanted)
     }
 }
 
@@ -86,21 +93,74 @@ impl Kind for SharedQueue {
     }
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        if Queue::Shared.is_head_of(site, wanted)? {
-            return Queue::Shared.make(site, wanted);
-        }
-        itimers::keeping_expired(site, |site| make_shared(site, wanted))
+        let known = Queue::Shared.read(site, usize::MAX)?;
+        Self::replay_over(site, &known, wanted)
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         Queue::Shared.holds(site, wanted)
     }
+
+    fn has_kept<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        Queue::Shared.has_kept(site, wanted)
+    }
+}
+
+/// A queue, as a kind of state.
+pub(crate) trait QueueKind: Kind<State = Pending> {
+    /// As [`Kind::replay`], of a queue that was `known` when `wanted` was made of it: what has been sent since is no part of
+    /// either, and stays, behind `wanted`.
+    ///
+    /// # Errors
+    /// Those of [`Kind::replay`].
+    fn replay_over<Owner>(
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<()>;
+}
+
+impl QueueKind for PrivateQueue {
+    fn replay_over<Owner>(
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
+        Queue::Private.make(site, known, wanted)
+    }
+}
+
+impl QueueKind for SharedQueue {
+    fn replay_over<Owner>(
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
+        if Queue::Shared.is_head_of(site, wanted)? {
+            return Queue::Shared.make(site, known, wanted);
+        }
+        itimers::keeping_expired(site, |site| make_shared(site, known, wanted))
+    }
+}
+
+/// As [`put_back`](super::put_back), by [`QueueKind::replay_over`].
+pub(crate) fn put_back_over<K: QueueKind, Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    known: &Pending,
+    wanted: &Pending,
+) -> Result<bool> {
+    put_back_by::<K, _>(site, wanted, |site| K::replay_over(site, known, wanted))
 }
 
 /// Where something has to be taken out first.
-fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
+fn make_shared<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    known: &Pending,
+    wanted: &Pending,
+) -> Result<()> {
     let found = Queue::Shared.read(site, usize::MAX)?;
-    if Queue::Shared.set_whole(site, &found, wanted)? {
+    let aim = with_sent_since(known, wanted.clone(), &found);
+    if Queue::Shared.set_whole(site, &found, &aim)? {
         return Ok(());
     }
     // rt_sigtimedwait takes from the private queue first: the leader's is taken out of the way and put back, whatever has
@@ -111,9 +171,9 @@ fn make_shared<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Resul
     rest.queue.retain(|info| is_of(info, stay));
     rest.bits = rest.bits.intersection(stay);
     let shared = Queue::Private
-        .make(site, &rest)
-        .and_then(|()| Queue::Shared.make(site, wanted));
-    let back = Queue::Private.make(site, &private);
+        .make(site, &private, &rest)
+        .and_then(|()| Queue::Shared.make(site, &found, &aim));
+    let back = Queue::Private.make(site, &rest, &private);
     shared.and(back)
 }
 
@@ -216,6 +276,116 @@ impl Queue {
             && self.peek(tid, end, SAMPLE_AT_END + 1)? == queue[end..])
     }
 
+    fn has_kept<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
+        Ok(match self.kept(site, wanted)? {
+            Kept::Exactly | Kept::AndArrivals { ahead: 0, .. } => true,
+            Kept::AndArrivals { ahead, .. } => {
+                log::warn!(
+                    "pid {} tid {}: {ahead} signals that were sent while a queue was put back stand before older ones of the \
+                     same number: the process gets them in that order. The sender does not rest",
+                    site.pid(),
+                    site.tid
+                );
+                true
+            }
+            Kept::Not => false,
+        })
+    }
+
+    /// What the queue holds after `wanted` has been put into it. What others send while the entries are queued one after the
+    /// other stands among them, and is moved behind those of its number as long as that can be done.
+    ///
+    /// # Errors
+    /// If the thread is gone, or the kernel refused a call that moves entries.
+    pub(crate) fn kept<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        wanted: &Pending,
+    ) -> Result<Kept> {
+        if self.holds(site, wanted)? {
+            return Ok(Kept::Exactly);
+        }
+        if wanted.queue.len() > MOST_READ {
+            return Ok(Kept::Not);
+        }
+        for moved in 0.. {
+            let found = self.read(site, usize::MAX)?;
+            let Some(arrivals) = self.arrivals(wanted, &found) else {
+                return Ok(Kept::Not);
+            };
+            let Arrivals { ahead, instead } = arrivals;
+            if ahead == 0 && instead == 0 {
+                return Ok(Kept::AndArrivals { found, ahead });
+            }
+            // While a long queue is queued anew more arrives.
+            let moves = match wanted.queue.len() {
+                0..=READ_WHOLE => STRANGERS,
+                _ => instead.min(1),
+            };
+            if moved == moves {
+                return Ok(match instead {
+                    0 => Kept::AndArrivals { found, ahead },
+                    _ => Kept::Not,
+                });
+            }
+            let behind = with_arrivals(wanted.clone(), &found);
+            if !self.set_whole(site, &found, &behind)? {
+                return Ok(Kept::Not);
+            }
+        }
+        Ok(Kept::Not)
+    }
+
+    /// How what others have sent stands in `found`, into which `kept` has been put. `None`: something of `kept` is not there, and
+    /// nothing instead, or not in its order.
+    pub(crate) fn arrivals(self, kept: &Pending, found: &Pending) -> Option<Arrivals> {
+        if !kept.bits.difference(found.bits).is_empty() {
+            return None;
+        }
+        let mut due: HashMap<Siginfo, usize> = HashMap::new();
+        for info in &kept.queue {
+            *due.entry(*info).or_default() += 1;
+        }
+        let mut is_due = |info: &Siginfo| match due.get_mut(info) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        };
+        let mut of_kept = Vec::with_capacity(kept.queue.len());
+        let mut ahead = 0;
+        // Of each number, what nothing older has followed yet.
+        let mut arrived: HashMap<i32, usize> = HashMap::new();
+        for info in &found.queue {
+            if is_due(info) {
+                of_kept.push(*info);
+                ahead += arrived.remove(&info.signo()).unwrap_or(0);
+            } else {
+                *arrived.entry(info.signo()).or_default() += 1;
+            }
+        }
+        // The kernel has dropped them when they were queued again (legacy_queue).
+        let of_missing = |info: &&Siginfo| is_due(info);
+        let missing: Vec<Siginfo> = kept
+            .queue
+            .iter()
+            .rev()
+            .filter(of_missing)
+            .copied()
+            .collect();
+        let is_legacy =
+            |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|signo| !signo.is_realtime());
+        if !missing.iter().all(is_legacy) {
+            return None;
+        }
+        let mut there = kept.queue.clone();
+        there.retain(|info| !missing.contains(info));
+        let instead = missing.len();
+        self.same_by_number(&of_kept, &there)
+            .then_some(Arrivals { ahead, instead })
+    }
+
     /// Is what is in the queue the beginning of `wanted`, so that nothing has to be taken out?
     fn is_head_of<Owner>(self, site: &Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         let found = self.peek(site.tid, 0, wanted.queue.len().min(READ_WHOLE) + 1)?;
@@ -225,20 +395,28 @@ impl Queue {
     }
 
     /// Makes the queue what is wanted: queues what is missing behind what is right, or else takes out what is not
-    /// first. The thread's other signals must be blocked, and RLIMIT_SIGPENDING leave room.
-    fn make<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
-        let missing = if self.is_head_of(site, wanted)? {
+    /// first. What has been sent since it was `known` stays, behind that. The thread's other signals must be blocked, and
+    /// RLIMIT_SIGPENDING leave room.
+    fn make<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
+        let mut wanted = Cow::Borrowed(wanted);
+        let missing = if self.is_head_of(site, &wanted)? {
             let have = self.peek(site.tid, 0, wanted.queue.len())?.len();
-            Cow::Borrowed(&wanted.queue[have..])
+            wanted.queue[have..].to_vec()
         } else {
             let found = self.read(site, usize::MAX)?;
-            if self.set_whole(site, &found, wanted)? {
+            wanted = Cow::Owned(with_sent_since(known, wanted.into_owned(), &found));
+            if self.set_whole(site, &found, &wanted)? {
                 return Ok(());
             }
             let (wrong, missing) = self.plan_in_place(site, &found.queue, &wanted.queue)?;
             self.take_out(site, &wrong)?;
             self.take_out_bits(site, found.bits_without_info())?;
-            Cow::Owned(missing)
+            missing
         };
         let ids = SignalStatus::read(site.pid(), site.tid)?.ids;
         self.queue(site, &ids, &missing)?;
@@ -874,6 +1052,27 @@ impl Queue {
     }
 }
 
+/// What a queue holds after something has been put into it.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    /// That.
+    Exactly,
+    /// That, and what others have sent since: all of it is in `found`. So many of these signals stand before older ones of
+    /// their number.
+    AndArrivals { found: Pending, ahead: usize },
+    /// Something else.
+    Not,
+}
+
+/// How signals that others have sent stand among those that were put into a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrivals {
+    /// So many of them stand before older ones of their number.
+    pub(crate) ahead: usize,
+    /// So many stand instead of older ones: of a number below 32 there is one at a time.
+    pub(crate) instead: usize,
+}
+
 /// What of a piece has not come out, as the timers that the entries were of are gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropped<'d> {
@@ -1363,6 +1562,16 @@ pub fn before_arrivals(taken: Pending, found: &Pending, still_in: &[Siginfo]) ->
     with_others(taken, found, &found.queue, known)
 }
 
+/// `wanted`, and behind it what of `found` has been sent since the queue was `known`.
+pub(crate) fn with_sent_since(known: &Pending, wanted: Pending, found: &Pending) -> Pending {
+    if found == known {
+        return wanted;
+    }
+    let mut found = found.clone();
+    found.bits = found.bits.difference(known.bits_without_info());
+    before_arrivals(wanted, &found, &known.queue)
+}
+
 /// Behind what was pending at the dump, those of `others` that are not `known`, each so many times.
 fn with_others(
     dumped: Pending,
@@ -1435,6 +1644,52 @@ mod tests {
                 info(rt(0), 9)
             ]
         );
+    }
+
+    #[test]
+    fn what_others_have_sent_is_told_from_what_was_put_back() {
+        let (a, b, c) = (
+            info(SigNo::new(34).unwrap(), 1),
+            info(SigNo::new(34).unwrap(), 2),
+            info(SigNo::new(64).unwrap(), 3),
+        );
+        let arrivals = |kept: &[Siginfo], found: &[Siginfo]| {
+            Queue::Shared.arrivals(&pending(kept), &pending(found))
+        };
+        let ahead = |kept: &[Siginfo], found: &[Siginfo]| {
+            arrivals(kept, found).map(|arrivals| (arrivals.ahead, arrivals.instead))
+        };
+        assert_eq!(ahead(&[a, b], &[a, b, c]), Some((0, 0)));
+        assert_eq!(ahead(&[a], &[c, a, a, b]), Some((0, 0)));
+        assert_eq!(ahead(&[a], &[b, a]), Some((1, 0)));
+        assert_eq!(ahead(&[a, a, c], &[b, a, b, c, a]), Some((2, 0)));
+        assert_eq!(ahead(&[a, b], &[b, a]), None, "in another order");
+        assert_eq!(ahead(&[a, a], &[a, b]), None, "one is gone");
+        let (first, second) = (info(SigNo::USR1, 1), info(SigNo::USR1, 2));
+        assert_eq!(ahead(&[first, c], &[second, c]), Some((0, 1)));
+        assert_eq!(ahead(&[first], &[c]), None);
+    }
+
+    #[test]
+    fn what_was_sent_since_stays_and_what_was_known_goes() {
+        let [a, b, c] = [1, 2, 3].map(|value| info(SigNo::new(34).unwrap(), value));
+        let since = |known: &[Siginfo], wanted: &[Siginfo], found: &[Siginfo]| {
+            with_sent_since(&pending(known), pending(wanted), &pending(found)).queue
+        };
+        assert_eq!(since(&[a], &[b], &[a, c]), [b, c]);
+        assert_eq!(since(&[a], &[b], &[a]), [b]);
+        assert_eq!(
+            since(&[], &[a, b], &[a]),
+            [a, b, a],
+            "equal to one that is out"
+        );
+        let bare = Pending {
+            bits: SigNo::USR1.into(),
+            ..Pending::default()
+        };
+        let none = Pending::default();
+        assert_eq!(with_sent_since(&bare, none.clone(), &bare), none);
+        assert_eq!(with_sent_since(&none, none.clone(), &bare), bare);
     }
 
     #[test]

@@ -616,9 +616,8 @@ impl Maker {
 
     fn is_unused(&self, signal: u8) -> bool {
         let taken = self.sent & bit(signal) != 0 || self.acts[usize::from(signal)].is_some();
-        let special = HARMLESS.contains(&signal)
-            || STOPS.contains(&signal)
-            || SYNCHRONOUS.contains(&signal);
+        let special =
+            HARMLESS.contains(&signal) || STOPS.contains(&signal) || SYNCHRONOUS.contains(&signal);
         let refused = self.limited && signal > 31;
         !(taken || special || refused || [SIGKILL, 32, 33].contains(&signal))
     }

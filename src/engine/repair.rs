@@ -180,7 +180,10 @@ fn check_under_lent_limit<Owner>(
     );
     // What is told was read before interval timers were put back.
     let told = told.filter(|_| dumped.interval_timers.is_empty());
-    let mut found = look(stopped, dumped, dumped, told)?;
+    let mut found = look_as_it_is(stopped, dumped, dumped, told)?;
+    let is_changed = dumped.run_state != RunState::Running || !dumped.deleted_timers.is_empty();
+    let as_it_is = is_changed.then(|| found.clone());
+    count_queued_stop(&mut found, dumped);
     distrust_entries(&mut found, dumped);
     let wanted = wanted(dumped, &found);
     report.arrived = siginfos(&wanted).saturating_sub(siginfos(dumped));
@@ -199,7 +202,8 @@ fn check_under_lent_limit<Owner>(
         report.errors.extend(resume_calls(stopped, &wanted, &found));
         return Ok(());
     }
-    put_back_and_read_back(stopped, dumped, (wanted, &found), differences, report);
+    let as_it_is = as_it_is.as_ref().unwrap_or(&found);
+    put_back_and_read_back(stopped, dumped, (wanted, as_it_is), differences, report);
     Ok(())
 }
 
@@ -746,8 +750,19 @@ fn look<Owner>(
     expected: &ProcessState,
     told: Option<&Told>,
 ) -> Result<ProcessState> {
-    let mut found = capture::expecting_told(stopped, Phase::Verify, expected, told)?;
+    let mut found = look_as_it_is(stopped, dumped, expected, told)?;
     count_queued_stop(&mut found, dumped);
+    Ok(found)
+}
+
+/// As [`look`], with that stop among what is pending.
+fn look_as_it_is<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+    expected: &ProcessState,
+    told: Option<&Told>,
+) -> Result<ProcessState> {
+    let mut found = capture::expecting_told(stopped, Phase::Verify, expected, told)?;
     // Taken back at the end (`take_back_limit`).
     if dumped.lent_limit == Some(found.rlimit_sigpending) {
         found.rlimit_sigpending = dumped.rlimit_sigpending;

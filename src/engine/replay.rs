@@ -4,14 +4,10 @@
 //! back what it has written. After a failed step the remaining steps still run; in particular, the masks are always put
 //! back.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 
-use criu_signals_images::{
-    DeletedTimer, Pending, ProcessState, RunState, SigSet, ThreadState, Tid,
-};
+use criu_signals_images::{DeletedTimer, ProcessState, RunState, SigSet, ThreadState, Tid};
 
-use super::stops;
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::Lost;
@@ -343,9 +339,8 @@ impl<Owner> Replay<'_, '_, Owner> {
 
     fn shared_queue(&mut self) -> Vec<Error> {
         let renamed = RefCell::new(Vec::new());
-        let found = &self.found.shared;
+        let known = &self.found.shared;
         let errors = self.leader(|site, wanted| {
-            let known = &with_stop_of_criu(site, wanted, found)?;
             if dropped::numbers(wanted, None, &wanted.shared).is_empty() {
                 return put_back_over::<SharedQueue, _>(site, known, &wanted.shared).map(drop);
             }
@@ -415,26 +410,6 @@ impl<Owner> Replay<'_, '_, Owner> {
         }
         errors
     }
-}
-
-/// The queue as it was found, and in it the stop signal that CRIU has queued, which counts as the stop: the signal goes.
-fn with_stop_of_criu<'f, Owner>(
-    site: &Site<'_, '_, Owner>,
-    wanted: &ProcessState,
-    found: &'f Pending,
-) -> Result<Cow<'f, Pending>> {
-    if wanted.run_state == RunState::Running {
-        return Ok(Cow::Borrowed(found));
-    }
-    let mut now = Queue::Shared.read(site, usize::MAX)?;
-    let Some(signal) = stops::queued_by_criu(wanted, now.bits) else {
-        return Ok(Cow::Borrowed(found));
-    };
-    now.queue.retain(|info| info.signo() == signal.get());
-    let mut known = found.clone();
-    known.bits.insert(signal);
-    known.queue.append(&mut now.queue);
-    Ok(Cow::Owned(known))
 }
 
 #[cfg(test)]

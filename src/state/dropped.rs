@@ -86,7 +86,14 @@ pub fn find<Owner>(stopped: &StoppedProcess<Owner>, state: &mut ProcessState) ->
                 false => None,
             };
             let Some(gone) = asked else {
-                found.unclear.extend(candidates);
+                let entries = of_number(queue(state, place.thread), signo);
+                let (sure, unclear) = sure_and_unclear(state, place, signo, &entries);
+                if sure.len() <= room {
+                    state.deleted_timers.extend(sure);
+                    found.unclear.extend(unclear);
+                } else {
+                    found.unclear.extend(candidates);
+                }
                 continue;
             };
             continued |= signo == SigNo::CONT;
@@ -591,6 +598,25 @@ fn candidates(state: &ProcessState, place: Place, signo: SigNo) -> Vec<DeletedTi
         .collect()
 }
 
+/// The timers that are gone for sure, and those of which nobody can tell: of a number below 32 the kernel queues nothing behind
+/// another entry but what is a timer's (legacy_queue, posixtimer_queue_sigqueue).
+fn sure_and_unclear(
+    state: &ProcessState,
+    place: Place,
+    signo: SigNo,
+    entries: &[Siginfo],
+) -> (Vec<DeletedTimer>, Vec<DeletedTimer>) {
+    let left = |(_, info): &(usize, &Siginfo)| may_be_left(state, place.thread, info);
+    let left = entries.iter().enumerate().filter(left);
+    let (sure, unclear): (Vec<_>, Vec<_>) =
+        left.partition(|(nth, _)| *nth > 0 && !signo.is_realtime());
+    let timers = |entries: Vec<(usize, &Siginfo)>| {
+        let timer = |(_, info): (usize, &Siginfo)| of_timer(info, place.thread);
+        entries.into_iter().filter_map(timer).collect()
+    };
+    (timers(sure), timers(unclear))
+}
+
 /// Can all entries of the number be taken out of the queue without any other, and go back?
 fn askable(state: &ProcessState, place: Place, signo: SigNo) -> bool {
     let Some(leader) = state.threads.first() else {
@@ -661,6 +687,23 @@ mod tests {
             }],
             ..ProcessState::bare(ids(7))
         }
+    }
+
+    #[test]
+    fn behind_another_entry_of_a_number_below_32_only_a_timers_can_be() {
+        let state = process(&[entry(1, 0, 0), entry(2, 0, 0)], &[]);
+        let place = Place {
+            tid: Tid::new(7).unwrap(),
+            queue: Queue::Shared,
+            thread: None,
+        };
+        let told = |signo: SigNo| {
+            let (sure, unclear) = sure_and_unclear(&state, place, signo, &state.shared.queue);
+            let ids = |timers: Vec<DeletedTimer>| timers.iter().map(|t| t.id).collect::<Vec<_>>();
+            (ids(sure), ids(unclear))
+        };
+        assert_eq!(told(SigNo::USR1), (vec![2], vec![1]));
+        assert_eq!(told(SigNo::new(34).unwrap()), (vec![], vec![1, 2]));
     }
 
     #[test]

@@ -1203,7 +1203,7 @@ fn run_whole_or_not<Owner>(site: &mut Site<'_, '_, Owner>, calls: &[Call]) -> Re
 }
 
 /// What comes out of a queue for a bit without an entry (collect_signal).
-fn without_entry(signo: SigNo) -> Siginfo {
+pub(super) fn without_entry(signo: SigNo) -> Siginfo {
     let mut bytes = [0; SIGINFO_SIZE];
     bytes[..4].copy_from_slice(&signo.get().to_le_bytes());
     Siginfo::from_bytes(bytes)

@@ -21,7 +21,10 @@ use criu_signals_images::{
 };
 
 use super::dispositions::sigaction;
-use super::queues::{Queue, SIGSET_SIZE, take_one, take_one_within, with_arrivals};
+use super::queues::{
+    Queue, SIGSET_SIZE, is_timers, siginfo, take_one, take_one_within, with_arrivals,
+    with_sent_since, without_entry,
+};
 use super::{Kind as _, Lost, PATIENCE, PendingLimit, Site};
 use crate::error::{Cause, Error, Result};
 use crate::machine;
@@ -589,7 +592,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         if let Err(e) = self.disarm() {
             return self.errors.push(e);
         }
-        let plans = match self.plan() {
+        let mut plans = match self.plan() {
             Ok(plans) => plans,
             Err(e) => {
                 self.errors.push(e);
@@ -600,7 +603,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.errors.push(e);
             return self.arm();
         }
-        for plan in &plans {
+        for plan in &mut plans {
             let emptied = self.empty(plan);
             self.errors.extend(emptied.err());
         }
@@ -777,13 +780,16 @@ impl<Owner> Rebuild<'_, '_, Owner> {
     }
 
     /// In list order, as [`Queue::take_out`]; but entries of timers that have just been disarmed are dropped
-    /// by the kernel while it looks for the next, so that there may be none for the last calls.
-    fn empty(&mut self, plan: &Plan) -> Result<()> {
+    /// by the kernel while it looks for the next, so that there may be none for the last calls. What has been sent since the
+    /// queue was planned comes out too, and is to be in it, as the last.
+    fn empty(&mut self, plan: &mut Plan) -> Result<()> {
         let site = Site {
             injector: &mut *self.injector,
             tid: plan.tid,
         };
         let mut found = plan.found.clone();
+        let mut out = Pending::default();
+        let mut emptied = false;
         for _ in 0..ROUNDS {
             let numbers = found
                 .queue
@@ -793,11 +799,26 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 .chain(found.bits_without_info().iter())
                 .map(take_one)
                 .collect();
-            site.injector.run(plan.tid, &calls)?;
-            found = plan.which.read(&site, usize::MAX)?;
-            if found == Pending::default() {
-                return Ok(());
+            let outcomes = site.injector.run(plan.tid, &calls)?;
+            let came = outcomes.iter().filter(|outcome| outcome.errno().is_none());
+            for info in came.map(siginfo) {
+                // The timers are disarmed: none has sent anything. Delivery changes the overruns of their entries.
+                out.queue.extend(info.ok().filter(|info| !is_timers(info)));
             }
+            found = plan.which.read(&site, usize::MAX)?;
+            emptied = found == Pending::default();
+            if emptied {
+                break;
+            }
+        }
+        out.bits = out.queued();
+        let mut known = plan.found.clone();
+        let bare = known.bits_without_info();
+        known.queue.extend(bare.iter().map(without_entry));
+        let wanted = std::mem::take(&mut plan.pending);
+        plan.pending = with_sent_since(&known, wanted, &out);
+        if emptied {
+            return Ok(());
         }
         Err(Error::new(
             "empty a queue",

@@ -36,8 +36,10 @@ BASELINE     :=
 # A document into which `make bench` writes its first table, as README.md.
 DOCUMENT     :=
 
-# For `make kernels`: kernels of Debian's; a selection of tests (full, ci); where the table goes. ARGS is a part of a test's name.
-KERNELS      := 6.1 6.12 7.2
+# For `make kernels`: the architecture (x86_64, aarch64); kernels of Debian's; a selection of tests (full, ci). ARGS is a part of a
+# test's name.
+ARCH         := x86_64
+KERNELS       = $(if $(filter x86_64,$(ARCH)),6.1 6.12 7.2,7.2)
 SELECTION    := full
 
 # For `make zdtm`: CRIU's source tree; names or patterns of tests, or all; flavours (h,ns,uns); tests at a time.
@@ -176,17 +178,30 @@ versions: root host faults build ## runs tests and gap cases with every version 
 	@$(headers)scripts/versions "$(TARGET)" --gaps $(REPEATS) --table docs/versions.md $(VERSIONS)
 	$(with_criu) test -p criu-tests$(locked)$(profile_flag) --test across
 
-kernels: root faults build ## runs tests, gap cases and random states under other kernels in an emulator, and writes docs/kernels.md (KERNELS="6.1 7.2" SELECTION=ci)
-	@scripts/install-deps kernels
-	@$(headers)scripts/kernels "$(TARGET)" --selection "$(SELECTION)"$(if $(ARGS), --args "$(ARGS)")$(if \
+kernels: root $(if $(filter aarch64,$(ARCH)),crossed,faults build) ## runs tests, gap cases and random states under other kernels in an emulator, and writes docs/kernels.md (KERNELS="6.1 7.2" SELECTION=ci ARCH=aarch64)
+	@scripts/install-deps kernels "$(ARCH)"
+	@$(headers)scripts/kernels "$(TARGET)" --arch "$(ARCH)" --selection "$(SELECTION)"$(if $(ARGS), --args "$(ARGS)")$(if \
 	  $(ARGS)$(CI),, --table docs/kernels.md) $(KERNELS)
+
+cross = scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include"
+crossed_to = $(TARGET)/cross/target/aarch64-unknown-linux-gnu/debug
+
+# Before the build that people use, as for x86_64.
+.PHONY: crossed
+crossed: deps criu
+	@scripts/get-cross "$(TARGET)/cross"
+	$(cross) build -p criu-signals -p signals-plugin --features criu-signals/faults,signals-plugin/faults$(locked)
+	@scripts/place-plugin "$(crossed_to)/libsignals_plugin.so" "$(TARGET)/cross/faults/plugins"
+	@cp -- "$(crossed_to)/criu-signals" "$(TARGET)/cross/faults/"
+	$(cross) build -p criu-signals -p signals-plugin -p criu-tests$(locked)
+	@scripts/place-plugin "$(crossed_to)/libsignals_plugin.so" "$(TARGET)/cross/plugins"
 
 aarch64: criu ## builds the plugin and the command for aarch64 on x86_64, in target/cross, and runs unit tests by qemu-user
 	@scripts/install-deps aarch64
 	@scripts/get-cross "$(TARGET)/cross"
-	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" build -p criu-signals -p signals-plugin$(locked)
-	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" test -p criu-signals-images --lib$(locked)
-	scripts/cross-cargo "$(TARGET)/cross" "$(TARGET)/criu/include" test -p criu-signals --lib$(locked) -- arch::
+	$(cross) build -p criu-signals -p signals-plugin$(locked)
+	$(cross) test -p criu-signals-images --lib$(locked)
+	$(cross) test -p criu-signals --lib$(locked) -- arch::
 
 install: PROFILE := release
 install: deps criu ## installs the plugin where the installed criu looks for it, the command, settings (PREFIX, DESTDIR, PLUGINDIR)

@@ -47,6 +47,14 @@ static uint32_t rest[6] = { UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHE
 #define SYS_select SYS__newselect
 #endif
 
+#ifdef __aarch64__
+/* There are these calls with a mask alone. What libc makes of the others is made here. */
+#define SYS_epoll_wait SYS_epoll_pwait
+#define SYS_poll SYS_ppoll
+#define SYS_select SYS_pselect6
+#define SYS_pause SYS_ppoll
+#endif
+
 static struct timespec timeout_of(double s)
 {
 	return (struct timespec){ (time_t)s, (long)((s - (double)(time_t)s) * 1e9) };
@@ -99,7 +107,7 @@ static void enter(int limited)
 	if (starts("sigtimedwait"))
 		result = syscall(SYS_rt_sigtimedwait, &waited, NULL, limited ? &t : NULL, 8);
 	else if (starts("epoll_wait"))
-		result = syscall(SYS_epoll_wait, epoll, &got, 1, limited ? ms : -1);
+		result = syscall(SYS_epoll_wait, epoll, &got, 1, limited ? ms : -1, NULL, 8);
 	else if (starts("epoll_pwait"))
 		result = syscall(SYS_epoll_pwait, epoll, &got, 1, limited ? ms : -1, &none, 8);
 	else if (starts("recv")) {
@@ -110,7 +118,8 @@ static void enter(int limited)
 			setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, limited ? &tv : &longer, sizeof(tv));
 		result = syscall(SYS_recvfrom, pair[0], byte, 1, 0, NULL, NULL);
 	} else if (starts("poll"))
-		result = syscall(SYS_poll, &pfd, 1, limited ? ms : -1);
+		result = SYS_poll == SYS_ppoll ? syscall(SYS_ppoll, &pfd, 1, limited ? &t : NULL, NULL, 8) :
+						 syscall(SYS_poll, &pfd, 1, limited ? ms : -1);
 	else if (starts("nanosleep"))
 		result = syscall(SYS_nanosleep, &t, rem);
 	else if (starts("clock_nanosleep_time64"))
@@ -122,11 +131,13 @@ static void enter(int limited)
 	else if (starts("futex"))
 		result = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, limited ? &t : NULL, NULL, 0);
 	else if (starts("pause"))
-		result = syscall(SYS_pause);
+		result = SYS_pause == SYS_ppoll ? syscall(SYS_ppoll, NULL, 0, NULL, NULL, 8) : syscall(SYS_pause);
 	else if (starts("read"))
 		result = syscall(SYS_read, pair[0], byte, 1);
 	else if (starts("select"))
-		result = syscall(SYS_select, event + 1, &fds, NULL, NULL, limited ? &tv : NULL);
+		result = SYS_select == SYS_pselect6 ?
+				 syscall(SYS_pselect6, event + 1, &fds, NULL, NULL, limited ? &t : NULL, NULL) :
+				 syscall(SYS_select, event + 1, &fds, NULL, NULL, limited ? &tv : NULL);
 	else if (starts("wait"))
 		result = syscall(SYS_wait4, child, NULL, 0, NULL);
 	err = result < 0 ? errno : 0;

@@ -61,6 +61,9 @@ impl Need {
             ),
             Need::NoCapSysResource => has_capability(CAP_SYS_RESOURCE)
                 .then_some("it shows what is done without CAP_SYS_RESOURCE, which is there"),
+            Need::Ia32 if !cfg!(target_arch = "x86_64") => {
+                Some("there are 32-bit programs for x86_64 only")
+            }
             Need::Ia32 => (!config::has_ia32())
                 .then_some("no 32-bit programs can be built: gcc-multilib is missing"),
             Need::Fuse => {

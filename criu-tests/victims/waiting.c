@@ -24,6 +24,11 @@
 #ifndef SYS_recvfrom
 #define SYS_recvfrom SYS_socketcall
 #endif
+#ifdef __aarch64__
+/* There are these calls with a mask alone: without one they are made with NULL. */
+#define SYS_poll SYS_ppoll
+#define SYS_epoll_wait SYS_epoll_pwait
+#endif
 
 static void handler(int sig);
 static long in_poll(int index);
@@ -70,8 +75,10 @@ static void handler(int sig)
 static long in_poll(int index)
 {
 	struct pollfd fd = { .fd = waits[index].pair[0], .events = POLLIN };
+	struct timespec time = { .tv_sec = SECONDS };
 
-	return syscall(SYS_poll, &fd, 1, SECONDS * 1000);
+	return SYS_poll == SYS_ppoll ? syscall(SYS_ppoll, &fd, 1, &time, NULL, 8) :
+				       syscall(SYS_poll, &fd, 1, SECONDS * 1000);
 }
 
 static long in_nanosleep(int index)
@@ -103,7 +110,7 @@ static long in_epoll_wait(int index)
 	struct epoll_event got;
 
 	(void)index;
-	return syscall(SYS_epoll_wait, epoll, &got, 1, SECONDS * 1000);
+	return syscall(SYS_epoll_wait, epoll, &got, 1, SECONDS * 1000, NULL, 8);
 }
 
 static long in_sigtimedwait(int index)

@@ -60,6 +60,7 @@ fn tests() -> Vec<Test> {
         test("names.diff-and-verify", names_of_differences),
         test("images.ours-and-criu's", ours_and_criu_s),
         test("images.taken-out", images_of_what_was_taken_out),
+        test("images.one-damaged", one_image_damaged),
         test("images.core-alone", core_alone),
         test("archive.packed", archive_packed),
         test("archive.oci", archive_oci),
@@ -709,7 +710,7 @@ fn ours_and_criu_s(dir: &RunDir) -> Result<()> {
     said.line(&["waits in", "not recorded"])?;
 
     let said = run(&["diff", &images, &criu])?.expect(OK)?;
-    said.line(&["not compared", "signals pending without siginfo"])?;
+    said.line(&["only A records", "signals pending without siginfo"])?;
     // One that differs is found, and nothing else.
     let pid = victim.pid();
     let path = dir.images().join(format!("core-{pid}.img"));
@@ -762,6 +763,44 @@ fn images_of_what_was_taken_out(dir: &RunDir) -> Result<()> {
     let said = run(&["diff", &images, &format!("criu:{images}")])?.expect(NO)?;
     said.line(&["note", "taken out for the dump"])?;
     said.line(&["process shared queue"])?;
+    victim.finish(CHECK)
+}
+
+/// One damaged image of a folder hides no other, and is not taken for a process that is not there.
+fn one_image_damaged(dir: &RunDir) -> Result<()> {
+    let victim = start("process_tree", None, dir)?;
+    dump(&with_plugin()?, &victim, dir)?;
+    let pids = procfs::tree(victim.pid())?;
+    let damaged = *pids.last().context("children")?;
+    let images = text(&dir.images());
+    let whole = text(&dir.file("whole"));
+    fs::create_dir(&whole)?;
+    for file in fs::read_dir(dir.images())? {
+        let file = file?;
+        fs::copy(file.path(), Path::new(&whole).join(file.file_name()))?;
+    }
+    let names = [image::file_name(damaged), format!("core-{damaged}.img")];
+    for (prefix, name) in ["", "criu:"].into_iter().zip(names) {
+        let path = dir.images().join(&name);
+        let bytes = fs::read(&path)?;
+        fs::write(&path, &bytes[..bytes.len() / 2])?;
+        let [images, whole] = [&images, &whole].map(|folder| format!("{prefix}{folder}"));
+        let said = run(&["show", &images])?.expect(FAILED)?;
+        said.error(&[&name])?;
+        let shown = said.out.lines().filter(|line| line.contains("img ("));
+        ensure!(shown.count() == pids.len() - 1, "{}", said.out);
+        for (a, b) in [(&images, &whole), (&whole, &images)] {
+            let said = run(&["diff", a, b])?.expect(FAILED)?;
+            said.error(&[&name])?;
+            ensure!(!said.out.contains("no such process"), "{}", said.out);
+            let json = run(&["diff", "--json", a, b])?.expect(FAILED)?.json()?;
+            ensure!(json["same"].is_null(), "{json}");
+            let not_read = json["not_read"].to_string();
+            ensure!(not_read.contains(&name), "{json}");
+            let compared = json["processes"].as_array().context("processes")?;
+            ensure!(compared.len() == pids.len() - 1, "{json}");
+        }
+    }
     victim.finish(CHECK)
 }
 

@@ -70,14 +70,56 @@ impl Folder for Path {
 /// # Errors
 /// If an image of a process that was alive is missing, cannot be read or is damaged.
 pub fn processes(folder: &(impl Folder + ?Sized)) -> Result<Vec<Recorded>, ImageError> {
-    let mut processes = Vec::new();
-    for process in tree(folder)? {
-        let leader = read_core(folder, process.pid)?;
-        if leader.is_alive() {
-            processes.push(with_threads(folder, &leader, &process)?);
-        }
+    let each = each_process(folder)?.into_iter();
+    each.map(|process| process.map_err(|unreadable| unreadable.error))
+        .collect()
+}
+
+/// A process whose images CRIU has written, and that could not be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// In its own pid namespace.
+    pub pid: i32,
+    /// The name of the image that is missing or damaged.
+    pub image: String,
+    /// What is wrong with the image.
+    pub error: ImageError,
+}
+
+/// As [`processes`], with an error for each process whose images cannot be read: the other processes are returned all the same.
+///
+/// # Errors
+/// If `pstree.img` is missing, cannot be read or is damaged.
+pub fn each_process(
+    folder: &(impl Folder + ?Sized),
+) -> Result<Vec<Result<Recorded, Unreadable>>, ImageError> {
+    let each = tree(folder)?
+        .into_iter()
+        .map(|process| alive(folder, &process));
+    Ok(each.filter_map(Result::transpose).collect())
+}
+
+/// `None` for a process that was dead.
+fn alive(folder: &(impl Folder + ?Sized), process: &Entry) -> Result<Option<Recorded>, Unreadable> {
+    let unreadable = |tid, error| Unreadable {
+        pid: process.pid,
+        image: core_name(tid),
+        error,
+    };
+    let core = |tid| read_core(folder, tid).map_err(|error| unreadable(tid, error));
+    let leader = core(process.pid)?;
+    if !leader.is_alive() {
+        return Ok(None);
     }
-    Ok(processes)
+    let others = process.threads.iter().filter(|tid| **tid != process.pid);
+    let others = others
+        .map(|&tid| Ok((tid, core(tid)?)))
+        .collect::<Result<Vec<_>, Unreadable>>()?;
+    let mut cores = vec![(process.pid, &leader)];
+    cores.extend(others.iter().map(|(tid, core)| (*tid, core)));
+    from_cores(process.pid, &cores)
+        .map(Some)
+        .map_err(|error| unreadable(process.pid, error))
 }
 
 /// The process with this id in its own pid namespace; `None` where `pstree.img` does not name it, or it was dead.
@@ -89,11 +131,7 @@ pub fn process(folder: &(impl Folder + ?Sized), pid: i32) -> Result<Option<Recor
     let Some(process) = tree.iter().find(|process| process.pid == pid) else {
         return Ok(None);
     };
-    let leader = read_core(folder, pid)?;
-    if !leader.is_alive() {
-        return Ok(None);
-    }
-    with_threads(folder, &leader, process).map(Some)
+    alive(folder, process).map_err(|unreadable| unreadable.error)
 }
 
 /// One core image alone, that of a leader: a process of whose other threads nothing is known.
@@ -210,20 +248,6 @@ fn entries(bytes: &[u8]) -> Result<Vec<Entry>, ImageError> {
 
 fn read_core(folder: &(impl Folder + ?Sized), tid: i32) -> Result<CoreImage, ImageError> {
     CoreImage::read(&folder.image(&core_name(tid))?)
-}
-
-fn with_threads(
-    folder: &(impl Folder + ?Sized),
-    leader: &CoreImage,
-    process: &Entry,
-) -> Result<Recorded, ImageError> {
-    let others = process.threads.iter().filter(|tid| **tid != process.pid);
-    let others = others
-        .map(|&tid| Ok((tid, read_core(folder, tid)?)))
-        .collect::<Result<Vec<_>, ImageError>>()?;
-    let mut cores = vec![(process.pid, leader)];
-    cores.extend(others.iter().map(|(tid, core)| (*tid, core)));
-    from_cores(process.pid, &cores)
 }
 
 /// The leader first.
@@ -491,6 +515,7 @@ mod tests {
         let Comparison {
             differences,
             not_compared,
+            lacks: _,
         } = compare_all(&ours.clone().into(), found);
         assert_eq!(differences, []);
         assert!(

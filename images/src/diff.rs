@@ -322,6 +322,8 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// What one of them does not tell, so that it was not compared.
     pub not_compared: Vec<Aspect>,
+    /// Which of these the first one does not tell, and which the second one does not.
+    pub lacks: [Vec<Aspect>; 2],
 }
 
 /// Compares two states field by field: all that both tell, except for ids, namespaces, `queued`, `stack_needs` and times
@@ -330,16 +332,19 @@ pub struct Comparison {
 /// Threads of one process are matched by the id in their own pid namespace. Those of different processes, which the ids
 /// of the leaders tell, are matched in their order.
 pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
-    let mut not_compared: Vec<Aspect> = a.missing.iter().chain(&b.missing).copied().collect();
-    let tells = |recorded: &&Recorded| recorded.image.process.records_file_owners();
-    if ![a, b].iter().all(tells) {
-        not_compared.push(Aspect::FileOwners);
-    }
+    let mut lacks = [a, b].map(|recorded| recorded.missing.clone());
     let clocks = [a, b].map(|recorded| recorded.image.process.clocks.as_ref());
-    let has_some = clocks.iter().flatten().any(|clocks| !clocks.is_empty());
-    if has_some && clocks.contains(&None) {
-        not_compared.push(Aspect::Clocks);
+    let has_clocks = clocks.iter().flatten().any(|clocks| !clocks.is_empty());
+    for (lacks, recorded) in lacks.iter_mut().zip([a, b]) {
+        let process = &recorded.image.process;
+        if !process.records_file_owners() {
+            lacks.push(Aspect::FileOwners);
+        }
+        if has_clocks && process.clocks.is_none() {
+            lacks.push(Aspect::Clocks);
+        }
     }
+    let mut not_compared = lacks.concat();
     not_compared.sort_unstable();
     not_compared.dedup();
     let tables = [&a.image, &b.image].map(Image::calls);
@@ -347,6 +352,11 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     // Compared by nobody, so that nothing is lost.
     let ids = [Aspect::Namespaces, Aspect::Charged, Aspect::StackNeeds];
     not_compared.retain(|aspect| !ids.contains(aspect));
+    for lacks in &mut lacks {
+        lacks.retain(|aspect| not_compared.contains(aspect));
+        lacks.sort_unstable();
+        lacks.dedup();
+    }
 
     let pairs = pairs(&a, &b);
     let partner = |tid| {
@@ -384,6 +394,7 @@ pub fn compare_all(a: &Recorded, b: &Recorded) -> Comparison {
     Comparison {
         differences: differences.0,
         not_compared,
+        lacks,
     }
 }
 
@@ -1095,6 +1106,13 @@ mod tests {
                 Aspect::WaitStatus,
                 Aspect::ExitSignal
             ]
+        );
+        // An image that was converted knows no wait status; nobody looked at the files of either.
+        let neither = [Aspect::FileOwners, Aspect::WaitStatus, Aspect::ExitSignal];
+        let here = [Aspect::Limit, Aspect::MaskInForce, Aspect::BitsWithoutInfo];
+        assert_eq!(
+            comparison.lacks,
+            [neither.to_vec(), [&here[..], &neither[..1]].concat()]
         );
     }
 

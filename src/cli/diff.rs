@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use criu_signals::images::{
-    Comparison, Difference, Field, Place, Printable, ProcessState, compare_all,
+    Aspect, Comparison, Difference, Field, Place, Printable, ProcessState, compare_all,
 };
 use serde_json::{Value, json};
 
-use super::context::{Context, DIFFERS, Failure};
+use super::context::{Context, DIFFERS, FAILED, Failure};
 use super::show::pids;
-use super::source::{self, Extent, Found, Means};
+use super::source::{self, Extent, Found, Loaded, Means, Unreadable};
 use super::style::{BOLD, DIM, NAME, WARN};
 
 /// Compares the signal state of two processes, of two images or folders of images, or of a process and its image.
@@ -47,7 +47,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  no difference
   1  at least one difference
-  2  a source could not be read";
+  2  a source, or an image of a folder or archive, could not be read; the others were compared";
 
 /// Two processes, or one that the other side lacks.
 enum Pair<'f> {
@@ -62,6 +62,10 @@ impl Diff {
         let a = source::load(&self.a, context, Extent::Whole, self.means)?;
         let b = source::load(&self.b, context, Extent::Whole, self.means)?;
         let pairs = pairs(&a, &b);
+        let unreadable: Vec<&Unreadable> = a.unreadable.iter().chain(&b.unreadable).collect();
+        for Unreadable { why, .. } in &unreadable {
+            super::context::say(&**why);
+        }
         let same = pairs.iter().all(|pair| match pair {
             Pair::Both(_, _, comparison) => comparison.differences.is_empty(),
             Pair::OnlyA(_) | Pair::OnlyB(_) => false,
@@ -69,8 +73,14 @@ impl Diff {
         let mut out = context.stdout();
         if self.json {
             let processes: Vec<Value> = pairs.iter().map(document).collect();
-            let text = serde_json::to_string_pretty(&json!({"same": same, "processes": processes}));
-            writeln!(out, "{}", text?)?;
+            let mut document = json!({"same": same, "processes": processes});
+            if !unreadable.is_empty() {
+                // Whether all is the same is not known then.
+                document["same"] = if same { Value::Null } else { json!(false) };
+                let whys = unreadable.iter().map(|of| of.why.to_string());
+                document["not_read"] = whys.collect();
+            }
+            writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
         } else {
             for (n, pair) in pairs.iter().enumerate() {
                 if n > 0 {
@@ -79,26 +89,38 @@ impl Diff {
                 text(&mut out, pair)?;
             }
         }
-        Ok(if same {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(DIFFERS)
+        Ok(match (unreadable.is_empty(), same) {
+            (false, _) => ExitCode::from(FAILED),
+            (true, false) => ExitCode::from(DIFFERS),
+            (true, true) => ExitCode::SUCCESS,
         })
     }
 }
 
-fn pairs<'f>(a: &'f [Found], b: &'f [Found]) -> Vec<Pair<'f>> {
+/// A process whose images on the other side could not be read has no pair: it is not known whether it differs.
+fn pairs<'f>(a: &'f Loaded, b: &'f Loaded) -> Vec<Pair<'f>> {
     let both = |a: &'f Found, b: &'f Found| Pair::Both(a, b, compare_all(&a.recorded, &b.recorded));
     // One process on each side: the caller knows that they are two processes.
-    if let ([a], [b]) = (a, b) {
+    let all_read = a.unreadable.is_empty() && b.unreadable.is_empty();
+    if let ([a], [b]) = (&*a.found, &*b.found)
+        && all_read
+    {
         return vec![both(a, b)];
     }
-    let in_a = a.iter().map(|a| match partner(a, b) {
-        Some(b) => both(a, b),
-        None => Pair::OnlyA(a),
+    let in_a = a.found.iter().filter_map(|a| match partner(a, &b.found) {
+        Some(b) => Some(both(a, b)),
+        None => (!is_unreadable(a, b)).then_some(Pair::OnlyA(a)),
     });
-    let only_b = b.iter().filter(|b| partner(b, a).is_none());
+    let only_b = b
+        .found
+        .iter()
+        .filter(|b| partner(b, &a.found).is_none() && !is_unreadable(b, a));
     in_a.chain(only_b.map(Pair::OnlyB)).collect()
+}
+
+fn is_unreadable(found: &Found, other_side: &Loaded) -> bool {
+    let pid = own_pid(found);
+    other_side.unreadable.iter().any(|of| of.pid == pid)
 }
 
 fn partner<'f>(one: &Found, others: &'f [Found]) -> Option<&'f Found> {
@@ -145,21 +167,35 @@ fn text(out: &mut impl Write, pair: &Pair<'_>) -> io::Result<()> {
                 1 => writeln!(out, "1 difference")?,
                 n => writeln!(out, "{n} differences")?,
             }
-            if !comparison.not_compared.is_empty() {
-                let aspects: Vec<String> = comparison
-                    .not_compared
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                let list = aspects.join(", ");
-                writeln!(
-                    out,
-                    "{DIM}not compared, because not both sides record it: {list}{DIM:#}"
-                )?;
+            for (who, aspects) in recorded_by(comparison) {
+                if !aspects.is_empty() {
+                    let aspects: Vec<String> = aspects.iter().map(ToString::to_string).collect();
+                    let list = aspects.join(", ");
+                    writeln!(
+                        out,
+                        "{DIM}not compared, because {who} records it: {list}{DIM:#}"
+                    )?;
+                }
             }
             Ok(())
         }
     }
+}
+
+/// What was not compared, by which of the two sources records it.
+fn recorded_by(comparison: &Comparison) -> [(&'static str, Vec<Aspect>); 3] {
+    let lacks = |side: usize, aspect: &Aspect| comparison.lacks[side].contains(aspect);
+    let those = |a: bool, b: bool| {
+        let all = comparison.not_compared.iter();
+        all.filter(|aspect| lacks(0, aspect) != a && lacks(1, aspect) != b)
+            .copied()
+            .collect()
+    };
+    [
+        ("only A", those(true, false)),
+        ("only B", those(false, true)),
+        ("neither", those(false, false)),
+    ]
 }
 
 fn head(out: &mut impl Write, side: &str, found: &Found) -> io::Result<()> {
@@ -215,16 +251,17 @@ fn document(pair: &Pair<'_>) -> Value {
                 .iter()
                 .map(|found| difference(found, a, b))
                 .collect();
-            let not_compared: Vec<&str> = comparison
-                .not_compared
-                .iter()
-                .map(|aspect| aspect.name())
-                .collect();
+            let names = |aspects: &[Aspect]| -> Vec<&str> {
+                aspects.iter().map(|aspect| aspect.name()).collect()
+            };
+            let [only_a, only_b, _] = recorded_by(comparison).map(|(_, aspects)| names(&aspects));
             json!({
                 "a": side(a),
                 "b": side(b),
                 "differences": differences,
-                "not_compared": not_compared,
+                "not_compared": names(&comparison.not_compared),
+                "only_a_records": only_a,
+                "only_b_records": only_b,
             })
         }
     }

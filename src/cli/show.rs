@@ -12,21 +12,21 @@ use criu_signals::images::{
 use criu_signals::machine::Machine;
 
 use super::context::{Context, Failure};
-use super::source::{self, Extent, Found, Means, Observed, Origin};
+use super::source::{self, Extent, Found, Loaded, Means, Observed, Origin};
 use super::style::{BOLD, DIM, NAME, WARN};
 
-/// How many entries of a queue are printed unless all are asked for.
+/// How many entries of a queue are printed without --all.
 const SUMMARY: usize = 10;
-/// How many are read of a live process's queue then: in the time that this takes, nothing else would be done either.
+/// How many entries of a live process's queue are read without --all: so few that the stop does not become longer.
 const READ: usize = 500;
 
 /// Shows the signal state of live processes, of images, of all images in a folder, or of a core file.
 ///
 /// Threads with the same state are shown together. Of a long queue only the first entries are shown, and only the first
 /// entries are read from a live process, to keep the stop short. --all and --json read and show every entry.
-/// Addresses of handlers are shown with function and file, where the files that the process has mapped tell.
-/// Of a live process, open files that take its signals or cause some are listed: signalfds, files with O_ASYNC, message queues
-/// that notify it.
+/// Addresses of handlers are shown with function and file, if the files that the process has mapped have symbols.
+/// For a live process, the open files that receive or cause its signals are listed: signalfds, files with O_ASYNC, and message
+/// queues that notify the process.
 #[derive(clap::Args)]
 #[command(after_help = format!("{}\n\n{EXAMPLES}\n\n{EXIT_CODES}", source::SOURCES))]
 pub struct Show {
@@ -37,8 +37,8 @@ pub struct Show {
     #[arg(long)]
     all: bool,
     /// Print one JSON document per process, one per line, in the format of `decode`. The field "not_recorded" lists
-    /// what the source does not record, "names" where handlers and restorers are, "clocks" of a live process its timerfds and
-    /// RLIMIT_CPU.
+    /// what the source does not record; "names" has function and file of handlers and restorers; "clocks" has the timerfds and
+    /// the RLIMIT_CPU of a live process.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -58,7 +58,7 @@ Examples:
 const EXIT_CODES: &str = "\
 Exit codes:
   0  every source was shown
-  2  a source could not be read; the others were shown";
+  2  a source, or an image of a folder or archive, could not be read; the others were shown";
 
 impl Show {
     pub fn run(self, context: &Context) -> Result<ExitCode, Failure> {
@@ -73,15 +73,17 @@ impl Show {
         let mut first = true;
         for what in &self.what {
             let means = self.means.and_files();
-            let found = match source::load(what, context, extent, means) {
-                Ok(found) => found,
-                Err(e) => {
-                    // The others are of interest all the same.
-                    super::context::say(&*e);
-                    code = ExitCode::from(super::context::FAILED);
-                    continue;
+            let (found, failures) = match source::load(what, context, extent, means) {
+                Ok(Loaded { found, unreadable }) => {
+                    (found, unreadable.into_iter().map(|of| of.why).collect())
                 }
+                Err(e) => (Vec::new(), vec![e]),
             };
+            // The others are of interest all the same.
+            for failure in failures {
+                super::context::say(&*failure);
+                code = ExitCode::from(super::context::FAILED);
+            }
             for found in &found {
                 if self.json {
                     let clocks = found.observed.clocks.as_ref();
@@ -496,7 +498,7 @@ impl<W: Write> Table<'_, W> {
                 .iter()
                 .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
             self.row(4, "waits in", &waits(&call, table, same))?;
-        } else if let Some(number) = self.found.observed.of(first).0 {
+        } else if let Some(number) = self.found.observed.around(first).0 {
             self.row(4, "waits in", &self.calls().call(number).to_string())?;
         } else if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
             self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
@@ -508,7 +510,7 @@ impl<W: Write> Table<'_, W> {
 
 impl<W: Write> Table<'_, W> {
     fn surroundings(&mut self, thread: &ThreadState) -> io::Result<()> {
-        let (_, tracer, seccomp, dispatch) = self.found.observed.of(thread);
+        let (_, tracer, seccomp, dispatch) = self.found.observed.around(thread);
         if let Some(tracer) = tracer {
             self.row(4, "traced by", &format!("{WARN}thread {tracer}{WARN:#}"))?;
         }
@@ -536,7 +538,7 @@ fn groups(threads: &[ThreadState], observed: &Observed) -> Vec<Vec<usize>> {
                 .first()
                 .and_then(|&first| threads.get(first))
                 .is_some_and(|first| {
-                    is_alike(first, thread) && observed.of(first) == observed.of(thread)
+                    is_alike(first, thread) && observed.around(first) == observed.around(thread)
                 })
         };
         match groups.iter_mut().find(same) {

@@ -1,4 +1,4 @@
-//! Where signal state comes from: a live process, an image of ours, CRIU's own images, a folder of either, a core file.
+//! Sources of signal state: a live process, an image of this project, CRIU's own images, a folder of images, an archive, a core file.
 
 use std::fmt;
 use std::fs::File;
@@ -25,7 +25,7 @@ use nix::errno::Errno;
 
 use super::context::{self, Context, Failure};
 
-/// What commands say of their sources.
+/// The help text about sources.
 pub const SOURCES: &str = "\
 Sources:
   PID, /proc/PID     a live process; --stop and --no-stop say how it is read
@@ -34,14 +34,14 @@ Sources:
   core-PID.img       an image of CRIU; needs pstree.img and the images of the other threads in the same folder
   FOLDER             every process of an image folder, from this project's images, or from CRIU's if there are none
   criu:FOLDER        every process of an image folder, from CRIU's images
-  ARCHIVE            the same of a checkpoint of podman, CRI-O or containerd: a tar file, also compressed by gzip, zstd or lz4,
-                     or an OCI image layout, as a folder or a tar file; criu:ARCHIVE as with a folder
+  ARCHIVE            every process of a checkpoint of podman, CRI-O or containerd: a tar file, also compressed by gzip, zstd or
+                     lz4, or an OCI image layout as a folder or a tar file; criu:ARCHIVE reads CRIU's images
   CORE               an ELF core file of a 64-bit program, also as systemd-coredump keeps it, compressed by zstd or lz4";
 
-/// Before a folder: CRIU's own images of it, even where there are ours.
+/// The prefix that selects CRIU's own images in a folder that has this project's images as well.
 const CRIU: &str = "criu:";
 
-/// Who tells.
+/// Where a state comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The process itself, which is in pid namespaces of ours.
@@ -56,42 +56,42 @@ pub enum Origin {
 
 /// One process.
 pub struct Found {
-    /// How its source is called.
+    /// The name of the source, for output.
     pub name: String,
     pub origin: Origin,
     pub recorded: Recorded,
-    /// How many entries each queue has, in the order of `ProcessState::queues`, where not all were read.
+    /// The number of entries of each queue, in the order of `ProcessState::queues`; `None` if all entries were read.
     pub depths: Option<Vec<usize>>,
-    /// What was read of a live process besides.
+    /// State beside the signal state, of a live process.
     pub observed: Observed,
-    /// Where its handlers and restorers are, or why that is not known.
+    /// Functions and files of its handlers and restorers, or why they are not known.
     pub names: Result<Vec<CodePlace>, String>,
 }
 
 impl Found {
-    /// What is known of them.
+    /// The names that are known.
     pub fn known_names(&self) -> &[CodePlace] {
         self.names.as_deref().unwrap_or_default()
     }
 }
 
-/// What is seen of a process besides its state.
+/// What is read of a live process beside its signal state.
 #[derive(Default)]
 pub struct Observed {
     pub waiting: Vec<WaitingCall>,
     pub surroundings: Vec<Surroundings>,
-    /// Where they were asked for: timerfds and RLIMIT_CPU, or why they are not known.
+    /// Timerfds and RLIMIT_CPU, or why they are not known; `None` if they were not looked at.
     pub clocks: Option<Result<Clocks, String>>,
-    /// Where they were asked for: open files that take signals or cause some.
+    /// Open files that receive or cause signals; empty if they were not looked at.
     pub files: SignalFiles,
 }
 
-/// The number of the call that a thread waits in, its tracer, its seccomp mode, its user dispatch.
+/// Of a thread: the number of the system call in which it waits, its tracer, seccomp mode, syscall user dispatch.
 pub type Around = (Option<u32>, Option<Tid>, u32, Option<[u64; 3]>);
 
 impl Observed {
-    /// Of one thread.
-    pub fn of(&self, thread: &ThreadState) -> Around {
+    /// What was read of one thread.
+    pub fn around(&self, thread: &ThreadState) -> Around {
         let tid = thread.tid();
         let call = self.waiting.iter().find(|call| call.tid == tid);
         let around = self.surroundings.iter().find(|around| around.tid == tid);
@@ -111,7 +111,7 @@ pub struct Means {
     #[arg(long, conflicts_with = "no_stop")]
     stop: bool,
     /// Read a live process by BPF, without stopping it: fails if that is not possible. Needs CAP_BPF, CAP_PERFMON and Linux
-    /// 5.17. Without --stop and --no-stop, BPF is used where it is possible and tells all that is to be shown.
+    /// 5.17. Without --stop and --no-stop, BPF is used if it is available and reads everything that is to be shown.
     #[arg(long)]
     no_stop: bool,
     /// Whether open files and RLIMIT_CPU are looked at, too.
@@ -128,8 +128,7 @@ impl Means {
     }
 }
 
-/// How much of the queues of live processes is read. The time that a process is stopped for it grows with the square of
-/// their depth.
+/// How much of the queues of live processes is read. The time of the stop grows with the square of the depth of a queue.
 #[derive(Clone, Copy)]
 pub enum Extent {
     Whole,
@@ -137,20 +136,59 @@ pub enum Extent {
 }
 
 /// The processes of one source; never none.
+#[derive(Default)]
+pub struct Loaded {
+    pub found: Vec<Found>,
+    /// Processes of a folder or archive whose images could not be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A process whose images could not be read.
+pub struct Unreadable {
+    /// In its own pid namespace.
+    pub pid: i32,
+    /// Names the image.
+    pub why: Failure,
+}
+
+impl Loaded {
+    fn one(found: Found) -> Loaded {
+        Loaded {
+            found: vec![found],
+            unreadable: Vec::new(),
+        }
+    }
+}
+
+/// Each process, or why its images could not be read.
+impl FromIterator<Result<Found, Unreadable>> for Loaded {
+    fn from_iter<I: IntoIterator<Item = Result<Found, Unreadable>>>(each: I) -> Loaded {
+        let mut loaded = Loaded::default();
+        for process in each {
+            match process {
+                Ok(found) => loaded.found.push(found),
+                Err(unreadable) => loaded.unreadable.push(unreadable),
+            }
+        }
+        loaded
+    }
+}
+
+/// The processes of one source. An image of a folder or archive that cannot be read hides no other.
 pub fn load(
     what: &str,
     context: &Context,
     extent: Extent,
     means: Means,
-) -> Result<Vec<Found>, Failure> {
+) -> Result<Loaded, Failure> {
     if what.parse::<i64>().is_ok() || context::number(what).is_some() {
         let pid = context::pid(what).map_err(|why| format!("{what}: {why}"))?;
-        return Ok(vec![live_process(pid, context, extent, means)?]);
+        return Ok(Loaded::one(live_process(pid, context, extent, means)?));
     }
     // A file or folder of that name is meant rather than a process.
     if is_name(what) {
         let pid = context::named(what)?;
-        return Ok(vec![live_process(pid, context, extent, means)?]);
+        return Ok(Loaded::one(live_process(pid, context, extent, means)?));
     }
     if let Some(folder) = what.strip_prefix(CRIU) {
         let path = Path::new(folder);
@@ -169,13 +207,13 @@ pub fn load(
         .into());
     }
     if let Some(found) = core(path)? {
-        return Ok(vec![found]);
+        return Ok(Loaded::one(found));
     }
     if let Some(archive) = checkpoint(path)? {
         return archived(path, &archive, Wanted::Any);
     }
     if !path.is_dir() {
-        return Ok(vec![file(path)?]);
+        return Ok(Loaded::one(file(path)?));
     }
     let dir = File::open(path).map_err(|e| format!("{what}: {e}"))?;
     let pids = image_folder::captured_processes(dir.as_fd())?;
@@ -194,9 +232,10 @@ pub fn load(
             format!("{what}: contains neither a signals-PID.img nor images of CRIU{hint}").into(),
         );
     }
-    pids.into_iter()
-        .map(|pid| ours(&path.join(image::file_name(pid))))
-        .collect()
+    let each = pids
+        .into_iter()
+        .map(|pid| ours(&path.join(image::file_name(pid))).map_err(|why| Unreadable { pid, why }));
+    Ok(each.collect())
 }
 
 fn is_missing(path: &Path) -> bool {
@@ -240,7 +279,7 @@ fn live_process(
         match untouched(pid, extent) {
             Some((reading, true)) => reading,
             Some((reading, false)) => match stop_and_read() {
-                // Somebody else traces the process, or it would not be as it was afterwards: what was read says what is missing.
+                // Another program traces the process, or a stop would change the process: what BPF has read names what it lacks.
                 Err(e) if matches!(e.cause(), Cause::Os(Errno::EPERM) | Cause::Unsupported(_)) => {
                     reading
                 }
@@ -252,7 +291,7 @@ fn live_process(
     let observed = Observed {
         waiting: reading.waiting.clone(),
         surroundings: reading.surroundings.clone(),
-        // Without a stop, however the process is read otherwise.
+        // Read without a stop, also if the rest is read with a stop.
         clocks: means
             .files
             .then(|| if_same_program(pid, &program, proc::clocks(pid))),
@@ -283,7 +322,7 @@ pub fn names_of_live(
     if_same_program(pid, &program, symbols::of_process(pid, &addresses))
 }
 
-/// What is not known of them is said in them.
+/// If the files are not known, the result has the reason.
 fn files_of_live(pid: Pid, program: &criu_signals::error::Result<Vec<u8>>) -> SignalFiles {
     if_same_program(pid, program, signal_files::of_process(pid)).unwrap_or_else(|why| SignalFiles {
         files: Vec::new(),
@@ -291,7 +330,7 @@ fn files_of_live(pid: Pid, program: &criu_signals::error::Result<Vec<u8>>) -> Si
     })
 }
 
-/// What was found in a live process, or why it is not known: also if the process has executed another program since `then`.
+/// `found`, or why it is not known. If the process has executed another program since `then`, that is the reason.
 fn if_same_program<T>(
     pid: Pid,
     then: &criu_signals::error::Result<Vec<u8>>,
@@ -305,7 +344,7 @@ fn if_same_program<T>(
     Ok(found)
 }
 
-/// The names of what an image has, where CRIU's images of the process are beside it.
+/// Functions and files of the handlers in an image, if CRIU's images of the process are in the same folder.
 pub fn names_in_images(
     images: &(impl criu_images::Folder + ?Sized),
     process: &ProcessState,
@@ -315,7 +354,7 @@ pub fn names_in_images(
     Ok(names.map_err(|e| e.to_string())?.unwrap_or_default())
 }
 
-/// A process that a freezer of a cgroup holds executes nothing, so that it can't be asked.
+/// Reads a process that is frozen by a cgroup freezer: only BPF can, because such a process executes no injected code.
 fn frozen(pid: Pid, context: &Context) -> Result<Reading, Failure> {
     let frozen = format!("process {pid} is frozen by a cgroup freezer");
     let reading = ProcessReader::new()
@@ -330,8 +369,8 @@ fn frozen(pid: Pid, context: &Context) -> Result<Reading, Failure> {
     Ok(reading)
 }
 
-/// What BPF reads, and whether that is all that is asked for. Why it does not is no concern of those who did not ask for it:
-/// `check` tells.
+/// The state as read by BPF, and whether that is everything that is to be shown. `None` if BPF is not available; `check` gives
+/// the reason.
 fn untouched(pid: Pid, extent: Extent) -> Option<(Reading, bool)> {
     let reading = ProcessReader::new().ok()?.read(pid).ok()?;
     let complete = match extent {
@@ -427,39 +466,40 @@ enum Wanted {
     Criu,
 }
 
-fn archived(path: &Path, archive: &Checkpoint, wanted: Wanted) -> Result<Vec<Found>, Failure> {
+fn archived(path: &Path, archive: &Checkpoint, wanted: Wanted) -> Result<Loaded, Failure> {
     let within = path.join(archive.place());
     let pids = archive.captured_processes();
     if wanted == Wanted::Criu || pids.is_empty() {
         return of_criu(archive, &within);
     }
     let mut allowance = machine::allowance(None);
-    let mut found = Vec::new();
-    for pid in pids {
+    let each = pids.into_iter().map(|pid| {
         let name = within.join(image::file_name(pid));
         let image = archive.ours(pid, &mut allowance);
-        let recorded: Recorded = image.map_err(|e| named(&name, e))?.into();
-        found.push(Found {
+        let recorded: Recorded = image
+            .map_err(|e| Unreadable {
+                pid,
+                why: named(&name, e),
+            })?
+            .into();
+        Ok(Found {
             name: name.shown().to_string(),
             origin: Origin::Ours,
             names: names_in_images(archive, &recorded.image.process),
             recorded,
             depths: None,
             observed: Observed::default(),
-        });
-    }
-    Ok(found)
+        })
+    });
+    Ok(each.collect())
 }
 
-fn of_criu(
-    images: &(impl criu_images::Folder + ?Sized),
-    folder: &Path,
-) -> Result<Vec<Found>, Failure> {
-    let found = criu_images::processes(images).map_err(|e| named(folder, e))?;
-    if found.is_empty() {
+fn of_criu(images: &(impl criu_images::Folder + ?Sized), folder: &Path) -> Result<Loaded, Failure> {
+    let each = criu_images::each_process(images).map_err(|e| named(folder, e))?;
+    if each.is_empty() {
         return Err(format!("{}: CRIU's images contain no live process", folder.shown()).into());
     }
-    let of = |recorded: Recorded| {
+    let found = |recorded: Recorded| {
         let pid = recorded.image.process.ids.innermost();
         Found {
             name: folder.join(criu_images::core_name(pid)).shown().to_string(),
@@ -470,10 +510,17 @@ fn of_criu(
             observed: Observed::default(),
         }
     };
-    Ok(found.into_iter().map(of).collect())
+    let unreadable = |of: criu_images::Unreadable| Unreadable {
+        pid: of.pid,
+        why: named(&folder.join(&of.image), of.error),
+    };
+    let each = each.into_iter();
+    Ok(each
+        .map(|process| process.map(found).map_err(unreadable))
+        .collect())
 }
 
-/// An error of an image does not name it, unless the file system is at fault.
+/// Adds the name of the image to an error, unless the error has the name already, as errors of the file system have.
 pub fn named(path: &Path, error: ImageError) -> Failure {
     match error {
         ImageError::Io { .. } | ImageError::NotRegular { .. } | ImageError::TooLarge { .. } => {

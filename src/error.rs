@@ -1,5 +1,5 @@
-//! The error type for everything that touches a process. An error names the phase, the pid, the tid, the operation and
-//! the errno, so that a log line explains itself without the source.
+//! The error type for everything that touches a process. An error says what cannot be done to the process (the phase), and
+//! names the pid, the tid, the operation and the errno, so that a log line explains itself without the source.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,14 +28,15 @@ pub enum Phase {
 }
 
 impl fmt::Display for Phase {
+    /// What cannot be done to the process: goes between "cannot" and the pid.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Phase::Seize => "seize",
-            Phase::Capture => "capture",
-            Phase::Image => "image",
-            Phase::Verify => "verify",
-            Phase::Replay => "replay",
-            Phase::Send => "send",
+            Phase::Seize => "stop",
+            Phase::Capture => "read the state of",
+            Phase::Image => "use the image of",
+            Phase::Verify => "compare",
+            Phase::Replay => "restore",
+            Phase::Send => "send to",
             Phase::Release => "release",
         })
     }
@@ -82,7 +83,7 @@ impl fmt::Display for Cause {
 }
 
 /// A failed operation on a process. `Display` gives
-/// `replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)`.
+/// `cannot restore pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)`.
 #[derive(Debug)]
 pub struct Error {
     phase: Option<Phase>,
@@ -165,7 +166,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(phase) = self.phase {
-            write!(f, "{phase}: ")?;
+            write!(f, "cannot {phase} ")?;
         }
         match (self.pid, self.tid) {
             (Some(pid), Some(tid)) => write!(f, "pid {pid} tid {tid}: ")?,
@@ -198,7 +199,7 @@ mod tests {
             .during(Phase::Replay, Pid::new(41).unwrap());
         assert_eq!(
             e.to_string(),
-            "replay: pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)"
+            "cannot restore pid 41 tid 43: rt_tgsigqueueinfo(SIGRTMIN+2): EAGAIN (Try again)"
         );
     }
 
@@ -221,7 +222,7 @@ mod tests {
         assert!(e.is_died());
         assert_eq!(
             e.to_string(),
-            "capture: pid 7 tid 7: PTRACE_GETREGS: the task is gone"
+            "cannot read the state of pid 7 tid 7: PTRACE_GETREGS: the task is gone"
         );
     }
 }

@@ -1452,7 +1452,7 @@ fn send_beyond_limit(dir: &RunDir) -> Result<()> {
     ensure!(limit.success(), "prlimit");
     run(&["send", &pid, "RTMIN", "--value", "1"])?
         .expect(FAILED)?
-        .error(&["send: pid", "rt_sigqueueinfo(SIGRTMIN)", "EAGAIN"])?;
+        .error(&["cannot send to pid", "rt_sigqueueinfo(SIGRTMIN)", "EAGAIN"])?;
     run(&["send", &pid, "USR1", "--value", "1"])?
         .expect(NO)?
         .error(&["SIGUSR1", "RLIMIT_SIGPENDING left no room"])?;
@@ -1689,7 +1689,7 @@ fn permission_others(dir: &RunDir) -> Result<()> {
     nobody(dir, &["show", &pid.to_string()])?
         .expect(FAILED)?
         .error(&[
-            &format!("seize: pid {pid} tid {pid}"),
+            &format!("cannot stop pid {pid} tid {pid}"),
             "belongs to uid 0, the command to uid 65534",
             "CAP_SYS_PTRACE",
             "EPERM",

@@ -422,7 +422,7 @@ fn not_permitted(dir: &RunDir) -> Result<()> {
     // Before anything can fail: it is in no namespace that would end it.
     victim.finish(PATIENCE)?;
     let expected = [
-        format!("seize: pid {pid} tid {pid}: PTRACE_SEIZE ("),
+        format!("cannot stop pid {pid} tid {pid}: PTRACE_SEIZE ("),
         "belongs to uid 0, the command to uid 65534".to_owned(),
         "EPERM (Operation not permitted)".to_owned(),
     ];

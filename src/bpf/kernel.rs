@@ -1,6 +1,7 @@
-//! bpf(2): loading a program, and reading what it writes.
+//! bpf(2): loads a program, and reads the program's output.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -9,6 +10,7 @@ use nix::errno::Errno;
 
 use super::assemble::Instruction;
 use crate::error::{Cause, Error};
+use crate::proc;
 
 // enum bpf_cmd, bpf_prog_type and bpf_attach_type, include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -178,8 +180,7 @@ impl Refused {
     pub(super) fn error(self, what: &'static str) -> Error {
         match self.errno {
             Errno::EPERM | Errno::EACCES if self.why.is_empty() => {
-                let why = "CAP_BPF and CAP_PERFMON are needed (root has them)";
-                Error::new(what, Cause::Unsupported(why.into()))
+                Error::new(what, Cause::Unsupported(not_permitted(self.errno)))
             }
             errno if self.why.is_empty() => Error::os(what, errno),
             errno => {
@@ -190,6 +191,21 @@ impl Refused {
             }
         }
     }
+}
+
+/// Why bpf(2) permits nothing. The kernel gives the same errno for a capability that is missing and for what it forbids everybody.
+fn not_permitted(errno: Errno) -> Cow<'static, str> {
+    // CAP_SYS_ADMIN stands for both.
+    let [admin, perfmon, bpf] =
+        [21, 38, 39].map(|number| proc::has_capability(number).unwrap_or(false));
+    if !(admin || perfmon && bpf) {
+        return "CAP_BPF and CAP_PERFMON are needed (root has them)".into();
+    }
+    format!(
+        "{errno:?}, although this process has the capabilities: the kernel forbids such a program, or the process is in a user \
+         namespace, where the capabilities do not count"
+    )
+    .into()
 }
 
 /// bpf(2). `attr` must be one of the structs above, whose pointers are valid.

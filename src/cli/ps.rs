@@ -17,20 +17,20 @@ use super::context::{Context, Failure, count, say};
 use super::place::Places;
 use super::style::{BOLD, NAME, WARN};
 
-/// Lists the signal state of all processes. Nothing is stopped, and no process notices.
+/// Lists the signal state of all processes. No process is stopped, and no process notices.
 ///
-/// The kernel is asked by BPF: one pass over all tasks, in which the kernel copies the state of each. Where BPF is not
-/// available, /proc/PID/status is read instead; the columns QUEUED and OLDEST are empty then, and standard error says why.
+/// A BPF program copies the state of every task in one pass. Where BPF is not available, /proc/PID/status is read instead;
+/// the columns QUEUED and OLDEST are empty then, and standard error gives the reason.
 ///
-/// A process is one line. PENDING is what is pending for the process and for any of its threads, QUEUED the entries of
-/// all these queues. BLOCKED is what every thread blocks. OLDEST is the first entry of the process's queue, or else of the
-/// first thread's queue that has one. STOPPED is the stop signal that has stopped the process, with a "+" if the parent
-/// has not waited for that stop yet.
+/// Each process has one line. PENDING lists the signals that are pending for the process and for its threads, QUEUED counts the
+/// entries of all these queues. BLOCKED lists the signals that every thread blocks. OLDEST is the first entry of the process's
+/// queue; if that queue is empty, the first entry of a thread's queue. STOPPED is the stop signal that has stopped the process,
+/// with a "+" if the parent has not waited for that stop yet.
 ///
-/// Processes go on while they are listed. Each line is read within some microseconds, but not at one instant.
+/// The processes keep running while they are listed. A line is read within some microseconds; the lines are not read at one instant.
 #[derive(clap::Args)]
 #[command(after_help = "\
-A filter that is given several times accepts what matches one of its values; different filters must all match.
+If a filter is given several times, a process must match one of the values. If different filters are given, a process must match all.
 
 Examples:
   criu-signals ps
@@ -60,29 +60,29 @@ pub struct Listing {
     /// One line for each thread.
     #[arg(long)]
     pub threads: bool,
-    /// The kernel's own threads as well.
+    /// List the kernel's own threads as well.
     #[arg(long)]
     pub kernel: bool,
-    /// Only with a pending signal; with a value: with this signal pending.
+    /// Only processes with a pending signal; with a value, only processes with this signal pending.
     #[arg(long, value_name = "SIGNAL", num_args = 0..=1, require_equals = true,
           default_missing_value = "any", value_parser = wanted)]
     pending: Vec<Wanted>,
-    /// Only those that block this signal.
+    /// Only processes that block this signal.
     #[arg(long, value_name = "SIGNAL")]
     blocked: Vec<SigNo>,
-    /// Only those that ignore this signal.
+    /// Only processes that ignore this signal.
     #[arg(long, value_name = "SIGNAL")]
     ignores: Vec<SigNo>,
-    /// Only those that have a handler for this signal.
+    /// Only processes that have a handler for this signal.
     #[arg(long, value_name = "SIGNAL")]
     catches: Vec<SigNo>,
-    /// Only stopped ones.
+    /// Only stopped processes.
     #[arg(long)]
     pub stopped: bool,
-    /// Only with more than N queued entries. N is below 500: so many entries of a queue are counted.
+    /// Only processes with more than N queued entries. N must be below 500, because at most 500 entries of a queue are counted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..i64::from(MOST_COUNTED)))]
     queued_over: Option<u32>,
-    /// Only those of this user.
+    /// Only processes of this user.
     #[arg(long, value_name = "NAME|UID", value_parser = user)]
     user: Vec<u32>,
     #[command(flatten)]
@@ -103,7 +103,7 @@ pub enum Key {
     Queued,
     /// By user, then pid.
     User,
-    /// By what the process calls itself, then pid.
+    /// By the name of the process (/proc/PID/comm), then pid.
     Name,
 }
 

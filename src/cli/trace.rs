@@ -25,21 +25,21 @@ use serde_json::{Value, json};
 use super::context::{Context, DIFFERS, FAILED, Failure, count, say};
 use super::style::{BOLD, DIM, NAME, WARN};
 
-/// Follows signals from their generation to their delivery: who sends what to whom, whether it is queued, and what
-/// becomes of it and when. No process is stopped or traced for it.
+/// Records each signal from its generation to its delivery: sender, receiver, whether the signal is queued, and when and how it
+/// leaves the queue. No process is stopped, and none is traced by ptrace(2).
 ///
 /// BPF programs on tracepoints of the kernel write the records; CAP_BPF, CAP_PERFMON, Linux 5.10 and
-/// CONFIG_DEBUG_INFO_BTF are needed. A signal has a number, which its lines share. What a signal that is sent at an
-/// interrupt (by a timer, say) has in "while" is the thread that was interrupted.
+/// CONFIG_DEBUG_INFO_BTF are needed. Each signal has a number, and every line about the signal shows that number. If a signal is
+/// sent in an interrupt (by a timer, for example), "while" names the thread that was interrupted.
 ///
-/// Handlers are printed with function and file, as `criu-signals show` does, by what the process has mapped when the line is
-/// written. Where it has ended by then, the line says so.
+/// Handlers are printed with function and file, as by `criu-signals show`, from the files that the process has mapped when the
+/// line is written. If the process has ended by then, the line says so.
 ///
 /// The trace ends with Ctrl-C, with --for or --count, or when the processes have ended.
 ///
-/// With --checkpoint, PID is followed through the dumps and restores that COMMAND makes of it. When COMMAND has ended,
-/// what is pending is read from the kernel, and REPORT says for how many signals that were sent to the process it is
-/// proven that each was delivered exactly once or is still pending.
+/// With --checkpoint, PID is followed through the dumps and restores that COMMAND makes. When COMMAND has ended, the pending
+/// signals are read from the kernel. REPORT states how many signals were sent to the process, and how many of them were proven
+/// to be delivered exactly once or to be still pending.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -50,14 +50,14 @@ Examples:
 
 Exit codes:
   0  the trace has ended; with --checkpoint: each signal is accounted for exactly once
-  1  with --checkpoint: a signal is lost, or there is one too many, or this is not proven
-  2  failure; with --checkpoint, a COMMAND that fails too")]
+  1  with --checkpoint: a signal is lost or doubled, or it is not proven that none is
+  2  failure; with --checkpoint, also a failure of COMMAND")]
 pub struct Trace {
     /// The process whose signals are followed.
     #[arg(value_name = "PID", value_parser = super::context::pid,
           required_unless_present_any = ["cgroup", "all"])]
     pid: Option<Pid>,
-    /// The processes in this cgroup of v2 and in those below: its folder, or its path as in /proc/PID/cgroup.
+    /// The processes in this cgroup (v2) and in the cgroups below: the folder of the cgroup, or the path in /proc/PID/cgroup.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["pid", "all"])]
     cgroup: Option<String>,
     /// All processes of this pid namespace.
@@ -66,19 +66,20 @@ pub struct Trace {
     /// Print one JSON document per line.
     #[arg(long)]
     json: bool,
-    /// End after so many seconds.
+    /// End after this number of seconds.
     #[arg(long = "for", value_name = "SECONDS", value_parser = super::context::seconds)]
     time: Option<Duration>,
-    /// End after so many signals have been sent.
+    /// End after this number of signals has been sent.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Room for records that are not printed yet: a power of two, at least 4096. What finds no room is lost, and counted.
+    /// Size of the buffer for records that are not printed yet: a power of two, at least 4096. Records that do not fit are lost,
+    /// and counted.
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = room)]
     buffer: usize,
-    /// Write to this file what became of the signals while COMMAND dumps and restores PID.
+    /// Write a report to this file: what became of the signals while COMMAND dumped and restored PID.
     #[arg(long, value_name = "REPORT", requires_all = ["pid", "command"])]
     checkpoint: Option<PathBuf>,
-    /// What is run meanwhile, with --checkpoint.
+    /// With --checkpoint: the command that makes the checkpoint.
     #[arg(last = true, value_name = "COMMAND", requires = "checkpoint")]
     command: Vec<String>,
 }
@@ -91,11 +92,11 @@ fn room(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
-/// How often it is looked whether the processes have ended, and what is lost.
+/// Milliseconds between two checks whether the processes have ended and records were lost.
 const LOOK: u16 = 200;
-/// So often what is pending is read until no signal comes meanwhile.
+/// How often the pending signals are read at most until no signal arrives during the reading.
 const TRIES: usize = 50;
-/// How long a process is read again that cannot be read at once.
+/// How long the reading of a process is repeated if the process cannot be read at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Trace {

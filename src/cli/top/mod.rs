@@ -1,4 +1,4 @@
-//! `criu-signals top`: the signal state of all processes on the terminal, renewed again and again.
+//! `criu-signals top`: the signal state of all processes in the terminal, refreshed at an interval.
 
 mod app;
 mod details;
@@ -17,11 +17,11 @@ use super::ps::Listing;
 use app::{App, Wish};
 use screen::{Screen, Signals};
 
-/// Shows the signal state of all processes on the terminal, again and again, with the details of one of them.
+/// Shows the signal state of all processes in the terminal, refreshed at an interval, with the details of one process.
 ///
-/// Columns and options are those of `criu-signals ps`, whose help explains them. Below the list is what `criu-signals show --no-stop`
-/// prints of the process under the cursor. Both are read by BPF, so that no process is stopped or notices. Where BPF is not
-/// available the list comes from /proc, and there are no details.
+/// The help of `criu-signals ps` explains the columns and options. Below the list, the process under the cursor is shown as by
+/// `criu-signals show --no-stop`. Both are read by BPF; no process is stopped. Where BPF is not available, the list comes from
+/// /proc, and there are no details.
 ///
 /// Keys: arrows, PgUp, PgDn, Home and End move the cursor and, sideways, the columns; s changes the order, r reverses it; / asks for
 /// a text that a line's name, user or pid must contain; p, x, t and k show only pending, only stopped, each thread, the kernel's
@@ -39,7 +39,7 @@ Exit codes:
 pub struct Top {
     #[command(flatten)]
     listing: Listing,
-    /// Read all processes every so many seconds.
+    /// Seconds between two readings of all processes.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::watch::interval)]
     interval: Duration,
 }

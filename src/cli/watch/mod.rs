@@ -1,4 +1,4 @@
-//! `criu-signals watch`: what changes in the signal state of a process, as it changes.
+//! `criu-signals watch`: prints each change in the signal state of a process.
 
 mod changes;
 
@@ -27,15 +27,14 @@ use super::source;
 use super::style::{BOLD, DIM, NAME, WARN};
 use changes::{Change, Entry, Number, Snapshot, What};
 
-/// Prints what changes in the signal state of a live process, line by line, as it changes: signals that become pending and
-/// that are taken, masks, dispositions, alternate stacks, timers, stop and continue, threads that begin and end, the end
-/// of the process.
+/// Prints each change in the signal state of a live process: signals that become pending or leave a queue, masks, dispositions,
+/// alternate stacks, timers, stop and continue, threads that begin and end, the end of the process.
 ///
-/// The process is read again and again by BPF: it is not stopped, not traced, and does not notice. What changes and
-/// changes back between two readings is not seen; `criu-signals trace` sees each signal that is sent. What changes by itself
-/// all the time is no change: the remaining times and the overruns of timers, and the calls that threads wait in.
+/// The process is read by BPF at an interval. It is not stopped and not traced. A change that is undone between two readings is not
+/// seen; `criu-signals trace` records every signal that is sent. Values that change all the time are not printed: the remaining
+/// times and the overruns of timers, and the calls that threads wait in.
 ///
-/// The command ends with the process, with Ctrl-C, or with --for or --count.
+/// The command ends when the process ends, on Ctrl-C, or as --for or --count say.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -51,16 +50,16 @@ pub struct Watch {
     /// The process.
     #[arg(value_name = "PID", value_parser = super::context::pid)]
     pid: Pid,
-    /// Print one JSON document per line. The first has the whole state.
+    /// Print one JSON document per line. The first document has the whole state.
     #[arg(long)]
     json: bool,
-    /// Read the process every so many seconds.
+    /// Seconds between two readings of the process.
     #[arg(long, value_name = "SECONDS", default_value = "0.1", value_parser = interval)]
     interval: Duration,
-    /// End after so many changes.
+    /// End after this number of changes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so many seconds.
+    /// End after this number of seconds.
     #[arg(long = "for", value_name = "SECONDS", value_parser = super::context::seconds)]
     time: Option<Duration>,
     /// Stop the process by ptrace(2) for each reading, where BPF is not available.

@@ -189,11 +189,30 @@ mod tests {
 
     use super::*;
     use crate::testing;
+    use crate::timer::{PosixTimer, TimerEntry};
 
     fn edited(from: &str, to: &str) -> Result<Image, ImageError> {
         let text = to_json(&testing::sample_image())?;
         assert!(text.contains(from), "{from:?} is not in {text}");
         from_json(&text.replacen(from, to, 1))
+    }
+
+    /// An overrun that nobody has counted is not 0.
+    #[test]
+    fn an_unknown_overrun_is_absent() {
+        let document = |entry_overrun| -> Value {
+            let mut image = testing::sample_image();
+            image.process.timers = vec![PosixTimer {
+                entry: TimerEntry::Pending,
+                entry_overrun,
+                ..PosixTimer::bare(0, 34)
+            }];
+            let line = to_json_line(&image.into(), &Besides::default()).expect("valid");
+            let document: Value = serde_json::from_str(&line).expect("JSON");
+            document["process"]["timers"][0].clone()
+        };
+        assert_eq!(document(None).get("entry_overrun"), None);
+        assert_eq!(document(Some(0))["entry_overrun"], 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The interface of the injected code, of which each architecture has its own (`stub.rs` in its folder).
+//! The interface of the injected code. Each architecture implements the code in the file `stub.rs` of its folder.
 
 use super::Registers;
 
@@ -15,6 +15,15 @@ pub const GLANCE_OUTPUTS: [usize; 2] = [24, 8];
 
 /// How much a single call may read in the stub itself: no `struct timespec` is longer.
 pub const INPUT_ROOM: usize = super::Timespec::MAX_SIZE;
+
+/// What a single call reads, as two words of the stub's data.
+pub(super) fn words(input: [u8; INPUT_ROOM]) -> [u64; 2] {
+    let mut words = [0; 2];
+    for (word, half) in words.iter_mut().zip(input.as_chunks().0) {
+        *word = u64::from_ne_bytes(*half);
+    }
+    words
+}
 
 /// What is left to do for a thread that leaves a stub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use criu_signals_images::{SigNo, SigSet};
 
 use super::registers::Registers;
-use crate::arch::{INPUT_ROOM, SCRATCH_LEN, WayBack};
+use crate::arch::{INPUT_ROOM, SCRATCH_LEN, WayBack, stub};
 
 // The entries are those of x86_64, whose text says what they are for and what follows them. What differs:
 //
@@ -287,12 +287,7 @@ impl Stub {
     /// Has a single call read `input`, and returns where: in the place of the table's name that
     /// [`set_undo`](Stub::set_undo) gives. A thread without scratch memory undoes nothing, and does not look at that.
     pub fn set_input(&mut self, input: [u8; INPUT_ROOM]) -> u64 {
-        let (start, end) = input.split_at(INPUT_ROOM / 2);
-        for (word, bytes) in [(&mut self.data.undo, start), (&mut self.data.undo_end, end)] {
-            let mut half = [0; INPUT_ROOM / 2];
-            half.copy_from_slice(bytes);
-            *word = u64::from_ne_bytes(half);
-        }
+        [self.data.undo, self.data.undo_end] = stub::words(input);
         self.base
             + offset_of(&raw const criu_signals_stub_data) as u64
             + core::mem::offset_of!(StubData, undo) as u64

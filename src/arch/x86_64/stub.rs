@@ -8,7 +8,7 @@ use criu_signals_images::{SigNo, SigSet};
 use super::calls::SYS32_MMAP2;
 use super::registers::{Registers, USER32_CS, low_half};
 use crate::arch::{
-    BATCH_COMPAT_BIT, INPUT_ROOM, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_BLOCK, WayBack,
+    BATCH_COMPAT_BIT, INPUT_ROOM, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_BLOCK, WayBack, stub,
 };
 
 // The code that runs inside a tracee. It is position independent, uses no stack and never moves the stack
@@ -405,12 +405,7 @@ impl Stub {
     /// Has a single call read `input`, and returns where: in the place of the table's name that
     /// [`set_undo`](Stub::set_undo) gives. A thread without scratch memory undoes nothing, and does not look at that.
     pub fn set_input(&mut self, input: [u8; INPUT_ROOM]) -> u64 {
-        let (start, end) = input.split_at(INPUT_ROOM / 2);
-        for (word, bytes) in [(&mut self.data.undo, start), (&mut self.data.undo_end, end)] {
-            let mut half = [0; INPUT_ROOM / 2];
-            half.copy_from_slice(bytes);
-            *word = u64::from_ne_bytes(half);
-        }
+        [self.data.undo, self.data.undo_end] = stub::words(input);
         self.base
             + offset_of(&raw const criu_signals_stub_data) as u64
             + core::mem::offset_of!(StubData, undo) as u64

@@ -28,6 +28,9 @@ MDBOOK_VERSION := 0.5.4
 REV            := HEAD
 SEMVER_VERSION := 0.51.0
 
+# For `make mutants`. Built as mdbook is.
+MUTANTS_VERSION := 27.1.0
+
 # What `make lint` lets cargo-deny check. With "advisories" cargo-deny fetches the database of RustSec.
 DENY         := bans licenses sources
 
@@ -69,7 +72,7 @@ oldest_rust  = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz kills kernels aarch64 zdtm patched versions install uninstall deb rpm static package semver book msrv tools lint clean root source
+.PHONY: help deps criu build faults demo test gaps chance curve budget bench fuzz mutants kills kernels aarch64 zdtm patched versions install uninstall deb rpm static package semver book msrv tools lint clean root source
 
 help: ## prints this list
 	@echo "make TARGET [CRIU=4.2.1 | CRIU=/path/to/criu]"
@@ -166,6 +169,15 @@ patched: source ## builds CRIU_SRC with the patches of docs/upstream, in target/
 
 fuzz: ## fuzzes every decoder of untrusted input, each target for TIME seconds (60; TARGETS="proc names" for some)
 	@scripts/fuzz "$(target_path)" "$(or $(TIME),60)" $(TARGETS)
+
+mutants: deps criu cargo-mutants ## changes code that touches no process, one place at a time, and lists what no unit test notices (FILES="images/src/diff.rs" for some)
+	@CRIU_INCLUDE_DIR="$(or $(CRIU_INCLUDE_DIR),$(target_path)/criu/include)" CARGO_PROFILE_TEST_DEBUG=0 \
+	  scripts/mutants "$(target_path)/tools/bin/cargo-mutants" "$(target_path)/mutants" $(FILES)
+
+.PHONY: cargo-mutants
+cargo-mutants:
+	@[ "$$("$(target_path)/tools/bin/cargo-mutants" mutants --version 2>/dev/null)" = "cargo-mutants $(MUTANTS_VERSION)" ] || \
+	  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --version $(MUTANTS_VERSION) --root "$(target_path)/tools" cargo-mutants
 
 kills: root faults build ## kills criu, tracers, helper processes and the mount's server at random instants, N (1000) times in each way (N/5 with a dump each)
 	@rm -f -- "$(target_path)/criu-tests/kills.txt"

@@ -910,3 +910,339 @@ fn put_back_and_say<Owner>(
     let during = |e: Error| e.during(Phase::Replay, stopped.pid());
     (errors.into_iter().map(during).collect(), lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use criu_signals_images::{DeletedTimer, Fields, IntervalTimer, NsIds, Place};
+
+    use super::*;
+    use crate::error::Cause;
+
+    const SI_QUEUE: i32 = -1;
+    const SI_TIMER: i32 = -2;
+    const RT: SigNo = SigNo::new(40).unwrap();
+
+    fn sent(signo: SigNo, value: u64) -> Siginfo {
+        let fields = Fields::Value {
+            pid: 9,
+            uid: 0,
+            value,
+        };
+        Siginfo::from_fields(signo.get(), 0, SI_QUEUE, &fields)
+    }
+
+    fn entry_of_timer(id: i32) -> Siginfo {
+        let fields = Fields::Timer {
+            id,
+            overrun: 0,
+            value: 0,
+            sys_private: 0,
+        };
+        Siginfo::from_fields(RT.get(), 0, SI_TIMER, &fields)
+    }
+
+    fn pending(queue: &[Siginfo]) -> Pending {
+        let bits = queue.iter().filter_map(|info| SigNo::new(info.signo()));
+        Pending {
+            bits: bits.collect(),
+            queue: queue.to_vec(),
+        }
+    }
+
+    /// With the threads 7 and 8.
+    fn process(shared: &[Siginfo], private: [&[Siginfo]; 2]) -> ProcessState {
+        let ids = |id| NsIds::new(vec![id]).expect("ids");
+        let mut state = ProcessState::bare(ids(7));
+        state.shared = pending(shared);
+        state.threads = [7, 8].map(ids).map(ThreadState::bare).to_vec();
+        for (thread, queue) in state.threads.iter_mut().zip(private) {
+            thread.pending = pending(queue);
+        }
+        state
+    }
+
+    fn shared(queue: &[Siginfo]) -> ProcessState {
+        process(queue, [&[], &[]])
+    }
+
+    fn with_timer(entry: TimerEntry, remaining: u64) -> ProcessState {
+        let timer = PosixTimer {
+            entry,
+            remaining,
+            ..PosixTimer::bare(3, RT.get())
+        };
+        ProcessState {
+            timers: vec![PosixTimer::bare(2, RT.get()), timer],
+            ..shared(&[])
+        }
+    }
+
+    fn differs(place: Place, field: Field) -> Difference {
+        Difference {
+            place,
+            field,
+            dumped: "one".to_owned(),
+            found: "another".to_owned(),
+            dispositions: None,
+        }
+    }
+
+    fn report_of(findings: &[(Field, Done)]) -> Report {
+        let mut report = report(Pid::new(7).expect("a pid"), &shared(&[]), Vec::new());
+        let findings = findings.iter();
+        report.findings = findings
+            .map(|&(field, done)| (differs(Place::Process, field), done))
+            .collect();
+        report
+    }
+
+    #[test]
+    fn the_worst_finding_is_the_verdict() {
+        assert_eq!(report_of(&[]).verdict(), Verdict::Verified);
+        let mut findings = Vec::new();
+        for (done, verdict) in [
+            (Done::PutBack, Verdict::Repaired),
+            (Done::LeftAlone, Verdict::Differs),
+            (Done::NotPutBack, Verdict::Failed),
+        ] {
+            findings.push((Field::Mask, done));
+            assert_eq!(
+                report_of(&findings[findings.len() - 1..]).verdict(),
+                verdict
+            );
+            assert_eq!(report_of(&findings).verdict(), verdict);
+        }
+    }
+
+    #[test]
+    fn an_operation_that_failed_is_never_verified() {
+        let mut report = report_of(&[]);
+        report.errors.push(Error::new("look", Cause::Died));
+        assert_eq!(report.verdict(), Verdict::Failed);
+        let mut report = report_of(&[
+            (Field::Mask, Done::NotPutBack),
+            (Field::Mask, Done::PutBack),
+        ]);
+        assert_eq!(report.failures(), 1);
+        for _ in 0..2 {
+            report.errors.push(Error::new("look", Cause::Died));
+        }
+        assert_eq!(report.failures(), 3);
+    }
+
+    #[test]
+    fn verdicts_have_the_words_that_programs_parse() {
+        let words = [
+            (Verdict::Verified, "verified"),
+            (Verdict::Repaired, "repaired"),
+            (Verdict::Differs, "differs"),
+            (Verdict::Failed, "failed"),
+        ];
+        for (verdict, word) in words {
+            assert_eq!(verdict.to_string(), word);
+        }
+    }
+
+    #[test]
+    fn signals_are_lacking_where_a_queue_is_not_as_dumped() {
+        let lacks = |field, done, give_back_failed| {
+            let mut report = report_of(&[(Field::Mask, Done::NotPutBack), (field, done)]);
+            report.give_back_failed = give_back_failed;
+            report.lacks_signals()
+        };
+        for field in [
+            Field::ThreadMissing,
+            Field::PrivateQueue,
+            Field::PrivateBits,
+            Field::SharedQueue,
+            Field::SharedBits,
+        ] {
+            assert!(lacks(field, Done::NotPutBack, false), "{field:?}");
+            assert!(!lacks(field, Done::PutBack, true), "{field:?}");
+            // What the mode leaves alone is the dump's doing only if the dump had taken it out.
+            assert!(!lacks(field, Done::LeftAlone, false), "{field:?}");
+            assert!(lacks(field, Done::LeftAlone, true), "{field:?}");
+        }
+        assert!(!lacks(Field::RunState, Done::NotPutBack, true));
+    }
+
+    #[test]
+    fn what_still_differs_was_not_put_back_and_what_differs_now_is_new() {
+        let [of_process, of_leader, of_other] =
+            [Place::Process, Place::Thread(7), Place::Thread(8)];
+        let mask = |place| differs(place, Field::Mask);
+        let stack = differs(of_leader, Field::AltStack);
+        let before = vec![mask(of_leader), mask(of_other), stack.clone()];
+        let left = [mask(of_other), mask(of_process), stack.clone()];
+        let judged = judged(before, &left);
+        assert_eq!(
+            judged,
+            [
+                (mask(of_leader), Done::PutBack),
+                (mask(of_other), Done::NotPutBack),
+                (stack, Done::NotPutBack),
+                (mask(of_process), Done::NotPutBack),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_stop_signal_that_criu_queues_counts_as_the_stop() {
+        let stopped = ProcessState {
+            run_state: RunState::Stopped(SigNo::TSTP),
+            ..shared(&[sent(SigNo::USR1, 1)])
+        };
+        let looked = |mut found: ProcessState, dumped| {
+            count_queued_stop(&mut found, dumped);
+            found
+        };
+        let queued = shared(&[sent(SigNo::USR1, 1), sent(SigNo::TSTP, 0)]);
+        assert_eq!(looked(queued.clone(), &stopped), stopped);
+        // The process ran: the signal was sent since.
+        let ran = shared(&[]);
+        assert_eq!(looked(queued.clone(), &ran), queued);
+        // The stop is there, so the signal is another one.
+        let both = ProcessState {
+            run_state: stopped.run_state,
+            ..queued
+        };
+        assert_eq!(looked(both.clone(), &stopped), both);
+    }
+
+    #[test]
+    fn an_entry_that_criu_has_queued_is_none_of_the_timers() {
+        let looked = |found: TimerEntry, dumped: TimerEntry| {
+            let mut found = with_timer(found, 0);
+            distrust_entries(&mut found, &with_timer(dumped, 0));
+            found.timers[1].entry
+        };
+        assert_eq!(
+            looked(TimerEntry::Pending, TimerEntry::Pending),
+            TimerEntry::Idle
+        );
+        // Expired since: only the timer itself can have queued that.
+        assert_eq!(
+            looked(TimerEntry::Pending, TimerEntry::Idle),
+            TimerEntry::Pending
+        );
+    }
+
+    #[test]
+    fn a_copy_of_what_a_deleted_timer_has_left_is_not_that() {
+        let deleted = |thread| DeletedTimer {
+            id: 3,
+            signo: RT,
+            value: 0,
+            thread,
+        };
+        let queue = [entry_of_timer(3), entry_of_timer(4), sent(RT, 0)];
+        let looked = |thread| {
+            let mut dumped = shared(&[]);
+            dumped.deleted_timers = vec![deleted(thread)];
+            let mut found = process(&queue, [&queue, &queue]);
+            distrust_entries(&mut found, &dumped);
+            found
+        };
+        assert_eq!(looked(None), process(&queue[1..], [&queue, &queue]));
+        assert_eq!(looked(Some(8)), process(&queue, [&queue, &queue[1..]]));
+    }
+
+    #[test]
+    fn a_timer_that_has_expired_since_may_have() {
+        let timer = |dumped, found| wanted(&dumped, &found).timers[1];
+        let pending = || with_timer(TimerEntry::Pending, 5);
+        let idle = || with_timer(TimerEntry::Idle, 6);
+        assert_eq!(timer(idle(), pending()), pending().timers[1]);
+        assert_eq!(timer(pending(), idle()), pending().timers[1]);
+        assert_eq!(
+            timer(idle(), with_timer(TimerEntry::Idle, 7)),
+            idle().timers[1]
+        );
+    }
+
+    #[test]
+    fn what_arrived_is_behind_what_was_dumped_in_the_same_queue() {
+        let [a, b, c, x, y, z] = [1, 2, 3, 4, 5, 6].map(|value| sent(RT, value));
+        let mut found = process(&[x], [&[y], &[z]]);
+        found.threads.reverse();
+        assert_eq!(
+            wanted(&process(&[a], [&[b], &[c]]), &found),
+            process(&[a, x], [&[b, y], &[c, z]])
+        );
+    }
+
+    #[test]
+    fn others_may_stop_and_continue_a_process_and_send_signals() {
+        let kept = |before: &[SigNo], now: &[SigNo]| {
+            let [before, now] = [before, now].map(|signals| {
+                let queue: Vec<Siginfo> = signals.iter().map(|&signo| sent(signo, 0)).collect();
+                shared(&queue)
+            });
+            let now = ProcessState {
+                run_state: RunState::Stopped(SigNo::STOP),
+                ..now
+            };
+            compare(&undisturbed(&before, &now), &now).is_empty()
+        };
+        use SigNo as S;
+        assert!(kept(&[S::USR1], &[S::USR1, S::USR2]), "one has arrived");
+        assert!(!kept(&[S::USR1, S::USR2], &[S::USR1]), "one is lost");
+        assert!(kept(&[S::TSTP], &[S::CONT]), "SIGCONT removes stop signals");
+        assert!(
+            !kept(&[S::USR1], &[S::CONT]),
+            "SIGCONT removes nothing else"
+        );
+        assert!(
+            !kept(&[S::TSTP, S::CONT], &[S::CONT]),
+            "SIGCONT was there before"
+        );
+        assert!(
+            kept(&[S::CONT], &[S::TTIN]),
+            "a stop signal removes SIGCONT"
+        );
+        assert!(
+            !kept(&[S::USR1], &[S::TTIN]),
+            "a stop signal removes nothing else"
+        );
+        assert!(!kept(&[S::CONT], &[]), "nothing has removed SIGCONT");
+        assert!(
+            !kept(&[S::TSTP], &[]),
+            "nothing has removed the stop signal"
+        );
+        // Nobody can see the order among different numbers.
+        assert!(kept(&[S::USR1, RT], &[RT, S::USR1]));
+    }
+
+    #[test]
+    fn the_order_of_one_number_is_kept_in_every_queue() {
+        let [a, b] = [1, 2].map(|value| sent(RT, value));
+        let is_kept = |before: &ProcessState, now: &ProcessState| {
+            compare(&undisturbed(before, now), now).is_empty()
+        };
+        let (ab, ba): (&[Siginfo], &[Siginfo]) = (&[a, b], &[b, a]);
+        assert!(is_kept(&process(ab, [ab, ab]), &process(ab, [ab, ab])));
+        assert!(!is_kept(&process(ab, [&[], &[]]), &process(ba, [&[], &[]])));
+        assert!(!is_kept(&process(&[], [&[], ab]), &process(&[], [&[], ba])));
+        let other = sent(SigNo::USR1, 0);
+        let (first, last): (&[Siginfo], &[Siginfo]) = (&[other, a], &[a, other]);
+        assert!(is_kept(
+            &process(&[], [&[], first]),
+            &process(&[], [&[], last])
+        ));
+    }
+
+    #[test]
+    fn numbers_that_a_timer_uses_may_have_stayed() {
+        let mut state = process(&[sent(SigNo::USR1, 0)], [&[], &[entry_of_timer(1)]]);
+        assert_eq!(may_have_stayed(&state), RT.into());
+        state.timers = vec![PosixTimer::bare(1, SigNo::USR2.get())];
+        assert_eq!(may_have_stayed(&state), SigSet::from(RT).with(SigNo::USR2));
+        let periodic = IntervalTimer {
+            which: 0,
+            interval: 1,
+            remaining: 0,
+        };
+        state.interval_timers = vec![periodic];
+        assert!(may_have_stayed(&state).contains(SigNo::ALRM));
+    }
+}

@@ -1,4 +1,4 @@
-//! The file of this project's plugin: its name, and which version of the plugin is in it.
+//! The file of this project's plugin: the name of the file, and the version of the plugin in the file.
 
 use std::fs;
 use std::io;

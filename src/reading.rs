@@ -1,4 +1,4 @@
-//! The signal state of one live process, whichever way it is read.
+//! The signal state of one live process, and the interface of the two readers.
 //!
 //! There are two readers. [`Stopping`] stops the process by ptrace(2) and lets its threads answer: it works wherever ptrace(2)
 //! does. `bpf::process::ProcessReader` lets the kernel copy its own structures, and touches nothing. Both give a [`Reading`].

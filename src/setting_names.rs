@@ -1,5 +1,5 @@
-//! The names of the plugin's settings, for messages that tell the reader which one to change. What a setting means is in
-//! [`checkpoint::options`](crate::checkpoint::options); how settings are read is the plugin's business.
+//! The names of the plugin's settings, for messages that tell the reader which setting to change.
+//! [`checkpoint::options`](crate::checkpoint::options) has the meaning of the settings; the plugin reads the settings.
 
 /// What makes a dump or a restore fail instead of being a warning.
 pub const REFUSE: &str = "CRIU_SIGNALS_REFUSE";

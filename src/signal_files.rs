@@ -1,4 +1,4 @@
-//! Open files of a live process that take its signals or cause some. The process runs on, and nothing of it changes.
+//! Open files of a live process that receive or cause its signals. The process keeps running and is not changed.
 //!
 //! | File | From where |
 //! |---|---|

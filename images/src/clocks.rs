@@ -1,4 +1,4 @@
-//! What a process counts time by besides its timers: timerfds, and RLIMIT_CPU with the time used.
+//! Clocks of a process other than its POSIX and interval timers: timerfds, and RLIMIT_CPU with the time used.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Where an address in a process's memory leads: a function, a place in a file.
+//! The place of an address in a process's memory: the function, and the position in a file.
 
 use std::fmt::{self, Write as _};
 

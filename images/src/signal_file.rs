@@ -1,4 +1,4 @@
-//! Open files of a process that have to do with its signals: those that take pending ones, and those that cause some.
+//! Open files of a process that receive its pending signals, and open files that cause signals.
 
 use std::fmt;
 

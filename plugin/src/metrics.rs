@@ -1,6 +1,6 @@
-//! The file in which runs are counted. What it says is in [`criu_signals::checkpoint::metrics`].
+//! The metrics file, in which runs are counted. [`criu_signals::checkpoint::metrics`] has its contents.
 //!
-//! No dump and no restore fails because of the metrics. Several criu may end at once: a lock lets them add one after the other.
+//! No dump and no restore fails because of the metrics. Several criu processes may end at once: a lock makes them add to the file one after the other.
 
 use std::fs::File;
 use std::io::{self, Read};

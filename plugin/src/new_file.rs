@@ -1,4 +1,5 @@
-//! A file that gets its name when it is completely on the disk: readers find the old file, or the new one, and never a part.
+//! Replaces a file as a whole: the new file gets its name when it is completely on the disk, so that readers find the old file or
+//! the new file, and never a part.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};

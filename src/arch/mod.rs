@@ -1,5 +1,5 @@
 //! Everything that depends on the architecture: registers, the injected code, system call numbers, the size of signal
-//! frames. Each has a folder here with the same items; what all of them share is beside the folders.
+//! frames. Each architecture has a folder with the same items; the files beside the folders are shared by all architectures.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -1,4 +1,4 @@
-//! How much of an archive is read, and why it cannot be.
+//! Limits on the reading of an archive, and the errors of reading.
 
 use std::io::{self, Read};
 

@@ -1,4 +1,4 @@
-//! What an archive is compressed by, and the bytes that come out of it.
+//! The compression of an archive, and the decompressed bytes.
 
 use std::cell::Cell;
 use std::fs::File;

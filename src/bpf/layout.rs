@@ -1,4 +1,4 @@
-//! Where members of the kernel's structs are, by its own type information (Documentation/bpf/btf.rst).
+//! Offsets of members in the kernel's structs, from the kernel's own type information (Documentation/bpf/btf.rst).
 
 use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};

@@ -1,4 +1,4 @@
-//! Numbers of tasks, which are told of a `struct pid`: one for each pid namespace that the task is in.
+//! Ids of tasks, read from `struct pid`: one id for each pid namespace that the task is in.
 
 use super::assemble::{Change, Helper, If, Program, Reg};
 use super::layout::{Layout, Structure};

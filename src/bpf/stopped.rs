@@ -1,4 +1,4 @@
-//! What the threads of stopped processes would answer if they were asked by injected calls, read in one pass.
+//! Reads in one pass the state of stopped threads that otherwise only injected calls can read.
 //!
 //! Only threads that the calling thread traces are written. All of them have to be stopped, so that nothing of what is read
 //! changes: no second pass is needed.

@@ -1,4 +1,4 @@
-//! Gathers the report of a run while it goes on.
+//! Collects the report of a run during the run.
 
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What threads would otherwise be asked by injected calls, read by BPF in one pass for all processes of a dump or a restore.
+//! State that otherwise only injected calls can read, read by BPF in one pass for all processes of a dump or a restore.
 //!
 //! To load the program takes as long as to ask some dozen processes or a hundred threads. So it is loaded where there are as
 //! many: in a dump before CRIU stops the first of them, in a restore when all of them are stopped. Where it can't be loaded, and

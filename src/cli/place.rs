@@ -1,4 +1,4 @@
-//! Where a process is: in which cgroup, and in which pid namespace.
+//! Filters by place: the cgroup and the pid namespace of a process.
 
 use criu_signals::error::Error;
 use criu_signals::images::{Pid, Tid};

@@ -1,4 +1,4 @@
-//! Where the bytes of a core come from: a file, or what is unpacked from one.
+//! The bytes of a core: from a file, or decompressed from a file.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

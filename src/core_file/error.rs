@@ -1,4 +1,4 @@
-//! Why a core cannot be read.
+//! Errors of reading a core.
 
 use std::io;
 

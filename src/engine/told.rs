@@ -1,4 +1,4 @@
-//! What the threads of stopped processes would answer to calls that are injected to ask, known from elsewhere.
+//! State of stopped threads that another reader knows already, so that no call is injected to read it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Pending signals that a stop alone would lose, before the process is stopped.
+//! Finds, before a process is stopped, the pending signals that the stop alone would lose.
 //!
 //! A stop interrupts pselect, ppoll, epoll_pwait and sigsuspend, and the kernel puts the thread's own mask in force before the call
 //! goes on (`restore_saved_sigmask`). A pending signal without a handler that only the call's mask blocks is then dropped, or its

@@ -1,5 +1,5 @@
 //! System calls that end with EINTR because nobody can tell which call it was: one that had been interrupted before waits in
-//! restart_syscall(2). docs/eintr.md says who can tell it mostly. And those that a pre-dump ends with EINTR.
+//! restart_syscall(2). docs/eintr.md says how the call is mostly known. Also the calls that a pre-dump ends with EINTR.
 
 use std::cell::OnceCell;
 

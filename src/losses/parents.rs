@@ -1,5 +1,5 @@
-//! Says at the dump what becomes of the signals between a process and its parent: a parent-death signal, which a restore
-//! postpones, and an exit signal, which does not survive a checkpoint.
+//! Reports at the dump on the signals between a process and its parent: a parent-death signal is postponed by the restore, and
+//! an exit signal does not survive a checkpoint.
 
 use criu_signals_images::{ExitSignal, Name, Pid, ProcessState, SigNo, ThreadState};
 

@@ -1,5 +1,5 @@
-//! Why ptrace(2) may not be used on a task that nobody traces, as far as `/proc` tells: `__ptrace_may_access` (kernel/ptrace.c)
-//! says EPERM for all of it.
+//! Finds in `/proc` why ptrace(2) is not permitted on a task that no process traces: `__ptrace_may_access` (kernel/ptrace.c)
+//! gives EPERM for every reason.
 
 use std::os::unix::fs::MetadataExt as _;
 

@@ -1,4 +1,4 @@
-//! In which cgroups a process is, and whether a freezer of one holds it.
+//! The cgroups of a process, and whether the freezer of a cgroup holds the process.
 
 use std::path::{Path, PathBuf};
 

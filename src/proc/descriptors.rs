@@ -1,4 +1,4 @@
-//! `/proc/PID/fdinfo`: what the kernel tells of open files (proc_pid_fdinfo(5)).
+//! `/proc/PID/fdinfo`: the kernel's description of open files (proc_pid_fdinfo(5)).
 //!
 //! Which files are of interest is decided by the links of `/proc/PID/fd`: the kernel makes the text of some files under locks
 //! of theirs, and it is long for an epoll instance with many files.

@@ -1,4 +1,4 @@
-//! What is looked at of all threads before they are stopped.
+//! State of all threads that is read before the threads are stopped.
 
 use criu_signals_images::{Pid, SigSet, Tid};
 

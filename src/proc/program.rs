@@ -1,4 +1,4 @@
-//! The program that a process executes.
+//! The program that a process executes: `/proc/PID/exe` and the auxiliary vector.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;

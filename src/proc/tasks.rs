@@ -1,4 +1,4 @@
-//! Processes and threads: which there are, whether they live, and what `stat` and `syscall` say of them.
+//! Processes and threads: lists, whether they live, and the contents of `stat` and `syscall`.
 
 use std::io;
 use std::time::{Duration, Instant};

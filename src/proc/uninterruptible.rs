@@ -1,4 +1,4 @@
-//! Why a thread does not stop.
+//! The reason why a thread does not stop: uninterruptible sleep, and the kernel function in which it sleeps.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Signals that arrive while queues are changed: they stay pending, behind the entries that the change means.
+//! Signals that arrive while queues are changed: they stay pending, behind the entries of the change.
 
 use std::collections::HashMap;
 

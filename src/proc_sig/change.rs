@@ -1,5 +1,5 @@
-//! Changes that name what is to be different, where a text of [`write`](super::write()) names the whole: the rest is as it is
-//! found when the process is stopped.
+//! Changes of a part of the state: the rest stays as found when the process is stopped. A text of [`write`](super::write())
+//! describes the whole state instead.
 
 use std::time::Duration;
 

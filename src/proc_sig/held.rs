@@ -1,4 +1,4 @@
-//! Whole files: what is read and written while the process is stopped.
+//! Reads and writes a whole file while the process is stopped.
 
 use std::time::Duration;
 

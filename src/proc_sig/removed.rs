@@ -1,4 +1,4 @@
-//! What a write or a change has taken out of queues.
+//! The signals that a write or a change has taken out of queues.
 
 use criu_signals_images::{Pending, SigNo, SigSet, Siginfo, Tid};
 

@@ -1,4 +1,4 @@
-//! Detached helper processes: they outlive the process that starts them, and finish or mend what it has left.
+//! Detached helper processes: they outlive the process that starts them, and finish or undo its unfinished work.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

@@ -1,4 +1,4 @@
-//! Processes: this program's helper processes, pidfds of other processes, and whether they execute the same program still.
+//! Processes: this program's helper processes, pidfds of other processes, and the check that they still execute the same program.
 
 pub(crate) mod detached;
 pub mod pidfd;

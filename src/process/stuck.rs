@@ -1,4 +1,4 @@
-//! Notices that the worker waits for ever, for a process that it looks at.
+//! Detects a worker that waits without end for a process that the worker reads.
 //!
 //! The memory of a process may be locked (mmap_lock) by another one that shares it (CLONE_VM) and that waits in
 //! uninterruptible sleep: it unmaps what it has written to a file whose server does not answer (fuse_vma_close, fs/fuse/file.c).

@@ -1,6 +1,6 @@
 //! RLIMIT_CPU, and the processor time that counts against it.
 //!
-//! CRIU restores the limit. The time used begins anew, and no call sets it.
+//! CRIU restores the limit. The time used begins anew at 0, and no system call can set it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Names of addresses in processes that run on, asked again and again.
+//! A cache for the names of addresses in running processes.
 
 use std::collections::HashMap;
 

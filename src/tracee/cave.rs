@@ -1,4 +1,4 @@
-//! Where the injected code lives: the unused end of a page that the process can execute.
+//! The place of the injected code: the unused end of a page that the process can execute.
 //!
 //! The vDSO is the first choice. Every process has one, its image ends somewhere in its last page, what follows
 //! is zeros, nobody executes it, and the kernel lets a tracer write there for the sake of breakpoints: the page

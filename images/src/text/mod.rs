@@ -1,7 +1,7 @@
 //! The text of the six files that the 2007 patches gave every task in `/proc/PID/sig/`, to be read and to be written.
 //!
-//! docs/proc-sig.md describes the format, what is different from the patches, and how their own text is told from
-//! this one's. Nothing here touches a process.
+//! docs/proc-sig.md describes the format, the differences from the patches, and how a reader distinguishes the two formats.
+//! Nothing here touches a process.
 
 mod action;
 mod altstack;

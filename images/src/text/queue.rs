@@ -1,4 +1,4 @@
-//! `pending` and `shared_pending`: the mask of what is pending, and for each entry of the queue two lines.
+//! `pending` and `shared_pending`: the mask of pending signals, and two lines for each entry of the queue.
 
 use std::fmt::Write as _;
 

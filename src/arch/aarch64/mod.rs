@@ -1,4 +1,4 @@
-//! aarch64. What the items mean that every architecture has is said where each of them is.
+//! aarch64. Each item is documented at its definition.
 
 use criu_signals_images::Arch;
 

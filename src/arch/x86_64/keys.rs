@@ -1,4 +1,4 @@
-//! Protection keys: where a thread's rights are in what PTRACE_GETREGSET gives for NT_X86_XSTATE.
+//! Protection keys: the position of a thread's rights in the register set NT_X86_XSTATE (PTRACE_GETREGSET).
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{__cpuid_count, __get_cpuid_max};

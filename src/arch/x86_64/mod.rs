@@ -1,4 +1,4 @@
-//! x86_64. What the items mean that every architecture has is said where each of them is.
+//! x86_64. Each item is documented at its definition.
 
 use criu_signals_images::Arch;
 

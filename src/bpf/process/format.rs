@@ -1,4 +1,4 @@
-//! How the program writes: the two maps that this process shares with the program, and records.
+//! The output format of the program: records, and the two maps that this process shares with the program.
 
 use crate::arch::PT_REGS_WORDS;
 

@@ -1,4 +1,4 @@
-//! Where the members are that are read of one process.
+//! Offsets of the members that are read for one process.
 
 use super::super::layout::{BitField, Layout, Structure};
 use super::super::pids::PidMembers;

@@ -1,4 +1,4 @@
-//! The whole signal state of one process, which runs on meanwhile.
+//! Reads the whole signal state of one process while the process keeps running.
 //!
 //! Each pass of the program copies the process as it is within some microseconds, but without a lock: it may change between two
 //! members. So a state is only one if two passes, one after the other, have read the same: it was the state of the process then

@@ -1,4 +1,4 @@
-//! What is in the records that the program has written.
+//! Parses the records that the program has written.
 
 use criu_signals_images::{SIGINFO_SIZE, SigSet, Siginfo};
 

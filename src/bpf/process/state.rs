@@ -1,4 +1,4 @@
-//! Makes a state of a pass that has read what the pass before it has.
+//! Builds a process state from a pass that has read the same as the pass before.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Which delivery belongs to which generation: follows each signal from one to the other, through dump and restore too.
+//! Matches deliveries with generations: follows each signal from its generation to its delivery, also through a dump and a restore.
 
 use std::collections::{HashMap, VecDeque};
 

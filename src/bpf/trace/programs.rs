@@ -1,4 +1,4 @@
-//! The programs that write down what happens to signals.
+//! The BPF programs that record the generation and the delivery of signals.
 
 use super::super::assemble::{Change, Helper, If, Instruction, Label, Program, Reg};
 use super::super::layout::{Layout, Structure};

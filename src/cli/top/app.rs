@@ -1,4 +1,4 @@
-//! What is shown, and what keys do to it.
+//! The state of `top`, and the effect of each key on it.
 
 use std::collections::HashMap;
 

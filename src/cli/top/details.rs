@@ -1,4 +1,4 @@
-//! What is shown of the process under the cursor.
+//! The details of the process under the cursor.
 
 use anstream::StripStream;
 use criu_signals::bpf::process::ProcessReader;

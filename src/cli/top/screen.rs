@@ -1,4 +1,4 @@
-//! The terminal, which is put back whatever happens.
+//! The terminal. Its settings are restored however the command ends.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What has changed between two readings of a process.
+//! The changes between two readings of a process.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 

@@ -64,6 +64,7 @@ const TESTS: &[Test] = &[
     ("bit-of-another-user", bit_of_another_user),
     ("bit-of-another-user-rescued", bit_rescued),
     ("image-gone-at-restore", image_gone),
+    ("arrives-in-sigsuspend", arrives_in_sigsuspend),
     ("restarted-poll", restarted_poll),
     ("own-entry-before-timers", own_entry_before_timers),
     ("under-lent-limit", under_lent_limit),
@@ -1019,6 +1020,39 @@ fn stopped_in_restart(dir: &RunDir) -> Result<Victim> {
     kill(raw, Signal::SIGSTOP)?;
     procfs::comes_to(pid, 'T')?;
     Ok(victim)
+}
+
+/// CRIU leaves the thread its own mask, which lets a signal through that the mask of its sigsuspend blocks. Its handler does not
+/// end the call.
+fn arrives_in_sigsuspend(dir: &RunDir) -> Result<()> {
+    let start = |name: &str| -> Result<(Victim, RunDir)> {
+        let folder = dir.file(name);
+        fs::create_dir_all(folder.join("images"))?;
+        let dir = RunDir::open(&folder);
+        let program = config::victim("sigsuspend", false);
+        Ok((Victim::start(&program, Some("arrives"), &dir, false)?, dir))
+    };
+    let (victim, folder) = start("dump")?;
+    let pid = victim.pid();
+    let criu = stopping_at(Point::DumpEnd)?;
+    let arrives = || send(pid, Signal::SIGUSR2);
+    let dump = interrupted(|| criu.dump(pid, &folder.images(), true), arrives)?;
+    ensure!(dump.ok, "criu dump failed");
+    companions_gone(&[pid])?;
+    victim.finish(PATIENCE).context("left running")?;
+
+    let (victim, folder) = start("restore")?;
+    let pid = victim.pid();
+    let dump = self::criu()?.dump(pid, &folder.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    let criu = stopping_at(Point::Compared)?;
+    let arrives = || send(pid, Signal::SIGUSR2);
+    let (_, restored) = interrupted(|| criu.restore(&folder.images()), arrives)?;
+    let pid = restored.context("criu restore failed")?;
+    Victim::restored(pid, &folder)
+        .finish(PATIENCE)
+        .context("restored")
 }
 
 fn restarted_poll(dir: &RunDir) -> Result<()> {

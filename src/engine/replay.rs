@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use crate::state::Lost;
 use crate::state::dropped::{self, Place};
+use crate::state::interrupted::put_back_call;
 use crate::state::queues::put_back_over;
 use crate::state::timers;
 use crate::state::{
-    AlternateStack, GroupStop, InterruptedSystemCall, Kind, ParentDeathSignal, PendingLimit,
-    PosixTimers, PrivateQueue, Queue, SharedQueue, SignalDispositions, SignalMask, Site, itimers,
-    put_back,
+    AlternateStack, GroupStop, ParentDeathSignal, PendingLimit, PosixTimers, PrivateQueue, Queue,
+    SharedQueue, SignalDispositions, SignalMask, Site, itimers, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -290,9 +290,7 @@ impl<Owner> Replay<'_, '_, Owner> {
                 put_back::<SignalMask, _>(site, &wanted.lasting_mask()).map(drop)
             }),
             Step::InterruptedCalls => {
-                let mut errors = self.each_thread(|site, wanted| {
-                    InterruptedSystemCall::replay(site, &wanted.interrupted)
-                });
+                let mut errors = self.each_thread(put_back_call);
                 errors.extend(self.injector.settle().err());
                 errors
             }

@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use criu_signals_images::{
-    CallTable, InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid,
+    CallTable, InterruptedCall, Pid, ProcessState, RestartCode, SigSet, ThreadState, Tid,
 };
 
 use super::asleep::{self, Looked, ProcessorClocks, Waited};
@@ -28,7 +28,7 @@ use super::restart_block::RestartBlock;
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc::{self, Glimpse};
+use crate::proc::{self, Glimpse, SignalStatus};
 use crate::tracee::shield::{LostMask, in_call, set, shield, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
@@ -224,7 +224,10 @@ impl Confirmed {
                 self.complete_call(stopped, tid, call)?;
             }
         }
-        let of = |thread: &ThreadState| thread.interrupted.map(|call| (thread.tid(), call));
+        let of = |thread: &ThreadState| {
+            let call = thread.interrupted?;
+            Some((thread.tid(), call, Masks::of(thread)))
+        };
         Ok(Completed {
             calls: state.threads.iter().filter_map(of).collect(),
         })
@@ -240,7 +243,7 @@ impl Confirmed {
             let registers = registers_of(stopped, tid)?;
             if let Some(mut call) = interrupted(stopped.memory()?, &registers) {
                 self.complete_call(stopped, tid, &mut call)?;
-                calls.push((tid, call));
+                calls.push((tid, call, None));
             }
         }
         Ok(Completed { calls })
@@ -296,7 +299,7 @@ fn registers_of<Owner>(stopped: &StoppedProcess<Owner>, tid: Tid) -> Result<Regi
 /// The calls that the threads of a captured process are in, with all that is known of them.
 #[derive(Debug)]
 pub struct Completed {
-    calls: Vec<(Tid, InterruptedCall)>,
+    calls: Vec<(Tid, InterruptedCall, Option<Masks>)>,
 }
 
 impl Completed {
@@ -331,12 +334,12 @@ impl Completed {
 #[derive(Debug)]
 pub struct HandedOver {
     pid: Pid,
-    calls: Vec<(Tid, InterruptedCall)>,
+    calls: Vec<(Tid, InterruptedCall, Option<Masks>)>,
 }
 
 impl HandedOver {
     fn prepare(&self) -> Result<()> {
-        for (tid, call) in &self.calls {
+        for (tid, call, _) in &self.calls {
             let registers = ptrace::registers(*tid).map_err(|e| e.in_thread(*tid))?;
             if call.code != RestartCode::ByBlock {
                 continue;
@@ -357,8 +360,10 @@ impl HandedOver {
     pub fn take_back(self) -> Vec<Error> {
         let mut injected = Vec::new();
         let mut errors = Vec::new();
-        for (tid, call) in &self.calls {
-            match self.take_back_thread(*tid, call) {
+        for (tid, call, masks) in &self.calls {
+            let taken_back = with_own_mask(self.pid, *tid, call, *masks)
+                .and_then(|call| self.take_back_thread(*tid, &call));
+            match taken_back {
                 Ok(None) => {}
                 Ok(Some(again)) => injected.push((*tid, call, again)),
                 Err(e) if e.is_died() => {}
@@ -419,6 +424,62 @@ impl HandedOver {
         }
         injector.finish()
     }
+}
+
+/// The mask that a call has set for its time (pselect, ppoll, epoll_pwait, sigsuspend), and the thread's own.
+#[derive(Clone, Copy, Debug)]
+struct Masks {
+    of_call: SigSet,
+    own: SigSet,
+}
+
+impl Masks {
+    fn of(thread: &ThreadState) -> Option<Masks> {
+        let own = thread.saved_mask?;
+        Some(Masks {
+            of_call: thread.blocked,
+            own,
+        })
+    }
+}
+
+/// As CRIU leaves the thread, its own mask is in force, and the call sets its mask again when it is restarted. A signal that has
+/// come since, and that only the call's mask blocks, has its handler run before that: it must not end the call, which it would not
+/// have interrupted. One that the call lets through ends it.
+fn with_own_mask(
+    pid: Pid,
+    tid: Tid,
+    call: &InterruptedCall,
+    masks: Option<Masks>,
+) -> Result<InterruptedCall> {
+    let mut call = *call;
+    let Some(Masks { of_call, own }) = masks.filter(|_| call.code == RestartCode::UnlessHandled)
+    else {
+        return Ok(call);
+    };
+    let status = SignalStatus::read(pid, tid)?;
+    let pending = status.pending.union(status.shared_pending);
+    let handled = pending.intersection(status.caught);
+    let ends_the_call = !handled.difference(of_call).is_empty();
+    if !ends_the_call && !handled.difference(own).is_empty() {
+        call.code = RestartCode::Always;
+    }
+    Ok(call)
+}
+
+/// Puts back the call of a thread as CRIU restores it.
+///
+/// # Errors
+/// If the thread could not be looked at or changed.
+pub(crate) fn put_back_call<Owner>(
+    site: &mut Site<'_, '_, Owner>,
+    wanted: &ThreadState,
+) -> Result<()> {
+    let Some(call) = &wanted.interrupted else {
+        return Ok(());
+    };
+    let call = with_own_mask(site.pid(), site.tid, call, Masks::of(wanted))?;
+    InterruptedSystemCall::replay(site, &Some(call))
 }
 
 /// A thread without the kernel's notes: the call is restarted as it was made.

@@ -457,7 +457,12 @@ fn task_killed_in_custody(dir: &RunDir) -> Result<()> {
     ensure!(!dump.ok, "criu dump has succeeded");
     expect_line(
         &dump,
-        &["Warn", "seize", &format!("pid {pid}"), "the task is gone"],
+        &[
+            "Warn",
+            "cannot stop",
+            &format!("pid {pid}"),
+            "the task is gone",
+        ],
     )?;
     victim.end();
     companions_gone(&[])

@@ -28,8 +28,8 @@ use super::restart_block::RestartBlock;
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
-use crate::proc::{self, Glimpse, SignalStatus};
-use crate::tracee::shield::{LostMask, in_call, set, shield, shield_thread};
+use crate::proc::{self, Glimpse};
+use crate::tracee::shield::{LostMask, in_call, is_due_afterwards, set, shield, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
@@ -457,11 +457,7 @@ fn with_own_mask(
     else {
         return Ok(call);
     };
-    let status = SignalStatus::read(pid, tid)?;
-    let pending = status.pending.union(status.shared_pending);
-    let handled = pending.intersection(status.caught);
-    let ends_the_call = !handled.difference(of_call).is_empty();
-    if !ends_the_call && !handled.difference(own).is_empty() {
+    if is_due_afterwards(pid, tid, of_call, own)? {
         call.code = RestartCode::Always;
     }
     Ok(call)

@@ -221,11 +221,16 @@ impl Due {
     fn look(pid: Pid, tid: Tid) -> Result<Due> {
         let status = SignalStatus::read(pid, tid)?;
         let given_back = ptrace::signal_mask(tid)?;
-        if status.blocked == given_back {
-            return Ok(Due::default());
+        Ok(Due::by(&status, status.blocked, given_back))
+    }
+
+    /// In a call with the mask `of_call`, of a thread whose own one is `given_back`.
+    fn by(status: &SignalStatus, of_call: SigSet, given_back: SigSet) -> Due {
+        if of_call == given_back {
+            return Due::default();
         }
         let pending = status.pending.union(status.shared_pending);
-        let by_call = pending.difference(status.blocked);
+        let by_call = pending.difference(of_call);
         let by_thread = pending.difference(given_back);
         let handled_by = |by: SigSet| by.intersection(status.caught);
         let handler = if handled_by(by_thread).is_empty() {
@@ -237,11 +242,20 @@ impl Due {
         } else {
             HandlerDue::ByBoth
         };
-        Ok(Due {
+        Due {
             handler,
             unhandled: by_thread.difference(by_call).difference(status.caught),
-        })
+        }
     }
+}
+
+/// Does a handler run for a signal that is pending now, and only if the thread's `own` mask is in force instead of that `of_call`?
+///
+/// # Errors
+/// If the thread is gone.
+pub(crate) fn is_due_afterwards(pid: Pid, tid: Tid, of_call: SigSet, own: SigSet) -> Result<bool> {
+    let due = Due::by(&SignalStatus::read(pid, tid)?, of_call, own);
+    Ok(matches!(due.handler, HandlerDue::Afterwards))
 }
 
 /// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a

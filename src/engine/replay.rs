@@ -13,11 +13,10 @@ use crate::fault::{self, Point};
 use crate::state::Lost;
 use crate::state::dropped::{self, Place};
 use crate::state::interrupted::put_back_call;
-use crate::state::queues::put_back_over;
 use crate::state::timers;
 use crate::state::{
-    AlternateStack, GroupStop, ParentDeathSignal, PendingLimit, PosixTimers, PrivateQueue, Queue,
-    SharedQueue, SignalDispositions, SignalMask, Site, itimers, put_back,
+    AlternateStack, GroupStop, ParentDeathSignal, PendingLimit, PosixTimers, Queue,
+    SignalDispositions, SignalMask, Site, itimers, put_back,
 };
 use crate::tracee::{Injector, ptrace};
 
@@ -319,15 +318,11 @@ impl<Owner> Replay<'_, '_, Owner> {
                 return Ok(());
             }
             if dropped::numbers(process, place.thread, &wanted.pending).is_empty() {
-                return put_back_over::<PrivateQueue, _>(site, known, &wanted.pending).map(drop);
+                return Queue::Private
+                    .put_back(site, known, &wanted.pending)
+                    .map(drop);
             }
-            let made = dropped::put_back_queue::<PrivateQueue, _>(
-                site,
-                process,
-                place,
-                known,
-                &wanted.pending,
-            )?;
+            let made = dropped::put_back_queue(site, process, place, known, &wanted.pending)?;
             renamed.borrow_mut().extend(made);
             Ok(())
         });
@@ -340,7 +335,9 @@ impl<Owner> Replay<'_, '_, Owner> {
         let known = &self.found.shared;
         let errors = self.leader(|site, wanted| {
             if dropped::numbers(wanted, None, &wanted.shared).is_empty() {
-                return put_back_over::<SharedQueue, _>(site, known, &wanted.shared).map(drop);
+                return Queue::Shared
+                    .put_back(site, known, &wanted.shared)
+                    .map(drop);
             }
             let place = Place {
                 tid: site.tid,
@@ -349,7 +346,7 @@ impl<Owner> Replay<'_, '_, Owner> {
             };
             let made = itimers::keeping_expired(site, |site| {
                 let shared = &wanted.shared;
-                dropped::put_back_queue::<SharedQueue, _>(site, wanted, place, known, shared)
+                dropped::put_back_queue(site, wanted, place, known, shared)
             })?;
             renamed.borrow_mut().extend(made);
             Ok(())

@@ -1,12 +1,10 @@
 //! Signals that arrive while queues are changed: they stay pending, behind the entries of the change.
 
-use std::collections::HashMap;
-
 use criu_signals_images::{Pending, Siginfo};
 
 use super::removed::Found;
 use crate::error::{Cause, Error, Result};
-use crate::state::queues::{Kept, before_arrivals};
+use crate::state::queues::{Counted, Kept, before_arrivals};
 use crate::state::{Queue, Site};
 use crate::tracee::ByUs;
 
@@ -79,18 +77,10 @@ fn undone(before: &Pending, wanted: &Pending, found: &Pending) -> Pending {
 
 /// The entries of `wanted` that are not in `present`, each so many times.
 fn missing(wanted: &[Siginfo], present: &[Siginfo]) -> Vec<Siginfo> {
-    let mut left: HashMap<Siginfo, usize> = HashMap::new();
-    for info in present {
-        *left.entry(*info).or_default() += 1;
-    }
-    let is_missing = |info: &&Siginfo| match left.get_mut(info) {
-        Some(count) if *count > 0 => {
-            *count -= 1;
-            false
-        }
-        _ => true,
-    };
-    wanted.iter().filter(is_missing).copied().collect()
+    let mut there = Counted::of(present);
+    let mut missing = wanted.to_vec();
+    missing.retain(|info| !there.take(info));
+    missing
 }
 
 #[cfg(test)]

@@ -15,9 +15,7 @@ use criu_signals_images::{
 };
 use nix::errno::Errno;
 
-use super::queues::{
-    Anew, Queue, QueueKind, is_fault, like_a_timers_own, put_back_over, take_one, with_sent_since,
-};
+use super::queues::{Anew, Queue, is_fault, like_a_timers_own, take_one, with_sent_since};
 use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
 use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Phase, Result};
@@ -182,7 +180,7 @@ fn anew<Owner>(
 ///
 /// # Errors
 /// What could not be put back.
-pub(crate) fn put_back_queue<K: QueueKind, Owner>(
+pub fn put_back_queue<Owner>(
     site: &mut Site<'_, '_, Owner>,
     state: &ProcessState,
     place: Place,
@@ -203,7 +201,7 @@ pub(crate) fn put_back_queue<K: QueueKind, Owner>(
             .union(found.bits.intersection(numbers)),
         queue: there.chain(others).copied().collect(),
     };
-    put_back_over::<K, _>(site, &found, &first)?;
+    place.queue.put_back(site, &found, &first)?;
     let mut renamed = Vec::new();
     for signo in numbers.iter() {
         renamed.extend(build(site, state, place, signo, &of_number(wanted, signo))?);

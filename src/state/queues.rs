@@ -72,7 +72,7 @@ impl Kind for PrivateQueue {
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
         let known = Queue::Private.read(site, usize::MAX)?;
-        Self::replay_over(site, &known, wanted)
+        Queue::Private.replay_over(site, &known, wanted)
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
@@ -94,7 +94,7 @@ impl Kind for SharedQueue {
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<()> {
         let known = Queue::Shared.read(site, usize::MAX)?;
-        Self::replay_over(site, &known, wanted)
+        Queue::Shared.replay_over(site, &known, wanted)
     }
 
     fn holds<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
@@ -104,52 +104,6 @@ impl Kind for SharedQueue {
     fn has_kept<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         Queue::Shared.has_kept(site, wanted)
     }
-}
-
-/// A queue, as a kind of state.
-pub(crate) trait QueueKind: Kind<State = Pending> {
-    /// As [`Kind::replay`], of a queue that was `known` when `wanted` was made of it: what has been sent since is no part of
-    /// either, and stays, behind `wanted`.
-    ///
-    /// # Errors
-    /// Those of [`Kind::replay`].
-    fn replay_over<Owner>(
-        site: &mut Site<'_, '_, Owner>,
-        known: &Pending,
-        wanted: &Pending,
-    ) -> Result<()>;
-}
-
-impl QueueKind for PrivateQueue {
-    fn replay_over<Owner>(
-        site: &mut Site<'_, '_, Owner>,
-        known: &Pending,
-        wanted: &Pending,
-    ) -> Result<()> {
-        Queue::Private.make(site, known, wanted)
-    }
-}
-
-impl QueueKind for SharedQueue {
-    fn replay_over<Owner>(
-        site: &mut Site<'_, '_, Owner>,
-        known: &Pending,
-        wanted: &Pending,
-    ) -> Result<()> {
-        if Queue::Shared.is_head_of(site, wanted)? {
-            return Queue::Shared.make(site, known, wanted);
-        }
-        itimers::keeping_expired(site, |site| make_shared(site, known, wanted))
-    }
-}
-
-/// As [`put_back`](super::put_back), by [`QueueKind::replay_over`].
-pub(crate) fn put_back_over<K: QueueKind, Owner>(
-    site: &mut Site<'_, '_, Owner>,
-    known: &Pending,
-    wanted: &Pending,
-) -> Result<bool> {
-    put_back_by::<K, _>(site, wanted, |site| K::replay_over(site, known, wanted))
 }
 
 /// Where something has to be taken out first.
@@ -276,6 +230,36 @@ impl Queue {
             && self.peek(tid, end, SAMPLE_AT_END + 1)? == queue[end..])
     }
 
+    /// As [`put_back`](super::put_back), of a queue that was `known` when `wanted` was made of it: what has been sent since is no
+    /// part of either, and stays, behind `wanted`.
+    ///
+    /// # Errors
+    /// Those of [`put_back`](super::put_back).
+    pub(crate) fn put_back<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<bool> {
+        let replay = |site: &mut Site<'_, '_, Owner>| self.replay_over(site, known, wanted);
+        match self {
+            Queue::Private => put_back_by::<PrivateQueue, _>(site, wanted, replay),
+            Queue::Shared => put_back_by::<SharedQueue, _>(site, wanted, replay),
+        }
+    }
+
+    fn replay_over<Owner>(
+        self,
+        site: &mut Site<'_, '_, Owner>,
+        known: &Pending,
+        wanted: &Pending,
+    ) -> Result<()> {
+        if self == Queue::Private || self.is_head_of(site, wanted)? {
+            return self.make(site, known, wanted);
+        }
+        itimers::keeping_expired(site, |site| make_shared(site, known, wanted))
+    }
+
     fn has_kept<Owner>(self, site: &mut Site<'_, '_, Owner>, wanted: &Pending) -> Result<bool> {
         Ok(match self.kept(site, wanted)? {
             Kept::Exactly | Kept::AndArrivals { ahead: 0, .. } => true,
@@ -342,23 +326,13 @@ impl Queue {
         if !kept.bits.difference(found.bits).is_empty() {
             return None;
         }
-        let mut due: HashMap<Siginfo, usize> = HashMap::new();
-        for info in &kept.queue {
-            *due.entry(*info).or_default() += 1;
-        }
-        let mut is_due = |info: &Siginfo| match due.get_mut(info) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                true
-            }
-            _ => false,
-        };
+        let mut due = Counted::of(&kept.queue);
         let mut of_kept = Vec::with_capacity(kept.queue.len());
         let mut ahead = 0;
         // Of each number, what nothing older has followed yet.
         let mut arrived: HashMap<i32, usize> = HashMap::new();
         for info in &found.queue {
-            if is_due(info) {
+            if due.take(info) {
                 of_kept.push(*info);
                 ahead += arrived.remove(&info.signo()).unwrap_or(0);
             } else {
@@ -366,14 +340,7 @@ impl Queue {
             }
         }
         // The kernel has dropped them when they were queued again (legacy_queue).
-        let of_missing = |info: &&Siginfo| is_due(info);
-        let missing: Vec<Siginfo> = kept
-            .queue
-            .iter()
-            .rev()
-            .filter(of_missing)
-            .copied()
-            .collect();
+        let missing = due.last_of(&kept.queue);
         let is_legacy =
             |info: &Siginfo| SigNo::new(info.signo()).is_some_and(|signo| !signo.is_realtime());
         if !missing.iter().all(is_legacy) {
@@ -1052,6 +1019,39 @@ impl Queue {
     }
 }
 
+/// How many there are of each of some entries, equal ones together.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(HashMap<Siginfo, usize>);
+
+impl Counted {
+    pub(crate) fn of<'i>(infos: impl IntoIterator<Item = &'i Siginfo>) -> Counted {
+        let mut counted = Counted::default();
+        for info in infos {
+            *counted.0.entry(*info).or_default() += 1;
+        }
+        counted
+    }
+
+    /// Takes one. False: there is none.
+    pub(crate) fn take(&mut self, info: &Siginfo) -> bool {
+        match self.0.get_mut(info) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Those of `infos` that are still here, in their order: of equal ones the last.
+    fn last_of(mut self, infos: &[Siginfo]) -> Vec<Siginfo> {
+        let mut left: Vec<Siginfo> = infos.iter().rev().copied().collect();
+        left.retain(|info| self.take(info));
+        left.reverse();
+        left
+    }
+}
+
 /// What a queue holds after something has been put into it.
 #[derive(Clone, Debug)]
 pub(crate) enum Kept {
@@ -1129,27 +1129,10 @@ impl Mixed {
         if came == expected {
             return Ok(mixed);
         }
-        let mut due: HashMap<Siginfo, usize> = HashMap::new();
-        for info in expected {
-            *due.entry(*info).or_default() += 1;
-        }
-        let mut is_due = |info: &Siginfo| match due.get_mut(info) {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                true
-            }
-            _ => false,
-        };
-        came.retain(|info| !is_due(info));
+        let mut due = Counted::of(expected);
+        came.retain(|info| !due.take(info));
         mixed.strange = came;
-        // Of equal entries the last.
-        mixed.left = expected
-            .iter()
-            .rev()
-            .filter(|info| is_due(info))
-            .copied()
-            .collect();
-        mixed.left.reverse();
+        mixed.left = due.last_of(expected);
         Ok(mixed)
     }
 
@@ -1543,23 +1526,17 @@ pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
     let same = std::iter::zip(&dumped.queue, &found.queue).take_while(|(a, b)| a == b);
     let same = same.count();
     let others = &found.queue[same..];
-    let mut known: HashMap<Siginfo, usize> = HashMap::new();
-    if !others.is_empty() {
-        for info in &dumped.queue[same..] {
-            *known.entry(*info).or_default() += 1;
-        }
-    }
+    let known = match others {
+        [] => Counted::default(),
+        _ => Counted::of(&dumped.queue[same..]),
+    };
     with_others(dumped, found, others, known)
 }
 
 /// As [`with_arrivals`], of entries that have been taken out, but for those that are `still_in` the queue: one that is found
 /// equal to one of the others has been sent since, by the same sender with the same value, or was behind it.
 pub fn before_arrivals(taken: Pending, found: &Pending, still_in: &[Siginfo]) -> Pending {
-    let mut known: HashMap<Siginfo, usize> = HashMap::new();
-    for info in still_in {
-        *known.entry(*info).or_default() += 1;
-    }
-    with_others(taken, found, &found.queue, known)
+    with_others(taken, found, &found.queue, Counted::of(still_in))
 }
 
 /// `wanted`, and behind it what of `found` has been sent since the queue was `known`.
@@ -1577,22 +1554,20 @@ fn with_others(
     dumped: Pending,
     found: &Pending,
     others: &[Siginfo],
-    mut known: HashMap<Siginfo, usize>,
+    mut known: Counted,
 ) -> Pending {
     let mut merged = dumped;
     let dumped_bits = merged.bits;
     for info in others {
-        match known.get_mut(info) {
-            Some(left) if *left > 0 => *left -= 1,
-            _ => {
-                let Some(signo) = SigNo::new(info.signo()) else {
-                    continue;
-                };
-                if signo.is_realtime() || is_timers(info) || !dumped_bits.contains(signo) {
-                    merged.bits.insert(signo);
-                    merged.queue.push(*info);
-                }
-            }
+        if known.take(info) {
+            continue;
+        }
+        let Some(signo) = SigNo::new(info.signo()) else {
+            continue;
+        };
+        if signo.is_realtime() || is_timers(info) || !dumped_bits.contains(signo) {
+            merged.bits.insert(signo);
+            merged.queue.push(*info);
         }
     }
     for signo in found.bits_without_info().iter() {

@@ -71,7 +71,8 @@ pub enum Unclear {
 
 /// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
 /// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
-/// [`overruns::count`](super::overruns::count); `perhaps` are those of which nobody knows. `is_dumped`: is the process with this id dumped as well?
+/// [`overruns::count`](super::overruns::count), if that will count them (`is_counted`); `perhaps` are those of which nobody
+/// knows. `is_dumped`: is the process with this id dumped as well?
 ///
 /// # Errors
 /// If a timer could not be set back to what it was.
@@ -79,6 +80,7 @@ pub fn resolve<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
     perhaps: &[i32],
+    is_counted: impl Fn(&ProcessState, &PosixTimer) -> bool,
     is_dumped: impl Fn(i32) -> bool,
 ) -> Result<Vec<(i32, Unclear)>> {
     let mut unclear = Vec::new();
@@ -96,7 +98,7 @@ pub fn resolve<Owner>(
             Whose::SomeThread if perhaps.contains(&timer.id) => {
                 Unclear::Unknown("its signal is pending in a deep queue")
             }
-            Whose::SomeThread => match find_out(stopped, state, &timer) {
+            Whose::SomeThread => match find_out(stopped, state, &timer, &is_counted) {
                 Ok(Found::Clock(clock)) => {
                     state.timers[at].clock = clock;
                     continue;
@@ -146,6 +148,7 @@ fn find_out<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &ProcessState,
     timer: &PosixTimer,
+    is_counted: impl Fn(&ProcessState, &PosixTimer) -> bool,
 ) -> Result<Found> {
     let runs = timer.remaining != 0 || timer.interval != 0;
     // Of a thread that has ended the kernel gives no times.
@@ -153,10 +156,10 @@ fn find_out<Owner>(
         return Ok(Found::Clock(timer.clock));
     }
     if is_countable(timer) {
-        return Ok(if timer.interval == 0 {
-            Found::Unclear(Unclear::Unknown("its signal is pending"))
-        } else {
+        return Ok(if timer.interval != 0 && is_counted(state, timer) {
             Found::Clock(timer.clock)
+        } else {
+            Found::Unclear(Unclear::Unknown("its signal is pending"))
         });
     }
     if timer.overrun != 0 {

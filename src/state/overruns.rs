@@ -25,7 +25,8 @@ use super::dispositions::sigaction;
 use super::queues::{Queue, take_one};
 use super::timers::{
     TIMER_ABSTIME, comes_into_queue, expire_again, first_expiry, from_itimerspec, from_timespec,
-    get, has_both, is_countable, is_in_queue, is_soon_enough, queue_of, read_clock, set, told_of,
+    get, has_both, is_countable, is_in_queue, is_soon_enough, may_be_handled, queue_of, read_clock,
+    set, told_of,
 };
 use super::{Site, cpu_clocks};
 use nix::errno::Errno;
@@ -132,15 +133,12 @@ pub fn count<Owner>(
             if !is_uncounted(&timer) {
                 continue;
             }
-            if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {
-                let why = "counting would reset timer_getoverrun(2) of the previous delivery";
-                left.push((timer.id, Uncounted::Left(why)));
-                continue;
-            }
-            let Some((tid, which)) = alone(state, &timer) else {
-                let why = "other signals of its number are pending";
-                left.push((timer.id, Uncounted::Left(why)));
-                continue;
+            let (tid, which) = match place(state, &timer, may_run_on) {
+                Ok(place) => place,
+                Err(why) => {
+                    left.push((timer.id, Uncounted::Left(why)));
+                    continue;
+                }
             };
             let (counted, forgotten) = count_one(&mut injector, state, &timer, tid, which)
                 .map_err(|e| e.in_thread(tid))?;
@@ -167,6 +165,29 @@ pub fn count<Owner>(
         Ok(left)
     };
     inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
+}
+
+/// Will [`count`] count this timer, whose entry is pending or kept aside?
+pub fn is_counted(state: &ProcessState, timer: &PosixTimer, may_run_on: bool) -> bool {
+    place(state, timer, may_run_on).is_ok()
+}
+
+/// Where the timer's entry can be counted, or why it can't.
+fn place(
+    state: &ProcessState,
+    timer: &PosixTimer,
+    may_run_on: bool,
+) -> std::result::Result<(Tid, Queue), &'static str> {
+    if timer.overrun != 0 && (may_run_on || timer.entry == TimerEntry::Ignored) {
+        return Err("counting would reset timer_getoverrun(2) of the previous delivery");
+    }
+    if timer.entry == TimerEntry::Ignored && !may_be_handled(state, timer) {
+        return Err(
+            "the signal is ignored, and to count needs a handler for a moment: others of its number would be \
+                    flushed, or a thread could take the signal",
+        );
+    }
+    alone(state, timer).ok_or("other signals of its number are pending")
 }
 
 /// Where the timer's entry can be taken out without any other: rt_sigtimedwait(2) takes the first of a number,
@@ -248,8 +269,8 @@ struct Counting {
     tid: Tid,
     which: Queue,
     /// The disposition of a signal that is ignored. An entry that is kept aside comes into the queue while the signal has a
-    /// handler (which is never entered: no thread can take the signal, or nobody would have found the entry), and goes back
-    /// when the signal is ignored again.
+    /// handler (which is never entered: no thread can take the signal, see [`may_be_handled`]), and goes back when the signal
+    /// is ignored again.
     ignored: Option<Disposition>,
 }
 

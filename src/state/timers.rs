@@ -417,6 +417,18 @@ fn target(threads: &[ThreadState], timer: &PosixTimer) -> Option<i32> {
     .map(|thread| thread.ids.innermost())
 }
 
+/// May an ignored signal have a handler for a moment, with the entry of this timer in the queue? Not if another signal of the
+/// number is pending in any queue: the kernel flushes all of them when the signal is ignored again. Not if a thread that goes on
+/// because the tracer dies just then could take the signal ([`looked_in`]).
+pub(super) fn may_be_handled(state: &ProcessState, timer: &PosixTimer) -> bool {
+    SigNo::new(timer.signo).is_some_and(|signo| {
+        let of_it = state.timers.iter().filter(|other| {
+            other.signo == timer.signo && (other.id == timer.id || is_aside(other))
+        });
+        !pending(state).contains(signo) && !looked_in(&state.threads, signo, of_it).is_empty()
+    })
+}
+
 /// Numbers of periodic timers of which nobody can tell whether they have expired. One whose entry the kernel has put aside or
 /// removed does not run; after a restore each expires when its period ends.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -721,6 +733,8 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             });
             Ok::<_, Error>(())
         };
+        let aside = self.timers.iter().filter(|work| is_aside(&work.timer));
+        let flushed: SigSet = aside.map(|work| work.signo).collect();
         // Taking out of the shared queue goes through the leader's own, so that one always is in the way.
         // The order is that of taking out, and of building.
         for (tid, state) in self.threads {
@@ -729,7 +743,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 .timers
                 .iter()
                 .any(|work| work.timer.thread() == Some(id));
-            if id == leader_id || passes {
+            if id == leader_id || passes || self.has_any(*tid, flushed)? {
                 add(self, *tid, Queue::Private, Some(id), &state.pending)?;
             }
         }
@@ -744,6 +758,16 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             }
         }
         Ok(plans)
+    }
+
+    /// Is one of these numbers pending in the thread's own queue? What puts an entry aside sets SIG_IGN, which flushes the number from
+    /// the queues of all threads.
+    fn has_any(&self, tid: Tid, numbers: SigSet) -> Result<bool> {
+        if numbers.is_empty() {
+            return Ok(false);
+        }
+        let status = SignalStatus::read(self.injector.process().pid(), tid)?;
+        Ok(!status.pending.intersection(numbers).is_empty())
     }
 
     /// What comes out of the queues must find room again: entries are counted together with those of all processes of the user.

@@ -138,7 +138,11 @@ impl Dump {
         let pid = stopped.pid();
         let dumped = self.dumped_beside(state)?;
         let is_dumped = |other| dumped.processes.contains(&other);
-        let unclear = cpu_clocks::resolve(stopped, state, &perhaps, is_dumped)?;
+        let counts = self.options.overruns == Overruns::Count;
+        let is_counted = |state: &ProcessState, timer: &PosixTimer| {
+            counts && overruns::is_counted(state, timer, run_on::may_run_on())
+        };
+        let unclear = cpu_clocks::resolve(stopped, state, &perhaps, is_counted, is_dumped)?;
         self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
         for what in timers::tell_nobody(pid, state) {
             self.notices.note(Notice::Timer, &what);

@@ -22,7 +22,7 @@ use criu_signals_images::{
 
 use super::dispositions::sigaction;
 use super::queues::{
-    Queue, SIGSET_SIZE, is_timers, siginfo, take_one, take_one_within, with_arrivals,
+    Counted, Queue, SIGSET_SIZE, is_timers, siginfo, take_one, take_one_within, with_arrivals,
     with_sent_since, without_entry,
 };
 use super::{Kind as _, Lost, PATIENCE, PendingLimit, Site};
@@ -599,6 +599,15 @@ struct Plan {
     pending: Pending,
 }
 
+impl Plan {
+    /// What is in the queue before, those without an entry among it.
+    fn entries_found(&self) -> Vec<Siginfo> {
+        let bare = self.found.bits_without_info();
+        let entries = self.found.queue.iter().copied();
+        entries.chain(bare.iter().map(without_entry)).collect()
+    }
+}
+
 impl<Owner> Rebuild<'_, '_, Owner> {
     fn all(&mut self) {
         if let Err(e) = self.disarm() {
@@ -615,8 +624,11 @@ impl<Owner> Rebuild<'_, '_, Owner> {
             self.errors.push(e);
             return self.arm();
         }
+        let shared = plans.iter().filter(|plan| plan.which == Queue::Shared);
+        let shared: Vec<Siginfo> = shared.flat_map(Plan::entries_found).collect();
+        let mut shared = Counted::of(&shared);
         for plan in &mut plans {
-            let emptied = self.empty(plan);
+            let emptied = self.empty(plan, &mut shared);
             self.errors.extend(emptied.err());
         }
         // While the queues are empty, and before there is anything in them that setting SIG_IGN would flush.
@@ -806,7 +818,10 @@ impl<Owner> Rebuild<'_, '_, Owner> {
     /// In list order, as [`Queue::take_out`]; but entries of timers that have just been disarmed are dropped
     /// by the kernel while it looks for the next, so that there may be none for the last calls. What has been sent since the
     /// queue was planned comes out too, and is to be in it, as the last.
-    fn empty(&mut self, plan: &mut Plan) -> Result<()> {
+    ///
+    /// A call that finds none in the thread's own queue takes one from the process's: what that queue has of `shared`, and has
+    /// not given yet, is not taken for something that was sent to the thread.
+    fn empty(&mut self, plan: &mut Plan, shared: &mut Counted) -> Result<()> {
         let site = Site {
             injector: &mut *self.injector,
             tid: plan.tid,
@@ -835,10 +850,14 @@ impl<Owner> Rebuild<'_, '_, Owner> {
                 break;
             }
         }
-        out.bits = out.queued();
         let mut known = plan.found.clone();
-        let bare = known.bits_without_info();
-        known.queue.extend(bare.iter().map(without_entry));
+        known.queue = plan.entries_found();
+        if plan.which == Queue::Private {
+            let mut own = Counted::of(&known.queue);
+            out.queue
+                .retain(|info| own.take(info) || !shared.take(info));
+        }
+        out.bits = out.queued();
         let wanted = std::mem::take(&mut plan.pending);
         plan.pending = with_sent_since(&known, wanted, &out);
         if emptied {

@@ -14,7 +14,7 @@ use crate::engine::stops;
 use crate::engine::told::Told;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::state::queues::{Arrivals, before_arrivals, is_timers};
+use crate::state::queues::{Arrivals, Counted, before_arrivals, is_timers};
 use crate::state::timers::{self, with_expiries, with_timer_arrivals};
 use crate::state::{
     self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
@@ -253,7 +253,7 @@ fn put_back_and_read_back<Owner>(
         Ok(found)
     });
     let left = match seen {
-        Ok(found) => compare(&arrived_since(wanted, &found), &found),
+        Ok(found) => compare(&read_back(dumped, wanted, &found), &found),
         Err(e) => {
             report.errors.push(e);
             differences.clone()
@@ -347,7 +347,7 @@ pub fn apply<Owner>(
         thread.interrupted = None;
     }
     let since = |aim: ProcessState, found: &ProcessState| match arrived {
-        Arrived::Kept => arrived_since(aim, found),
+        Arrived::Kept => read_back(wanted, aim, found),
         Arrived::TakenOut => aim,
     };
     let mut report = report(stopped.pid(), wanted, Vec::new());
@@ -831,6 +831,51 @@ fn arrived_since(wanted: ProcessState, found: &ProcessState) -> ProcessState {
     queue_by_queue(wanted, found, with_timer_arrivals)
 }
 
+/// As [`arrived_since`], after something was put back. A signal that had arrived before may have come anew since, and then stands
+/// elsewhere among those of other numbers, of which no process can tell: it counts as in its place, if those of the dump are in
+/// theirs.
+fn read_back(dumped: &ProcessState, wanted: ProcessState, found: &ProcessState) -> ProcessState {
+    let mut wanted = arrived_since(wanted, found);
+    place_arrivals(
+        Queue::Shared,
+        &dumped.shared,
+        &mut wanted.shared,
+        &found.shared,
+    );
+    for thread in &mut wanted.threads {
+        let dumped = same_thread(&dumped.threads, thread);
+        if let (Some(dumped), Some(found)) = (dumped, same_thread(&found.threads, thread)) {
+            place_arrivals(
+                Queue::Private,
+                &dumped.pending,
+                &mut thread.pending,
+                &found.pending,
+            );
+        }
+    }
+    wanted
+}
+
+fn place_arrivals(which: Queue, dumped: &Pending, wanted: &mut Pending, found: &Pending) {
+    if wanted.queue == found.queue || !which.same_by_number(&wanted.queue, &found.queue) {
+        return;
+    }
+    let mut of_dump = Counted::of(&dumped.queue);
+    let arrived: Vec<Siginfo> = {
+        let mut all = wanted.queue.clone();
+        all.retain(|info| !of_dump.take(info));
+        all
+    };
+    let without = |queue: &[Siginfo]| -> Vec<Siginfo> {
+        let mut arrived = Counted::of(&arrived);
+        let rest = queue.iter().filter(|info| !arrived.take(info));
+        rest.copied().collect()
+    };
+    if without(&wanted.queue) == without(&found.queue) {
+        wanted.queue.clone_from(&found.queue);
+    }
+}
+
 /// Each queue of `state` merged with the one that was found, given the timers of `state` and the thread whose queue it is;
 /// the shared one is nobody's.
 fn queue_by_queue(
@@ -963,6 +1008,22 @@ mod tests {
 
     fn shared(queue: &[Siginfo]) -> ProcessState {
         process(queue, [&[], &[]])
+    }
+
+    #[test]
+    fn what_has_arrived_may_stand_among_other_numbers() {
+        let (alarm, first, second) = (sent(SigNo::ALRM, 0), sent(SigNo::CHLD, 1), sent(RT, 2));
+        let dumped = shared(&[first, second]);
+        let wanted = || shared(&[first, second, alarm]);
+        let is_back = |found: &[Siginfo]| {
+            let found = shared(found);
+            compare(&read_back(&dumped, wanted(), &found), &found).is_empty()
+        };
+        assert!(is_back(&[first, second, alarm]));
+        assert!(is_back(&[alarm, first, second]));
+        // What was dumped has its order, and has not been sent a second time.
+        assert!(!is_back(&[second, first, alarm]));
+        assert!(!is_back(&[alarm, second]));
     }
 
     fn with_timer(entry: TimerEntry, remaining: u64) -> ProcessState {

@@ -193,6 +193,8 @@ pub struct Report {
     tick: Option<i128>,
     /// Of calls with a relative timeout, by the thread.
     timeouts: BTreeMap<String, i128>,
+    /// How the handlers of signals that end waiting calls are logged: by the beginning of the line.
+    ends: Vec<String>,
 }
 
 impl Report {
@@ -220,19 +222,24 @@ impl Report {
             counted: at("counted"),
             tick,
             timeouts: BTreeMap::new(),
+            ends: Vec::new(),
             lines,
         }
     }
 
-    /// The same, of this plan: no call ends before its timeout, however late that was in the controls.
+    /// The same, of this plan: no call ends before its timeout, however late that was in the controls. A signal that ends a call
+    /// is sent to a thread that waits in it, so that the handler is not called where the call has ended before.
     pub fn of_plan(mut self, plan: &Plan) -> Report {
         for line in &plan.lines {
-            if let PlanLine::Wait(wait) = line
-                && let Some(ms) = wait.timeout
-            {
+            let PlanLine::Wait(wait) = line else {
+                continue;
+            };
+            if let Some(ms) = wait.timeout {
                 let ns = i128::from(ms) * 1_000_000;
                 self.timeouts.insert(wait.thread.to_string(), ns);
             }
+            let end = wait.end.map(|end| format!("log {} {end} ", wait.thread));
+            self.ends.extend(end);
         }
         self
     }
@@ -285,6 +292,12 @@ impl Report {
         let mut clocks = control.matching(self, &mut found);
         if found.is_empty() {
             found = order(control, self);
+        }
+        let is_end = |line: &str| control.ends.iter().any(|end| line.starts_with(end));
+        for missing in found.iter_mut().filter(|d| d.found.is_empty()) {
+            if is_end(&missing.control) {
+                missing.about = About::Call;
+            }
         }
         found.append(&mut clocks);
         cut(found)
@@ -507,6 +520,12 @@ fn read_line(text: &str) -> Line {
     if let ["child", _, "state", state @ "R"] = words.as_mut_slice() {
         *state = "S";
     }
+    // The number of the delivery: its place among the lines tells that, and one that is missing moves no others.
+    if let ["log", thread, _, _, ..] = words.as_slice()
+        && *thread != "lost"
+    {
+        words.remove(2);
+    }
     let at = |name| clock.iter().find(|(is, _)| is == name).map(|(_, at)| *at);
     // How long a call has taken does not depend on when it was made.
     if let (Some(entered), Some(returned)) = (at("entered"), at("returned")) {
@@ -692,6 +711,19 @@ done";
             (&*other[0].control, &*other[0].found),
             ("list shared bb", "list shared cc")
         );
+    }
+
+    #[test]
+    fn a_call_that_has_ended_before_is_not_ended_by_a_signal() {
+        let plan: Plan = "plan 1\nwait 0 pause none end=55\n".parse().unwrap();
+        let control = Report::read("log 0 0 55 - stack=main\nlog 0 1 4 04 stack=main\ndone");
+        let run = Report::read("log 0 0 4 04 stack=main\ndone");
+        let about = |control: &Report| -> Vec<About> {
+            let differences = run.differences(control);
+            differences.iter().map(|one| one.about).collect()
+        };
+        assert_eq!(about(&control), [About::Pending]);
+        assert_eq!(about(&control.of_plan(&plan)), [About::Call]);
     }
 
     #[test]

@@ -663,6 +663,7 @@ impl Custody {
     /// all that was seen in its queues, and sends the guardian home.
     fn undo<Owner>(mut self, stopped: &StoppedProcess<Owner>) -> Result<()> {
         let _undo = Budget::of_undo();
+        self.begin_to_give_back(stopped.pid());
         let failed = self.failed.take();
         let out = match &self.out {
             Out::These(out) => Some(out.as_ref()),
@@ -676,6 +677,13 @@ impl Custody {
         };
         self.dismiss(stopped.pid());
         Ok(())
+    }
+
+    /// From here on signals are put back. A guardian that has died is named at the end.
+    fn begin_to_give_back(&mut self, pid: Pid) {
+        if let Err(e) = self.guardian.returning() {
+            log::debug!("pid {pid}: {e}");
+        }
     }
 
     fn seen(&self) -> ProcessState {
@@ -695,8 +703,9 @@ impl Custody {
     ///
     /// # Errors
     /// If something could not be put back: then the guardian tries when this process has ended.
-    pub fn give_back<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
+    pub fn give_back<Owner>(mut self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
         fault::point(Point::GivingBack)?;
+        self.begin_to_give_back(stopped.pid());
         let count = match &self.out {
             Out::These(out) => repair::give_back_all(stopped, out, None)?,
             Out::AllTaken => repair::give_back_all(stopped, &self.taken, None)?,

@@ -40,6 +40,7 @@ const READY_TIME: Duration = Duration::from_secs(30);
 const READY: u8 = b'r';
 const HOLD: u8 = b'h';
 const GONE: u8 = b'g';
+const RETURNING: u8 = b'r';
 const DONE: u8 = b'd';
 /// Kind, whether shared, tid, number of siginfos.
 const HEADER: usize = 10;
@@ -187,6 +188,16 @@ impl Guardian {
         self.await_ready()
     }
 
+    /// Tells the guardian that what it was told of is being put back from now on: what it finds in the queues may be that. Before, it
+    /// may have been sent since.
+    ///
+    /// # Errors
+    /// EPIPE if the guardian is gone.
+    pub fn returning(&mut self) -> Result<()> {
+        self.send(&message(RETURNING, Queue::Shared, Tid::NONE, &[]))?;
+        self.await_ready()
+    }
+
     /// It holds what it was told, and has the memory to put that back.
     fn await_ready(&self) -> Result<()> {
         let mut answer = [0];
@@ -272,6 +283,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
     let mut told_of = Told {
         amount,
         last: [None; 2],
+        returning: false,
     };
     loop {
         if let Err(e) = reserve.ensure_for(amount.whole()) {
@@ -280,14 +292,15 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
         // If nobody hears it, the parent is gone, and the next message does not come.
         let _ = link.write_all(&[READY]);
         match receive(&mut link, &mut state) {
-            Ok(Some(piece)) => {
+            Ok(Message::Held(piece)) => {
                 amount.told = siginfos(&state) - amount.known;
                 told_of.amount = amount;
                 if piece.is_some() {
                     told_of.last = [told_of.last[1], piece];
                 }
             }
-            Ok(None) => return 0,
+            Ok(Message::Returning) => told_of.returning = true,
+            Ok(Message::Done) => return 0,
             Err(_) => break,
         }
         if let Err(e) = fault::point(Point::GuardianHeard) {
@@ -321,6 +334,8 @@ struct Told {
     /// The last two of them. A thread whose tracer dies queues again what it has taken of a piece until it begins with the next
     /// one, so that no others may be in the queue.
     last: [Option<Piece>; 2],
+    /// criu has begun to put all of it back.
+    returning: bool,
 }
 
 /// Entries that were about to be taken out: so many of this queue.
@@ -331,12 +346,24 @@ struct Piece {
     entries: usize,
 }
 
-/// Takes one message, and says what is about to be taken out. `None`: all is done. An error: the parent is gone.
-fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Option<Option<Piece>>> {
+/// What the parent has said.
+enum Message {
+    /// What is about to be taken out, if anything is.
+    Held(Option<Piece>),
+    /// What was taken out is being put back.
+    Returning,
+    /// All is done.
+    Done,
+}
+
+/// Takes one message. An error: the parent is gone.
+fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Message> {
     let mut header = [0; HEADER];
     link.read_exact(&mut header)?;
-    if header[0] == DONE {
-        return Ok(None);
+    match header[0] {
+        DONE => return Ok(Message::Done),
+        RETURNING => return Ok(Message::Returning),
+        _ => {}
     }
     let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
     let tid = Tid::new(number(2).cast_signed()).unwrap_or(Tid::NONE);
@@ -353,7 +380,7 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Option
     };
     if header[0] == GONE {
         dropped(state, queue, tid, &infos);
-        return Ok(Some(None));
+        return Ok(Message::Held(None));
     }
     hold(state, queue, tid, &infos);
     let piece = Piece {
@@ -361,7 +388,7 @@ fn receive(link: &mut UnixStream, state: &mut ProcessState) -> io::Result<Option
         tid,
         entries: infos.len(),
     };
-    Ok(Some((!infos.is_empty()).then_some(piece)))
+    Ok(Message::Held((!infos.is_empty()).then_some(piece)))
 }
 
 /// Notes in `state` of which entries the timers are gone.
@@ -442,8 +469,8 @@ fn put_back(
 }
 
 impl Told {
-    /// Is what it was told of out, but for the last two pieces? If more is in a process that has `depth` entries now, then
-    /// criu has begun to put it back.
+    /// Is what it was told of out, but for the last two pieces? If more is in a process that has `depth` entries now, then something
+    /// has been put back.
     fn is_out(&self, depth: usize) -> bool {
         let Amount {
             known,
@@ -451,7 +478,7 @@ impl Told {
             told,
         } = self.amount;
         let last: usize = self.last.iter().flatten().map(|one| one.entries).sum();
-        known == 0 && told > 0 && depth + told <= queued + last
+        !self.returning && known == 0 && told > 0 && depth + told <= queued + last
     }
 
     /// What of `state` is in a process that has `depth` entries now. Some of it the kernel may have dropped, and some may have
@@ -532,4 +559,59 @@ fn try_rescue(
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
     stopped.release()?;
     result.map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use criu_signals_images::{Fields, NsIds, ThreadState};
+
+    use super::*;
+
+    const RT: i32 = 54;
+
+    fn sent(value: u64) -> Siginfo {
+        let fields = Fields::Value {
+            pid: 9,
+            uid: 0,
+            value,
+        };
+        Siginfo::from_fields(RT, 0, -1, &fields)
+    }
+
+    fn heard(
+        link: &mut (UnixStream, UnixStream),
+        state: &mut ProcessState,
+        said: &[u8],
+    ) -> Message {
+        link.0.write_all(said).unwrap();
+        receive(&mut link.1, state).unwrap()
+    }
+
+    #[test]
+    fn what_is_being_put_back_was_not_sent_since() {
+        let ids = |id| NsIds::new(vec![id]).unwrap();
+        let mut state = ProcessState::bare(ids(7));
+        state.threads = [7, 8, 9].map(ids).map(ThreadState::bare).to_vec();
+        let mut told = Told {
+            amount: Amount::known_first(&state, 3),
+            last: [None; 2],
+            returning: false,
+        };
+        let mut link = UnixStream::pair().unwrap();
+        for (tid, value) in [(8, 1), (9, 2), (9, 3)] {
+            let held = message(HOLD, Queue::Private, Tid::new(tid).unwrap(), &[sent(value)]);
+            match heard(&mut link, &mut state, &held) {
+                Message::Held(piece) => told.last = [told.last[1], piece],
+                _ => panic!("it is a HOLD"),
+            }
+        }
+        told.amount.told = siginfos(&state);
+        // criu is killed when the entry of thread 8 alone is back. By the number of entries that may have been sent since, and one
+        // of thread 9 be in the process still.
+        assert!(told.is_out(1));
+        let returning = message(RETURNING, Queue::Shared, Tid::NONE, &[]);
+        told.returning = matches!(heard(&mut link, &mut state, &returning), Message::Returning);
+        assert!(!told.is_out(1));
+        assert_eq!(siginfos(&state), 3);
+    }
 }

@@ -93,7 +93,8 @@ const ALONE_TRIES: u32 = 2;
 const ALONE_KILLS: u32 = 12;
 const ALONE_KILLS_AT_MOST: u32 = 96;
 /// A dump with the plugin takes longer, and instants mean nothing: criu alone is killed where it was killed with the plugin, so
-/// often at most, each time a bit later.
+/// often at most, each time a bit later. A line is seen some time after it was written, and what criu does just then takes less: so
+/// every second time at an instant before that, by the clock.
 const ALONE_KILLS_THERE: u32 = 160;
 const LATER: Duration = Duration::from_micros(15);
 /// What a job may take for each of its ways, repeats included.
@@ -264,12 +265,20 @@ fn alone(
     }
     let mut all = Shown::default();
     if let (Kind::KillCriu, Some(reached)) = (way.kind(), &with.reached) {
+        let mut line_after = None;
         for nth in 0..ALONE_KILLS_THERE {
-            let until = (reached, LATER * (nth * 29 % ALONE_KILLS_THERE));
-            add(
-                &mut all,
-                perform::run_alone_until(stage, tools, plan, way, until, control)?,
-            );
+            let later = LATER * (nth * 29 % ALONE_KILLS_THERE);
+            let run = match line_after {
+                Some(seen) if nth % 2 == 1 => {
+                    let way = Way::Kill(Kind::KillCriu, Duration::saturating_sub(seen, later));
+                    perform::run(stage, tools, plan, way, With::Alone, control)?
+                }
+                _ => perform::run_alone_until(stage, tools, plan, way, (reached, later), control)?,
+            };
+            line_after = run
+                .as_ref()
+                .map_or(line_after, |shown| shown.line_after.or(line_after));
+            add(&mut all, run);
             if with.is_all_in(&all, is_mute(way)) {
                 break;
             }

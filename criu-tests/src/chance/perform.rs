@@ -514,9 +514,11 @@ impl Performance<'_> {
         match self.until {
             None => sleep(after),
             Some((until, then)) => {
+                let start = Instant::now();
                 while child.try_wait().context("wait")?.is_none() && !until.is_in(&log) {
                     sleep(SOON);
                 }
+                self.shown.line_after = Some(start.elapsed());
                 sleep(then);
             }
         }
@@ -567,6 +569,10 @@ impl Performance<'_> {
         let called = running.await_end(child)?;
         if called.status.is_none() {
             self.hang("criu dump");
+        }
+        // criu alone has no guardian, so that nothing was done to it.
+        if self.with == With::Alone && !called.ok() {
+            self.shown.refused = Some(criu_error(&images, "dump", &called));
         }
         self.listen(&images, "dump");
         self.end_of_companions(running, &tree, "a companion of criu dump")

@@ -72,6 +72,9 @@ pub struct Shown {
     /// Where criu was when it was killed in a dump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Reached>,
+    /// How long after its start a line of criu's log was seen that was waited for.
+    #[serde(skip)]
+    pub line_after: Option<Duration>,
     /// Where the program differs: how long it waited from "ready" to GO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited: Option<Duration>,

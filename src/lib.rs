@@ -3,6 +3,7 @@
 //! Features: without any, the library is [`criu`] alone, the SDK for CRIU plugins in Rust. `engine` adds everything about
 //! signal state. `command`, the default, adds what the program `criu-signals` needs, and nothing to the library.
 #![deny(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 // On docs.rs, which has a nightly compiler: the feature that each item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

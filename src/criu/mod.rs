@@ -54,8 +54,6 @@
 //! [`Reply::PassOn`]: crate::criu::Reply::PassOn
 //! [`Host`]: crate::criu::Host
 
-#![warn(clippy::missing_errors_doc)]
-
 mod bindings;
 mod copies;
 mod descriptor;

@@ -25,6 +25,9 @@ pub fn is_stopped_or_held(pid: Pid) -> bool {
 
 /// Does a freezer of cgroup v1 hold the process? Then no tracer can stop it before it is thawed. That of v2 does not
 /// stand in the way.
+///
+/// # Errors
+/// [`Cause::Died`] if the process is gone; otherwise the errno of the read of `cgroup`.
 pub fn is_frozen(pid: Pid) -> Result<bool> {
     let text = text_of(pid, "cgroup", "read cgroup")?;
     Ok(cgroups(&text)

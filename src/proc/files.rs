@@ -17,6 +17,9 @@ pub fn is_socket(pid: Pid, tid: Tid, fd: i32) -> bool {
 }
 
 /// The open file descriptors of `pid`.
+///
+/// # Errors
+/// The errno of listing `/proc/PID/fd`: ENOENT if the process is gone, EACCES if the caller may not look at it.
 pub fn descriptors(pid: Pid) -> Result<Vec<i32>> {
     let failed = |e| Error::io("list fd", &e);
     let mut descriptors = Vec::new();

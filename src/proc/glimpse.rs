@@ -29,6 +29,10 @@ impl Glimpse {
     /// Looks at the threads of `pid`, the leader first. Threads that end meanwhile are left out. Those that the kernel runs in the
     /// program's name are among them: only `stat` tells them apart, which costs as much as the look, and may have to be waited
     /// for.
+    ///
+    /// # Errors
+    /// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+    /// the `status` of a thread has another format.
     pub fn of_threads(pid: Pid) -> Result<Vec<Glimpse>> {
         let is_there = |glimpse: &Result<Glimpse>| !matches!(glimpse, Err(e) if e.is_died());
         let threads = listed(pid)?.into_iter();
@@ -39,6 +43,10 @@ impl Glimpse {
     }
 
     /// Looks at one thread of `pid`.
+    ///
+    /// # Errors
+    /// [`Cause::Died`](crate::error::Cause::Died) if the thread is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+    /// its `status` has another format.
     pub fn of_thread(pid: Pid, tid: Tid) -> Result<Glimpse> {
         let text = status_text(pid, tid)?;
         Glimpse::parse(tid, &text).ok_or_else(|| not_understood("read status").in_thread(tid))

@@ -6,6 +6,10 @@ use super::{not_understood, text_of};
 use crate::error::Result;
 
 /// The soft and hard RLIMIT_SIGPENDING of `pid`.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+/// `limits` has no such line, as for a zombie.
 pub fn rlimit_sigpending(pid: Pid) -> Result<Rlimit> {
     limit(pid, "Max pending signals")
 }
@@ -29,6 +33,10 @@ pub(crate) fn parse_limit(text: &str, name: &str) -> Option<Rlimit> {
 }
 
 /// The soft and hard RLIMIT_CPU of `pid`, in seconds.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+/// `limits` has no such line, as for a zombie.
 pub fn rlimit_cpu(pid: Pid) -> Result<Rlimit> {
     limit(pid, "Max cpu time")
 }

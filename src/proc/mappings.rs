@@ -54,6 +54,10 @@ pub struct Region {
 }
 
 /// The memory of `pid`, whose leader the caller has stopped by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; EACCES if the caller may not look at it;
+/// [`Cause::Proc`](crate::error::Cause::Proc) if `maps` has another format.
 pub fn regions(pid: Pid) -> Result<Vec<Region>> {
     use procfs::process::MMPermissions;
     let process = process(pid)?;
@@ -68,6 +72,10 @@ pub fn regions(pid: Pid) -> Result<Vec<Region>> {
 }
 
 /// The mappings of `pid`, whose leader the caller has stopped by ptrace(2). No page of its memory is touched.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; EACCES if the caller may not look at it;
+/// [`Cause::Proc`](crate::error::Cause::Proc) if `maps` has another format.
 pub fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     use procfs::process::{MMPermissions, MMapPath};
     let process = process(pid)?;

@@ -10,11 +10,19 @@ use crate::error::Result;
 use crate::in_time;
 
 /// The program that `pid` executes, as the reader sees it. `None` where it has no name any more, or none in UTF-8.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone or has no memory any more; EACCES if the caller
+/// may not look at it; ETIMEDOUT ([`in_time::look`]).
 pub fn executable(pid: Pid) -> Result<Option<Name>> {
     in_time::look("exe", move || executable_of_stopped(pid))?
 }
 
 /// The same of a process whose leader the caller has stopped by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone or has no memory any more; EACCES if the caller
+/// may not look at it.
 pub fn executable_of_stopped(pid: Pid) -> Result<Option<Name>> {
     let path =
         std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| of_task("read exe", &e))?;
@@ -27,11 +35,18 @@ pub fn executable_of_stopped(pid: Pid) -> Result<Option<Name>> {
 
 /// What the kernel has told the program at its start (getauxval(3)). Addresses in it are random: another program, or the same
 /// one executed once more, has another.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; EACCES if the caller may not look at it;
+/// ETIMEDOUT ([`in_time::look`]).
 pub fn auxiliary_vector(pid: Pid) -> Result<Vec<u8>> {
     in_time::look("auxv", move || auxiliary_vector_of_stopped(pid))?
 }
 
 /// The same of a process whose leader the caller has stopped by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; EACCES if the caller may not look at it.
 pub fn auxiliary_vector_of_stopped(pid: Pid) -> Result<Vec<u8>> {
     read(format!("/proc/{pid}/auxv")).map_err(|e| of_task("read auxv", &e))
 }
@@ -74,6 +89,9 @@ pub fn is_secure(vector: &[u8]) -> bool {
 /// The inode of `pid`'s pid namespace.
 ///
 /// It may have to be waited for unless the caller has stopped the leader by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; EACCES if the caller may not look at it.
 pub fn pid_namespace_of_stopped(pid: Pid) -> Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/pid"))
         .map(|m| m.ino())
@@ -83,6 +101,9 @@ pub fn pid_namespace_of_stopped(pid: Pid) -> Result<u64> {
 /// As [`pid_namespace_of_stopped`], for a process of these ids (`NSpid`). One id alone says that the process is in the pid
 /// namespace that /proc shows (proc_pid_status, fs/proc/array.c), of which nothing has to be read again if this process is
 /// in it, too.
+///
+/// # Errors
+/// Those of [`pid_namespace_of_stopped`], if the namespace is another.
 pub fn pid_namespace_by_ids(pid: Pid, ids: &NsIds) -> Result<u64> {
     static OWN: OnceLock<Option<u64>> = OnceLock::new();
     let own = || {

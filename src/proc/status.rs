@@ -39,6 +39,10 @@ pub struct SignalStatus {
 
 impl SignalStatus {
     /// Reads it for one thread of `pid`.
+    ///
+    /// # Errors
+    /// [`Cause::Died`] if the thread is gone; [`Cause::Unsupported`] if the kernel gives no `NSpid`; [`Cause::Proc`] if
+    /// `status` has another format.
     pub fn read(pid: Pid, tid: Tid) -> Result<SignalStatus> {
         let text = status_text(pid, tid)?;
         let operation = "read status";
@@ -132,6 +136,9 @@ pub enum Seccomp {
 }
 
 /// How are the system calls of the thread judged?
+///
+/// # Errors
+/// [`Cause::Died`] if the thread is gone; [`Cause::Proc`] if `status` has another format.
 pub fn seccomp(pid: Pid, tid: Tid) -> Result<Seccomp> {
     let status = status(pid, tid)?;
     match status.seccomp {
@@ -142,12 +149,18 @@ pub fn seccomp(pid: Pid, tid: Tid) -> Result<Seccomp> {
 }
 
 /// Is the thread stopped by job control: not running, and not in the hands of a tracer?
+///
+/// # Errors
+/// [`Cause::Died`] if the thread is gone; [`Cause::Proc`] if `status` has another format.
 pub fn is_stopped(pid: Pid, tid: Tid) -> Result<bool> {
     let status = status(pid, tid)?;
     Ok(status.state.starts_with('T'))
 }
 
 /// The thread that traces this one, and its name. No name is known of a tracer whose /proc folder is hidden (hidepid, proc(5)).
+///
+/// # Errors
+/// [`Cause::Died`] if the thread is gone; [`Cause::Proc`] if `status` has another format.
 pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
     let mut last = None;
     // A tracer that has ended since its number was read does not trace the thread any more: another one may.
@@ -166,6 +179,9 @@ pub fn tracer(pid: Pid, tid: Tid) -> Result<Option<(Tid, Name)>> {
 }
 
 /// The parent of `pid`, which is not the tracer (`PPid`). `None`: it is in none of our pid namespaces.
+///
+/// # Errors
+/// [`Cause::Died`] if the process is gone; [`Cause::Proc`] if `status` has another format.
 pub fn parent(pid: Pid) -> Result<Option<Pid>> {
     let text = status_text(pid, pid.into())?;
     parse_parent(&text).ok_or_else(|| not_understood("read status"))
@@ -195,6 +211,9 @@ impl Privileges {
 }
 
 /// What the thread may do (`Uid`, `Gid`, `CapPrm`).
+///
+/// # Errors
+/// [`Cause::Died`] if the thread is gone; [`Cause::Proc`] if `status` has another format.
 pub fn privileges(pid: Pid, tid: Tid) -> Result<Privileges> {
     let status = status(pid, tid)?;
     Ok(Privileges {
@@ -204,6 +223,9 @@ pub fn privileges(pid: Pid, tid: Tid) -> Result<Privileges> {
 }
 
 /// May this process raise hard limits: has it CAP_SYS_RESOURCE, in the first user namespace (do_prlimit)?
+///
+/// # Errors
+/// If `/proc/self/status` can't be read or has another format.
 pub fn may_raise_limits() -> Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     Ok(has_capability(CAP_SYS_RESOURCE)? && is_in_first_user_namespace())
@@ -217,11 +239,17 @@ fn is_in_first_user_namespace() -> bool {
 }
 
 /// Has this process the capability with this number in linux/capability.h, and in effect?
+///
+/// # Errors
+/// If `/proc/self/status` can't be read or has another format.
 pub fn has_capability(number: u32) -> Result<bool> {
     Ok(own_status()?.capeff >> number & 1 == 1)
 }
 
 /// Is this process under a seccomp filter, or in strict mode?
+///
+/// # Errors
+/// If `/proc/self/status` can't be read or has another format.
 pub fn is_filtered() -> Result<bool> {
     Ok(own_status()?.seccomp.is_some_and(|mode| mode != 0))
 }

@@ -103,6 +103,10 @@ pub fn waits_for_any_child(pid: Pid) -> bool {
 }
 
 /// The threads of `pid`, the leader first, without those that the kernel runs in its name.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; ETIMEDOUT if it has several threads
+/// ([`in_time::look`]).
 pub fn threads(pid: Pid) -> Result<Vec<Tid>> {
     let threads = listed(pid)?;
     // One alone is the program's own.
@@ -172,6 +176,10 @@ fn field<T: std::str::FromStr>(stat: &str, number: usize) -> Option<T> {
 }
 
 /// Waits until all of `threads` are stopped by job control again. False if that does not happen before `deadline`.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if one of `threads` is gone; [`Cause::Proc`](crate::error::Cause::Proc)
+/// if its `status` has another format.
 pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool> {
     for &tid in threads {
         while !is_stopped(pid, tid)? {
@@ -185,6 +193,10 @@ pub fn wait_stopped(pid: Pid, threads: &[Tid], deadline: Instant) -> Result<bool
 }
 
 /// The children of all threads of `pid`, zombies among them. Complete only while `pid` is stopped.
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; ENOENT if a thread ends meanwhile, or if the
+/// kernel has no `children` (CONFIG_PROC_CHILDREN).
 pub fn children(pid: Pid) -> Result<Vec<Pid>> {
     let mut children = Vec::new();
     // What the kernel runs has none.
@@ -212,11 +224,18 @@ pub fn tree(root: Pid) -> Vec<Pid> {
 }
 
 /// What the parent of `pid` is sent when it ends (field 38 of `/proc/PID/stat`).
+///
+/// # Errors
+/// Those of [`exit_signal_of_stopped`]; ETIMEDOUT ([`in_time::look`]).
 pub fn exit_signal(pid: Pid) -> Result<Option<ExitSignal>> {
     in_time::look("stat", move || exit_signal_of_stopped(pid))?
 }
 
 /// The same of a process whose leader the caller has stopped by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+/// `stat` has another format.
 pub fn exit_signal_of_stopped(pid: Pid) -> Result<Option<ExitSignal>> {
     let text = text_of(pid, "stat", "read stat")?;
     parse_exit_signal(&text).ok_or_else(|| not_understood("read stat"))
@@ -251,11 +270,18 @@ fn behind_name(stat: &str) -> Option<&str> {
 }
 
 /// When `pid` was started, in clock ticks since boot: with the pid it names one process for good.
+///
+/// # Errors
+/// Those of [`start_time_of_stopped`]; ETIMEDOUT ([`in_time::look`]).
 pub fn start_time(pid: Pid) -> Result<u64> {
     in_time::look("stat", move || start_time_of_stopped(pid))?
 }
 
 /// The same of a process whose leader the caller has stopped by ptrace(2).
+///
+/// # Errors
+/// [`Cause::Died`](crate::error::Cause::Died) if the process is gone; [`Cause::Proc`](crate::error::Cause::Proc) if
+/// `stat` has another format.
 pub fn start_time_of_stopped(pid: Pid) -> Result<u64> {
     let text = text_of(pid, "stat", "read stat")?;
     parse_start(&text).ok_or_else(|| not_understood("read stat"))

@@ -30,6 +30,10 @@ impl TimerLine {
 }
 
 /// The POSIX timers of `pid`, by id. Read without its help.
+///
+/// # Errors
+/// [`Cause::Died`] if the process is gone; [`Cause::Unsupported`] if the kernel has no `/proc/PID/timers`;
+/// [`Cause::Proc`] if the file has another format.
 pub fn timers(pid: Pid) -> Result<Vec<TimerLine>> {
     const OPERATION: &str = "read timers";
     let text = match read_text(format!("/proc/{pid}/timers")) {

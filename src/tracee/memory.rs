@@ -76,6 +76,9 @@ enum Access {
 
 impl Memory {
     /// Opens `/proc/PID/mem`. The right to do so is ptrace's (PTRACE_MODE_ATTACH_FSCREDS).
+    ///
+    /// # Errors
+    /// The errno of open(2): ENOENT if the process is gone, EACCES if the caller may not access its memory.
     pub fn open(pid: Pid) -> Result<Memory> {
         Memory::open_of(pid, &[])
     }
@@ -84,6 +87,9 @@ impl Memory {
     ///
     /// Since Linux 6.12 the file can be forbidden to write what the program itself may not
     /// (proc_mem.force_override), or be kept from being written at all. A tracer may still do so by PTRACE_POKEDATA.
+    ///
+    /// # Errors
+    /// Those of [`open`](Memory::open).
     pub fn open_of(pid: Pid, threads: &[Tid]) -> Result<Memory> {
         let path = format!("/proc/{pid}/mem");
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
@@ -105,6 +111,9 @@ impl Memory {
     }
 
     /// Reads exactly `buf.len()` bytes of what no program has put there.
+    ///
+    /// # Errors
+    /// [`Cause::Died`] if the process has no memory any more; EIO if nothing is mapped there.
     pub fn read(&self, at: RemoteAddr, buf: &mut [u8]) -> Result<()> {
         self.file
             .read_exact_at(buf, at.0)
@@ -112,6 +121,10 @@ impl Memory {
     }
 
     /// Writes all of `bytes` to where no program has put anything.
+    ///
+    /// # Errors
+    /// [`Cause::Died`] if the process has no memory any more, the errno of write(2) if neither the file nor
+    /// PTRACE_POKEDATA can write there: EIO if nothing is mapped.
     pub fn write(&self, at: RemoteAddr, bytes: &[u8]) -> Result<()> {
         let Err(e) = self.file.write_all_at(bytes, at.0) else {
             return Ok(());
@@ -167,6 +180,9 @@ impl Memory {
     }
 
     /// Reads a little-endian 64-bit number of the program's.
+    ///
+    /// # Errors
+    /// Those of [`read_program`](Memory::read_program).
     pub fn read_u64(&self, at: RemoteAddr) -> Result<u64> {
         let mut buf = [0; 8];
         self.read_program(at, &mut buf)?;
@@ -174,6 +190,9 @@ impl Memory {
     }
 
     /// The mappings of the process, as they were when they were asked for first.
+    ///
+    /// # Errors
+    /// Those of [`proc::mappings`], the first time.
     pub fn mappings(&self) -> Result<&[Mapping]> {
         if let Some(mappings) = self.mappings.get() {
             return Ok(mappings);

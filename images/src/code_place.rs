@@ -50,8 +50,8 @@ pub struct ElfPlace {
 }
 
 impl CodePlace {
-    /// That of an address, among many.
-    pub fn of(places: &[CodePlace], address: u64) -> Option<&CodePlace> {
+    /// The place of `address` among `places`.
+    pub fn find(places: &[CodePlace], address: u64) -> Option<&CodePlace> {
         places.iter().find(|place| place.address == address)
     }
 

@@ -124,7 +124,7 @@ pub struct NamedDisposition<'d> {
 impl NamedDisposition<'_> {
     fn write_address(self, f: &mut fmt::Formatter<'_>, what: &str, address: u64) -> fmt::Result {
         write!(f, "{what} {address:#x}")?;
-        match CodePlace::of(self.names, address) {
+        match CodePlace::find(self.names, address) {
             Some(place) => write!(f, " [{place}]"),
             None => Ok(()),
         }

@@ -26,7 +26,7 @@ const USTAR: usize = 257;
 
 impl Format {
     /// `None` for what is no archive.
-    pub(super) fn of(file: &mut File) -> Result<Option<Format>, Error> {
+    pub(super) fn detect(file: &mut File) -> Result<Option<Format>, Error> {
         file.seek(SeekFrom::Start(0))?;
         let mut head = Vec::new();
         file.take(512).read_to_end(&mut head)?;

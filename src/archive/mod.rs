@@ -54,7 +54,7 @@ impl Checkpoint {
         if !file.metadata()?.is_file() {
             return Ok(None);
         }
-        let Some(format) = Format::of(&mut file)? else {
+        let Some(format) = Format::detect(&mut file)? else {
             return Ok(None);
         };
         let (mut contents, plain) = scan(&mut file, format, limits, Contents::new(limits))?;
@@ -115,7 +115,7 @@ impl Folder for Checkpoint {
 
 /// What comes out of a compressed file; `None` if the file is not compressed.
 pub(crate) fn unpacked(mut file: File, limits: &Limits) -> Result<Option<Box<dyn Read>>, Error> {
-    match Format::of(&mut file)? {
+    match Format::detect(&mut file)? {
         None | Some(Format::Plain) => Ok(None),
         Some(format) => {
             file.seek(SeekFrom::Start(0))?;

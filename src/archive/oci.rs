@@ -59,7 +59,7 @@ pub(super) fn wanted(index: &[u8], blob: &mut Blobs<'_>) -> Result<Wanted, Error
         let document: Value = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Layout(format!("a manifest is no JSON: {e}")))?;
         for (digest, kind) in descriptors(&document) {
-            match Kind::of(&kind) {
+            match Kind::from_media_type(&kind) {
                 Kind::Images => {
                     wanted.insert(digest);
                 }
@@ -109,7 +109,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(media_type: &str) -> Kind {
+    fn from_media_type(media_type: &str) -> Kind {
         match media_type {
             "application/vnd.oci.image.index.v1+json"
             | "application/vnd.oci.image.manifest.v1+json"

@@ -19,7 +19,7 @@ pub(super) struct PidMembers {
 }
 
 impl PidMembers {
-    pub(super) fn of(layout: &Layout, task: &Structure) -> Result<PidMembers> {
+    pub(super) fn from_layout(layout: &Layout, task: &Structure) -> Result<PidMembers> {
         let pid = layout.behind(task, "thread_pid")?;
         let upid = layout.behind(&pid, "numbers")?;
         let namespace = layout.behind(&upid, "ns")?;

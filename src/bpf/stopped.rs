@@ -285,7 +285,7 @@ impl Members {
                 restorer: of_action("sa.sa_restorer")?,
                 mask: of_action("sa.sa_mask")?,
             },
-            pid: PidMembers::of(layout, &task)?,
+            pid: PidMembers::from_layout(layout, &task)?,
         })
     }
 }

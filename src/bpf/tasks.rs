@@ -304,7 +304,7 @@ impl Members {
             action: action.size()?,
             handler: at(&action, "sa.sa_handler")?,
             uid: at(&cred, "uid.val")?,
-            pid: PidMembers::of(layout, &task)?,
+            pid: PidMembers::from_layout(layout, &task)?,
             signo: at(&entry, "info.si_signo")? - at(&entry, "list")?,
             meta: at(&context, "meta")?,
             seq: at(&meta, "seq")?,

@@ -127,7 +127,7 @@ const fn family(name: &'static str, kind: Kind, help: &'static str) -> Family {
 }
 
 impl Family {
-    fn of(name: &str) -> Option<usize> {
+    fn position(name: &str) -> Option<usize> {
         FAMILIES.iter().position(|family| family.name == name)
     }
 
@@ -243,15 +243,15 @@ impl Metrics {
         let stage = run.stage;
         self.add(RUNS, &outcome(stage, run.outcome), 1);
         self.took(RUN_DURATION, stage, run.duration_us);
-        self.add(ERRORS, &of(stage), run.errors.len());
+        self.add(ERRORS, &stage_label(stage), run.errors.len());
         for notice in &run.notices {
             self.notice(stage, &notice.kind, notice.level);
         }
         for process in &run.processes {
             self.process(stage, process);
         }
-        self.set(LAST_END, &of(stage), micros(now));
-        self.set(LAST_DURATION, &of(stage), run.duration_us);
+        self.set(LAST_END, &stage_label(stage), micros(now));
+        self.set(LAST_DURATION, &stage_label(stage), run.duration_us);
         for &one in outcomes(stage) {
             self.set(
                 LAST_OUTCOME,
@@ -272,7 +272,7 @@ impl Metrics {
         self.add(GIVEN_BACK, "", process.given_back);
         self.add(ARRIVED, "", process.arrived_since);
         self.add(TAKEN_OUT, "", usize::from(!process.taken_out.is_empty()));
-        self.add(ERRORS, &of(stage), process.errors.len());
+        self.add(ERRORS, &stage_label(stage), process.errors.len());
         for difference in &process.differences {
             self.add(DIFFERENCES, &done(difference.done), 1);
         }
@@ -288,10 +288,10 @@ impl Metrics {
             self.add(PROCESSES, &outcome(stage, one), 0);
         }
         for family in [RUN_DURATION, PROCESS_DURATION] {
-            self.entry(family, &of(stage), "_count");
-            self.entry(family, &of(stage), "_sum");
+            self.entry(family, &stage_label(stage), "_count");
+            self.entry(family, &stage_label(stage), "_sum");
         }
-        self.add(ERRORS, &of(stage), 0);
+        self.add(ERRORS, &stage_label(stage), 0);
         for kind in Notice::REFUSABLE {
             if (kind == Notice::SmallStack) == (stage == Stage::Restore) {
                 self.add(
@@ -314,7 +314,7 @@ impl Metrics {
 
     fn took(&mut self, family: &'static str, stage: Stage, micros: u64) {
         for (end, more) in [("_count", 1), ("_sum", micros)] {
-            let value = self.entry(family, &of(stage), end);
+            let value = self.entry(family, &stage_label(stage), end);
             *value = value.saturating_add(more);
         }
     }
@@ -325,7 +325,7 @@ impl Metrics {
 
     fn entry(&mut self, family: &'static str, labels: &str, end: &'static str) -> &mut u64 {
         let key = Key {
-            family: Family::of(family).unwrap_or_default(),
+            family: Family::position(family).unwrap_or_default(),
             labels: labels.to_owned(),
             end,
         };
@@ -415,7 +415,7 @@ fn outcomes(stage: Stage) -> &'static [Outcome] {
     }
 }
 
-fn of(stage: Stage) -> String {
+fn stage_label(stage: Stage) -> String {
     format!("stage=\"{stage}\"")
 }
 
@@ -428,7 +428,7 @@ fn done(action: Action) -> String {
 }
 
 fn kind_and_level(stage: Stage, kind: &str, level: Level) -> String {
-    let mut labels = of(stage);
+    let mut labels = stage_label(stage);
     let _ = write!(labels, ",kind=\"{kind}\",level=\"{}\"", level.word());
     labels
 }

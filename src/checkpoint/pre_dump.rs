@@ -110,7 +110,7 @@ impl PreDump {
         if confirmed.needs_blocks(&stopped)? {
             self.by_bpf.need();
         }
-        let blocks = self.by_bpf.of(pid).map(|told| told.blocks());
+        let blocks = self.by_bpf.for_process(pid).map(|told| told.blocks());
         let completed = confirmed
             .with_blocks(blocks.unwrap_or_default())
             .complete_alone(&stopped)?;

@@ -77,7 +77,7 @@ impl ByBpf {
     }
 
     /// What is known of the process, if anything is. All processes of the dump or the restore are stopped, and stay so.
-    pub fn of(&mut self, pid: Pid) -> Option<&Told> {
+    pub fn for_process(&mut self, pid: Pid) -> Option<&Told> {
         #[cfg(feature = "bpf")]
         if let Some(reader) = self.reader.take() {
             match reader.read() {
@@ -126,7 +126,7 @@ impl TimersByBpf {
 
     /// A process that is stopped, with its timers. `None`: the kernel can't be asked.
     #[cfg(feature = "bpf")]
-    pub fn of(&mut self, pid: Pid) -> Option<ProcessState> {
+    pub fn read(&mut self, pid: Pid) -> Option<ProcessState> {
         match self.reader.as_mut()?.read(pid) {
             Ok(reading) => Some(reading.process),
             Err(e) => {
@@ -137,7 +137,7 @@ impl TimersByBpf {
     }
 
     #[cfg(not(feature = "bpf"))]
-    pub fn of(&mut self, _: Pid) -> Option<ProcessState> {
+    pub fn read(&mut self, _: Pid) -> Option<ProcessState> {
         None
     }
 }
@@ -171,6 +171,6 @@ mod tests {
         let work = |processes, threads: usize| processes * PROCESS + threads - processes;
         assert!(!pays(work(1, 32)) && pays(work(1, 64)));
         assert!(!pays(work(8, 8)) && pays(work(16, 16)));
-        assert!(ByBpf::prepare(1, 1).of(Pid::own()).is_none());
+        assert!(ByBpf::prepare(1, 1).for_process(Pid::own()).is_none());
     }
 }

@@ -226,7 +226,7 @@ impl Confirmed {
         }
         let of = |thread: &ThreadState| {
             let call = thread.interrupted?;
-            Some((thread.tid(), call, Masks::of(thread)))
+            Some((thread.tid(), call, Masks::from_thread(thread)))
         };
         Ok(Completed {
             calls: state.threads.iter().filter_map(of).collect(),
@@ -434,7 +434,7 @@ struct Masks {
 }
 
 impl Masks {
-    fn of(thread: &ThreadState) -> Option<Masks> {
+    fn from_thread(thread: &ThreadState) -> Option<Masks> {
         let own = thread.saved_mask?;
         Some(Masks {
             of_call: thread.blocked,
@@ -474,7 +474,7 @@ pub(crate) fn put_back_call<Owner>(
     let Some(call) = &wanted.interrupted else {
         return Ok(());
     };
-    let call = with_own_mask(site.pid(), site.tid, call, Masks::of(wanted))?;
+    let call = with_own_mask(site.pid(), site.tid, call, Masks::from_thread(wanted))?;
     InterruptedSystemCall::replay(site, &Some(call))
 }
 

@@ -180,7 +180,7 @@ pub fn resume(tid: Tid, how: Resume, signal: i32) -> Result<()> {
 
 /// The general registers, as they were last read if a [`Remembered`](super::Remembered) is held.
 pub fn registers(tid: Tid) -> Result<Registers> {
-    match remembered::of(tid) {
+    match remembered::known(tid) {
         Some(registers) => Ok(registers),
         None => registers_now(tid),
     }
@@ -567,12 +567,12 @@ mod tests {
     #[test]
     fn what_is_remembered_is_not_read_again() {
         use crate::arch::PT_REGS_WORDS;
-        use remembered::{Remembered, keep, of};
+        use remembered::{Remembered, keep, known};
 
         let tid = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
         let read = Registers::on_kernel_stack(&[7; PT_REGS_WORDS]);
         keep(tid, &read);
-        assert!(of(tid).is_none(), "no Remembered is held");
+        assert!(known(tid).is_none(), "no Remembered is held");
         {
             let _outermost = Remembered::begin();
             keep(tid, &read);
@@ -586,6 +586,6 @@ mod tests {
             registers(tid).unwrap_err();
             keep(tid, &read);
         }
-        assert!(of(tid).is_none());
+        assert!(known(tid).is_none());
     }
 }

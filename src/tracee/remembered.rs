@@ -72,7 +72,7 @@ fn with_own<T>(work: impl FnOnce(&mut BTreeMap<Tid, Registers>) -> T) -> Option<
     })
 }
 
-pub(super) fn of(tid: Tid) -> Option<Registers> {
+pub(super) fn known(tid: Tid) -> Option<Registers> {
     with_own(|known| known.get(&tid).copied())?
 }
 
@@ -104,10 +104,10 @@ mod tests {
         KNOWN.with(|known| {
             known.borrow_mut().as_mut().unwrap().reader = Pid::new(1).unwrap();
         });
-        assert!(of(tid).is_none());
+        assert!(known(tid).is_none());
         let _own = Remembered::begin();
-        assert!(of(tid).is_none());
+        assert!(known(tid).is_none());
         keep(tid, &registers);
-        assert_eq!(of(tid), Some(registers));
+        assert_eq!(known(tid), Some(registers));
     }
 }

@@ -148,9 +148,9 @@ impl Members {
         let block = layout.behind(&task, "restart_block")?;
         let at = |of: &Structure, path: &str| layout.offset(of, path);
         let members = Members {
-            task: Task::of(layout, &task, &block)?,
-            signal: Signal::of(layout, &signal)?,
-            pid: PidMembers::of(layout, &task)?,
+            task: Task::from_layout(layout, &task, &block)?,
+            signal: Signal::from_layout(layout, &signal)?,
+            pid: PidMembers::from_layout(layout, &task)?,
             entry: EntryMembers {
                 list: at(&entry, "list")?,
                 info: at(&entry, "info")?,
@@ -181,7 +181,7 @@ impl Members {
                 futex: at(&block, "futex.time")?,
             },
             context: at(&context, "task")?,
-            timers: TimerMembers::of(layout).map_err(|e| e.to_string()),
+            timers: TimerMembers::from_layout(layout).map_err(|e| e.to_string()),
         };
         members.check()?;
         Ok(members)
@@ -223,7 +223,7 @@ impl Members {
 }
 
 impl Task {
-    fn of(layout: &Layout, task: &Structure, block: &Structure) -> Result<Task> {
+    fn from_layout(layout: &Layout, task: &Structure, block: &Structure) -> Result<Task> {
         let at = |path: &str| layout.offset(task, path);
         let seccomp = layout.behind(task, "seccomp")?;
         let dispatch = layout.behind(task, "syscall_dispatch")?;
@@ -267,7 +267,7 @@ impl Task {
 }
 
 impl Signal {
-    fn of(layout: &Layout, signal: &Structure) -> Result<Signal> {
+    fn from_layout(layout: &Layout, signal: &Structure) -> Result<Signal> {
         let at = |path: &str| layout.offset(signal, path);
         Ok(Signal {
             pending: at("shared_pending.signal")?,
@@ -286,7 +286,7 @@ impl Signal {
 }
 
 impl TimerMembers {
-    fn of(layout: &Layout) -> Result<TimerMembers> {
+    fn from_layout(layout: &Layout) -> Result<TimerMembers> {
         let timer = layout.structure("k_itimer")?;
         let entry = layout.structure("sigqueue")?;
         let at = |path: &str| layout.offset(&timer, path);

@@ -58,7 +58,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn of(number: u64) -> Outcome {
+    fn from_kernel(number: u64) -> Outcome {
         match number & 0xffff_ffff {
             0 => Outcome::Queued,
             1 => Outcome::Ignored,
@@ -381,7 +381,7 @@ fn parse(record: &[u8]) -> Option<Event> {
             info: info(),
             target,
             group: low(Word::Group) != 0,
-            outcome: Outcome::of(word(Word::Result)),
+            outcome: Outcome::from_kernel(word(Word::Result)),
             running: who(Word::SenderPid, Word::SenderTid, Word::SenderComm),
             running_is_traced: low(Word::SenderPtrace) != 0,
             tracer,

@@ -129,12 +129,12 @@ impl Members {
         let signal = layout.behind(&task, "signal")?;
         let at = |of: &Structure, path: &str| layout.offset(of, path);
         Ok(Members {
-            pid: PidMembers::of(layout, &task)?,
+            pid: PidMembers::from_layout(layout, &task)?,
             action_handler: at(&action, "sa.sa_handler")?,
             action_flags: at(&action, "sa.sa_flags")?,
             live: at(&signal, "live.counter")?,
-            cgroup: Cgroup::of(layout, &task).map_err(|e| e.to_string()),
-            taken: Dequeue::of(layout).map_err(|e| e.to_string()),
+            cgroup: Cgroup::from_layout(layout, &task).map_err(|e| e.to_string()),
+            taken: Dequeue::from_layout(layout).map_err(|e| e.to_string()),
             task: Task {
                 leader: at(&task, "group_leader")?,
                 thread_pid: at(&task, "thread_pid")?,
@@ -155,7 +155,7 @@ impl Members {
 }
 
 impl Cgroup {
-    fn of(layout: &Layout, task: &Structure) -> Result<Cgroup> {
+    fn from_layout(layout: &Layout, task: &Structure) -> Result<Cgroup> {
         let set = layout.behind(task, "cgroups")?;
         let cgroup = layout.behind(&set, "dfl_cgrp")?;
         let node = layout.behind(&cgroup, "kn")?;
@@ -172,7 +172,7 @@ impl Cgroup {
 
 impl Dequeue {
     /// Its parameters differ between kernels: until Linux 6.11 the task is the first.
-    fn of(layout: &Layout) -> Result<Dequeue> {
+    fn from_layout(layout: &Layout) -> Result<Dequeue> {
         let function = layout.function("dequeue_signal")?;
         let parameters = layout.parameters(function)?;
         let place = |wanted: &str| {

@@ -26,9 +26,9 @@ impl Dump {
         if confirmed.needs_blocks()? {
             self.by_bpf.need();
         }
-        let read = self.timers_by_bpf.of(pid);
+        let read = self.timers_by_bpf.read(pid);
         let known = Known {
-            told: self.by_bpf.of(pid),
+            told: self.by_bpf.for_process(pid),
             read: read.as_ref(),
         };
         let captured = confirmed.capture(&self.options, known)?;

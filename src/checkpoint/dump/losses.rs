@@ -201,7 +201,7 @@ impl Dump {
         }
         // What the time before the stop has shown.
         rest.timers.clone_from(&all.timers);
-        let read = self.timers_by_bpf.of(stopped.pid());
+        let read = self.timers_by_bpf.read(stopped.pid());
         let told = read.as_ref().map(|read| read.timers.as_slice());
         let left = known_overruns(stopped, &mut rest, told)?;
         all.timers = rest.timers;

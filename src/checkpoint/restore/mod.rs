@@ -295,7 +295,7 @@ impl Restore {
         } else {
             Mode::Repair
         };
-        let told = self.by_bpf.of(pid);
+        let told = self.by_bpf.for_process(pid);
         let postponed = match mode {
             Mode::Report => None,
             Mode::Repair => postpone(&stopped, &image.process),

@@ -152,7 +152,7 @@ impl App {
 
     fn look(&mut self) {
         self.lines = match self.chosen {
-            Some((pid, _)) if self.pane != Pane::Hidden => self.details.of(pid),
+            Some((pid, _)) if self.pane != Pane::Hidden => self.details.lines(pid),
             _ => Vec::new(),
         };
     }

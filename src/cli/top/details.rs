@@ -25,8 +25,8 @@ impl Details {
         }
     }
 
-    /// As lines.
-    pub fn of(&mut self, pid: Pid) -> Vec<String> {
+    /// The state of the process, as lines of text.
+    pub fn lines(&mut self, pid: Pid) -> Vec<String> {
         let text = self.read(pid).unwrap_or_else(|why| why.to_string());
         text.lines().map(str::to_owned).collect()
     }

@@ -81,7 +81,7 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
             None => "not known".to_owned(),
         };
         let value = plain("exe", "program", text(was), text(is));
-        changes.push(Change::of(Place::Process, value));
+        changes.push(Change::other(Place::Process, value));
     }
     let differences = compare_all(&before.recorded, &after.recorded).differences;
     let told = differences.into_iter().filter(|one| is_told(one.field));
@@ -93,7 +93,7 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<Change> {
 }
 
 impl Change {
-    fn of(place: Place, value: Value) -> Change {
+    fn other(place: Place, value: Value) -> Change {
         let what = What::Other(value);
         Change { place, what }
     }
@@ -133,7 +133,7 @@ fn of_difference(difference: &Difference, before: &Snapshot, after: &Snapshot) -
             difference.found.clone(),
         )
     };
-    Change::of(difference.place, value)
+    Change::other(difference.place, value)
 }
 
 fn plain(name: &'static str, label: &str, before: String, after: String) -> Value {
@@ -171,7 +171,7 @@ fn timers(changes: &mut Vec<Change>, was: &ProcessState, is: &ProcessState) {
                 number: Number::Timer(id),
                 ..plain("timer", &format!("timer {id}"), before, after)
             };
-            changes.push(Change::of(Place::Process, value));
+            changes.push(Change::other(Place::Process, value));
         }
     }
 }
@@ -218,7 +218,7 @@ fn handler(changes: &mut Vec<Change>, place: Place, one: &ThreadState, other: &T
             |signo: Option<SigNo>| signo.map_or_else(|| "none".to_owned(), |s| s.to_string());
         let (before, after) = (text(one.in_handler), text(other.in_handler));
         let value = plain("in_handler", "in a handler of", before, after);
-        changes.push(Change::of(place, value));
+        changes.push(Change::other(place, value));
     }
 }
 
@@ -239,7 +239,7 @@ fn surroundings(
     };
     let mut push = |name, label: &str, before: String, after: String| {
         if before != after {
-            changes.push(Change::of(place, plain(name, label, before, after)));
+            changes.push(Change::other(place, plain(name, label, before, after)));
         }
     };
     let tracer = |around: Surroundings| {

@@ -106,8 +106,8 @@ impl Sleeper {
         Ok((sleeper, pid))
     }
 
-    /// Of another user.
-    pub fn of(uid: u32) -> Result<(Sleeper, Pid)> {
+    /// As the user `uid`.
+    pub fn start_as(uid: u32) -> Result<(Sleeper, Pid)> {
         Sleeper::started(Command::new("sleep").arg("1000").uid(uid).gid(uid))
     }
 

@@ -1720,7 +1720,7 @@ fn permission_undumpable(dir: &RunDir) -> Result<()> {
 
 /// One possible waiter can't be looked at: it is named, and the other files are printed.
 fn permission_waiters(dir: &RunDir) -> Result<()> {
-    let (_sleeper, pid) = Sleeper::of(NOBODY)?;
+    let (_sleeper, pid) = Sleeper::start_as(NOBODY)?;
     let own = std::process::id();
     let said = nobody(
         dir,

@@ -418,7 +418,7 @@ fn no_more_processes(_: &RunDir) -> Result<()> {
     const USER: u32 = 54_321;
     fs::set_permissions("/run", Permissions::from_mode(0o755))?;
     fs::copy(config::command()?, "/run/criu-signals")?;
-    let (_sleeper, pid) = Sleeper::of(USER)?;
+    let (_sleeper, pid) = Sleeper::start_as(USER)?;
     let before = procfs::signal_lines(&[pid])?;
     let show = |processes: u64| -> Result<(Option<i32>, String)> {
         // As the user it counts, and counts both.

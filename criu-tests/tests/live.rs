@@ -152,7 +152,7 @@ struct Said {
 }
 
 impl Said {
-    fn of(mut child: Child) -> Result<Said> {
+    fn wait(mut child: Child) -> Result<Said> {
         // Both are small; what would fill a pipe would be a failure.
         let ended = wait::until("criu-signals", PATIENCE, || Ok(child.try_wait()?));
         if ended.is_err() {
@@ -189,7 +189,7 @@ fn spawn(program: &Path, args: &[&str]) -> Command {
 }
 
 fn tool(args: &[&str]) -> Result<Said> {
-    Said::of(spawn(&config::command()?, args).spawn()?)
+    Said::wait(spawn(&config::command()?, args).spawn()?)
 }
 
 /// In what processes differ from their images. Programs sleep a few ms at a time: a call that has ended since, or that the dump has
@@ -1032,7 +1032,7 @@ fn gone(dir: &RunDir) -> Result<()> {
         let command = spawn(&config::command()?, &["show", "--stop", &pid.to_string()]).spawn()?;
         std::thread::sleep(random.below(Duration::from_millis(12)));
         child.kill()?;
-        let said = Said::of(command)?;
+        let said = Said::wait(command)?;
         child.wait()?;
         if said.code == Some(0) {
             continue;
@@ -1203,7 +1203,7 @@ impl Nobodys {
 
     fn tool(&self, args: &[&str]) -> Result<Said> {
         let mut command = spawn(&self.dir.file("criu-signals"), args);
-        Said::of(command.current_dir("/").uid(NOBODY).gid(NOBODY).spawn()?)
+        Said::wait(command.current_dir("/").uid(NOBODY).gid(NOBODY).spawn()?)
     }
 }
 
@@ -1619,7 +1619,7 @@ fn cgroup_vfork(version: Version, dir: &RunDir) -> Result<()> {
     let command = spawn(&config::command()?, &args).spawn()?;
     std::thread::sleep(Duration::from_millis(300));
     let ended = victim.finish(CHECK);
-    let said = Said::of(command)?;
+    let said = Said::wait(command)?;
     // The parent ends soon after its child: it may have been dumped, or nobody may be left.
     ensure!(matches!(said.code, Some(0 | 2)), "{said:?}");
     ended
@@ -1657,7 +1657,7 @@ fn cgroup_refused(version: Version, dir: &RunDir) -> Result<()> {
         ],
     );
     command.args([&cgroup.dir, &config::command()?, &folder]);
-    Said::of(command.spawn()?)?.expect(2, &["this program is in the cgroup"])?;
+    Said::wait(command.spawn()?)?.expect(2, &["this program is in the cgroup"])?;
     ensure!(!cgroup.is_frozen(&cgroup.dir)?, "it is frozen");
     for victim in victims {
         victim.finish(CHECK)?;
@@ -1738,7 +1738,7 @@ fn cgroup_freezing(version: Version, dir: &RunDir) -> Result<()> {
         std::thread::sleep(random.below(Duration::from_millis(12)));
         cgroup.freeze(&cgroup.dir, true)?;
         let begun = Instant::now();
-        let said = Said::of(command)?;
+        let said = Said::wait(command)?;
         let took = begun.elapsed();
         ensure!(
             took < Duration::from_secs(3),

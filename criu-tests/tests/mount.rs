@@ -529,8 +529,8 @@ fn as_user(uid: u32, command: &str) -> Result<Output> {
 fn other_uid(_: &RunDir) -> Result<()> {
     let mount = Mounted::for_all()?;
     let (_root, of_root) = Sleeper::start(&[])?;
-    let (_own, own) = Sleeper::of(NOBODY)?;
-    let (_other, other) = Sleeper::of(NOBODY - 1)?;
+    let (_own, own) = Sleeper::start_as(NOBODY)?;
+    let (_other, other) = Sleeper::start_as(NOBODY - 1)?;
     let may = |pid: Pid, file: &str, access: &str| -> Result<bool> {
         let path = mount.at.join(format!("{pid}/sig/{file}"));
         let path = path.display();
@@ -595,8 +595,8 @@ fn by_a_user(_: &RunDir) -> Result<()> {
     fs::create_dir("/run/own")?;
     std::os::unix::fs::chown("/run/own", Some(NOBODY), Some(NOBODY))?;
     let (_root, of_root) = Sleeper::start(&[])?;
-    let (_own, own) = Sleeper::of(NOBODY)?;
-    let (_other, other) = Sleeper::of(NOBODY - 1)?;
+    let (_own, own) = Sleeper::start_as(NOBODY)?;
+    let (_other, other) = Sleeper::start_as(NOBODY - 1)?;
     for others_too in [false, true] {
         fs::write(
             "/run/fuse.conf",

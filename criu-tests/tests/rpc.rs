@@ -201,10 +201,10 @@ struct Service {
 impl Service {
     fn start(found: Found, dir: &RunDir) -> Result<Service> {
         let criu = with_plugin()?.default_libdir();
-        Service::of(criu, found, &dir.file("service"), dir)
+        Service::start_with(criu, found, &dir.file("service"), dir)
     }
 
-    fn of(mut criu: Criu, found: Found, socket: &Path, dir: &RunDir) -> Result<Service> {
+    fn start_with(mut criu: Criu, found: Found, socket: &Path, dir: &RunDir) -> Result<Service> {
         let socket = socket.to_owned();
         let mut config_file = None;
         match found {
@@ -394,7 +394,7 @@ fn ordinary_user(dir: &RunDir) -> Result<()> {
     let criu = with_plugin()?
         .default_libdir()
         .env("CRIU_SIGNALS_REPORT", "reports/%s.json");
-    let _service = Service::of(criu, Found::ByEnvironment, Path::new(SOCKET), dir)?;
+    let _service = Service::start_with(criu, Found::ByEnvironment, Path::new(SOCKET), dir)?;
     let victim = start("demo", None, dir)?;
     let pid = victim.pid();
     let of = || {

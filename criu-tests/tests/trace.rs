@@ -92,7 +92,7 @@ fn send_from(pid: Pid, first: u64, count: u64) -> Result<()> {
     Ok(())
 }
 
-fn of<'v>(lines: &'v [Value], event: &str) -> Vec<&'v Value> {
+fn events<'v>(lines: &'v [Value], event: &str) -> Vec<&'v Value> {
     lines.iter().filter(|line| line["event"] == event).collect()
 }
 
@@ -124,7 +124,7 @@ fn fates(dir: &RunDir) -> Result<()> {
     let (lines, code) = trace.end()?;
     ensure!(code == 0, "exit code {code}");
     let own = i64::from(std::process::id());
-    let sent = of(&lines, "sent");
+    let sent = events(&lines, "sent");
     let values = sent.iter().filter(|line| line["signal"] == "SIGRTMIN");
     ensure!(values.count() == 3, "{lines:?}");
     for line in &sent {
@@ -135,7 +135,7 @@ fn fates(dir: &RunDir) -> Result<()> {
         );
         ensure!(line["running"]["pid"].as_i64() > Some(own), "{line}");
     }
-    let handled = of(&lines, "handler");
+    let handled = events(&lines, "handler");
     ensure!(handled.len() == 3, "{lines:?}");
     for line in handled {
         ensure!(line["handler"].as_u64() > Some(1), "{line}");
@@ -143,10 +143,10 @@ fn fates(dir: &RunDir) -> Result<()> {
         ensure!(sent.iter().any(|sent| sent["id"] == line["id"]), "{line}");
     }
     ensure!(
-        of(&lines, "not_queued")[0]["result"] == "TRACE_SIGNAL_IGNORED",
+        events(&lines, "not_queued")[0]["result"] == "TRACE_SIGNAL_IGNORED",
         "{lines:?}"
     );
-    let ended = of(&lines, "end");
+    let ended = events(&lines, "end");
     ensure!(
         ended[0]["records_lost"] == 0 && ended[0]["not_delivered_yet"] == 0,
         "{ended:?}"
@@ -208,7 +208,7 @@ fn names_of_ended(dir: &RunDir) -> Result<()> {
     kill(id, "CONT")?;
     let (lines, code) = trace.end()?;
     ensure!(code == 0, "exit code {code}");
-    let handled = of(&lines, "handler");
+    let handled = events(&lines, "handler");
     ensure!(handled.len() == 3, "{lines:?}");
     for line in handled {
         ensure!(
@@ -230,7 +230,7 @@ fn filtered(dir: &RunDir) -> Result<()> {
     send(other.pid(), 5)?;
     send(victim.pid(), 2)?;
     let (lines, _) = trace.end()?;
-    ensure!(of(&lines, "sent").len() == 2, "{lines:?}");
+    ensure!(events(&lines, "sent").len() == 2, "{lines:?}");
     ensure!(
         lines
             .iter()
@@ -240,7 +240,7 @@ fn filtered(dir: &RunDir) -> Result<()> {
     let (lines, _) = all.end()?;
     for pid in [victim.pid(), other.pid()] {
         ensure!(
-            of(&lines, "sent")
+            events(&lines, "sent")
                 .iter()
                 .any(|line| line["target"]["pid"] == pid),
             "{lines:?}"
@@ -262,7 +262,7 @@ fn lost_records(dir: &RunDir) -> Result<()> {
     reap(victim.pid())?;
     let (lines, code) = trace.end()?;
     ensure!(code == 0, "exit code {code}");
-    let end = of(&lines, "end");
+    let end = events(&lines, "end");
     let [seen, lost] = ["sent", "records_lost"].map(|name| end[0][name].as_u64().unwrap_or(0));
     ensure!(seen < 200 && lost >= 200 - seen, "{seen} seen, {lost} lost");
     Ok(())

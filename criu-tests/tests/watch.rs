@@ -61,7 +61,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn of(command: &mut Command) -> Result<Watch> {
+    fn spawn(command: &mut Command) -> Result<Watch> {
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let out = BufReader::new(child.stdout.take().context("a pipe")?);
         let (to, lines) = channel();
@@ -82,7 +82,7 @@ impl Watch {
     fn text(args: &[&str]) -> Result<Watch> {
         let mut command = Command::new(config::command()?);
         command.arg("watch").args(args);
-        let mut watch = Watch::of(&mut command)?;
+        let mut watch = Watch::spawn(&mut command)?;
         let first = watch.line()?.context("a first line")?;
         ensure!(first.contains("watching process"), "{first}");
         Ok(watch)
@@ -91,7 +91,7 @@ impl Watch {
     fn start(args: &[&str]) -> Result<Watch> {
         let mut command = Command::new(config::command()?);
         command.args(["watch", "--json"]).args(args);
-        let mut watch = Watch::of(&mut command)?;
+        let mut watch = Watch::spawn(&mut command)?;
         watch.until(|line| line["event"] == "begin")?;
         Ok(watch)
     }
@@ -528,7 +528,7 @@ fn namespace(dir: &RunDir) -> Result<()> {
 fn without_capability(dir: &RunDir) -> Result<()> {
     let copy = dir.file("criu-signals");
     fs::copy(config::command()?, &copy)?;
-    let (_sleeper, pid) = Sleeper::of(NOBODY)?;
+    let (_sleeper, pid) = Sleeper::start_as(NOBODY)?;
     let command = || {
         let mut command = Command::new(&copy);
         command.arg("watch").uid(NOBODY).gid(NOBODY);
@@ -550,7 +550,7 @@ fn without_capability(dir: &RunDir) -> Result<()> {
         .args(["--json", "--stop", "--count", "1"])
         .args(OFTEN)
         .arg(pid.to_string());
-    let mut watch = Watch::of(&mut stopping)?;
+    let mut watch = Watch::spawn(&mut stopping)?;
     let first = watch.until(|line| line["event"] == "begin")?;
     ensure!(first["by"] == "ptrace", "{first}");
     signal(pid, Signal::SIGSTOP)?;

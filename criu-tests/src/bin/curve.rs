@@ -75,7 +75,7 @@ impl Plan {
                 "--kinds" => {
                     let kinds = value()?;
                     let kinds = kinds.split(',').map(|name| {
-                        Kind::of(name).with_context(|| format!("no kind {name}\n{USAGE}"))
+                        Kind::from_name(name).with_context(|| format!("no kind {name}\n{USAGE}"))
                     });
                     plan.kinds = kinds.collect::<Result<_>>()?;
                 }

@@ -32,7 +32,7 @@ fn main() -> Result<ExitCode> {
             let row = rows()
                 .find(|row| row.name == name)
                 .with_context(|| format!("no case {name}"))?;
-            let mode = Mode::of(mode).with_context(|| format!("no mode {mode}"))?;
+            let mode = Mode::from_name(mode).with_context(|| format!("no mode {mode}"))?;
             let slower = slower.parse().context("by how much longer times are")?;
             inside::run(row, mode, slower, &RunDir::open(Path::new(dir)))?;
             Ok(ExitCode::SUCCESS)
@@ -71,8 +71,9 @@ fn outside(args: &[String]) -> Result<ExitCode> {
             }
             "--mode" => {
                 let name = value()?;
-                plan.modes
-                    .push(Mode::of(name).with_context(|| format!("no mode {name}\n{USAGE}"))?);
+                plan.modes.push(
+                    Mode::from_name(name).with_context(|| format!("no mode {name}\n{USAGE}"))?,
+                );
             }
             "--repeats" => plan.repeats = Some(value()?.parse().context("--repeats")?),
             "--jobs" => plan.jobs = value()?.parse().context("--jobs")?,

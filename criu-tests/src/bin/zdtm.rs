@@ -103,7 +103,7 @@ fn outside(options: &Options) -> Result<ExitCode> {
         python,
         jobs: options.jobs.max(1),
     };
-    let selection = Selection::of(&options.tests);
+    let selection = Selection::from_patterns(&options.tests);
     let mut text = String::new();
     let mut failures = 0;
     for flavour in options.flavour.split(',') {
@@ -184,7 +184,7 @@ fn run_again(
             all.len()
         );
         let names: Vec<String> = all.iter().map(|d| d.test.name.clone()).collect();
-        let selection = Selection::of(&names);
+        let selection = Selection::from_patterns(&names);
         for number in 1..=times {
             for way in [Way::Without, Way::With] {
                 let to = home.join(format!("again/{number}/{way}"));

@@ -75,7 +75,7 @@ impl Curve {
     }
 
     fn table(&self, kind: Kind, out: &mut String) {
-        let mut points = self.of(kind).peekable();
+        let mut points = self.points_of(kind).peekable();
         if points.peek().is_none() {
             return;
         }

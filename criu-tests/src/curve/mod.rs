@@ -43,7 +43,7 @@ impl Kind {
     }
 
     /// By its name.
-    pub fn of(name: &str) -> Option<Kind> {
+    pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
@@ -179,7 +179,7 @@ impl Curve {
     }
 
     /// The points of one kind, by their depth.
-    fn of(&self, kind: Kind) -> impl Iterator<Item = &Point> {
+    fn points_of(&self, kind: Kind) -> impl Iterator<Item = &Point> {
         self.points.iter().filter(move |point| point.kind == kind)
     }
 }
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn kinds_have_names() {
         for kind in Kind::ALL {
-            assert_eq!(Kind::of(kind.name()), Some(kind));
+            assert_eq!(Kind::from_name(kind.name()), Some(kind));
         }
         assert_eq!(Kind::FivePrivate.arg(7), "7,5,private");
     }

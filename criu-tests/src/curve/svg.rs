@@ -67,7 +67,7 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(points: &[Point]) -> Scale {
+    fn fitting(points: &[Point]) -> Scale {
         let depths = points.iter().map(|point| point.depth as f64);
         let times = points.iter().flat_map(|point| {
             let shown = PANELS.iter().flat_map(move |panel| {
@@ -121,7 +121,7 @@ impl Curve {
             escape(&self.criu),
             escape(&self.machine)
         );
-        let scale = Scale::of(&self.points);
+        let scale = Scale::fitting(&self.points);
         for (n, panel) in (0u32..).zip(&PANELS) {
             let x = LEFT + f64::from(n) * STEP;
             let _ = writeln!(out, "<g transform=\"translate({x:.0} {TOP})\">");
@@ -166,7 +166,7 @@ impl Curve {
         kind: Kind,
         of: impl Fn(&Point) -> Duration,
     ) -> Vec<(f64, f64)> {
-        self.of(kind)
+        self.points_of(kind)
             .map(|point| (point.depth as f64, of(point).as_secs_f64()))
             .filter(|&(_, seconds)| seconds > 0.0)
             .map(|(depth, seconds)| (scale.x(depth), scale.y(seconds)))
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn axes_hold_all_points() {
         let curve = curve();
-        let scale = Scale::of(&curve.points);
+        let scale = Scale::fitting(&curve.points);
         assert_eq!(scale.entries, (3, 5));
         // From the 2 ms of the calls to 16 s.
         assert_eq!(scale.seconds, (-3, 2));

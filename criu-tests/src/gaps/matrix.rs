@@ -265,7 +265,7 @@ fn parse(text: &str, warnings: Vec<String>) -> Result<Run> {
     };
     Ok(Run {
         end: field("end")
-            .and_then(End::of)
+            .and_then(End::from_name)
             .context("the result has no end")?,
         outcome: field("outcome")
             .context("the result has no outcome")?

@@ -40,12 +40,12 @@ impl Judged<'_> {
     fn repeats(&self) -> usize {
         Mode::ALL
             .into_iter()
-            .map(|mode| self.of(mode).count())
+            .map(|mode| self.runs_in(mode).count())
             .max()
             .unwrap_or(0)
     }
 
-    fn of(&self, mode: Mode) -> impl Iterator<Item = &Run> {
+    fn runs_in(&self, mode: Mode) -> impl Iterator<Item = &Run> {
         self.runs
             .iter()
             .filter(move |(m, _)| *m == mode)
@@ -69,7 +69,7 @@ impl Judged<'_> {
     fn cell(&self, mode: Mode) -> Option<String> {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut frozen: Vec<u64> = Vec::new();
-        for run in self.of(mode) {
+        for run in self.runs_in(mode) {
             *counts.entry(self.words(mode, run)).or_default() += 1;
             frozen.extend(run.frozen_us);
         }
@@ -103,7 +103,7 @@ impl Judged<'_> {
             outcomes: outcomes
                 .map(|mode| (mode.name().into(), self.cell(mode)))
                 .collect(),
-            ..Case::of(self.row)
+            ..Case::from_row(self.row)
         }
     }
 

@@ -53,7 +53,7 @@ pub struct Case {
 
 impl Case {
     /// What is known of a case before it is run.
-    pub fn of(row: &Row) -> Case {
+    pub fn from_row(row: &Row) -> Case {
         Case {
             name: row.name.into(),
             number: row.case(),
@@ -209,7 +209,7 @@ mod tests {
             let names = cases.iter().map(|case| case.name.clone());
             names.collect::<Vec<_>>()
         };
-        let cases: Vec<Case> = rows(&written).into_iter().map(Case::of).collect();
+        let cases: Vec<Case> = rows(&written).into_iter().map(Case::from_row).collect();
         assert_eq!(names(&written.cases), names(&cases), "{AGAIN}");
         for (written, case) in written.cases.iter().zip(cases) {
             // What is known only from a run.
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_way_that_does_not_apply_is_null_in_the_data() {
         let row = ROWS.iter().find(|row| row.name == "21").unwrap();
-        let mut case = Case::of(row);
+        let mut case = Case::from_row(row);
         case.outcomes.insert("plugin".into(), Some("a|b".into()));
         case.outcomes.insert("left-plugin".into(), None);
         let results = Results {

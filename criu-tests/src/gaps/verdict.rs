@@ -43,7 +43,7 @@ impl Mode {
     }
 
     /// By its name.
-    pub fn of(name: &str) -> Option<Mode> {
+    pub fn from_name(name: &str) -> Option<Mode> {
         Mode::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
@@ -90,7 +90,7 @@ impl End {
     }
 
     /// By its name.
-    pub fn of(name: &str) -> Option<End> {
+    pub fn from_name(name: &str) -> Option<End> {
         End::ALL.into_iter().find(|end| end.name() == name)
     }
 }

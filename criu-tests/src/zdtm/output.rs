@@ -106,7 +106,7 @@ const NOT_REFUSED: &str = "unexpected success";
 impl Parser {
     /// For the output of a run of one flavour. (Of several, zdtm.py leaves out what follows the first that fails, in an
     /// order that is another each time.)
-    pub fn of(flavour: &str) -> Self {
+    pub fn for_flavour(flavour: &str) -> Self {
         Parser {
             flavour: flavour.to_owned(),
             ..Parser::default()
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Results> {
-        let mut parser = Parser::of("h");
+        let mut parser = Parser::for_flavour("h");
         for line in text.lines() {
             parser.line(line);
         }
@@ -350,7 +350,7 @@ subprocess.TimeoutExpired: criu
 
     #[test]
     fn progress_and_failures_are_told_as_they_come() {
-        let mut parser = Parser::of("h");
+        let mut parser = Parser::for_flavour("h");
         let events: Vec<Event> = RUN.lines().filter_map(|line| parser.line(line)).collect();
         assert_eq!(events.len(), 5);
         assert_eq!(events[0], Event::Progress(2, 5));

@@ -45,7 +45,7 @@ pub enum Selection {
 
 impl Selection {
     /// By patterns as of file names: `sigpending*` for the name behind the last slash, `zdtm/transition/*` for the whole.
-    pub fn of(patterns: &[String]) -> Self {
+    pub fn from_patterns(patterns: &[String]) -> Self {
         if patterns.is_empty() {
             return Selection::All;
         }
@@ -139,7 +139,7 @@ impl Suite {
                 over.store(true, Ordering::Release);
                 ended
             });
-            let results = follow(&log, Parser::of(flavour), &over, tell);
+            let results = follow(&log, Parser::for_flavour(flavour), &over, tell);
             (run.join(), results)
         });
         let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -331,7 +331,7 @@ mod tests {
     fn patterns_are_of_whole_names() {
         let of = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            match Selection::of(&patterns) {
+            match Selection::from_patterns(&patterns) {
                 Selection::All => "all".to_owned(),
                 Selection::Matching(regex) => regex,
             }

@@ -413,8 +413,8 @@ fn own_user_namespace(scene: &mut Scene) -> Result<()> {
     other.fails(&format!("open 1 r {path}"), Errno::EACCES)?;
     // As to the kernel, who is inside is nobody outside, also to processes of the same uid.
     let (_root, of_root) = Sleeper::start(&[])?;
-    let (_other, of_other) = Sleeper::of(OTHER)?;
-    let (_own, own) = Sleeper::of(USER)?;
+    let (_other, of_other) = Sleeper::start_as(OTHER)?;
+    let (_own, own) = Sleeper::start_as(USER)?;
     for pid in [of_root, of_other, own] {
         let path = scene.mount.path(pid, SigFile::Blocked);
         for path in [path, format!("/proc/{pid}/mem").into()] {
@@ -482,7 +482,7 @@ fn open_files(scene: &mut Scene) -> Result<()> {
         refused == Errno::EMFILE && opened >= 16,
         "{opened}: {refused}"
     );
-    let (_other, of_other) = Sleeper::of(OTHER)?;
+    let (_other, of_other) = Sleeper::start_as(OTHER)?;
     let path_of_other = scene.mount.path(of_other, SigFile::Blocked);
     let mut other = Actor::start(&scene.programs.own, OTHER)?;
     other.does(&format!("open 1 r {}", path_of_other.display()))?;
@@ -756,7 +756,7 @@ fn others_wait(_: &RunDir) -> Result<()> {
     for _ in 0..20 {
         ensure!(fs::read_to_string(scene.mount.path(own, SigFile::Blocked))? == mask(&[10]));
     }
-    let (_other, of_other) = Sleeper::of(OTHER)?;
+    let (_other, of_other) = Sleeper::start_as(OTHER)?;
     scene.user = Actor::start(&scene.programs.own, OTHER)?;
     let path = scene.mount.path(of_other, SigFile::Blocked);
     scene.user.does(&format!("open 1 r {}", path.display()))?;

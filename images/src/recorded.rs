@@ -6,7 +6,7 @@ use crate::altstack::AltStack;
 use crate::disposition::Dispositions;
 use crate::image::Image;
 use crate::pending::Pending;
-use crate::process::{ProcessState, Rlimit, RunState};
+use crate::process::{ProcessState, Rlimit, RunState, ThreadState};
 use crate::siginfo::Siginfo;
 use crate::signo::SigNo;
 use crate::sigset::SigSet;
@@ -161,23 +161,28 @@ impl Aspect {
             | Aspect::Handlers
             | Aspect::InterruptedCalls => {
                 for thread in &mut process.threads {
-                    match self {
-                        Aspect::Masks => {
-                            thread.blocked = SigSet::EMPTY;
-                            thread.saved_mask = None;
-                        }
-                        Aspect::MaskInForce => {
-                            thread.blocked = thread.lasting_mask();
-                            thread.saved_mask = None;
-                        }
-                        Aspect::LastingMask => thread.saved_mask = None,
-                        Aspect::AltStacks => thread.altstack = AltStack::DISABLED,
-                        Aspect::ParentDeathSignals => thread.parent_death_signal = None,
-                        Aspect::Handlers => thread.in_handler = None,
-                        _ => thread.interrupted = None,
-                    }
+                    self.forget_of_thread(thread);
                 }
             }
+        }
+    }
+
+    fn forget_of_thread(self, thread: &mut ThreadState) {
+        match self {
+            Aspect::Masks => {
+                thread.blocked = SigSet::EMPTY;
+                thread.saved_mask = None;
+            }
+            Aspect::MaskInForce => {
+                thread.blocked = thread.lasting_mask();
+                thread.saved_mask = None;
+            }
+            Aspect::LastingMask => thread.saved_mask = None,
+            Aspect::AltStacks => thread.altstack = AltStack::DISABLED,
+            Aspect::ParentDeathSignals => thread.parent_death_signal = None,
+            Aspect::Handlers => thread.in_handler = None,
+            Aspect::InterruptedCalls => thread.interrupted = None,
+            _ => {}
         }
     }
 }

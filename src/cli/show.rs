@@ -153,6 +153,34 @@ impl<W: Write> Table<'_, W> {
     fn process(&mut self) -> io::Result<()> {
         let found = self.found;
         let process = &found.recorded.image.process;
+        self.heading(process)?;
+        self.limit(process)?;
+        self.taken_out(process)?;
+        self.for_parent(process)?;
+        self.dispositions(process)?;
+        let depths: Vec<usize> = match &found.depths {
+            Some(depths) => depths.clone(),
+            None => process
+                .queues()
+                .map(|pending| pending.queue.len())
+                .collect(),
+        };
+        // The shared queue's is the last.
+        let shared = depths.last().copied().unwrap_or(0);
+        if self.has(Aspect::SharedQueue) {
+            self.pending(2, "shared", &process.shared, shared)?;
+        } else {
+            self.known(2, "shared", Aspect::SharedQueue, "")?;
+        }
+        self.timers(process)?;
+        self.clocks()?;
+        self.files()?;
+        self.threads(&process.threads, &depths)
+    }
+
+    /// Which process it is, and how its state was read.
+    fn heading(&mut self, process: &ProcessState) -> io::Result<()> {
+        let found = self.found;
         let kind = if process.compat { ", 32-bit" } else { "" };
         writeln!(
             self.out,
@@ -176,52 +204,32 @@ impl<W: Write> Table<'_, W> {
             let machine = Machine::recorded_in(&found.recorded.image);
             self.row(2, "dumped on", &machine.to_string())?;
         }
-        self.limit(process)?;
-        if !process.taken_out.is_empty() {
-            let reasons: Vec<String> = process.taken_out.iter().map(ToString::to_string).collect();
-            let text = format!("{WARN}for the dump{WARN:#}: {}", reasons.join(", "));
-            self.row(2, "taken out", &text)?;
+        Ok(())
+    }
+
+    fn taken_out(&mut self, process: &ProcessState) -> io::Result<()> {
+        if process.taken_out.is_empty() {
+            return Ok(());
         }
-        let unknown = if found.origin == Origin::Live {
-            "not known: only the parent can read it"
+        let reasons: Vec<String> = process.taken_out.iter().map(ToString::to_string).collect();
+        let text = format!("{WARN}for the dump{WARN:#}: {}", reasons.join(", "));
+        self.row(2, "taken out", &text)
+    }
+
+    /// The status that the parent can wait for, and the signal that the parent is sent.
+    fn for_parent(&mut self, process: &ProcessState) -> io::Result<()> {
+        let wait = if self.has(Aspect::WaitStatus) {
+            process.wait_status.to_string()
+        } else if self.found.origin == Origin::Live {
+            format!("{DIM}not known: only the parent can read it{DIM:#}")
         } else {
-            "not recorded"
+            format!("{DIM}not recorded{DIM:#}")
         };
-        let unless_unknown = |known: bool, value: String| {
-            if known {
-                value
-            } else {
-                format!("{DIM}{unknown}{DIM:#}")
-            }
-        };
-        let wait = unless_unknown(
-            self.has(Aspect::WaitStatus),
-            process.wait_status.to_string(),
-        );
         self.row(2, "wait status", &wait)?;
         let exit = process
             .exit_signal
             .map_or_else(String::new, |signal| signal.to_string());
-        self.known(2, "exit signal", Aspect::ExitSignal, &exit)?;
-        self.dispositions(process)?;
-        let depths: Vec<usize> = match &found.depths {
-            Some(depths) => depths.clone(),
-            None => process
-                .queues()
-                .map(|pending| pending.queue.len())
-                .collect(),
-        };
-        // The shared queue's is the last.
-        let shared = depths.last().copied().unwrap_or(0);
-        if self.has(Aspect::SharedQueue) {
-            self.pending(2, "shared", &process.shared, shared)?;
-        } else {
-            self.known(2, "shared", Aspect::SharedQueue, "")?;
-        }
-        self.timers(process)?;
-        self.clocks()?;
-        self.files()?;
-        self.threads(&process.threads, &depths)
+        self.known(2, "exit signal", Aspect::ExitSignal, &exit)
     }
 
     fn files(&mut self) -> io::Result<()> {
@@ -450,34 +458,8 @@ impl<W: Write> Table<'_, W> {
             "  {BOLD}{name}{BOLD:#} {}",
             tids(members.iter().map(|thread| &thread.ids))
         )?;
-        self.known(
-            4,
-            "blocked",
-            Aspect::Masks,
-            &first.lasting_mask().to_string(),
-        )?;
-        if !self.has(Aspect::HighSignals) {
-            self.known(4, "33 to 64", Aspect::HighSignals, "")?;
-        }
-        if !self.has(Aspect::LastingMask) {
-            let text = format!("{DIM}not recorded, where a call has put the mask in force{DIM:#}");
-            self.row(4, "lasting mask", &text)?;
-        }
-        if first.saved_mask.is_some() {
-            let text = format!("{} (until the present call has ended)", first.blocked);
-            self.row(4, "in force", &text)?;
-        }
-        let stack = match members {
-            [_] => first.altstack.to_string(),
-            _ if members
-                .iter()
-                .all(|thread| thread.altstack == first.altstack) =>
-            {
-                first.altstack.to_string()
-            }
-            _ => format!("each its own, like {}", first.altstack),
-        };
-        self.known(4, "altstack", Aspect::AltStacks, &stack)?;
+        self.masks(first)?;
+        self.altstack(members, first)?;
         if !self.has(Aspect::Handlers) {
             self.known(4, "in a handler", Aspect::Handlers, "")?;
         }
@@ -492,19 +474,55 @@ impl<W: Write> Table<'_, W> {
         if let Some(signo) = first.parent_death_signal {
             self.row(4, "parent death", &signo.to_string())?;
         }
-        if let Some(call) = first.interrupted {
-            let table = self.calls();
-            let same = members
-                .iter()
-                .all(|thread| thread.interrupted.and_then(|c| c.remaining) == call.remaining);
-            self.row(4, "waits in", &waits(&call, table, same))?;
-        } else if let Some(number) = self.found.observed.around(first).0 {
-            self.row(4, "waits in", &self.calls().call(number).to_string())?;
-        } else if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
-            self.known(4, "waits in", Aspect::InterruptedCalls, "")?;
-        }
+        self.system_call(members, first)?;
         self.surroundings(first)?;
         self.pending(4, "private", &first.pending, depth)
+    }
+
+    fn masks(&mut self, thread: &ThreadState) -> io::Result<()> {
+        let lasting = thread.lasting_mask().to_string();
+        self.known(4, "blocked", Aspect::Masks, &lasting)?;
+        if !self.has(Aspect::HighSignals) {
+            self.known(4, "33 to 64", Aspect::HighSignals, "")?;
+        }
+        if !self.has(Aspect::LastingMask) {
+            let text = format!("{DIM}not recorded, where a call has put the mask in force{DIM:#}");
+            self.row(4, "lasting mask", &text)?;
+        }
+        if thread.saved_mask.is_some() {
+            let text = format!("{} (until the present call has ended)", thread.blocked);
+            self.row(4, "in force", &text)?;
+        }
+        Ok(())
+    }
+
+    fn altstack(&mut self, members: &[&ThreadState], first: &ThreadState) -> io::Result<()> {
+        let stack = first.altstack.to_string();
+        let mut members = members.iter();
+        let stack = if members.all(|thread| thread.altstack == first.altstack) {
+            stack
+        } else {
+            format!("each its own, like {stack}")
+        };
+        self.known(4, "altstack", Aspect::AltStacks, &stack)
+    }
+
+    /// The call that the threads wait in.
+    fn system_call(&mut self, members: &[&ThreadState], first: &ThreadState) -> io::Result<()> {
+        let calls = self.calls();
+        if let Some(call) = first.interrupted {
+            let mut members = members.iter();
+            let left = |thread: &ThreadState| thread.interrupted.and_then(|call| call.remaining);
+            let same = members.all(|thread| left(thread) == call.remaining);
+            return self.row(4, "waits in", &waits(&call, calls, same));
+        }
+        if let Some(number) = self.found.observed.around(first).0 {
+            return self.row(4, "waits in", &calls.call(number).to_string());
+        }
+        if self.found.origin != Origin::Live && !self.has(Aspect::InterruptedCalls) {
+            return self.known(4, "waits in", Aspect::InterruptedCalls, "");
+        }
+        Ok(())
     }
 }
 

@@ -156,58 +156,16 @@ pub fn pair(
     unmapped: Unmapped,
     only: &[Pid],
 ) -> Result<Vec<Pair>> {
-    let named = |old: i32| image::file_name(old);
-    let mut targets = HashSet::new();
-    for mapping in mappings {
-        if !images
-            .iter()
-            .any(|i| i.process.ids.innermost() == mapping.old)
-        {
-            let why = format!("{} does not exist", named(mapping.old));
-            return Err(failed(mapping, why));
-        }
-        if !targets.insert(mapping.new) {
-            return Err(failed(
-                mapping,
-                format!("pid {} is named twice", mapping.new),
-            ));
-        }
-    }
+    let mut known = mapped(&images, mappings)?;
     if !mappings.is_empty() && unmapped == Unmapped::LeftOut {
-        let is_mapped = |old: i32| mappings.iter().any(|mapping| mapping.old == old);
-        images.retain(|image| is_mapped(image.process.ids.innermost()));
-    }
-    let mut known: HashMap<i32, Pid> = mappings.iter().map(|m| (m.old, m.new)).collect();
-    if known.len() != mappings.len() {
-        return Err(Error::new(
-            "find the processes",
-            Cause::Unsupported("an image is mapped twice".into()),
-        ));
+        images.retain(|image| known.contains_key(&image.process.ids.innermost()));
     }
     if let ([one], [pid], true) = (images.as_slice(), only, known.is_empty()) {
         known.insert(one.process.ids.innermost(), *pid);
     }
-    let namespaces = renamed_namespaces(&images, &known)?;
-    let mut live: Option<HashMap<(u64, i32), Pid>> = None;
-    let sought: HashSet<i32> = images
-        .iter()
-        .map(|image| image.process.ids.innermost())
-        .collect();
+    let found = find(&images, &known)?;
     let mut pairs = Vec::new();
-    for image in images {
-        let old = image.process.ids.innermost();
-        let pid_ns = image.process.pid_ns;
-        let pid = match known.get(&old) {
-            Some(pid) => Some(*pid),
-            None => {
-                let wanted = namespaces.get(&pid_ns).copied().unwrap_or(pid_ns);
-                let live = match &mut live {
-                    Some(live) => live,
-                    none => none.insert(processes(&sought)?),
-                };
-                live.get(&(wanted, old)).copied()
-            }
-        };
+    for (image, pid) in images.into_iter().zip(found) {
         match pid {
             Some(pid) if only.is_empty() || only.contains(&pid) => {
                 Machine::recorded_in(&image)
@@ -219,18 +177,63 @@ pub fn pair(
             _ => {}
         }
     }
-    if let Some(pid) = only
-        .iter()
-        .find(|&&pid| !pairs.iter().any(|pair| pair.pid == pid))
-    {
-        return Err(Error::new(
+    let has_image = |pid: Pid| pairs.iter().any(|pair| pair.pid == pid);
+    match only.iter().find(|&&pid| !has_image(pid)) {
+        Some(pid) => Err(Error::new(
             format!("find the image of pid {pid}"),
             Cause::Unsupported(
                 "no image belongs to this process: name an image with --map OLD:NEW".into(),
             ),
+        )),
+        None => Ok(pairs),
+    }
+}
+
+/// The processes that `mappings` name, by the pids in the names of their images. Each mapping has to have an image and a process
+/// of its own.
+fn mapped(images: &[Image], mappings: &[Mapping]) -> Result<HashMap<i32, Pid>> {
+    let mut targets = HashSet::new();
+    for mapping in mappings {
+        let mut images = images.iter();
+        if !images.any(|image| image.process.ids.innermost() == mapping.old) {
+            let why = format!("{} does not exist", image::file_name(mapping.old));
+            return Err(failed(mapping, why));
+        }
+        if !targets.insert(mapping.new) {
+            let why = format!("pid {} is named twice", mapping.new);
+            return Err(failed(mapping, why));
+        }
+    }
+    let known: HashMap<i32, Pid> = mappings.iter().map(|m| (m.old, m.new)).collect();
+    if known.len() != mappings.len() {
+        return Err(Error::new(
+            "find the processes",
+            Cause::Unsupported("an image is mapped twice".into()),
         ));
     }
-    Ok(pairs)
+    Ok(known)
+}
+
+/// The process of each image, in the order of the images: the `known` process, or else the process that has the image's pid in
+/// the image's pid namespace. A known process tells which namespace that is now. `None`: there is no such process.
+fn find(images: &[Image], known: &HashMap<i32, Pid>) -> Result<Vec<Option<Pid>>> {
+    let namespaces = renamed_namespaces(images, known)?;
+    let innermost = |image: &Image| image.process.ids.innermost();
+    let sought: HashSet<i32> = images.iter().map(innermost).collect();
+    let is_known = |pid: &i32| known.contains_key(pid);
+    // All processes of the machine are looked at only if the process of an image is not known.
+    let live = if sought.iter().all(is_known) {
+        HashMap::new()
+    } else {
+        processes(&sought)?
+    };
+    let process = |image: &Image| {
+        let (old, pid_ns) = (innermost(image), image.process.pid_ns);
+        let pid_ns = namespaces.get(&pid_ns).copied().unwrap_or(pid_ns);
+        let found = known.get(&old).or_else(|| live.get(&(pid_ns, old)));
+        found.copied()
+    };
+    Ok(images.iter().map(process).collect())
 }
 
 /// The images whose processes are in a cgroup.

@@ -1058,6 +1058,7 @@ mod tests {
         let later = PosixTimer {
             remaining: 1,
             entry_overrun: Some(7),
+            place_aside: Some(1),
             ..of(42)
         };
         assert_eq!(differences(&one, &recorded([41, 42], later)), 0);

@@ -1293,6 +1293,21 @@ mod tests {
     }
 
     #[test]
+    fn arrivals_stand_among_older_entries_but_not_in_their_place() {
+        let is_kept = |before: &[Siginfo], now: &[Siginfo]| {
+            let shared = [before, now].map(|queue| process(queue, [&[], &[]]));
+            let private = [before, now].map(|queue| process(&[], [&[], queue]));
+            [shared, private]
+                .map(|[before, now]| compare(&undisturbed(&before, &now), &now).is_empty())
+        };
+        let [a, b, new] = [1, 2, 3].map(|value| sent(RT, value));
+        assert_eq!(is_kept(&[a, b], &[a, new, b]), [true, true]);
+        // The kernel queues one entry of a number below 32.
+        let [old, new] = [1, 2].map(|value| sent(SigNo::USR1, value));
+        assert_eq!(is_kept(&[old], &[new]), [false, false]);
+    }
+
+    #[test]
     fn numbers_that_a_timer_uses_may_have_stayed() {
         let mut state = process(&[sent(SigNo::USR1, 0)], [&[], &[entry_of_timer(1)]]);
         assert_eq!(may_have_stayed(&state), RT.into());

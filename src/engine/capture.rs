@@ -20,16 +20,16 @@ use crate::state::{
 };
 use crate::tracee::{Budget, Call, Injector, Outcome, Remembered, StoppedProcess, ptrace};
 
-/// Captures the signal state of `stopped`, which is afterwards as it was before.
+/// Captures the signal state of `stopped`, and leaves the process as it was.
 ///
 /// # Errors
-/// Whatever could not be read, with phase, pid, tid, operation and errno. There is no partial result.
+/// If any state could not be read: the error has phase, pid, tid, operation and errno. There is no partial result.
 pub fn process<Owner>(stopped: &StoppedProcess<Owner>) -> Result<ProcessState> {
     let known = Known::default();
     run(stopped, Phase::Capture, &Reading::Whole, known).map(|found| found.state)
 }
 
-/// As [`process`], but no thread is asked what is `told` already.
+/// As [`process`], but state that is in `told` is not read from the threads again.
 ///
 /// # Errors
 /// Those of [`process`].
@@ -44,13 +44,13 @@ pub fn told<Owner>(stopped: &StoppedProcess<Owner>, told: &Told) -> Result<Proce
 /// What is known of a stopped process before it is captured.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Known<'k> {
-    /// No thread is asked what is told already.
+    /// State that is in here is not read from the threads again.
     pub told: Option<&'k Told>,
-    /// The process as it was read during the same stop, without a touch. Taken of it are deep queues and the entries of timers.
+    /// The process as BPF has read it during the same stop. Deep queues and the entries of timers are taken from here.
     pub read: Option<&'k ProcessState>,
 }
 
-/// As [`process`], and what else a dump wants to know. `most`: as [`unless_deeper`], where given.
+/// As [`process`], with the further facts that a dump needs. `most`, if given: as for [`unless_deeper`].
 pub(crate) fn dumped<Owner>(
     stopped: &StoppedProcess<Owner>,
     most: Option<usize>,
@@ -75,8 +75,8 @@ pub(crate) fn dumped<Owner>(
     Ok((found, Entries::Unread))
 }
 
-/// Takes the queues of more than `most` entries, of which `state` has the first, from what was `read` before. Returns false if one
-/// has another beginning: then it is not the queue that was read.
+/// Takes the queues of more than `most` entries, of which `state` has the first entries, from the state that was `read`
+/// before. Returns false if a queue begins with other entries: then another queue was read.
 fn fill(state: &mut ProcessState, read: &ProcessState, most: usize) -> bool {
     let ids =
         |state: &ProcessState| -> Vec<Tid> { state.threads.iter().map(ThreadState::tid).collect() };
@@ -91,7 +91,7 @@ fn fill(state: &mut ProcessState, read: &ProcessState, most: usize) -> bool {
                 return true;
             }
             let is_it = read.queue.starts_with(&pending.queue);
-            // Signals that came since are in neither.
+            // Signals that have arrived since are in neither.
             *pending = read.clone();
             is_it
         })
@@ -101,16 +101,16 @@ fn fill(state: &mut ProcessState, read: &ProcessState, most: usize) -> bool {
 pub(crate) struct Found {
     /// The signal state.
     pub state: ProcessState,
-    /// Has the process a child that has ended and that nobody has waited for? Also true if that is not known.
+    /// Has the process a child that has ended and was not waited for? Also true if that is not known.
     pub has_zombies: bool,
 }
 
 /// What a captured state knows of the entries of queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// All are in the state.
+    /// All entries are in the state.
     Known,
-    /// None is, because one of the queues is deep. The numbers of the signals are.
+    /// No entry is in the state, because one of the queues is deep. The numbers of the pending signals are.
     Unread,
 }
 
@@ -126,7 +126,7 @@ pub fn unless_deeper<Owner>(
     dumped(stopped, Some(most), known).map(|(found, entries)| (found.state, entries))
 }
 
-/// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deep ones stay so.
+/// Reads the queues of at most `most` entries into `state`, whose queues are empty. Deeper queues stay empty.
 ///
 /// # Errors
 /// If a thread is gone.
@@ -172,8 +172,8 @@ pub fn has_fault<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     Ok(false)
 }
 
-/// As [`process`], but of each queue at most `most` entries are read, so that a deep one does not hold the process up.
-/// In the second place how many there are: one number for each queue, in the order of [`ProcessState::queues`].
+/// As [`process`], but at most `most` entries of each queue are read, so that a deep queue does not make the stop longer.
+/// The second value is the number of entries of each queue, in the order of [`ProcessState::queues`].
 ///
 /// # Errors
 /// Those of [`process`].
@@ -205,8 +205,8 @@ pub fn at_most<Owner>(
     inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
 }
 
-/// As [`process`], after `expected` was put back: a deep queue that agrees with it wherever it is looked at is
-/// taken for it.
+/// As [`process`], after `expected` was put back. Of a deep queue samples are compared: a queue that agrees in all of them
+/// is taken for the expected one.
 pub(crate) fn expecting<Owner>(
     stopped: &StoppedProcess<Owner>,
     phase: Phase,
@@ -215,7 +215,7 @@ pub(crate) fn expecting<Owner>(
     expecting_told(stopped, phase, expected, None)
 }
 
-/// As [`expecting`], but no thread is asked what is `told` already.
+/// As [`expecting`], but state that is in `told` is not read from the threads again.
 pub(crate) fn expecting_told<Owner>(
     stopped: &StoppedProcess<Owner>,
     phase: Phase,
@@ -234,7 +234,7 @@ enum Reading<'e> {
 }
 
 impl Reading<'_> {
-    /// Of one queue at most so many entries.
+    /// At most this many entries of each queue.
     fn most(&self) -> usize {
         match self {
             Reading::Whole | Reading::Expecting(_) => usize::MAX,
@@ -301,8 +301,8 @@ fn capture<Owner>(
     let pid = stopped.pid();
     let leader = stopped.leader();
 
-    // First all that can be read from outside: an injected call drops the distinction between the mask in
-    // force and a saved one, and lets a SIGSTOP that has just arrived take effect.
+    // First all state that can be read from outside: after an injected call the mask in force and the saved mask cannot be
+    // told apart, and a SIGSTOP that has just arrived has taken effect.
     let status = SignalStatus::read(pid, leader)?;
     memory::ensure_for(status.queued.min(reading.most() as u64))?;
     let mut site = Site {
@@ -397,7 +397,7 @@ fn look_for_zombies() -> Call {
         .value(0)
 }
 
-/// `si_signo` is 0 where there is none (waitid(2)).
+/// `si_signo` is 0 if there is none (waitid(2)).
 fn has_zombies(found: &Outcome) -> bool {
     match found.errno() {
         Some(errno) => errno != Errno::ECHILD,
@@ -405,15 +405,15 @@ fn has_zombies(found: &Outcome) -> bool {
     }
 }
 
-/// What is known of the process, by its leader or from elsewhere.
+/// What is known of the process, by an injected call of its leader or from another reader.
 struct OfProcess {
     dispositions: Dispositions,
     interval_timers: Vec<IntervalTimer>,
     has_zombies: bool,
 }
 
-/// Asks the leader, whose status is `status`, for its process, and `of_itself`, whose outcomes are in the second place. A visit
-/// to a thread costs more than what is asked there.
+/// Makes the calls for the process in the leader, whose status is `status`, and the calls `of_itself`, whose outcomes are
+/// the second value. To visit a thread costs more than the calls there.
 fn ask_leader<Owner>(
     injector: &mut Injector<'_, Owner>,
     status: &SignalStatus,
@@ -471,13 +471,13 @@ fn ask<Owner>(
     Ok((of_process, threads))
 }
 
-/// What is known of each of the threads; `None` if nothing is of one of them.
+/// What is known of each thread; `None` if nothing is known of one of them.
 fn known<'t>(told: &'t Told, threads: &[Outside]) -> Option<Vec<&'t ToldThread>> {
     let threads = threads.iter();
     threads.map(|one| told.threads.get(&one.tid)).collect()
 }
 
-/// As [`ask`], of a process of all of whose threads the answers are `known`. The leader is asked for what is not.
+/// As [`ask`], if the answers of all threads are `known`. Only the leader makes calls, for the answers that are not known.
 fn inside_by<Owner>(
     told: &Told,
     known: Vec<&ToldThread>,
@@ -504,7 +504,7 @@ fn inside_by<Owner>(
     Ok((of_process, threads))
 }
 
-/// What one thread shows without its help.
+/// The state of one thread that is read without a call in the thread.
 struct Outside {
     tid: Tid,
     status: SignalStatus,
@@ -572,7 +572,7 @@ pub fn image<Owner>(stopped: &StoppedProcess<Owner>) -> Result<Image> {
 /// # Errors
 /// If uname(2) fails, which it does not.
 pub fn with_header(mut process: ProcessState) -> Result<Image> {
-    // What was queued before a change of uid is charged to another one.
+    // Signals queued before a change of uid are charged to the old uid.
     process.queued = process.queued.max(process.siginfos());
     let header = Header {
         format_version: process.format_version(),

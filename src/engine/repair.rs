@@ -89,8 +89,8 @@ impl Report {
         self.errors.len() + self.findings.iter().filter(not_put_back).count()
     }
 
-    /// Are signals pending in the image that are not pending now, as far as this is known? What a mode leaves alone is not the
-    /// dump's doing, unless what the dump has taken out could not be put back.
+    /// Does the process lack signals that are pending in the image, as far as this is known? A difference that the mode
+    /// leaves alone counts only if signals that the dump has taken out could not be put back.
     pub(crate) fn lacks_signals(&self) -> bool {
         self.findings.iter().any(|(difference, done)| {
             let is_of_queues = matches!(
@@ -125,13 +125,12 @@ impl Report {
     }
 }
 
-/// Compares a restored process, which is stopped, with what was captured of it, and as `mode` says puts back
-/// what differs.
+/// Compares a stopped, restored process with its captured state, and puts back what differs if `mode` says so.
 ///
-/// CRIU leaves a stopped process with its stop signal queued. It is entered here, unless `mode` forbids it,
-/// because a queued stop competes with whatever else is pending; see `stops::enter`.
+/// CRIU leaves a stopped process with its stop signal queued. The stop is entered here, unless `mode` forbids that, because
+/// a queued stop signal competes with the other pending signals; see `stops::enter`.
 ///
-/// No thread is asked what is `told` already.
+/// State that is in `told` is not read from the threads again.
 ///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.
@@ -144,14 +143,14 @@ pub fn check<Owner>(
     let _budget = Budget::of_process();
     let _registers = Remembered::begin();
     let stop = match mode {
-        // Before anything is injected: a SIGSTOP that is queued takes effect as soon as a thread is let go.
+        // Before any code is injected: a queued SIGSTOP takes effect as soon as a thread is released.
         Mode::Repair => stops::enter(stopped, dumped),
         Mode::Report => Vec::new(),
     };
     let mut report = report(stopped.pid(), dumped, Vec::new());
     let checked = check_under_lent_limit(stopped, dumped, mode, told, stop, &mut report);
-    // Not before: under its own limit, what other processes of the user have queued may leave no room for what comes out of a
-    // queue for a moment, and a hard limit that was lowered stays low.
+    // Not before: under the process's own limit, signals queued for other processes of the user may leave no room for an
+    // entry that comes out of a queue for a moment, and a hard limit that was lowered stays low.
     report.errors.extend(take_back_limit(stopped, dumped).err());
     report.errors.extend(fault::point(Point::LimitBack).err());
     checked.map(|()| report)
@@ -167,7 +166,7 @@ fn check_under_lent_limit<Owner>(
 ) -> Result<()> {
     give_back_taken_out(stopped, dumped, report);
     put_back_clocks(stopped.pid(), dumped, mode, report);
-    // Before the queues are looked at: what an expiry leaves is to be seen there.
+    // Before the queues are read, so that they have the signal of a timer that expires here.
     report.errors.extend(
         put_back_rest(
             stopped,
@@ -216,11 +215,11 @@ fn give_back_taken_out<Owner>(
     if dumped.taken_out.is_empty() {
         return;
     }
-    // The limit is not among what was taken out.
+    // The limit was not taken out.
     let back = || {
         fault::point(Point::OutGoingBack)?;
         let limit = rlimit::sigpending(stopped.pid())?;
-        // With a SIGTRAP alone nothing was taken out that can be pending twice.
+        // If SIGTRAP alone was taken out, no number that can be pending twice was.
         if dumped.taken_out.iter().all(|why| *why == TakenOut::Trap) {
             return give_back_under(stopped, dumped, limit);
         }
@@ -262,7 +261,7 @@ fn put_back_and_read_back<Owner>(
     report.findings.extend(judged(differences, &left));
 }
 
-/// What belongs to no step of the order, and is set from outside: timerfds and RLIMIT_CPU.
+/// Timerfds and RLIMIT_CPU, which belong to no step of the order and are set from outside the process.
 fn put_back_clocks(pid: Pid, dumped: &ProcessState, mode: Mode, report: &mut Report) {
     let Some(clocks) = &dumped.clocks else { return };
     let repair = mode == Mode::Repair;
@@ -279,7 +278,7 @@ fn put_back_clocks(pid: Pid, dumped: &ProcessState, mode: Mode, report: &mut Rep
     report.errors.extend(errors);
 }
 
-/// What belongs to no step of the order: interval timers, and whom the SIGIO of files goes to.
+/// Interval timers and the owners of files (SIGIO), which belong to no step of the order.
 fn put_back_rest<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
@@ -300,18 +299,18 @@ fn put_back_rest<Owner>(
     inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
 }
 
-/// What becomes of signals that are pending in a live process and were not at the dump.
+/// What becomes of signals that are pending in a live process and were not pending at the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
-    /// They stay, behind what was pending at the dump: nobody's signal is lost.
+    /// They stay, behind the signals of the dump: no signal is lost.
     Kept,
     /// They are taken out: the queues are as they were at the dump.
     TakenOut,
 }
 
-/// Puts a dump into a process that lives its own life, and was captured as `now` a moment ago. All of `wanted` is put
-/// in, except for system calls that threads were waiting in: what they do now is their own matter. What wait(2) has yet
-/// to say of the process is put back together with a stop.
+/// Puts the state of a dump into a live process that has run on since, and whose state a moment ago was `now`. All of
+/// `wanted` is put back, except for the system calls in which threads waited: the threads keep what they do now. A status
+/// that wait(2) has not reported yet is put back together with a stop.
 ///
 /// # Errors
 /// If the process could not be looked at. What could not be put back is in the report.
@@ -335,7 +334,7 @@ pub fn apply<Owner>(
                     .map(|e| e.during(Phase::Replay, stopped.pid())),
             ),
         }
-        // Stopping takes away a pending SIGCONT, and continuing pending stop signals.
+        // A stop removes a pending SIGCONT, and SIGCONT removes pending stop signals.
         found = capture::expecting(stopped, Phase::Verify, wanted)?;
         found.run_state = was;
     }
@@ -353,7 +352,7 @@ pub fn apply<Owner>(
     let mut report = report(stopped.pid(), wanted, Vec::new());
     report.arrived = siginfos(&aim).saturating_sub(siginfos(wanted));
     if put_back_rest_of_live(stopped, wanted, &found, &mut report) {
-        // What an expiry leaves.
+        // A timer may have expired.
         let was = found.run_state;
         found = capture::expecting(stopped, Phase::Verify, &aim)?;
         found.run_state = was;
@@ -416,7 +415,7 @@ fn put_back_rest_of_live<Owner>(
     true
 }
 
-/// The owners of files that differ in the process of `report`. That they can't be looked at is one of its errors.
+/// The owners of files that differ in the process of `report`. If they cannot be read, the report gets an error.
 pub(crate) fn differing_owners(
     wanted: &ProcessState,
     report: &mut Report,
@@ -427,7 +426,7 @@ pub(crate) fn differing_owners(
     })
 }
 
-/// A report on a process with which nothing has been done.
+/// A report on a process in which nothing was changed.
 pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> Report {
     let left_alone = |d| (d, Done::LeftAlone);
     Report {
@@ -444,8 +443,8 @@ pub fn report(pid: Pid, dumped: &ProcessState, differences: Vec<Difference>) -> 
     }
 }
 
-/// What became of `differences`, where `left` is what still differs. What was right before and is not now is a difference
-/// as well, of this library's own making.
+/// What became of `differences`, if `left` still differs. State that was right before and is not right now is a difference
+/// as well, which this library has made.
 fn judged(differences: Vec<Difference>, left: &[Difference]) -> Vec<(Difference, Done)> {
     let same = |a: &Difference, b: &Difference| a.place == b.place && a.field == b.field;
     let new: Vec<Difference> = left
@@ -474,11 +473,11 @@ pub fn give_back<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -
     give_back_under(stopped, state, state.rlimit_sigpending)
 }
 
-/// As [`give_back`], of signals of which only those of `still_in` are in the process: what else is found equal to one of them
-/// has arrived since, or was behind it.
+/// As [`give_back`], if only the signals of `still_in` are still in the process: any further entry that equals one of them
+/// has arrived since, or stood behind it.
 ///
 /// # Errors
-/// Those of [`give_back`]. What is back by then is not known: [`give_back`] can be tried.
+/// Those of [`give_back`]. It is not known then which signals are back; [`give_back`] can be tried.
 pub fn give_back_all<Owner>(
     stopped: &StoppedProcess<Owner>,
     taken: &ProcessState,
@@ -500,8 +499,8 @@ pub fn give_back_all<Owner>(
     bring_about_around_dropped(stopped, wanted, found)
 }
 
-/// As [`give_back`], in a process that CRIU has restored, which has of what was taken out what has arrived before CRIU read
-/// the queues: that may be equal. Leaves the process with this RLIMIT_SIGPENDING.
+/// As [`give_back`], in a process that CRIU has restored. Such a process has the signals that had arrived before CRIU read
+/// the queues, and these may equal signals that were taken out. Leaves the process with this RLIMIT_SIGPENDING.
 fn give_back_restored<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
@@ -510,7 +509,7 @@ fn give_back_restored<Owner>(
     let _budget = Budget::of_process();
     let found = capture::expecting(stopped, Phase::Replay, dumped)?;
     let stay = may_have_stayed(dumped);
-    // What the leader has of its own is in the way of the process's.
+    // The leader's private entries are in the way of the shared ones.
     let leaders = [dumped.threads.first(), found.threads.first()];
     let bits = leaders.iter().flatten().map(|leader| leader.pending.bits);
     let in_the_way = bits.fold(stay, SigSet::union);
@@ -551,7 +550,7 @@ fn give_back_under<Owner>(
     bring_about_around_dropped(stopped, wanted, found)
 }
 
-/// Where something has to be taken out for a moment, what timers that are gone have left would not come out.
+/// If entries have to be taken out for a moment, the entries of deleted timers would not come out.
 fn bring_about_around_dropped<Owner>(
     stopped: &StoppedProcess<Owner>,
     mut wanted: ProcessState,
@@ -581,8 +580,8 @@ fn bring_about<Owner>(
     }
 }
 
-/// CRIU has queued what was pending under a limit that it was lent. The process's own comes back whatever the mode: the
-/// other was this library's doing. One that is neither of them is a difference like any other.
+/// CRIU has queued the pending signals under a limit that this library had put into CRIU's image. The process gets its own
+/// limit back in every mode. A limit that is neither of the two is a difference like any other.
 fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> Result<()> {
     let pid = stopped.pid();
     let inner = || match dumped.lent_limit {
@@ -600,8 +599,8 @@ fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState
     inner().map_err(|e: Error| e.during(Phase::Replay, pid))
 }
 
-/// Puts back dispositions in a process that still is the one that `state` was captured from, and what that takes out of
-/// its queues: the kernel drops what becomes ignored, blocked or not (do_sigaction). Returns what failed.
+/// Puts back the dispositions of the process from which `state` was captured, and the signals that this takes out of its
+/// queues: the kernel drops signals that become ignored, blocked or not (do_sigaction). Returns the errors.
 pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState) -> Vec<Error> {
     let mut found = match capture::expecting(stopped, Phase::Replay, state) {
         Ok(found) => found,
@@ -616,12 +615,12 @@ pub fn dispositions<Owner>(stopped: &StoppedProcess<Owner>, state: &ProcessState
     errors
 }
 
-/// Compares a process that has been stopped ever since `state` was captured from it with that: whatever this library and its
-/// host have done in it meanwhile has to be undone by now. What differs is put back, and returned. `entries`: what
-/// `state` knows of them.
+/// Compares a process, which has been stopped since `state` was captured from it, with `state`: every change by this
+/// library and by its host has to be undone by now. What differs is put back, and returned. `entries`: what `state` knows
+/// of the entries of queues.
 ///
-/// No difference is what others do: signals that have arrived, timers, and what a SIGCONT or a stop signal takes away.
-/// Nor are the stop and what threads wait in, which are put back by others.
+/// Not counted as differences: signals that have arrived, timers, and signals that a SIGCONT or a stop signal has removed.
+/// Nor are the stop and the calls in which threads wait, which other steps put back.
 ///
 /// # Errors
 /// If the process can't be looked at.
@@ -653,7 +652,8 @@ pub fn untouched<Owner>(
     Ok(judged(differences, &left))
 }
 
-/// How the process must be that was `state`, where all that has happened to it is what others have done.
+/// The state that a process which was in `state` must have now, if only other processes and the kernel have changed it
+/// since.
 fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
     let of = |state: &ProcessState| {
         let bits = state.queues().map(|pending| pending.bits);
@@ -680,8 +680,8 @@ fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
     let mut wanted = arrived_since(kept.clone(), found);
     wanted.run_state = found.run_state;
     wanted.timers.clone_from(&found.timers);
-    // Around the entry of a timer the order of other numbers is nobody's affair. Where a sender did not rest, some of what it
-    // sent is among older signals: that was said when these were put back.
+    // The order of different numbers around the entry of a timer cannot be observed. If a sender kept sending, some of its
+    // signals stand among older ones: that was logged when these were put back.
     let settle = |queue: Queue, kept: &Pending, wanted: &mut Pending, found: &Pending| {
         let among = |arrivals: Arrivals| arrivals.instead == 0;
         if queue.same_by_number(&wanted.queue, &found.queue)
@@ -709,8 +709,9 @@ fn undisturbed(state: &ProcessState, found: &ProcessState) -> ProcessState {
     wanted
 }
 
-/// Has a process that ignored SIGTRAP ignore it again, where the trap that ends CRIU's own code has made that SIG_DFL
-/// (force_sig). What the program itself has changed since stays. Returns whether anything was to be done.
+/// Sets SIGTRAP to ignored again in a process that ignored SIGTRAP, if the trap that ends CRIU's own code has reset the
+/// disposition to SIG_DFL (force_sig). A change that the program itself has made since stays. Returns whether anything had
+/// to be done.
 ///
 /// # Errors
 /// The first thing that failed.
@@ -724,7 +725,7 @@ pub fn ignore_trap_again<Owner>(
     }
     let mut found = capture::expecting(stopped, Phase::Replay, state)?;
     let now = found.dispositions[SigNo::TRAP];
-    // The kernel changes nothing else of it; a program that sets SIG_DFL as a rule does.
+    // The kernel changes only the handler; a program that sets SIG_DFL mostly changes the flags as well.
     if now
         != (Disposition {
             handler: Disposition::DEFAULT.handler,
@@ -737,7 +738,7 @@ pub fn ignore_trap_again<Owner>(
     wanted.dispositions[SigNo::TRAP] = was;
     let only = Extent::Only(Step::Dispositions);
     let mut errors = put_back(stopped, &wanted, &found, only);
-    // What has become ignored is gone from the queues.
+    // Signals that have become ignored are gone from the queues.
     found.timers.clear();
     errors.extend(give_back(stopped, &found).err());
     errors.into_iter().next().map_or(Ok(true), Err)
@@ -788,10 +789,10 @@ fn count_queued_stop(found: &mut ProcessState, dumped: &ProcessState) {
     found.run_state = dumped.run_state;
 }
 
-/// What CRIU puts into a queue in the place of a timer's own entry looks exactly like it, and is not it: nobody
-/// but the timer can queue that.
+/// CRIU puts an entry into a queue that looks exactly like a timer's own entry, but is not: only the timer can queue its
+/// own entry.
 ///
-/// So it is with what timers that are gone have left: that would be delivered.
+/// The same holds for the entries of deleted timers: CRIU's entries would be delivered.
 fn distrust_entries(found: &mut ProcessState, dumped: &ProcessState) {
     let distrust = |pending: &mut Pending, thread| {
         pending.retain(|info| dumped.left_by(thread, info).is_none());
@@ -826,7 +827,7 @@ fn wanted(dumped: &ProcessState, found: &ProcessState) -> ProcessState {
     wanted
 }
 
-/// What has been put back, with what has been queued since behind it: by timers that run, or anybody.
+/// The state that was put back, followed by the signals that running timers or other processes have queued since.
 fn arrived_since(wanted: ProcessState, found: &ProcessState) -> ProcessState {
     queue_by_queue(wanted, found, with_timer_arrivals)
 }
@@ -876,8 +877,8 @@ fn place_arrivals(which: Queue, dumped: &Pending, wanted: &mut Pending, found: &
     }
 }
 
-/// Each queue of `state` merged with the one that was found, given the timers of `state` and the thread whose queue it is;
-/// the shared one is nobody's.
+/// Each queue of `state`, merged with the queue that was found. `merge` gets the timers of `state` and the thread of the
+/// queue, `None` for the shared queue.
 fn queue_by_queue(
     mut state: ProcessState,
     found: &ProcessState,
@@ -902,8 +903,8 @@ fn same_thread<'t>(threads: &'t [ThreadState], thread: &ThreadState) -> Option<&
         .find(|t| t.ids.innermost() == thread.ids.innermost())
 }
 
-/// CRIU restores no interrupted call as interrupted, so that there is nothing to compare: what it leaves is a thread
-/// that makes the call once more.
+/// CRIU restores no interrupted call as interrupted, so there is nothing to compare: CRIU leaves a thread that makes the
+/// call once more.
 fn resume_calls<Owner>(
     stopped: &StoppedProcess<Owner>,
     wanted: &ProcessState,
@@ -924,7 +925,7 @@ fn put_back<Owner>(
     put_back_and_say(stopped, wanted, found, extent).0
 }
 
-/// What failed, and what was given up for something else.
+/// The errors, and the state that was given up for other state.
 fn put_back_and_say<Owner>(
     stopped: &StoppedProcess<Owner>,
     wanted: &ProcessState,

@@ -27,13 +27,13 @@ pub enum Step {
     BlockAll,
     /// What the process does on each signal.
     Dispositions,
-    /// As much RLIMIT_SIGPENDING as may be had.
+    /// RLIMIT_SIGPENDING, as high as permitted.
     RaiseLimit,
     /// Each thread's private queue: what was captured, then what has arrived since.
     PrivateQueues,
     /// The shared queue, likewise.
     SharedQueue,
-    /// POSIX timers, and the queues that hold entries of theirs.
+    /// POSIX timers, and the queues that hold their entries.
     Timers,
     /// Each thread's alternate stack.
     AlternateStacks,
@@ -73,9 +73,9 @@ impl Step {
 pub struct Row {
     /// The step.
     pub step: Step,
-    /// Why it stands where it stands.
+    /// Why the step has this place.
     pub why: &'static str,
-    /// Where that is written.
+    /// The man page or kernel function that says so.
     pub source: &'static str,
 }
 
@@ -153,7 +153,7 @@ fn steps() -> Vec<Step> {
 #[cfg(feature = "faults")]
 use moved::steps;
 
-/// An order that is wrong, for tests: `CRIU_SIGNALS_ORDER="Dispositions behind SharedQueue"`, or `before`.
+/// A wrong order, for tests: `CRIU_SIGNALS_ORDER="Dispositions behind SharedQueue"`, or `before`.
 #[cfg(any(feature = "faults", test))]
 #[cfg_attr(not(feature = "faults"), allow(dead_code))]
 mod moved {
@@ -192,9 +192,9 @@ mod moved {
 pub(crate) enum Extent {
     /// All of it.
     All,
-    /// What concerns queues, for a process that is otherwise as it should be.
+    /// The steps for queues, for a process whose other state is right.
     Queues,
-    /// What a process has that is not asleep, stopped or in the hands of timers.
+    /// All but interrupted calls, the stop and timers.
     StateAndQueues,
     /// The same without its queues.
     State,
@@ -233,16 +233,16 @@ pub(crate) struct Replay<'r, 'p, Owner> {
     pub injector: &'r mut Injector<'p, Owner>,
     /// How the process must be afterwards.
     pub wanted: &'r ProcessState,
-    /// How it was when `wanted` was made: what has been sent since is no part of either, and stays.
+    /// The state of the process when `wanted` was made. Signals sent since are in neither, and stay.
     pub found: &'r ProcessState,
-    /// The live threads, and how each must be. A thread that the capture did not know keeps what it has.
+    /// The live threads, each with its wanted state. A thread that the capture did not know keeps its state.
     pub threads: &'r [(Tid, &'r ThreadState)],
-    /// What can't be had together with something else, and was given up: to be said.
+    /// State that was given up because it excludes other state: to be logged.
     pub lost: &'r mut Vec<(Lost, String)>,
 }
 
 impl<Owner> Replay<'_, '_, Owner> {
-    /// Takes the steps of `extent`. Returns what failed.
+    /// Takes the steps of `extent`. Returns the errors.
     pub fn walk(&mut self, extent: Extent) -> Vec<Error> {
         let mut errors = Vec::new();
         for step in steps().into_iter().filter(|&step| extent.includes(step)) {

@@ -8,30 +8,30 @@ use crate::proc::SignalStatus;
 use crate::state::{Queue, Site};
 use crate::tracee::{Injector, StoppedProcess};
 
-/// How many entries a SIGCONT takes out of a queue: one of each stop signal, and a few of timers.
+/// How many entries a SIGCONT removes from a queue: one of each stop signal, and a few of timers.
 const TAKEN_OUT_AT_MOST: usize = 16;
 
 /// What became of the signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It stands in the queue, with its siginfo.
+    /// The signal is in the queue, with its siginfo.
     Queued,
-    /// Its number is pending, but RLIMIT_SIGPENDING left no room for the siginfo: it will be delivered as SI_USER from
-    /// pid 0.
+    /// The number is pending, but RLIMIT_SIGPENDING left no room for the siginfo: the signal will be delivered as SI_USER
+    /// from pid 0.
     WithoutInfo,
-    /// Not queued: a signal of this number is pending in that queue already, and of a legacy one the kernel keeps only
+    /// Not queued: a signal of this number is pending in that queue already, and of numbers below 32 the kernel keeps only
     /// the first (legacy_queue).
     AlreadyPending,
 }
 
 /// Queues `info` behind what is in the queue: the shared one, or that of thread `tid`.
 ///
-/// It takes effect when the process is let go, by the masks and dispositions that it then has; a process that is stopped
-/// stays stopped, unless it is SIGCONT that is sent.
+/// The signal takes effect when the process is released, by the masks and dispositions that the process has then. A stopped
+/// process stays stopped, unless the signal is SIGCONT.
 ///
 /// # Errors
-/// [`Cause::Unsupported`] for SIGKILL and SIGSTOP, which take effect at once and whose siginfo nobody ever sees; EAGAIN
-/// where RLIMIT_SIGPENDING leaves no room for a real-time signal; what else the kernel refused.
+/// [`Cause::Unsupported`] for SIGKILL and SIGSTOP, which take effect at once and whose siginfo no program sees; EAGAIN if
+/// RLIMIT_SIGPENDING leaves no room for a real-time signal; any other errno of the call.
 pub fn send<Owner>(
     stopped: &StoppedProcess<Owner>,
     queue: Queue,
@@ -89,8 +89,8 @@ fn in_thread<Owner>(
     }
     let depth = queue.depth(site)?;
     queue.queue(site, &ids, std::slice::from_ref(info))?;
-    // That the call returned 0 is no proof (__send_signal_locked). Others may have sent signals as well, and SIGCONT
-    // takes stop signals out, as they do SIGCONT (prepare_signal).
+    // The return value 0 is no proof (__send_signal_locked). Other processes may have sent signals as well, and SIGCONT
+    // removes stop signals, as stop signals remove SIGCONT (prepare_signal).
     let from = depth.saturating_sub(TAKEN_OUT_AT_MOST);
     if queue.peek(site.tid, from, usize::MAX)?.contains(info) {
         Ok(Sent::Queued)

@@ -24,23 +24,23 @@ use crate::state::queues::{drop_one, take_one};
 use crate::state::{Queue, Site};
 use crate::tracee::{ByHost, ByUs, Call, Injector, StoppedProcess, ptrace};
 
-/// How long a stopped process may take to trap, or to stop again. It has nothing else to do.
+/// How long a stopped process may take to trap, or to stop again. The process has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A process that was stopped before CRIU seized it.
 ///
-/// CRIU knows no stop but that by SIGSTOP and SIGTSTP. And where SIGSTOP or SIGTSTP is pending as well, it lets the
-/// process go once for each, so that the kernel hands over whatever is pending, lowest number first, and what is
-/// handed over is gone: a SIGUSR1 as well as the SIGTSTP that was meant (skip_sigstop, compel/src/lib/infect.c). A
-/// process of either kind is put into a plain stop by SIGSTOP, without stop signals pending, before CRIU looks.
+/// CRIU handles only a stop by SIGSTOP or SIGTSTP. If SIGSTOP or SIGTSTP is pending as well, CRIU releases the process once
+/// for each, and the kernel dequeues the pending signal with the lowest number, which is lost then: that can be a SIGUSR1
+/// instead of the SIGTSTP (skip_sigstop, compel/src/lib/infect.c). A process of either kind is put into a plain stop by
+/// SIGSTOP, without pending stop signals, before CRIU looks at it.
 #[derive(Debug)]
 pub struct Before {
-    /// Its number may be another's before CRIU seizes it, and when the dump has failed.
+    /// The pid may belong to another process before CRIU seizes the process, and after a failed dump.
     held: PidFd,
     signal: SigNo,
     changed_over: bool,
-    /// Every stop signal that was pending, for whichever thread. SIGSTOP is among them after a dump that left the
-    /// process running: CRIU sends one as it lets go.
+    /// Every stop signal that was pending, for any thread. SIGSTOP is among them after a dump that left the process
+    /// running: CRIU sends a SIGSTOP when it detaches.
     pending: SigSet,
     shared: Vec<Taken>,
     private: Vec<(Tid, Vec<Taken>)>,
@@ -54,12 +54,12 @@ struct Taken {
 }
 
 impl Before {
-    /// Looks at process `pid`, which nobody traces. If it is stopped in a way that CRIU can't handle, it is put into a
-    /// plain stop by SIGSTOP, of which nobody is told; [`Before::turn_back`] takes that back. `None` if it is not
-    /// stopped.
+    /// Looks at process `pid`, which has no tracer. If the process is stopped in a way that CRIU can't handle, it is put
+    /// into a plain stop by SIGSTOP, without a notification of its parent; [`Before::turn_back`] undoes that. `None` if the
+    /// process is not stopped.
     ///
     /// # Errors
-    /// If it could not be looked at or changed over. It stays stopped.
+    /// If the process could not be read, or not put into the other stop. The process stays stopped.
     pub fn look(pid: Pid) -> Result<Option<Before>> {
         Before::look_inner(pid).map_err(|e| e.during(Phase::Seize, pid))
     }
@@ -75,7 +75,7 @@ impl Before {
             ));
         }
         let stopped = StoppedProcess::<ByUs>::seize(pid, PATIENCE)?.assume_calls();
-        // It is seized, so that its number is its own.
+        // The process is seized, so its pid stays its own.
         let held = PidFd::open(pid)?;
         let Some(signal) = stopped.trapped_for(stopped.leader())? else {
             // Continued meanwhile.
@@ -92,11 +92,12 @@ impl Before {
             }
         }
         let threads = stopped.threads().to_vec();
-        // They are let go all the same, and what there is to turn back must be known.
+        // The process is released all the same, and what has to be undone must be known.
         if let Err(e) = stopped.release() {
             log::warn!("{e}");
         }
-        // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second.
+        // If CRIU seized the process before it has stopped, the process would trap once and not twice, and CRIU waits for
+        // the second trap.
         if !proc::wait_stopped(pid, &threads, Instant::now() + PATIENCE)? {
             log::info!("pid {pid}: was stopped by {signal}, and has been continued");
             return Ok(None);
@@ -151,29 +152,28 @@ impl Before {
         self.held.check()
     }
 
-    /// What to tell people: the signal that it was stopped by, where it had to be put into another stop.
+    /// For messages: the signal that the process was stopped by, if it had to be put into another stop.
     pub fn changed_over(&self) -> Option<SigNo> {
         self.changed_over.then_some(self.signal)
     }
 
-    /// Is the process, which CRIU has seized, still in the stop that it was in? To be asked before anything is
-    /// injected.
+    /// Is the process, which CRIU has seized, still in the same stop? To be asked before any code is injected.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the process is gone.
     pub fn still<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<bool> {
         let leader = stopped.leader();
         if let Some(signal) = stopped.trapped_for(leader)? {
             return Ok(signal == self.signal_now());
         }
-        // One that was sent when it had been looked at: CRIU leaves the process about to act upon it. The stop is in
-        // effect all the same, or the SIGCONT would have taken that signal away.
+        // A stop signal that was sent after the look: CRIU leaves the process about to act upon it. The stop is in effect
+        // all the same; otherwise the SIGCONT would have removed that signal.
         Ok(stopped
             .about_to_stop(leader)?
             .is_some_and(|signal| self.pending.contains(signal)))
     }
 
-    /// What the capture of the process, seized by CRIU, does not show any more.
+    /// Adds what the capture of the process, which CRIU has seized, does not show any more.
     pub fn complete(&self, state: &mut ProcessState) {
         state.run_state = RunState::Stopped(self.signal);
         put_in(&mut state.shared, &self.shared);
@@ -184,8 +184,8 @@ impl Before {
         }
     }
 
-    /// Puts the process, if it is still stopped, back into the stop that it was in, with the stop signals pending that
-    /// were used up. It may be seized by CRIU or by nobody.
+    /// Puts the process, if it is still stopped, back into its earlier stop, with the pending stop signals that were used
+    /// up. The process is seized by CRIU or has no tracer.
     ///
     /// # Errors
     /// If it could not be done. The process is stopped all the same.
@@ -214,7 +214,7 @@ impl Before {
             return Ok(());
         }
         if !stopped.change_group_stop(self.signal)? {
-            // Nothing that the process or its parent could see.
+            // The process and its parent could not see a difference.
             log::debug!(
                 "pid {}: stays stopped by SIGSTOP instead of {}",
                 stopped.pid(),
@@ -224,8 +224,8 @@ impl Before {
         self.queue_again(stopped)
     }
 
-    /// The process is stopped and remains so: they come behind all else that is pending, where nobody can tell, since
-    /// signals are taken by their numbers (next_signal).
+    /// The process is stopped and remains stopped. The stop signals come behind all other pending signals, which cannot be
+    /// observed, since signals are dequeued by their numbers (next_signal).
     fn queue_again<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<()> {
         let shared = (!self.shared.is_empty()).then_some((stopped.leader(), &self.shared));
         let private = self.private.iter().map(|(tid, taken)| (*tid, taken));
@@ -241,7 +241,7 @@ impl Before {
                 Queue::Shared => status.shared_pending,
                 Queue::Private => status.pending,
             };
-            // One that is not open was left in.
+            // A signal that is not open was left in the queue.
             let missing: Vec<Siginfo> = taken
                 .iter()
                 .map(|taken| taken.info)
@@ -273,12 +273,11 @@ pub(crate) fn stop_signals(signals: SigSet) -> SigSet {
     signals.iter().filter(|signo| signo.is_stop()).collect()
 }
 
-/// Takes out of a stopped process what CRIU has sent it as it let it go (compel_resume_task_sig): its stop signal once
-/// more, or SIGSTOP. `own` are the stop signals that were pending for the process before that. It stays stopped as it
-/// was, and its parent is told nothing.
+/// Removes the stop signal that CRIU has sent to a stopped process at the detach (compel_resume_task_sig): the stop signal
+/// once more, or SIGSTOP. `own` are the stop signals that were pending for the process before. The process stays in the
+/// same stop, and its parent is not notified.
 ///
-/// Nothing is done if the process has been continued, because SIGCONT has taken that signal away. Returns what was
-/// taken out.
+/// Nothing is done if the process has been continued, because SIGCONT has removed that signal. Returns the removed signals.
 ///
 /// # Errors
 /// If it could not be done. The process is stopped all the same.
@@ -302,7 +301,7 @@ fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> 
     let mut injector = Injector::new(stopped)?;
     for signo in sent.iter() {
         if signo == SigNo::STOP {
-            // It is what the thread acts upon first when it is let go, whatever the call: the process enters the stop
+            // The thread acts upon that signal first when it is released, before any call: the process enters the stop
             // anew.
             let call = Call::new(libc::SYS_getpid, "getpid");
             for outcome in injector.run(leader, &[call])? {
@@ -328,11 +327,12 @@ fn take_out_sent(stopped: &StoppedProcess<ByUs>, own: SigSet) -> Result<SigSet> 
     Ok(sent)
 }
 
-/// Changes a stopped process over to a stop by SIGSTOP, and uses up what other stop signals it would act upon next.
-/// They mean nothing to it: the only way out of the stop is SIGCONT, which takes them away (prepare_signal).
+/// Changes the stop of a process to a stop by SIGSTOP, and uses up the other stop signals that the process would act upon
+/// next. Those have no effect on a stopped process: it leaves the stop only by SIGCONT, which removes them
+/// (prepare_signal).
 ///
-/// SIGSTOP takes effect when the process is let go for the first injected call, and is the one signal that it takes
-/// then: see [`Injector`], which also sees to it that the tracer may die at any instant.
+/// SIGSTOP takes effect when the process is released for the first injected call, and is the only signal that the process
+/// takes then: see [`Injector`], which also allows the tracer to die at any instant.
 fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
     let pid = stopped.pid();
     let leader = stopped.leader();
@@ -375,8 +375,8 @@ fn stop_plainly(stopped: &StoppedProcess<ByUs>) -> Result<()> {
     Ok(())
 }
 
-/// The stop signals of a queue. Not SIGSTOP: it takes effect whenever the process is let go, even for an injected
-/// call, and means nothing to one that is stopped.
+/// The stop signals of a queue, without SIGSTOP, which takes effect whenever the process is released, even for an injected
+/// call, and has no effect on a stopped process.
 fn pending_stops(tid: Tid, shared: bool, bits: SigSet) -> Result<Vec<Taken>> {
     let is_stop = |signo: &SigNo| signo.is_stop() && *signo != SigNo::STOP;
     if !bits.iter().any(|signo| is_stop(&signo)) {
@@ -404,8 +404,8 @@ fn put_in(pending: &mut Pending, taken: &[Taken]) {
     }
 }
 
-/// A SIGSTOP that was pending when the process was captured has taken effect in the course of that, since nothing can
-/// block it. So the process is stopped; its parent has not heard of it, and is told when the stop is entered again.
+/// A SIGSTOP that was pending at the capture took effect during the capture, since SIGSTOP cannot be blocked. So the
+/// process is stopped. Its parent was not notified, and is notified when the stop is entered again.
 fn count_arrived_stop(state: &mut ProcessState) -> bool {
     let mut arrived = false;
     for pending in state.queues_mut() {
@@ -417,7 +417,7 @@ fn count_arrived_stop(state: &mut ProcessState) -> bool {
                 .retain(|info| info.signo() != SigNo::STOP.get());
         }
     }
-    // It means nothing to a process that was stopped already.
+    // SIGSTOP has no effect on a process that was stopped already.
     let stops = arrived && state.run_state == RunState::Running;
     if stops {
         state.run_state = RunState::Stopped(SigNo::STOP);
@@ -433,8 +433,8 @@ pub struct WaitStatuses {
 }
 
 impl WaitStatuses {
-    /// Completes the capture of a process by what its parent can still learn of it, and counts a SIGSTOP that has come
-    /// since some event, which the log names.
+    /// Adds to the capture of a process the status that its parent can still wait for, and counts a SIGSTOP that has
+    /// arrived since some event, which the log names.
     ///
     /// # Errors
     /// If the parent could not be asked.
@@ -447,7 +447,7 @@ impl WaitStatuses {
         Ok(())
     }
 
-    /// The status of process `child`; not known if its parent is not stopped by the calling thread.
+    /// The status of process `child`. Unknown if its parent is not stopped by the calling thread.
     fn status(&mut self, child: Pid) -> Result<WaitStatus> {
         if let Some(status) = self.known.get(&child) {
             return Ok(*status);
@@ -469,12 +469,12 @@ impl WaitStatuses {
 /// A parent that is stopped by the calling thread, as its child's.
 struct Parent {
     stopped: StoppedProcess<ByHost>,
-    /// How many pid namespaces down from ours its own is.
+    /// How many pid namespaces its own is below ours.
     depth: usize,
 }
 
 impl Parent {
-    /// `None` if it is stopped by somebody else or not at all: it is not among what is dumped or restored.
+    /// `None` if the calling thread has not stopped the process: then it is not dumped or restored.
     fn find(child: Pid) -> Result<Option<Parent>> {
         let Some(pid) = proc::parent(child)? else {
             return Ok(None);
@@ -503,7 +503,7 @@ impl Parent {
         })
     }
 
-    /// Asks for them without using them up.
+    /// Reads the statuses without using them up.
     fn statuses(&self, children: &[Pid]) -> Result<Vec<WaitStatus>> {
         let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOWAIT;
         self.wait(children, options)
@@ -528,7 +528,7 @@ impl Parent {
         outcomes
             .iter()
             .map(|outcome| match outcome.errno() {
-                // A zombie, which nobody asks for here.
+                // A zombie, whose status is not wanted here.
                 Some(Errno::ECHILD) => Ok(WaitStatus::Nothing),
                 _ => {
                     outcome.check()?;
@@ -550,8 +550,8 @@ impl Parent {
         Ok(status.shared_pending.contains(SigNo::CHLD))
     }
 
-    /// Leaves of what the child has just done no more than `wanted`. `had_chld`: a SIGCHLD was pending before that,
-    /// so that no other was queued.
+    /// Uses up every status of the child's last stop or continuation but `wanted`. `had_chld`: a SIGCHLD was pending
+    /// before, so the kernel queued no other.
     fn settle(&self, child: Pid, wanted: WaitStatus, had_chld: bool) -> Result<()> {
         if wanted == WaitStatus::Nothing {
             // Not wait4, which would also take the status of a child that has been killed.
@@ -574,7 +574,7 @@ impl Parent {
         ))
     }
 
-    /// Takes the SIGCHLD about that child out of the shared queue, if it is there.
+    /// Removes the SIGCHLD about that child from the shared queue, if it is there.
     fn take_chld(&self, child: i32) -> Result<()> {
         let leader = self.stopped.leader();
         if !self.has_chld()? {
@@ -605,7 +605,7 @@ impl Parent {
             outcome.check()?;
             let info = siginfo(&outcome.output)?;
             if !about(&info) {
-                // Somebody has just sent it to the thread itself.
+                // Another process has just sent the signal to the thread itself.
                 let ids = SignalStatus::read(self.stopped.pid(), tid)?.ids;
                 let mut injector = Injector::new(&self.stopped)?;
                 let mut site = Site {
@@ -631,7 +631,7 @@ fn siginfo(bytes: &[u8]) -> Result<Siginfo> {
         .map_err(|_| Error::new("waitid", Cause::Unexpected("not a siginfo".into())))
 }
 
-/// What waitid(2) has filled in; nothing but zeros where there was nothing.
+/// What waitid(2) has filled in: zeros if there was no status.
 fn wait_status(info: &Siginfo) -> WaitStatus {
     match (info.code(), info.fields()) {
         (libc::CLD_STOPPED, Fields::Child { status, .. }) => {
@@ -649,8 +649,8 @@ fn is_about_stop(info: &Siginfo, child: i32) -> bool {
         && matches!(info.fields(), Fields::Child { pid, .. } if pid == child)
 }
 
-/// The stop signal among those pending that CRIU has queued to stop the process, and not the program: SIGSTOP where
-/// the process was changed over for the dump. CRIU's is lost where the program's is pending.
+/// The pending stop signal that CRIU, and not the program, has queued to stop the process: SIGSTOP if the stop was changed
+/// for the dump. CRIU's signal is lost if the program's own is pending.
 pub fn queued_by_criu(dumped: &ProcessState, pending: SigSet) -> Option<SigNo> {
     let RunState::Stopped(signal) = dumped.run_state else {
         return None;
@@ -660,12 +660,12 @@ pub fn queued_by_criu(dumped: &ProcessState, pending: SigSet) -> Option<SigNo> {
         .find(|&s| pending.contains(s) && !dumped.shared.bits.contains(s))
 }
 
-/// Stops a restored process as it was stopped, and leaves its parent what it had: a status that was waited for
-/// already is used up, and the SIGCHLD of the stop, which the parent has got or has pending from before the dump, is
-/// taken out. A process that was continued, and whose parent has not heard of it, is stopped and continued.
+/// Stops a restored process as it was stopped at the dump, and leaves the parent in its state: a status that was waited for
+/// already is used up, and the new SIGCHLD of the stop is removed, because the parent has received it before the dump or
+/// has it pending. A process that was continued, and whose parent has not been notified, is stopped and continued.
 ///
-/// Before anything is injected into the process. What other signals are pending, with which masks and dispositions,
-/// does not matter. Returns what failed.
+/// To be called before any code is injected into the process. Other pending signals, masks and dispositions do not matter.
+/// Returns the errors.
 pub fn enter<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut note = |result: Result<()>| {
@@ -739,8 +739,8 @@ fn stop_by<Owner>(
 ) -> Result<()> {
     let status = SignalStatus::read(stopped.pid(), stopped.leader())?;
     let queued = queued_by_criu(dumped, status.shared_pending);
-    // The status for the parent is the first stop's, what a tracer sees the last one's. They differ where a tracer
-    // has let a stopped process act upon another stop signal.
+    // The parent gets the status of the first stop, a tracer sees that of the last stop. The two differ if a tracer has let
+    // a stopped process act upon another stop signal.
     match dumped.wait_status {
         WaitStatus::Stopped(first) if first != signal => {
             stopped.enter_group_stop(first, queued)?;
@@ -795,7 +795,7 @@ mod tests {
         let pending = |signo| SigSet::EMPTY.with(signo);
         assert_eq!(queued_by_criu(&dumped, pending(tstp)), Some(tstp));
         assert_eq!(queued_by_criu(&dumped, SigSet::EMPTY), None);
-        // The program's own, which has displaced CRIU's.
+        // The program's own signal, which has displaced CRIU's.
         dumped.shared.bits.insert(tstp);
         assert_eq!(queued_by_criu(&dumped, pending(tstp)), None);
         let dumped = stopped_by(ttin);
@@ -850,7 +850,7 @@ mod tests {
         put_in(&mut pending, std::slice::from_ref(&taken));
         assert_eq!(pending.queue, [usr1, taken.info, usr2]);
         assert!(pending.bits.contains(SigNo::TSTP));
-        // Still there: CRIU takes only what is not blocked.
+        // Still there: CRIU takes only signals that are not blocked.
         put_in(&mut pending, std::slice::from_ref(&taken));
         assert_eq!(pending.queue.len(), 3);
     }

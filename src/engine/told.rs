@@ -1,4 +1,4 @@
-//! State of stopped threads that another reader knows already, so that no call is injected to read it.
+//! State of stopped threads that another reader knows already, so that no injected call has to read it.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::state::restart_block::RestartBlock;
 pub struct Told {
     /// What the process does on each signal. `None` if that was not found.
     pub dispositions: Option<Dispositions>,
-    /// Has an interval timer that is armed or has an interval: how much time remains, only a call tells.
+    /// Has the process an interval timer that is armed or has an interval? The remaining time is known only by a call.
     pub has_interval_timers: bool,
-    /// Has a child, or a thread that it traces: whether one has ended is not known here.
+    /// Has the process a child, or a thread that it traces? Whether one of these has ended is not known here.
     pub has_children: bool,
     /// Each of its threads.
     pub threads: BTreeMap<Tid, ToldThread>,
@@ -27,9 +27,9 @@ pub struct ToldThread {
     pub stack: [u64; 2],
     /// Its flags, without those that follow from the stack pointer.
     pub stack_flags: u32,
-    /// What its process is sent when its parent ends.
+    /// The signal that its process gets when the parent ends.
     pub parent_death: Option<SigNo>,
-    /// What the kernel has noted down of its interrupted call; of any call before, if it is in none.
+    /// The kernel's restart_block of its interrupted call, or of an earlier call if the thread is in none.
     pub block: RestartBlock,
 }
 
@@ -40,7 +40,7 @@ impl ToldThread {
 }
 
 impl Told {
-    /// What the kernel has noted down of each thread's interrupted call.
+    /// The kernel's restart_block of each thread.
     pub fn blocks(&self) -> BTreeMap<Tid, RestartBlock> {
         let block = |(tid, thread): (&Tid, &ToldThread)| (*tid, thread.block);
         self.threads.iter().map(block).collect()

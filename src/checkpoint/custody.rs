@@ -25,8 +25,8 @@ use crate::state::{PendingLimit, Queue, Site, dropped, itimers};
 use crate::tracee::shield::LostMask;
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, rlimit};
 
-/// Entries that are read, written down and taken out at a time. Reading n of them at the head of a queue takes
-/// n * n / 2 steps, whatever the queue's length.
+/// How many entries are read, written down and taken out at a time. Reading n entries at the head of a queue takes n * n /
+/// 2 steps, whatever the length of the queue.
 const CHUNK: usize = 512;
 
 /// How long a thread may take to stop before CRIU seizes it.
@@ -42,8 +42,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Up to about 1,500 entries CRIU's way, which is quadratic, takes no longer than taking them out and putting them
-    /// back; docs/deep-queues.md has the figures.
+    /// CRIU's dump of a queue is quadratic. Up to about 1,500 entries it takes no longer than to take the entries out and
+    /// put them back; docs/deep-queues.md has the figures.
     fn default() -> Self {
         Limits {
             deep: 1_500,
@@ -52,26 +52,27 @@ impl Default for Limits {
     }
 }
 
-/// What has to be done about the pending signals of a process for the time of a dump. Nothing, as a rule.
+/// What has to be done about the pending signals of a process for the duration of a dump. Mostly nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Why they have to be taken out; empty where they stay in.
+    /// Why the signals have to be taken out; empty if they stay in.
     pub take_out: Vec<TakenOut>,
-    /// CRIU's image gets a larger RLIMIT_SIGPENDING, under which CRIU can queue again what stays in, and make the POSIX
-    /// timers. The right one is set at the restore.
+    /// CRIU's image gets a larger RLIMIT_SIGPENDING, so that CRIU can queue the signals that stay in, and create the POSIX
+    /// timers. The restore sets the right limit.
     pub lend_room: bool,
 }
 
-/// Siginfos that may arrive while others are taken out, and that must not keep those from going back.
+/// How many siginfos may arrive while others are taken out, without keeping those from going back.
 const ARRIVALS: u64 = 64;
 
-/// What CRIU cannot cope with in this process. `entries` is what `state` knows of them, `may_raise` whether hard limits can be
-/// raised (CAP_SYS_RESOURCE), `has_hidden_fault` whether an entry for a fault is in a private queue that was not read: both
-/// are asked for only where they count.
+/// The pending signals of this process that CRIU cannot handle. `entries` is what `state` knows of the entries, `may_raise`
+/// whether hard limits can be raised (CAP_SYS_RESOURCE), `has_hidden_fault` whether an entry for a fault is in a private
+/// queue that was not read. Both functions are called only if the plan depends on them.
 ///
 /// # Errors
-/// Those of `may_raise` and `has_hidden_fault`. If something has to be taken out and could not be put back: RLIMIT_SIGPENDING has no room for what is queued now, or an
-/// entry for a fault is beside a timer's of the same number.
+/// Those of `may_raise` and `has_hidden_fault`. If signals have to be taken out that could not be put back:
+/// RLIMIT_SIGPENDING has no room for the signals that are queued now, or an entry for a fault is beside a timer's entry of
+/// the same number.
 pub fn plan(
     state: &ProcessState,
     entries: Entries,
@@ -81,7 +82,7 @@ pub fn plan(
 ) -> Result<Plan> {
     let deep = entries == Entries::Unread;
     let own: usize = state.queues().map(|pending| pending.queue.len()).sum();
-    // Such a one is taken for the fault of what CRIU runs inside the thread, which stops by a trap.
+    // CRIU takes such an entry for a fault of the code that CRIU runs inside the thread, which stops by a trap.
     let is_fault = |t: &ThreadState| t.pending.queue.iter().any(is_fault);
     let fault = state.threads.iter().any(is_fault);
     let threads = state.threads.iter();
@@ -91,7 +92,7 @@ pub fn plan(
     {
         return Err(only_by_timer(info));
     }
-    // Every entry counts against the limit of its process, together with all others of the same user.
+    // Every entry counts against the limit of its process, together with all other entries of the same user.
     let counted = if deep { state.queued } else { own as u64 };
     // So does every POSIX timer, from timer_create(2) on: the entry is allocated with it (posixtimer_init_sigqueue).
     let timers = state.timers.len() as u64;
@@ -125,8 +126,8 @@ pub fn plan(
     Ok(plan)
 }
 
-/// Are there at most so many entries that stay, because the entry of a timer has their number? Others could not be put back among
-/// more of them in less time than CRIU takes to read all.
+/// Are there few enough entries that stay because a timer's entry has their number? Among more of them other entries could
+/// not be put back in less time than CRIU takes to read all.
 fn few_stay(state: &ProcessState, most: usize) -> bool {
     let staying = |pending: &Pending| {
         let stay = timers_numbers(pending);
@@ -172,13 +173,13 @@ pub fn trap_is_pending(pid: Pid) -> Result<bool> {
     Ok(false)
 }
 
-/// Where pending signals are kept before they are taken out, so that nothing is lost if criu dies: nothing is taken out
-/// that is in neither place.
+/// Where pending signals are kept before they are taken out, so that no signal is lost if criu dies. A signal that is in
+/// neither place is not taken out.
 #[derive(Clone, Copy, Debug)]
 pub enum Safe<'d> {
     /// In the image of their process.
     OnDisk(&'d OnDisk),
-    /// In the guardian's hands, piece by piece: the queue is too deep to be read before.
+    /// In the memory of the guardian, piece by piece: the queue is too deep to be read before.
     WithGuardian,
 }
 
@@ -196,15 +197,15 @@ impl Safe<'_> {
 pub struct Custody {
     /// The whole state, as it was before anything was taken out.
     state: ProcessState,
-    /// The same, with those pending signals only that may have been taken out, and without timers, which keep their
-    /// own entries all the time: what the guardian knows.
+    /// The state that the guardian knows: the same, with only those pending signals that may have been taken out, and
+    /// without timers, which keep their own entries all the time.
     taken: ProcessState,
     guardian: Guardian,
     /// Has the process been stopped ever since?
     is_stopped: bool,
-    /// What the taking out has changed beside that.
+    /// What else the taking out has changed.
     changes: Vec<String>,
-    /// What is out of the process and in no other custody, as soon as all that can be is.
+    /// The signals that are out of the process and in no other custody, as soon as all that can be taken out are out.
     out: Out,
     /// Where taking out has failed.
     failed: Option<Failed>,
@@ -215,23 +216,23 @@ pub struct Custody {
 struct Failed {
     queue: Queue,
     tid: Tid,
-    /// What of the piece that was named last is in it still.
+    /// The entries of the last piece that are still in the queue.
     still_in: StillIn,
 }
 
 /// See [`Custody::out`].
 #[derive(Debug)]
 enum Out {
-    /// A part of what was to be taken out: of some numbers all stays.
+    /// A part of the signals: all entries of some numbers stay in.
     These(Box<ProcessState>),
     /// All of [`Custody::taken`].
     AllTaken,
-    /// Some of it may be in the process still, or again.
+    /// Some of the signals may still be in the process, or again.
     Unknown,
 }
 
 impl Out {
-    /// Nothing yet of what `taken` has.
+    /// None yet of the signals in `taken`.
     fn these_of(taken: &ProcessState) -> Out {
         let mut out = Box::new(taken.clone());
         out.queues_mut()
@@ -243,11 +244,12 @@ impl Out {
 impl Custody {
     /// Takes everything that is pending out of `stopped`, but for the entries of timers.
     ///
-    /// `state` is what was captured, and `safe` where that is kept. `earlier` is what is in custody of this process already.
+    /// `state` is the captured state, and `safe` the place where it is kept. `earlier` has the signals of this process that
+    /// are in custody already.
     ///
     /// # Errors
-    /// If anything could not be taken out. What has been is back then, or the error says that it is not and the
-    /// guardian has it when this process ends.
+    /// If a signal could not be taken out. The signals that were taken out are back then; otherwise the error says so, and
+    /// the guardian puts them back when this process ends.
     pub fn take<Owner>(
         stopped: &StoppedProcess<Owner>,
         state: ProcessState,
@@ -272,7 +274,7 @@ impl Custody {
             }
             without(&mut taken.shared, itimers::armed_by_taking(&state));
             if entries == Entries::Unread {
-                // So that all goes back in one order, whoever puts it back first.
+                // So that all signals go back in one order, whichever custody puts them back first.
                 earlier
                     .iter()
                     .for_each(|custody| custody.add_to(&mut taken));
@@ -280,7 +282,7 @@ impl Custody {
             let guardian = Guardian::start(stopped.pid(), &taken, guardian::depth(stopped)?)?;
             let out = match entries {
                 Entries::Unread => Out::AllTaken,
-                // What is in another custody has its place among this.
+                // The signals in another custody have their places among these.
                 Entries::Known if !earlier.is_empty() => Out::Unknown,
                 Entries::Known => Out::these_of(&taken),
             };
@@ -305,11 +307,13 @@ impl Custody {
         inner().map_err(|e: Error| e.during(Phase::Capture, stopped.pid()))
     }
 
-    /// Takes a pending SIGTRAP out of a process that nobody has stopped yet: CRIU refuses to seize one that has it.
+    /// Takes a pending SIGTRAP out of a process that is not stopped yet: CRIU refuses to seize a process with a pending
+    /// SIGTRAP.
     ///
     /// # Errors
-    /// If the process could not be stopped, or the signal not be taken out: it is then still there, or the error
-    /// says otherwise and the guardian has it when this process ends. `lost` gets what the stop loses, whatever comes of the rest.
+    /// If the process could not be stopped, or the signal not be taken out. The signal is still pending then; otherwise the
+    /// error says so, and the guardian puts it back when this process ends. `lost` gets the state that the stop loses, also
+    /// with an error.
     pub fn take_trap(pid: Pid, lost: &mut Vec<LostMask>) -> Result<Custody> {
         let mut inner = || {
             let limit = rlimit::sigpending(pid)?;
@@ -322,13 +326,13 @@ impl Custody {
             let threads = stopped.threads().to_vec();
             lost.extend(stopped.lost_masks()?);
             let custody = Custody::take_trap_of(&stopped);
-            // They are let go all the same, and what is in custody is not to be lost for it.
+            // The threads are released all the same, and the signals in custody must not be lost for that.
             if let Err(e) = stopped.release() {
                 log::warn!("{e}");
             }
             if was_stopped {
-                // Seized before it stands still, it would trap once and not twice, and CRIU waits for the second. If
-                // it has been continued meanwhile, nobody waits for anything.
+                // If CRIU seized the process before it has stopped, the process would trap once and not twice, and CRIU
+                // waits for the second trap. If the process has been continued meanwhile, CRIU waits for no trap.
                 proc::wait_stopped(pid, &threads, Instant::now() + STOP_TIMEOUT)?;
             }
             custody
@@ -343,7 +347,7 @@ impl Custody {
             .map(|&tid| (tid, Queue::Private))
             .collect();
         places.push((stopped.leader(), Queue::Shared));
-        // No code runs in the process for that: where SIGTRAP can't be taken out, the process has been stopped for a moment, as
+        // No code runs in the process for that. If SIGTRAP can't be taken out, the process was stopped for a moment, as
         // CRIU itself would have done.
         let traps = places
             .iter()
@@ -404,7 +408,7 @@ impl Custody {
         }
     }
 
-    /// The process that they are of.
+    /// The process whose signals these are.
     pub fn held(&self) -> &PidFd {
         self.guardian.held()
     }
@@ -419,7 +423,7 @@ impl Custody {
         self.is_stopped.then_some(&self.state)
     }
 
-    /// Adds what is in custody to the state of the same process, captured later.
+    /// Adds the signals in custody to the state of the same process, captured later.
     pub fn add_to(&self, state: &mut ProcessState) {
         let mut taken = self.taken.clone();
         let taken: Vec<Pending> = taken.queues_mut().map(std::mem::take).collect();
@@ -471,7 +475,7 @@ impl Custody {
         fault::point(Point::CustodyWhole)
     }
 
-    /// Takes out what one queue holds, from its head, piece by piece.
+    /// Takes the entries out of one queue, from its head, piece by piece.
     fn empty<Owner>(
         &mut self,
         site: &mut Site<'_, '_, Owner>,
@@ -481,9 +485,10 @@ impl Custody {
         let stay = self.numbers_that_stay(site, queue, entries)?;
         let tid = site.tid;
         let mut left_in = 0;
-        // What arrives meanwhile, at the end, is left to CRIU: else somebody who goes on sending would never let this end.
+        // Signals that arrive meanwhile stand at the end and are left to CRIU: otherwise a process that keeps sending would
+        // prevent the end of this loop.
         let mut left = queue.depth(site)?;
-        // What has arrived since the capture is in no image, and is left to CRIU as well.
+        // Signals that have arrived since the capture are in no image, and are left to CRIU as well.
         let captured = self.captured(queue, tid, entries).map(<[Siginfo]>::to_vec);
         let mut captured = captured.as_deref();
         let thread = guardian::thread_of(&self.state, queue, tid);
@@ -500,7 +505,7 @@ impl Custody {
             }
             let goes = |info: &Siginfo| number(info).is_some_and(|signo| !stay.contains(signo));
             loop {
-                // To look for nothing in a long queue takes as long as to read all of it.
+                // To search a long queue for a missing entry takes as long as to read all of the queue.
                 if captured.is_some_and(|rest| !rest.iter().any(goes)) {
                     return Ok(Vec::new());
                 }
@@ -539,7 +544,7 @@ impl Custody {
         taken
     }
 
-    /// Tells the guardian, and notes what is out from here on.
+    /// Tells the guardian, and notes the entries that are out from here on.
     fn about_to_take(
         &mut self,
         queue: Queue,
@@ -562,7 +567,7 @@ impl Custody {
         Ok(())
     }
 
-    /// Entries of timers that are gone: they go back as such.
+    /// Entries of deleted timers: they go back as such.
     fn note_dropped(&mut self, queue: Queue, tid: Tid, dropped: Dropped<'_>) -> Result<()> {
         let Dropped { gone, instead } = dropped;
         if gone.is_empty() {
@@ -578,7 +583,7 @@ impl Custody {
         self.guardian.dropped(queue, tid, gone)
     }
 
-    /// What was captured of the queue, where it was.
+    /// The captured entries of the queue, if the queue was captured.
     fn captured(&self, queue: Queue, tid: Tid, entries: Entries) -> Option<&[Siginfo]> {
         if entries == Entries::Unread {
             return None;
@@ -593,8 +598,8 @@ impl Custody {
         Some(pending.map_or(&[], |pending| &pending.queue))
     }
 
-    /// The numbers that are not taken out of this queue, known before the first entry is: a number of which anything
-    /// stays, stays as a whole, because the order among equals can be told.
+    /// The numbers that are not taken out of this queue, known before the first entry is taken out. If an entry of a number
+    /// stays, all entries of the number stay, because the order among entries of one number can be observed.
     fn numbers_that_stay<Owner>(
         &self,
         site: &Site<'_, '_, Owner>,
@@ -615,7 +620,7 @@ impl Custody {
             (Queue::Private, Entries::Known) => SigSet::EMPTY,
         };
         if entries == Entries::Unread {
-            // Where in the queue an entry of a timer is can't be told without reading the whole of it.
+            // The place of a timer's entry in the queue is not known without reading the whole queue.
             let timers = proc::timers(pid)?.into_iter();
             let of_queue = timers.filter(|timer| match timer.notify {
                 Notify::Nobody => false,
@@ -638,8 +643,9 @@ impl Custody {
         Ok(stay)
     }
 
-    /// Of these numbers, which are pending for the thread and for the process: those of which the thread may have the entry of a
-    /// timer that is gone. The kernel drops that entry where the thread is asked for it, and gives the first of the shared queue.
+    /// Of `both`, which are pending for the thread and for the process: those of which the thread may have the entry of
+    /// a deleted timer. If the thread dequeues such a number, the kernel drops that entry and returns the first entry of
+    /// the shared queue.
     fn gives_shared<Owner>(&self, site: &Site<'_, '_, Owner>, both: SigSet) -> Result<SigSet> {
         let mut found = SigSet::EMPTY;
         if both.is_empty() {
@@ -659,8 +665,8 @@ impl Custody {
         Ok(found)
     }
 
-    /// After a failure, while the process has been stopped all the time: puts back what is out, or where that is not known
-    /// all that was seen in its queues, and sends the guardian home.
+    /// After a failure, if the process has been stopped all the time: puts back the signals that are out, or all signals
+    /// that were seen in its queues if it is not known which are out. Then the guardian exits.
     fn undo<Owner>(mut self, stopped: &StoppedProcess<Owner>) -> Result<()> {
         let _undo = Budget::of_undo();
         self.begin_to_give_back(stopped.pid());
@@ -671,7 +677,7 @@ impl Custody {
             Out::Unknown => None,
         };
         match out.and_then(|out| but_for(out, failed)) {
-            // What is in the queue still may be equal to what is out.
+            // Entries that are still in the queue may be equal to entries that are out.
             Some(out) => repair::give_back_all(stopped, &out, None)?,
             None => repair::give_back(stopped, &self.seen())?,
         };
@@ -698,11 +704,11 @@ impl Custody {
         seen
     }
 
-    /// Puts everything back, in its order and before what has arrived since, and sends the guardian home. Returns
-    /// how many siginfos were put back.
+    /// Puts all signals back, in their order and before the signals that have arrived since. Then the guardian exits.
+    /// Returns how many siginfos were put back.
     ///
     /// # Errors
-    /// If something could not be put back: then the guardian tries when this process has ended.
+    /// If a signal could not be put back: then the guardian tries when this process has ended.
     pub fn give_back<Owner>(mut self, stopped: &StoppedProcess<Owner>) -> Result<usize> {
         fault::point(Point::GivingBack)?;
         self.begin_to_give_back(stopped.pid());
@@ -723,7 +729,7 @@ impl Custody {
     }
 }
 
-/// What is out, where taking out has failed: all of `out` but what is in its queue still. `None`: that is not known.
+/// The signals that are out after a failure: all of `out` but those still in their queue. `None`: not known.
 fn but_for(out: &ProcessState, failed: Option<Failed>) -> Option<ProcessState> {
     let mut out = out.clone();
     if let Some(Failed {
@@ -748,8 +754,8 @@ fn but_for(out: &ProcessState, failed: Option<Failed>) -> Option<ProcessState> {
     Some(out)
 }
 
-/// How many of the entries in `chunk` are of those captured, which come first; these are taken off `captured`. Some of them may
-/// be gone: a SIGCONT that has arrived takes stop signals away, and the other way round (prepare_signal).
+/// How many entries of `chunk` were captured, which stand first; these are taken off `captured`. Some captured entries may
+/// be gone: a SIGCONT that has arrived removes stop signals, and a stop signal removes SIGCONT (prepare_signal).
 fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
     for (count, info) in chunk.iter().enumerate() {
         match captured.iter().position(|one| one == info) {
@@ -760,7 +766,7 @@ fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
     chunk.len()
 }
 
-/// Compares the process with what it was before SIGTRAP was taken out, and what goes along with it.
+/// Compares the process with its state before SIGTRAP, and the signals that come out with SIGTRAP, were taken out.
 fn changes_but_trap<Owner>(
     stopped: &StoppedProcess<Owner>,
     mut before: ProcessState,
@@ -793,7 +799,7 @@ fn without_queues(state: &ProcessState) -> ProcessState {
     }
 }
 
-/// A number of which anything stays in stays in as a whole.
+/// If an entry of a number stays in, all entries of the number stay in.
 fn without(pending: &mut Pending, stay: SigSet) {
     pending
         .queue
@@ -801,7 +807,7 @@ fn without(pending: &mut Pending, stay: SigSet) {
     pending.bits = pending.bits.difference(stay);
 }
 
-/// The numbers of which an entry of a timer is in the queue, or what looks like one.
+/// The numbers of which the queue has a timer's entry, or an entry that looks like a timer's.
 fn timers_numbers(pending: &Pending) -> SigSet {
     let entries = pending.queue.iter().filter(|info| is_timers(info));
     entries.filter_map(number).collect()

@@ -27,14 +27,14 @@ use crate::process::pidfd::PidFd;
 use crate::state::{Queue, dropped};
 use crate::tracee::{Budget, ByUs, StoppedProcess, ptrace};
 
-/// How long a rescue tries to stop the process: its tracer is about to end, or has ended.
+/// How long the guardian tries to stop the process, whose tracer is about to end or has ended.
 const RESCUE_TIME: Duration = Duration::from_secs(30);
 
-/// How often it tries again to put back what it could not, once it has stopped the process.
+/// How often the guardian tries again to put signals back, once it has stopped the process.
 const RESCUE_ATTEMPTS: u32 = 3;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
-/// How long it may take to be ready, on however busy a machine.
+/// How long the guardian may take to be ready, also on a busy machine.
 const READY_TIME: Duration = Duration::from_secs(30);
 
 const READY: u8 = b'r';
@@ -45,12 +45,12 @@ const DONE: u8 = b'd';
 /// Kind, whether shared, tid, number of siginfos.
 const HEADER: usize = 10;
 
-/// The parent's ends of all guardians that run. A guardian must not keep those of others open, or they would not notice
-/// that the parent is gone.
+/// The parent's ends of the sockets of all guardians that run. A guardian must not keep the ends of other guardians open:
+/// those would not notice that the parent is gone.
 static LINKS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
-/// The score that this process had before it had a guardian, by which it is ended for want of memory: with its memory for the
-/// work a guardian is the larger of the two.
+/// The oom_score_adj of this process before it had a guardian. A guardian, with the memory for its work, is larger than
+/// this process.
 static SCORE: Mutex<Option<i32>> = Mutex::new(None);
 
 fn score() -> MutexGuard<'static, Option<i32>> {
@@ -61,14 +61,14 @@ fn with_links<T>(work: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
     work(&mut LINKS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The parent's end.
+/// The parent's end of the socket to a guardian.
 #[derive(Debug)]
 pub struct Guardian {
     link: UnixStream,
-    /// What it has been told of, and the memory that it has for that.
+    /// The signals that the guardian was told of, and the memory that it has for them.
     amount: Amount,
     reserve: Reserve,
-    /// The process. The guardian's copy of the descriptor is what it goes by.
+    /// The process. The guardian identifies the process by its copy of this descriptor.
     held: PidFd,
 }
 
@@ -84,7 +84,8 @@ impl Drop for Guardian {
     }
 }
 
-/// Why the guardian could not be told. One that ends with something unread resets the link (unix_release_sock).
+/// Why the guardian could not be told. The end of a guardian that has not read all messages resets the socket
+/// (unix_release_sock).
 fn told(e: &io::Error) -> Error {
     let what = "tell the guardian";
     match e.kind() {
@@ -97,16 +98,16 @@ fn told(e: &io::Error) -> Error {
 }
 
 impl Guardian {
-    /// Starts a guardian for `pid`, which knows `state`. `queued`: what is in the process's queues, whether it knows of that or
-    /// not: all is queued anew when something is put back before it.
+    /// Starts a guardian for `pid`, which knows `state`. `queued`: the number of entries in the process's queues, known to
+    /// the guardian or not: all are queued anew when a signal is put back before them.
     ///
-    /// The caller's process must have one thread: the guardian goes on in a copy of it.
+    /// The caller's process must have one thread: the guardian is a fork of it.
     ///
     /// # Errors
-    /// If there can be no further process, or `pid` is gone.
+    /// If fork(2) fails, or `pid` is gone.
     pub fn start(pid: Pid, state: &ProcessState, queued: usize) -> Result<Guardian> {
         let failed = |e: io::Error| Error::io("start the guardian", &e);
-        // The number may be another's when criu is gone.
+        // The pid may belong to another process when criu is gone.
         let held = PidFd::open(pid)?;
         fault::point(Point::GuardianForking)?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
@@ -143,12 +144,12 @@ impl Guardian {
         Ok(guardian)
     }
 
-    /// The process that it watches.
+    /// The process that the guardian watches.
     pub fn held(&self) -> &PidFd {
         &self.held
     }
 
-    /// As [`start`](Self::start), for a process of which nothing is taken out, and which ignores SIGTRAP.
+    /// As [`start`](Self::start), for a process that ignores SIGTRAP and whose signals stay in.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
@@ -164,14 +165,14 @@ impl Guardian {
         Guardian::start(pid, &state, 0)
     }
 
-    /// Tells the guardian what is about to be taken out, which it did not know when it was started.
+    /// Tells the guardian of signals that are about to be taken out, and that were not in the state at its start.
     ///
     /// # Errors
     /// EPIPE if the guardian is gone: then nothing may be taken out.
     pub fn hold(&mut self, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Result<()> {
         let message = message(HOLD, queue, tid, infos);
         fault::point(Point::GuardianTelling)?;
-        // It has earlier ones in its hands, and must not be the one that is ended for want of memory.
+        // The guardian holds earlier signals, and must not be the process that the OOM killer ends.
         self.amount.told += infos.len();
         self.reserve.try_for_other(self.amount.whole())?;
         self.send(&message)?;
@@ -179,7 +180,7 @@ impl Guardian {
         fault::point(Point::GuardianTold)
     }
 
-    /// Tells the guardian which of the entries that it was told of the kernel has dropped, as their timers are gone.
+    /// Tells the guardian which of its entries the kernel has dropped, because their timers are deleted.
     ///
     /// # Errors
     /// Those of [`hold`](Self::hold).
@@ -198,13 +199,13 @@ impl Guardian {
         self.await_ready()
     }
 
-    /// It holds what it was told, and has the memory to put that back.
+    /// The guardian holds what it was told, and has the memory to put that back.
     fn await_ready(&self) -> Result<()> {
         let mut answer = [0];
         (&self.link).read_exact(&mut answer).map_err(|e| told(&e))
     }
 
-    /// Is it still there?
+    /// Is the guardian still there?
     ///
     /// # Errors
     /// EPIPE if not.
@@ -212,10 +213,10 @@ impl Guardian {
         self.hold(Queue::Shared, Tid::NONE, &[])
     }
 
-    /// Everything is where it belongs again: the guardian ends.
+    /// All signals are back: the guardian exits.
     ///
     /// # Errors
-    /// EPIPE if it has ended before.
+    /// EPIPE if the guardian has ended before.
     pub fn dismiss(mut self) -> Result<()> {
         let mut message = [0; HEADER];
         message[0] = DONE;
@@ -246,7 +247,7 @@ fn message(kind: u8, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Vec<u8> {
 struct Amount {
     /// What the guardian knew at first.
     known: usize,
-    /// What was in the queues then, and what of that it has been told since.
+    /// The number of entries in the queues then, and how many of these the guardian has been told of since.
     queued: usize,
     told: usize,
 }
@@ -289,7 +290,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
         if let Err(e) = reserve.ensure_for(amount.whole()) {
             return told(e);
         }
-        // If nobody hears it, the parent is gone, and the next message does not come.
+        // If this fails, the parent is gone, and the next message does not come.
         let _ = link.write_all(&[READY]);
         match receive(&mut link, &mut state) {
             Ok(Message::Held(piece)) => {
@@ -331,8 +332,8 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
 #[derive(Clone, Copy, Debug)]
 struct Told {
     amount: Amount,
-    /// The last two of them. A thread whose tracer dies queues again what it has taken of a piece until it begins with the next
-    /// one, so that no others may be in the queue.
+    /// The last two pieces. If the tracer dies, the thread queues the entries of its present piece again, until it begins
+    /// with the next piece; so only entries of these two pieces may be in the queue.
     last: [Option<Piece>; 2],
     /// criu has begun to put all of it back.
     returning: bool,
@@ -422,8 +423,8 @@ fn rescue(held: &PidFd, state: &ProcessState, told: &Told) -> Result<usize> {
         match try_rescue(held, state, told, deadline) {
             Ok(Some(count)) => return Ok(count),
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            // There is nobody after this one. What is back already is not put back twice. That "the task is gone" can mean
-            // a thread that has just ended.
+            // No other process tries after the guardian. Signals that are back already are not put back twice. The error
+            // "the task is gone" can mean a thread that has just ended.
             Err(e) if attempts < RESCUE_ATTEMPTS && Instant::now() < deadline => {
                 attempts += 1;
                 log::warn!("pid {pid}: retrying to put pending signals back: {e}");
@@ -460,7 +461,7 @@ fn put_back(
     }
     let depth = depth(stopped)?;
     match told {
-        // What is in the queue still may be equal to what is out, and nobody has read it.
+        // Entries that are still in the queue, which was not read, may be equal to entries that are out.
         Some(told) if told.is_out(depth) => {
             repair::give_back_all(stopped, state, Some(&told.still_in(state, depth)))
         }
@@ -481,8 +482,8 @@ impl Told {
         !self.returning && known == 0 && told > 0 && depth + told <= queued + last
     }
 
-    /// What of `state` is in a process that has `depth` entries now. Some of it the kernel may have dropped, and some may have
-    /// been sent since.
+    /// How much of `state` is in a process that has `depth` entries now. The kernel may have dropped some of these entries,
+    /// and further signals may have been sent since.
     fn still_in(&self, state: &ProcessState, depth: usize) -> ProcessState {
         let mut still_in = state.clone();
         let mut rest = state.clone();
@@ -518,14 +519,14 @@ pub fn depth<Owner>(stopped: &StoppedProcess<Owner>) -> Result<usize> {
     Ok(depth)
 }
 
-/// Whose queue it is, by the id in its own namespace; `None`: the shared one.
+/// The thread of the queue, by its id in its own namespace; `None`: the shared queue.
 pub fn thread_of(state: &ProcessState, queue: Queue, tid: Tid) -> Option<i32> {
     let mut threads = state.threads.iter();
     let thread = threads.find(|t| queue == Queue::Private && t.tid() == tid);
     thread.map(|t| t.ids.innermost())
 }
 
-/// The queue of that thread, or the shared one.
+/// The queue of that thread, or the shared queue.
 pub fn pending_of(state: &mut ProcessState, queue: Queue, tid: Tid) -> Option<&mut Pending> {
     match queue {
         Queue::Shared => Some(&mut state.shared),
@@ -536,7 +537,7 @@ pub fn pending_of(state: &mut ProcessState, queue: Queue, tid: Tid) -> Option<&m
     }
 }
 
-/// `None`: it is traced still.
+/// `None`: the process is still traced.
 fn try_rescue(
     held: &PidFd,
     state: &ProcessState,

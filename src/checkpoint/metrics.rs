@@ -1,8 +1,8 @@
 //! The metrics of dumps and restores: counters over all runs, in the text format of OpenMetrics, described in
 //! `docs/metrics.md`.
 //!
-//! A run of criu is over when somebody could ask it for metrics. So the file is the memory: a run reads what earlier runs
-//! have counted, adds its own, and writes all of it.
+//! Prometheus cannot ask a criu that has ended. So the file keeps the counters: a run reads the counters of earlier runs,
+//! adds its own, and writes the sums.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -29,7 +29,7 @@ enum Kind {
 
 /// Metrics of one name.
 struct Family {
-    /// Without [`PREFIX`]. What is in seconds ends in `_seconds`, as OpenMetrics wants for its unit.
+    /// Without [`PREFIX`]. The name of a family in seconds ends in `_seconds`, as OpenMetrics requires for the unit.
     name: &'static str,
     kind: Kind,
     help: &'static str,
@@ -51,7 +51,7 @@ const LAST_END: &str = "last_run_timestamp_seconds";
 const LAST_DURATION: &str = "last_run_duration_seconds";
 const LAST_OUTCOME: &str = "last_run_outcome";
 
-/// All of them, in the order of the file. Samples of other names are not kept.
+/// All families, in the order of the file. Samples of other names are not kept.
 const FAMILIES: [Family; 15] = [
     family(
         RUNS,
@@ -193,7 +193,7 @@ impl std::error::Error for NotMetrics {}
 pub struct Metrics(BTreeMap<Key, u64>);
 
 impl Default for Metrics {
-    /// Before the first run. What can occur is 0 rather than absent, because a rate needs a first value.
+    /// The metrics before the first run. A sample that can occur is 0, not absent, because a rate needs a first value.
     fn default() -> Metrics {
         let mut metrics = Metrics(BTreeMap::new());
         for stage in [Stage::Dump, Stage::Restore] {
@@ -210,7 +210,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// What earlier runs have written. An empty text is a file that nothing has been written to.
+    /// Parses what earlier runs have written. An empty text is the file before the first run.
     ///
     /// # Errors
     /// If the text is another program's, or is cut off.
@@ -238,7 +238,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts a run that ended so long after 1970.
+    /// Counts a run that ended at `now`, as time since 1970.
     pub fn count(&mut self, run: &Document, now: Duration) {
         let stage = run.stage;
         self.add(RUNS, &outcome(stage, run.outcome), 1);
@@ -400,7 +400,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Those that a run of this stage can have.
+/// The outcomes that a run of this stage can have.
 fn outcomes(stage: Stage) -> &'static [Outcome] {
     match stage {
         Stage::Dump => &[Outcome::Captured, Outcome::Failed, Outcome::Refused],

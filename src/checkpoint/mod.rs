@@ -16,5 +16,5 @@ pub(crate) mod stray_stop;
 pub(crate) mod stream;
 mod told;
 
-/// The plugin's name in the inventory of an image folder. What is written there once has to stay.
+/// The plugin's name in the inventory of an image folder. Existing folders have it, so it never changes.
 pub const INVENTORY_NAME: &CStr = c"signals_plugin";

@@ -15,7 +15,7 @@ pub struct Options {
     pub refuse: Refuse,
     /// A timeout that begins anew and is longer than this is a warning; a shorter one is a note.
     pub long_timeout: Duration,
-    /// Whether signals may be taken out of a process for the time of a dump.
+    /// Whether signals may be taken out of a process for the duration of a dump.
     pub take_out: TakeOut,
     /// When signals are taken out.
     pub limits: Limits,
@@ -31,8 +31,8 @@ impl Default for Options {
         Options {
             policy: Policy::default(),
             refuse: Refuse::default(),
-            // tini, node and many more wait for just a second, again and again, others for five or ten. Nobody acts on
-            // what is late by so little.
+            // tini, node and many other programs wait for a second, again and again, others for five or ten seconds. A
+            // delay of that length rarely matters.
             long_timeout: Duration::from_secs(10),
             take_out: TakeOut::default(),
             limits: Limits::default(),
@@ -42,13 +42,13 @@ impl Default for Options {
     }
 }
 
-/// What happens to a difference that a restore shows.
+/// What a restore does about a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// It is put back. What can't be put back is an error in the log, and the restore goes on.
+    /// The difference is put back. If that fails, the log has an error, and the restore goes on.
     #[default]
     Repair,
-    /// It is put back. What can't be put back, or an image that is missing or unreadable, makes the restore fail.
+    /// The difference is put back. If that fails, or if an image is missing or unreadable, the restore fails.
     Strict,
     /// The difference is logged, and nothing is changed.
     Report,
@@ -64,7 +64,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Whether signals may be taken out of a process for the time of a dump, where CRIU cannot cope with them.
+/// Whether signals that CRIU cannot handle may be taken out of a process for the duration of a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TakeOut {
     /// If CRIU makes sure that the restore is done with this plugin: from 4.1 on.
@@ -72,7 +72,7 @@ pub enum TakeOut {
     Auto,
     /// Even if a restore without this plugin would lose them.
     Always,
-    /// Never: what CRIU cannot cope with is left to it.
+    /// Never: signals that CRIU cannot handle are left to CRIU.
     Never,
 }
 
@@ -89,11 +89,10 @@ impl fmt::Display for TakeOut {
 /// Whether a dump counts how many overruns a pending timer stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overruns {
-    /// It does, for which the timer's entry has to be taken out of its queue and brought back; see
-    /// `state/overruns.rs`.
+    /// The dump counts them: the timer's entry is taken out of its queue and brought back; see `state/overruns.rs`.
     #[default]
     Count,
-    /// They begin at 0 after a restore.
+    /// The overruns begin at 0 after a restore.
     Leave,
 }
 

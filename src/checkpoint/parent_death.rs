@@ -31,26 +31,26 @@ use crate::process::pidfd::PidFd;
 use crate::state::{Kind as _, ParentDeathSignal, Site, put_back};
 use crate::tracee::{Budget, ByHost, ByUs, Injector, StoppedProcess};
 
-/// What the process that waits is called.
+/// The name of the helper process.
 pub const HELPER: &str = "signals-parent";
 const NAME: &std::ffi::CStr = c"signals-parent";
-/// What has started criu is a lasting parent if it is still there so long after criu's end: runtimes that do not stay end
-/// within milliseconds.
+/// The program that has started criu is a lasting parent if it is still there this long after criu's end: runtimes that do
+/// not stay end within milliseconds.
 const SETTLED: Duration = Duration::from_secs(30);
-/// How long a lasting parent is waited for.
+/// How long the helper process waits for a lasting parent.
 const PARENT_TIME: Duration = Duration::from_secs(600);
-/// How long it is tried to set the signals then.
+/// How long the helper process then tries to set the signals.
 const SET_TIME: Duration = Duration::from_secs(60);
-/// How long one stop is waited for.
+/// How long the helper process waits for one stop.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// How often it looks at first, and after [`SHORTLY`].
+/// The interval between two looks, at first and after [`SHORTLY`].
 const INTERVAL: Duration = Duration::from_millis(1);
 const LONG_INTERVAL: Duration = Duration::from_millis(50);
 const SHORTLY: Duration = Duration::from_secs(2);
 /// Where postponed signals are recorded.
 const FOLDER: &str = "/run/criu-signals";
 
-/// The parent-death signals of a process that is stopped by criu, and what is to be known to set them later.
+/// The parent-death signals of a process that criu has stopped, and the facts that are needed to set them later.
 #[derive(Debug)]
 pub struct Postponed {
     process: PidFd,
@@ -60,7 +60,7 @@ pub struct Postponed {
     criu: PidFd,
     /// The program that criu executes.
     criu_program: Option<Name>,
-    /// What has started criu; `None` if that is in none of our pid namespaces, or gone.
+    /// The parent of criu; `None` if that process is in none of our pid namespaces, or gone.
     starter: Option<PidFd>,
     record: PathBuf,
 }
@@ -74,8 +74,8 @@ struct Postponement {
 }
 
 impl Postponed {
-    /// The parent-death signals that `wanted` has, if `stopped` has them from criu, and if its parent is this criu or what has
-    /// started this criu.
+    /// The parent-death signals of `wanted`, if criu has set them in `stopped`, and if the parent of `stopped` is this criu
+    /// or the program that has started this criu.
     ///
     /// # Errors
     /// If the process cannot be looked at.
@@ -114,7 +114,8 @@ impl Postponed {
             return Ok(None);
         }
         Ok(Some(Postponed {
-            // It is traced, so that its number is its own; and so is that of a parent, unless it ends just now.
+            // The process is traced, so its pid stays its own; so does the pid of a parent that does not end at this
+            // moment.
             process: PidFd::open(pid)?,
             threads,
             program: proc::auxiliary_vector_of_stopped(pid)?,
@@ -130,10 +131,10 @@ impl Postponed {
         self.threads.len()
     }
 
-    /// Starts the helper process that sets them again. The caller, which must have one thread, clears them next.
+    /// Starts the helper process that sets the signals again. The caller, which must have one thread, clears them next.
     ///
     /// # Errors
-    /// If there can be no further process: then they have to stay.
+    /// If fork(2) fails: then the signals have to stay.
     pub fn start(&self) -> Result<()> {
         if let Err(e) = self.write_record() {
             log::warn!(
@@ -183,7 +184,7 @@ impl Postponed {
         }
     }
 
-    /// What to do if they are not set.
+    /// What to do if the signals are not set.
     fn advice(&self) -> String {
         let pid = self.process.pid();
         let mut advice = String::from("the parent-death signals are NOT set. To set them:");
@@ -208,7 +209,7 @@ impl Postponed {
         is_gone(&self.process)
     }
 
-    /// Waits until the process has a parent that lasts, and says which; `None`: the process has ended.
+    /// Waits until the process has a lasting parent, and returns that parent; `None`: the process has ended.
     fn await_lasting_parent(&self) -> Result<Option<String>> {
         let begun = Instant::now();
         let mut criu_ended = None;
@@ -248,7 +249,7 @@ impl Postponed {
     fn lasts(&self, parent: Option<Pid>, criu_ended: Option<Instant>) -> Result<bool> {
         let criu = self.criu.pid();
         let Some(ended) = criu_ended else {
-            // Until criu has detached, what a stop by somebody else would do is criu's matter.
+            // Before criu has detached, a stop by another process could disturb criu.
             let tracer = proc::tracer(self.process.pid(), self.process.pid().into())?;
             let holds = tracer.is_some_and(|(tracer, _)| tracer == Tid::from(criu));
             return Ok(!holds
@@ -257,7 +258,7 @@ impl Postponed {
                     || proc::executable(criu).is_ok_and(|now| now != self.criu_program)));
         };
         let starter = self.starter.as_ref().map(PidFd::pid);
-        // Its number is another's by now, or it is about to hand on the process.
+        // A starter that is gone: its pid may belong to another process, or the kernel is about to hand the process on.
         let starter_is_gone = self.starter.as_ref().is_some_and(is_gone);
         if parent == Some(criu) || starter_is_gone && parent == starter {
             return Ok(false);
@@ -265,14 +266,14 @@ impl Postponed {
         Ok(parent != starter || is_first(parent) || ended.elapsed() >= SETTLED)
     }
 
-    /// Sets them, and says which; `None`: the process has ended.
+    /// Sets the signals, and returns them; `None`: the process has ended.
     fn set_in_time(&self) -> Result<Option<Vec<String>>> {
         let deadline = Instant::now() + SET_TIME;
         loop {
             match self.set() {
                 Ok(set) => return Ok(Some(set)),
                 Err(_) if self.is_gone() => return Ok(None),
-                // Somebody else traces it, a freezer holds it, or it waits in a call that a stop would harm.
+                // Another tracer has the process, a freezer holds it, or it waits in a call that a stop would end.
                 Err(_) if Instant::now() < deadline => std::thread::sleep(LONG_INTERVAL),
                 Err(e) => return Err(e),
             }
@@ -345,7 +346,7 @@ impl Postponed {
             .create(FOLDER)
             .map_err(failed)?;
         check_owner(Path::new(FOLDER)).map_err(failed)?;
-        // That of an earlier process with the same number.
+        // The record of an earlier process with the same pid.
         let _ = fs::remove_file(&self.record);
         fs::write(&self.record, text).map_err(failed)
     }
@@ -355,7 +356,7 @@ fn record_of(pid: Pid) -> PathBuf {
     Path::new(FOLDER).join(format!("parent-death-{pid}"))
 }
 
-/// What root does with a process is not to be another user's decision.
+/// The record of another user must not decide what root does with a process.
 fn check_owner(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let owner = nix::unistd::geteuid().as_raw();
@@ -365,11 +366,11 @@ fn check_owner(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Adds to the state of a process that is stopped the parent-death signals that an earlier restore has postponed, and that are
-/// not set again yet. Returns whether there are any.
+/// Adds the parent-death signals that an earlier restore has postponed, and that are not set again yet, to the state of a
+/// stopped process. Returns whether there are any.
 ///
 /// # Errors
-/// If they are recorded, and the record cannot be read.
+/// If there is a record, and it cannot be read.
 pub fn add_postponed(pid: Pid, state: &mut ProcessState) -> Result<bool> {
     let record = record_of(pid);
     let failed = |e: &io::Error| Error::io(format!("read {}", record.shown()), e);
@@ -380,7 +381,7 @@ pub fn add_postponed(pid: Pid, state: &mut ProcessState) -> Result<bool> {
     check_owner(Path::new(FOLDER)).map_err(|e| failed(&e))?;
     let mut lines = text.lines();
     let started = lines.next().and_then(|line| line.parse().ok());
-    // That of an earlier process, whose helper was killed.
+    // The record of an earlier process, whose helper process was killed.
     if started != Some(proc::start_time_of_stopped(pid)?) {
         return Ok(false);
     }

@@ -24,7 +24,7 @@ use super::dump::PATIENCE;
 /// What a pre-dump has done so far.
 #[derive(Default)]
 pub struct PreDump {
-    /// By their ids as criu sees them.
+    /// The processes, by their pids as criu sees them.
     processes: BTreeMap<Pid, PreDumped>,
     root_seen: bool,
     clocks: ProcessorClocks,
@@ -34,11 +34,11 @@ pub struct PreDump {
 /// One process during a pre-dump.
 #[derive(Default)]
 struct PreDumped {
-    /// What its threads were seen waiting in, until CRIU hands the process over.
+    /// The calls in which its threads were seen waiting, until CRIU hands the process over.
     waiting: interrupted::Seen,
     /// CRIU has handed it over.
     handed: bool,
-    /// System calls that CRIU finds in another state than the one that they are given back in.
+    /// System calls that were changed for CRIU, and are given back at the end.
     calls: Option<HandedOver>,
 }
 
@@ -50,9 +50,9 @@ impl PreDump {
         PreDump::default()
     }
 
-    /// Looks at a process that CRIU seizes next, and changes nothing in the process: this criu may not call the plugin again.
-    /// At the first, which is the root, looks at all, for the reason that [`Dump::before_seize`](super::dump::Dump::before_seize)
-    /// gives.
+    /// Looks at the process that CRIU seizes next, and changes nothing in the process: this criu may not call the plugin
+    /// again. The first call, for the root, looks at all processes, for the reason that
+    /// [`Dump::before_seize`](super::dump::Dump::before_seize) gives.
     pub fn before_seize(&mut self, pid: Pid) {
         let seen = if std::mem::replace(&mut self.root_seen, true) {
             vec![pid]
@@ -123,7 +123,7 @@ impl PreDump {
         Ok(())
     }
 
-    /// The tasks are still seized, and are let go next.
+    /// The processes are still seized, and are released next.
     pub fn end(self, ret: i32) {
         for (pid, process) in self.processes {
             let _budget = Budget::of_process();

@@ -48,19 +48,19 @@ impl Recorder {
         }
     }
 
-    /// Logs what failed, and keeps it.
+    /// Logs an error, and keeps it for the report.
     pub fn error(&mut self, what: impl Into<String>) {
         let what = what.into();
         log::error!("{what}");
         self.document.errors.push(what);
     }
 
-    /// What was said, and belongs to no process of the report.
+    /// Messages that belong to no process of the report.
     pub fn notices(&mut self, notices: Vec<Notice>) {
         self.document.notices.extend(notices);
     }
 
-    /// One process is done with, since `started`.
+    /// The work on one process, begun at `started`, is complete.
     pub fn process(&mut self, process: Process, started: Instant) {
         self.document.processes.push(Process {
             duration_us: micros(started.elapsed()),
@@ -68,18 +68,18 @@ impl Recorder {
         });
     }
 
-    /// Is there a word of this process?
+    /// Is this process in the report?
     pub fn has(&self, pid: Pid) -> bool {
         let mut known = self.document.processes.iter();
         known.any(|process| process.pid == Some(pid.get()))
     }
 
-    /// The plugin makes the run fail.
+    /// Notes that the plugin makes the run fail.
     pub fn refuse(&mut self) {
         self.refused = true;
     }
 
-    /// The whole report. `result` is criu's, `None` if the plugin lets it do nothing because of `why`.
+    /// The whole report. `result` is criu's; `None` if the plugin has refused the run because of `why`.
     #[must_use]
     pub fn finish(mut self, result: Option<i32>, why: Option<String>) -> Document {
         self.document.errors.extend(why);

@@ -17,22 +17,22 @@ use crate::process::detached;
 use crate::process::pidfd::PidFd;
 use crate::tracee::{ByHost, StoppedProcess};
 
-/// What the process that waits is called.
+/// The name of the helper process.
 const NAME: &std::ffi::CStr = c"signals-let-go";
-/// How often it looks. It is a matter of milliseconds: CRIU lets go when it has called its plugins for the last time.
+/// The interval between two looks. CRIU detaches milliseconds after it has called its plugins for the last time.
 const INTERVAL: Duration = Duration::from_micros(200);
-/// Unless it is held up by something that may take for ever.
+/// The interval if CRIU is held up, possibly for ever.
 const LONG_INTERVAL: Duration = Duration::from_millis(20);
-/// How long it looks often.
+/// How long the short interval is used.
 const SHORTLY: Duration = Duration::from_secs(2);
 
-/// A stopped process that CRIU is about to let go.
+/// A stopped process from which CRIU is about to detach.
 #[derive(Debug)]
 pub struct LetGo {
     pid: Pid,
-    /// Whose number it is may change before CRIU has let go.
+    /// The pid may belong to another process when CRIU has detached.
     held: PidFd,
-    /// The stop signals that are pending for it now.
+    /// The stop signals that are pending for the process now.
     own: SigSet,
 }
 
@@ -40,9 +40,9 @@ impl LetGo {
     /// `None` if the process, which is seized by CRIU, is not stopped.
     ///
     /// # Errors
-    /// If it is not seized, or gone.
+    /// If the process is not seized, or gone.
     pub fn look(pid: Pid) -> Result<Option<LetGo>> {
-        // It is seized, so that its number is its own.
+        // The process is seized, so its pid stays its own.
         let stopped = StoppedProcess::<ByHost>::of_host(pid)?;
         if stopped.trap_again(stopped.leader())?.is_none() {
             return Ok(None);
@@ -61,8 +61,8 @@ impl LetGo {
         Ok(status.dead)
     }
 
-    /// Waits until `host` does not trace any thread of the process and all of them are stopped. False if there is
-    /// nothing to be done then.
+    /// Waits until `host` traces no thread of the process and all threads are stopped. False if nothing has to be done
+    /// then.
     fn wait(&self, host: i32) -> Result<bool> {
         let begun = Instant::now();
         let mut released = None;
@@ -82,14 +82,14 @@ impl LetGo {
                     }
                 }
             }
-            // CRIU has sent its signal before it lets go of the leader, the first thread. On its way into the stop a
-            // thread shows as running for a moment.
+            // CRIU sends its signal before it detaches from the leader, the first thread. On its way into the stop a thread
+            // shows as running for a moment.
             if !held {
                 let since = *released.get_or_insert_with(Instant::now);
                 if stopped {
                     return Ok(true);
                 }
-                // It has been continued.
+                // The process has been continued.
                 if self.sent()?.is_empty() || since.elapsed() > SHORTLY {
                     return Ok(false);
                 }
@@ -102,7 +102,7 @@ impl LetGo {
         }
     }
 
-    /// The stop signals that are pending and have not been there before.
+    /// The stop signals that are pending and were not pending before.
     fn sent(&self) -> Result<SigSet> {
         let pending = SignalStatus::read(self.pid, self.pid.into())?.shared_pending;
         Ok(stops::stop_signals(pending).difference(self.own))
@@ -122,11 +122,11 @@ impl LetGo {
     }
 }
 
-/// Starts the process that waits until the calling one, which must have one thread, lets go of `all`. If they are
-/// killed instead, it has nothing to do.
+/// Starts the helper process, which waits until the calling process detaches from `all`. The calling process must have one
+/// thread. If `all` are killed instead, the helper process does nothing.
 ///
 /// # Errors
-/// If there can be no further process.
+/// If fork(2) fails.
 pub fn put_right_afterwards(all: &[LetGo]) -> Result<()> {
     if all.is_empty() {
         return Ok(());
@@ -158,7 +158,7 @@ pub fn put_right_afterwards(all: &[LetGo]) -> Result<()> {
     })
 }
 
-/// Waits, but not for ever, until such a process has done with `pid`: two tracers get in each other's way.
+/// Waits, with a bound, until such a helper process has finished with `pid`: a process can have only one tracer.
 ///
 /// # Errors
 /// If `pid` is gone.

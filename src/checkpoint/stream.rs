@@ -4,10 +4,10 @@
 //! Beside the images goes [`LIST`], which names their processes: a restore cannot ask a stream what is in it. A dump adds each
 //! process when its image is sent, and a last line when the dump has succeeded.
 //!
-//! At the dump the images are in the folder as well until the dump is over: what is taken out of a process has to outlive criu
-//! and the streamer.
+//! During the dump the images are in the folder as well: signals that are taken out of a process have to outlive criu and
+//! the streamer.
 //!
-//! What CRIU itself sends cannot be corrected afterwards: [`refuse`] says so of a process that needs it.
+//! CRIU's own images in the stream cannot be corrected afterwards: [`refuse`] reports a process that needs a correction.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -30,13 +30,13 @@ const LIST: &CStr = c"signals-list.img";
 const BEGINNING: &str = "criu-signals 1";
 /// Its last line.
 const END: &str = "end";
-/// The longest list that is read: of more processes than there can be (PID_MAX_LIMIT).
+/// The longest list that is read: for more processes than a kernel can have (PID_MAX_LIMIT).
 const MAX_LIST: u64 = 1 << 26;
 
-/// How long the streamer may take none of what it is sent, and send none of what it is asked for.
+/// How long the streamer may accept no data, or send none that was asked for.
 const STALL: Duration = Duration::from_secs(30);
 
-/// One end of a pipe, the other end of which the streamer has. Waits for the streamer, and not for ever.
+/// One end of a pipe; the streamer has the other end. Waits for the streamer with a bound.
 struct Pipe {
     file: File,
     stall: Duration,
@@ -61,7 +61,7 @@ impl Pipe {
                 io::ErrorKind::TimedOut,
                 format!("the image streamer has done nothing for {:?}", self.stall),
             )),
-            // EINTR is no more than a reason to try again.
+            // After EINTR the read or write is tried again.
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -94,7 +94,7 @@ impl Read for Pipe {
     }
 }
 
-/// What is sent by a dump.
+/// The data that a dump sends.
 pub(super) struct Outgoing {
     stream: ImageStream,
     /// Opened with the first image: to the streamer, the first file says that the processes are stopped.
@@ -135,13 +135,13 @@ impl Outgoing {
             self.list = Some(list);
         }
         match &mut self.list {
-            // In one call: the end of what is sent is that of a line.
+            // In one call, so that the data always end with a line.
             Some(list) => list.write_all(format!("{line}\n").as_bytes()),
             None => Ok(()),
         }
     }
 
-    /// The dump has succeeded, and nothing more is sent.
+    /// Notes that the dump has succeeded. Nothing more is sent.
     ///
     /// # Errors
     /// If the streamer does not take the end of the list.
@@ -151,7 +151,8 @@ impl Outgoing {
     }
 }
 
-/// Says that a process cannot be dumped into a stream, because `what` has to be corrected in CRIU's own images afterwards.
+/// The error that a process cannot be dumped into a stream, because `what` has to be corrected in CRIU's own images
+/// afterwards.
 pub(super) fn refuse(pid: Pid, what: &str) -> Error {
     Error::new(
         "dump into a stream (--stream)",
@@ -166,7 +167,7 @@ pub(super) fn refuse(pid: Pid, what: &str) -> Error {
     .during(Phase::Capture, pid)
 }
 
-/// What a restore is sent.
+/// The data that a restore receives.
 pub(super) struct Incoming {
     stream: ImageStream,
     list: List,
@@ -176,7 +177,7 @@ pub(super) struct Incoming {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct List {
     pub processes: Vec<i32>,
-    /// Had the dump succeeded when its end was sent?
+    /// Does the list say that the dump has succeeded?
     pub complete: bool,
 }
 
@@ -184,7 +185,7 @@ impl Incoming {
     /// Reads the list.
     ///
     /// # Errors
-    /// If the streamer does not send it, or it is no such list.
+    /// If the streamer does not send the list, or sends no such list.
     pub fn begin(stream: ImageStream) -> Result<Incoming> {
         let what = format!(
             "read {} of the image stream (--stream)",
@@ -213,7 +214,7 @@ impl Incoming {
         &self.list
     }
 
-    /// Reads the image of a process; `None` if there is none. To be asked for once.
+    /// Reads the image of a process; `None` if there is none. Each image can be read once.
     ///
     /// # Errors
     /// Those of [`image::read_of_within`].
@@ -234,7 +235,7 @@ impl Incoming {
         };
         let mut pipe = Pipe::new(file).map_err(failed)?;
         let image = image::read_of_within((&mut pipe).take(MAX_FILE), innermost, allowance);
-        // The streamer gives CRIU no other file while it cannot get rid of this one.
+        // The streamer gives CRIU no other file before this one was read to its end.
         let rest = io::copy(&mut pipe.take(MAX_FILE), &mut io::sink());
         match image {
             Ok(image) => rest.map(|_| Some(image)).map_err(failed),
@@ -260,7 +261,7 @@ impl List {
             if list.complete {
                 return Err("something follows the end of the list of images".to_owned());
             }
-            // The last of a stream that has broken off.
+            // The last line of a stream that was cut off.
             let Some(line) = line.strip_suffix('\n') else {
                 break;
             };

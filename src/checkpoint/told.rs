@@ -1,8 +1,9 @@
-//! State that otherwise only injected calls can read, read by BPF in one pass for all processes of a dump or a restore.
+//! Reads the state that otherwise only injected calls can read, by BPF in one pass for all processes of a dump or a
+//! restore.
 //!
-//! To load the program takes as long as to ask some dozen processes or a hundred threads. So it is loaded where there are as
-//! many: in a dump before CRIU stops the first of them, in a restore when all of them are stopped. Where it can't be loaded, and
-//! where a thread is not found, threads are asked.
+//! To load the BPF program takes as long as injected calls in some dozen processes or a hundred threads. So the program is
+//! loaded only for that many: in a dump before CRIU stops the first process, in a restore when all processes are stopped.
+//! If the program can't be loaded, or does not find a thread, calls are injected.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +17,12 @@ use crate::engine::told::Told;
 #[cfg(feature = "bpf")]
 use crate::reading::Read as _;
 
-/// To ask a process takes as long as to ask so many of its threads beside the first.
+/// The injected calls for a process take as long as those in this many further threads.
 const PROCESS: usize = 4;
-/// As long as to ask so many threads it takes to load the program.
+/// To load the program takes as long as the injected calls in this many threads.
 const LOADING: usize = 48;
 
-/// Reads all stopped processes when the first of them is asked for.
+/// Reads all stopped processes when the first is asked for.
 #[derive(Default)]
 pub(super) struct ByBpf {
     #[cfg(feature = "bpf")]
@@ -32,7 +33,7 @@ pub(super) struct ByBpf {
 }
 
 impl ByBpf {
-    /// For `processes` that have so many `threads` together.
+    /// For `processes` that have `threads` together.
     pub fn prepare(processes: usize, threads: usize) -> ByBpf {
         let others = threads.saturating_sub(processes);
         if pays(processes.saturating_mul(PROCESS).saturating_add(others)) {
@@ -42,7 +43,7 @@ impl ByBpf {
         }
     }
 
-    /// There is something that nobody else can tell: loads the program even where it does not pay.
+    /// State is needed that only BPF can read: loads the program even if that takes longer than injected calls.
     pub fn need(&mut self) {
         if !std::mem::replace(&mut self.needed, true) && self.is_empty() && !is_forbidden() {
             *self = ByBpf {
@@ -76,7 +77,8 @@ impl ByBpf {
         ByBpf::default()
     }
 
-    /// What is known of the process, if anything is. All processes of the dump or the restore are stopped, and stay so.
+    /// What is known of the process, if it was read. All processes of the dump or the restore are stopped, and stay
+    /// stopped.
     pub fn for_process(&mut self, pid: Pid) -> Option<&Told> {
         #[cfg(feature = "bpf")]
         if let Some(reader) = self.reader.take() {
@@ -102,7 +104,7 @@ pub(super) struct TimersByBpf {
 }
 
 impl TimersByBpf {
-    /// There is a process with an entry of a timer that may be pending.
+    /// To be called if a timer's entry may be pending in a process: loads the program.
     pub fn prepare(&mut self) {
         if !std::mem::replace(&mut self.is_prepared, true) && !is_forbidden() {
             self.load();
@@ -124,7 +126,7 @@ impl TimersByBpf {
     #[cfg(not(feature = "bpf"))]
     fn load(&mut self) {}
 
-    /// A process that is stopped, with its timers. `None`: the kernel can't be asked.
+    /// The state of a stopped process, with its timers. `None`: BPF cannot be used.
     #[cfg(feature = "bpf")]
     pub fn read(&mut self, pid: Pid) -> Option<ProcessState> {
         match self.reader.as_mut()?.read(pid) {

@@ -38,10 +38,10 @@ impl Dump {
         secured.finish(self.process(pid))
     }
 
-    /// Adds to the state what the process itself does not tell, and says what can't be kept of it.
+    /// Adds to the state what the process itself does not tell, and logs what cannot be preserved.
     fn complete<'p>(&mut self, mut captured: Captured<'p>) -> Result<Completed<'p>> {
         let pid = captured.stopped.pid();
-        // Before anything is taken out.
+        // Before signals are taken out.
         self.say_what_parents_lose(&captured)?;
         self.look_at_files(pid, &mut captured.state)?;
         let process = self.process(pid);
@@ -66,7 +66,7 @@ impl Dump {
         Ok(completed)
     }
 
-    /// Writes the image, and takes out what CRIU can't cope with, in the order that loses nothing.
+    /// Writes the image, and takes out the signals that CRIU can't handle, in the order that loses nothing.
     fn secure<'p>(&mut self, completed: Completed<'p>) -> Result<Secured<'p>> {
         let Completed {
             stopped,
@@ -101,7 +101,7 @@ impl Dump {
         Ok(Secured::new(stopped, calls, state, &image))
     }
 
-    /// What has to be done about the pending signals for the time of the dump.
+    /// What has to be done about the pending signals for the duration of the dump.
     fn plan(
         &mut self,
         stopped: &StoppedProcess<ByHost>,
@@ -161,7 +161,7 @@ impl Dump {
     }
 }
 
-/// The largest limit that a criu of the same rights can give: its own hard one, or what the process has.
+/// The highest limit that a criu with the same rights can set: its own hard limit, or the limit of the process.
 fn lendable(state: &ProcessState) -> Result<Rlimit> {
     let (_, hard) = getrlimit(Resource::RLIMIT_SIGPENDING)
         .map_err(|errno| Error::os("getrlimit(RLIMIT_SIGPENDING)", errno))?;

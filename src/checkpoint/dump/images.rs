@@ -32,7 +32,7 @@ impl Dump {
         write: impl FnOnce(&mut Written, BorrowedFd<'_>, &Image) -> Result<Proof>,
         in_folder: impl FnOnce(&Proof) -> &InFolder,
     ) -> Result<Proof> {
-        // For the image alone: the process itself does not have them yet, and its helper process sets them.
+        // For the image alone: the process itself does not have these signals yet; the helper process sets them.
         match parent_death::add_postponed(pid, &mut state) {
             Ok(false) => {}
             Ok(true) => log::info!(
@@ -60,7 +60,7 @@ impl Dump {
         Ok(written)
     }
 
-    /// The last look at the images.
+    /// Completes the images at the end of a dump, or removes them after a failure.
     pub(super) fn close(&mut self, dir: BorrowedFd<'_>, ret: i32) {
         if ret != 0 {
             self.written.remove(dir);
@@ -89,7 +89,7 @@ impl Dump {
         }
     }
 
-    /// All that is in the folder has been sent, and nothing has to outlive this dump any more.
+    /// All images in the folder have been sent, and none has to outlive this dump any more.
     fn leave_to_stream(&mut self, outgoing: Outgoing, dir: BorrowedFd<'_>) {
         if let Err(e) = outgoing.finish() {
             self.recorder.error(format!(
@@ -99,7 +99,7 @@ impl Dump {
         self.written.remove(dir);
     }
 
-    /// Nothing of CRIU's images can be corrected in a stream, so what depends on that is not dumped there.
+    /// CRIU's images cannot be corrected in a stream, so a process that needs a correction is not dumped into a stream.
     pub(super) fn refuse_corrections(&mut self, pid: Pid) -> Result<()> {
         if self.outgoing.is_none() {
             return Ok(());
@@ -160,7 +160,7 @@ impl Dump {
         }
     }
 
-    /// CRIU sets owners before there are threads, and does not arm a timerfd that has stopped because nobody reads it.
+    /// CRIU sets owners before it creates threads, and does not arm a timerfd that has stopped because it was not read.
     fn correct_files(&mut self, dir: BorrowedFd<'_>) {
         let all = || self.processes.values().map(|process| &process.corrections);
         let unwanted: Vec<(u32, i32)> = all().flat_map(|one| one.unwanted.clone()).collect();
@@ -182,7 +182,7 @@ impl Dump {
     }
 }
 
-/// CRIU queues signals and makes timers under the limit that its image has.
+/// CRIU queues signals and creates timers under the limit in its image.
 fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> std::result::Result<(), String> {
     corrections::lend_room(dir, pid, limit).map_err(|e| {
         format!(
@@ -197,7 +197,7 @@ fn lend_room(dir: BorrowedFd<'_>, pid: i32, limit: Rlimit) -> std::result::Resul
     Ok(())
 }
 
-/// CRIU makes all timers in the leader, for threads by the ids that it has written down.
+/// CRIU creates all timers in the leader, for threads by the ids in its image.
 fn correct_timers(
     dir: BorrowedFd<'_>,
     pid: i32,

@@ -34,11 +34,11 @@ impl Dump {
         self.notices.say_or_refuse(&self.options.refuse, sayings)
     }
 
-    /// What ties the process to its parent, and its children that have ended.
+    /// Losses that concern the parent, and children that have ended.
     pub(super) fn say_what_parents_lose(&mut self, captured: &Captured<'_>) -> Result<()> {
         let (pid, state) = (captured.stopped.pid(), &captured.state);
         let ties = Ties::from_state(state);
-        // Who the parent is has to be read, and matters to few.
+        // The parent has to be read, and matters for few processes.
         let parent_is_dumped = ties.death_signal().is_some() && self.is_parent_handed(pid)?;
         self.process(pid).handed = true;
         self.root.get_or_insert(pid);
@@ -70,7 +70,7 @@ impl Dump {
         Ok(parent.is_some_and(|parent| self.processes.get(&parent).is_some_and(|one| one.handed)))
     }
 
-    /// System calls that begin anew with their whole timeout.
+    /// Losses of system calls that begin anew with their whole timeout.
     pub(super) fn say_what_begins_anew(&mut self, pid: Pid, state: &ProcessState) -> Result<()> {
         match Anew::find(state, self.options.long_timeout) {
             Some(anew) if anew.is_long() => self.say_or_refuse([anew.at_dump(pid)])?,
@@ -82,7 +82,7 @@ impl Dump {
         Ok(())
     }
 
-    /// Whom the SIGIO of its files goes to, and what else goes by time.
+    /// Losses of SIGIO owners of files, and of clocks.
     pub(super) fn look_at_files(&mut self, pid: Pid, state: &mut ProcessState) -> Result<()> {
         let cpu = cpu_limit_of::capture(pid)?;
         self.say_or_refuse(cpu_limit::at_dump(pid, state, &cpu))?;
@@ -105,7 +105,7 @@ impl Dump {
         Ok(())
     }
 
-    /// The dumped processes that are in the same pid namespace as `process`. All are stopped, so that one look is enough.
+    /// The dumped processes in the same pid namespace as `process`. All are stopped, so one look is enough.
     fn dumped_beside(&mut self, process: &ProcessState) -> Result<Arc<files::Dumped>> {
         if let Some(known) = self.dumped.get(&process.pid_ns) {
             return Ok(known.clone());
@@ -120,7 +120,7 @@ impl Dump {
         Ok(found)
     }
 
-    /// Completes the timers, and says what of them can't be kept.
+    /// Completes the state of the timers, and logs what cannot be preserved.
     pub(super) fn look_at_timers(&mut self, captured: &mut Captured<'_>) -> Result<()> {
         if self.options.take_out != TakeOut::Never {
             self.look_for_dropped(captured)?;
@@ -171,7 +171,7 @@ impl Dump {
         } = captured;
         let pid = stopped.pid();
         let sayings = match (entries, self.options.overruns) {
-            // Timers are told by their entries; see `look_at_timers_again`.
+            // Losses of timers depend on their entries; see `look_at_timers_again`.
             (Entries::Unread, _) => return Ok(()),
             (_, Overruns::Leave) => timers::not_counted(pid, state, &timers::nobody_asked()),
             (Entries::Known, Overruns::Count) => {
@@ -182,8 +182,9 @@ impl Dump {
         self.say_or_refuse(sayings)
     }
 
-    /// Timers of a process of which a queue was too deep to be read, and is taken out now: `all` is its state with that. What
-    /// stays in the process, the entries of timers among it, is not deep any more, and is looked at as that of others.
+    /// Timers of a process with a queue that was too deep to be read and is taken out now: `all` is the state with that
+    /// queue. The entries that stay in the process, those of timers among them, are few now, and are handled as in other
+    /// processes.
     pub(super) fn look_at_timers_again(
         &mut self,
         stopped: &StoppedProcess<ByHost>,
@@ -199,7 +200,7 @@ impl Dump {
         if entries == Entries::Unread {
             return self.say_what_is_unread(all);
         }
-        // What the time before the stop has shown.
+        // State that was seen before the stop.
         rest.timers.clone_from(&all.timers);
         let read = self.timers_by_bpf.read(stopped.pid());
         let told = read.as_ref().map(|read| read.timers.as_slice());
@@ -208,7 +209,7 @@ impl Dump {
         self.say_or_refuse(timers::uncounted(all.pid(), all, &left))
     }
 
-    /// Of timers in a process of which a queue was too deep to be read, and is left to CRIU, or what has stayed of it is.
+    /// Losses of timers in a process with a queue that was too deep to be read, and that is left to CRIU wholly or in part.
     pub(super) fn say_what_is_unread(&mut self, state: &ProcessState) -> Result<()> {
         let pid = state.pid();
         let why = match self.options.overruns {
@@ -230,7 +231,7 @@ impl Dump {
         Ok(others)
     }
 
-    /// Timers whose entries may be pending in a deep queue: nobody has looked.
+    /// Timers whose entries may be pending in a deep queue, which was not read.
     fn perhaps_pending(&self, captured: &Captured<'_>) -> Result<Vec<i32>> {
         if captured.entries == Entries::Known {
             return Ok(Vec::new());
@@ -241,7 +242,7 @@ impl Dump {
         Ok(perhaps.map(|timer| timer.id).collect())
     }
 
-    /// Entries of timers that are gone. CRIU's images have them as those of somebody, until the restore puts that right.
+    /// Entries of deleted timers. CRIU's images have them as entries of a sender, until the restore corrects that.
     fn look_for_dropped(&mut self, captured: &mut Captured<'_>) -> Result<()> {
         let Captured {
             stopped,
@@ -269,7 +270,7 @@ impl Dump {
     }
 }
 
-/// Finds the overruns of pending timers in `state`, without a touch if the kernel can be asked. Returns what will be lost.
+/// Finds the overruns of pending timers in `state`, without injected calls if BPF can read them. Returns the losses.
 fn known_overruns(
     stopped: &StoppedProcess<ByHost>,
     state: &mut ProcessState,
@@ -283,7 +284,7 @@ fn known_overruns(
     Ok(left)
 }
 
-/// `None` if the timerfds can't all be told, or not all be recorded. CRIU dumps them all the same.
+/// `None` if not all timerfds can be read, or not all be recorded. CRIU dumps them all the same.
 fn clocks_of(pid: Pid, cpu: CpuLimit, timerfds: &[i32]) -> Result<Option<Clocks>> {
     let timerfds = if timerfds.len() > TIMERFDS_LIMIT {
         Ok(None)

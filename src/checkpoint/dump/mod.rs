@@ -51,16 +51,16 @@ pub struct Dump {
     /// Will a restore be refused without this plugin?
     recorded: bool,
     written: Written,
-    /// Where the images go as well, if they are streamed.
+    /// The stream to which the images go as well, if CRIU streams its own.
     outgoing: Option<Outgoing>,
-    /// By their ids as criu sees them.
+    /// The processes, by their pids as criu sees them.
     processes: BTreeMap<Pid, DumpedProcess>,
     /// The process that CRIU has handed over first.
     root: Option<Pid>,
     root_seen: bool,
     wait_statuses: WaitStatuses,
     clocks: ProcessorClocks,
-    /// The dumped processes of pid namespaces that were asked for, by the namespaces' inodes.
+    /// The dumped processes of those pid namespaces that were looked up, by the inodes of the namespaces.
     dumped: HashMap<u64, Arc<Dumped>>,
     notices: Notices,
     by_bpf: ByBpf,
@@ -68,15 +68,15 @@ pub struct Dump {
     recorder: Recorder,
 }
 
-/// How long a file is waited for of a process that CRIU has not seized yet, and that is in execve(2): less than CRIU takes to
-/// give up, which has seized others by then.
+/// How long to wait for a file in /proc of a process that CRIU has not seized yet, and that is in execve(2): less than
+/// CRIU's own timeout, since CRIU has seized other processes by then.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Dump {
     /// Begins a dump.
     ///
     /// # Errors
-    /// If CRIU streams its images and takes none of a plugin, or can't note that the restore needs this plugin.
+    /// If CRIU streams its images and accepts none of a plugin, or can't note that the restore needs this plugin.
     pub fn begin(
         host: Host,
         options: Options,
@@ -111,8 +111,9 @@ impl Dump {
         })
     }
 
-    /// Looks at a process that CRIU seizes next. The first is the root: with `--freeze-cgroup`, CRIU freezes all
-    /// others before their turn, and what a freezer of cgroup v1 holds can't be looked at. So all have their turn now.
+    /// Looks at the process that CRIU seizes next. The first call, for the root, looks at all processes: with
+    /// `--freeze-cgroup`, CRIU freezes the others before their turn, and a process in a frozen cgroup v1 can't be looked
+    /// at.
     pub fn before_seize(&mut self, pid: Pid) {
         let seen = if self.root_seen {
             vec![pid]
@@ -129,7 +130,7 @@ impl Dump {
             let threads = seen.iter().map(|&pid| self.process(pid).threads).sum();
             self.by_bpf = ByBpf::prepare(seen.len(), threads);
         }
-        // At the end: what is done before uses memory.
+        // At the end, because the steps before use memory.
         for pid in seen {
             if self.process(pid).beside_criu {
                 continue;
@@ -161,11 +162,12 @@ impl Dump {
         }
     }
 
-    /// Most processes are neither traced nor stopped, and have no SIGTRAP pending: one look at each of their threads is enough.
+    /// Most processes are neither traced nor stopped, and have no pending SIGTRAP: one look at each of their threads is
+    /// enough.
     fn look_at_threads(&mut self, pid: Pid) -> Result<()> {
         let mut threads = Glimpse::of_threads(pid)?;
         if threads.iter().any(|thread| thread.traced) {
-            // By what looks after stopped processes, if there was a dump a moment ago.
+            // The tracer can be the helper process for stopped processes of a dump a moment ago.
             stray_stop::wait_until_put_right(pid)?;
             threads = Glimpse::of_threads(pid)?;
         }
@@ -182,15 +184,15 @@ impl Dump {
         process.threads = threads.len();
         process.beside_criu = threads.first().is_some_and(|leader| !leader.nested);
         let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
-        // A freezer of cgroup v1 hides what was seen before it froze the process. That no thread was seen waiting is worth
-        // knowing as well: as long as the threads do not run, they are not looked at again.
+        // A freezer of cgroup v1 hides what could be seen before. It is noted as well that no thread was seen waiting: as
+        // long as the threads do not run, they are not looked at again.
         if !waiting.is_empty() || process.waiting.is_empty() {
             process.waiting = waiting;
         }
         Ok(())
     }
 
-    /// What an entry of a timer stands for, and whether the kernel has put one aside, only the kernel knows.
+    /// The overruns behind a timer's entry, and whether the kernel has put an entry aside, are known only to the kernel.
     fn prepare_for_timers(&mut self, pid: Pid, threads: &[Glimpse]) {
         let sets = threads
             .iter()
@@ -202,7 +204,7 @@ impl Dump {
         let may_have_entry = |timer: &TimerLine| {
             SigNo::new(timer.signo).is_some_and(|signo| numbers.contains(signo))
         };
-        // A kernel that does not list the timers has no such program either.
+        // A kernel that does not list the timers cannot run the BPF program either.
         if proc::timers(pid).is_ok_and(|timers| timers.iter().any(may_have_entry)) {
             self.timers_by_bpf.prepare();
         }
@@ -237,8 +239,8 @@ impl Dump {
         }
     }
 
-    /// Takes out what CRIU does not even seize a process with. It still runs. Where this fails, CRIU refuses the
-    /// process in its own words.
+    /// Takes out the signals with which CRIU does not even seize a process. The process still runs. If this fails, CRIU
+    /// refuses the process with its own message.
     fn take_trap(&mut self, pid: Pid) {
         if self.options.take_out == TakeOut::Never || !self.process(pid).custody.is_empty() {
             return;
@@ -253,7 +255,7 @@ impl Dump {
             Custody::take_trap(pid, &mut lost).map(Some)
         };
         let taken = take();
-        // The capture says so. A process that CRIU refuses is not captured.
+        // The capture reports this loss. A process that CRIU refuses is not captured.
         if taken.is_err() {
             lost.iter()
                 .for_each(|lost| log::warn!("pid {pid} tid {}: {lost}", lost.tid));
@@ -267,7 +269,7 @@ impl Dump {
                     self.recorder.error(format!("pid {pid}: {change}"));
                 }
                 self.process(pid).custody.push(custody);
-                // CRIU stops them next, and what they wait in can be told only of a thread that has been seen waiting.
+                // CRIU stops the threads next, and the call of a thread is known only if the thread was seen waiting.
                 asleep::await_return(pid);
             }
             Err(e) if e.is_died() => {}
@@ -278,7 +280,7 @@ impl Dump {
     /// Captures one process and writes its image.
     ///
     /// # Errors
-    /// Those of the capture. An error aborts the dump, and the tasks run on.
+    /// Those of the capture. An error aborts the dump, and the processes run on.
     pub fn capture(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
         let _budget = Budget::of_process();
@@ -309,7 +311,7 @@ impl Dump {
         may_take_out(self.recorded, self.options.take_out, why)
     }
 
-    /// The tasks are still seized, and are killed or let go next. Returns the report.
+    /// The processes are still seized, and are killed or released next. Returns the report.
     #[must_use]
     pub fn end(mut self, ret: i32) -> Document {
         self.take_back(ret);

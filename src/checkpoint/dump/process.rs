@@ -27,40 +27,40 @@ use crate::state::interrupted::{self, HandedOver};
 use crate::tracee::shield::LostMask;
 use crate::tracee::{ByHost, StoppedProcess};
 
-/// What a dump knows of a process, and what it owes to that: everything here is taken back at the end.
+/// What a dump knows of a process, and what it has changed in it: every change is taken back at the end.
 #[derive(Default)]
 pub(super) struct DumpedProcess {
-    /// What its threads were seen waiting in, until CRIU hands the process over.
+    /// The calls in which its threads were seen waiting, until CRIU hands the process over.
     pub waiting: interrupted::Seen,
-    /// How it was stopped before CRIU seized it.
+    /// The stop of the process before CRIU seized it.
     pub before: Option<Before>,
-    /// It has been stopped since it was looked at.
+    /// The process has been stopped since it was looked at.
     pub stopped_since: bool,
-    /// What is lost already, because the process was stopped to take something out of it.
+    /// The state that is lost already, because the process was stopped to take signals out.
     pub lost_masks: Vec<LostMask>,
-    /// Signals that are with us for the time of the dump.
+    /// Signals that are taken out for the duration of the dump.
     pub custody: Vec<Custody>,
-    /// Is it in criu's own pid namespace? False if that was not seen.
+    /// Is the process in criu's own pid namespace? False if that was not seen.
     pub beside_criu: bool,
     /// How many threads were seen.
     pub threads: usize,
-    /// CRIU was about to seize it.
+    /// CRIU was about to seize the process.
     pub looked_at: bool,
-    /// CRIU has handed it over.
+    /// CRIU has handed the process over.
     pub handed: bool,
-    /// Its id in its own namespace, if it was captured.
+    /// The pid in its own namespace, if the process was captured.
     pub captured: Option<i32>,
-    /// It ignores SIGTRAP.
+    /// The process ignores SIGTRAP.
     pub trap_ignored: Option<TrapIgnored>,
-    /// System calls that CRIU has to find in another state than the one that they were captured in.
+    /// System calls that CRIU has to find in another state than at the capture.
     pub calls: Option<HandedOver>,
-    /// How it was, if anything was done in it while it has been stopped.
+    /// The state before the first change, if the process was changed while it has been stopped.
     pub touched: Option<ProcessState>,
     pub corrections: Corrections,
 }
 
 impl DumpedProcess {
-    /// Forgets what is known of a process that had this number before, and has ended.
+    /// Forgets what is known of an ended process that had this pid before.
     pub fn forget_former(&mut self) {
         self.before = self.before.take().filter(|one| one.check().is_ok());
         self.custody.retain(|one| one.held().check().is_ok());
@@ -70,7 +70,7 @@ impl DumpedProcess {
     }
 }
 
-/// What is to be corrected in CRIU's own images.
+/// The corrections of CRIU's own images.
 #[derive(Default)]
 pub(super) struct Corrections {
     /// A larger RLIMIT_SIGPENDING, without which CRIU can't restore queues and timers.
@@ -83,7 +83,7 @@ pub(super) struct Corrections {
     pub timerfds: bool,
 }
 
-/// A process that CRIU has stopped, and in which nothing has run since.
+/// A process that CRIU has stopped, and in which no code has run since.
 pub(super) struct Confirmed<'p> {
     stopped: &'p StoppedProcess<ByHost>,
     calls: interrupted::Confirmed,
@@ -99,7 +99,7 @@ impl<'p> Confirmed<'p> {
         Ok(Confirmed { stopped, calls })
     }
 
-    /// Does a call of the process need what only the kernel's memory tells?
+    /// Does a call of the process need facts that only BPF can read?
     pub fn needs_blocks(&self) -> Result<bool> {
         self.calls.needs_blocks(self.stopped)
     }
@@ -129,9 +129,9 @@ pub(super) struct Captured<'p> {
     calls: interrupted::Confirmed,
     pub state: ProcessState,
     pub entries: Entries,
-    /// The kernel's own timers, where it could be asked.
+    /// The kernel's own timers, if BPF could read them.
     pub timers: Option<Vec<PosixTimer>>,
-    /// Has it perhaps children that have ended and that nobody has waited for?
+    /// May the process have children that have ended and were not waited for?
     pub has_zombies: bool,
 }
 
@@ -151,7 +151,7 @@ impl<'p> Captured<'p> {
     }
 }
 
-/// A process of which all is known.
+/// A process whose state is complete.
 pub(super) struct Completed<'p> {
     pub stopped: &'p StoppedProcess<ByHost>,
     pub calls: interrupted::Completed,
@@ -167,7 +167,7 @@ pub(super) struct Secured<'p> {
 }
 
 impl<'p> Secured<'p> {
-    /// `state`: the whole of it, as the image has it.
+    /// `state`: the whole state, as the image has it.
     pub fn new(
         stopped: &'p StoppedProcess<ByHost>,
         calls: interrupted::Completed,
@@ -194,8 +194,8 @@ impl<'p> Secured<'p> {
     }
 }
 
-/// CRIU runs code of its own in each task, next, and does not know of Syscall User Dispatch: its calls become SIGSYS, which
-/// ends the task.
+/// CRIU runs its own code in each process next, and does not know Syscall User Dispatch: its calls become SIGSYS, which
+/// ends the process.
 fn refuse_dispatch(stopped: &StoppedProcess<ByHost>) -> Result<()> {
     let Some(tid) = stopped.dispatched()? else {
         return Ok(());
@@ -205,17 +205,17 @@ fn refuse_dispatch(stopped: &StoppedProcess<ByHost>) -> Result<()> {
     Err(Error::new("dump", Cause::Unsupported(why.into())).in_thread(tid))
 }
 
-/// A process that ignores SIGTRAP. The trap that ends CRIU's own code in it makes that SIG_DFL (force_sig), and CRIU looks at
-/// dispositions only after the first of them.
+/// A process that ignores SIGTRAP. The trap that ends CRIU's own code in the process resets the disposition to SIG_DFL
+/// (force_sig), and CRIU reads dispositions only after the first of these traps.
 pub(super) struct TrapIgnored {
     pid: Pid,
     state: ProcessState,
-    /// Who sees to it if criu ends before.
+    /// The guardian that sets SIG_IGN again if criu ends before.
     guardian: Option<Guardian>,
 }
 
 impl TrapIgnored {
-    /// How the process was.
+    /// The state of the process before.
     pub fn state(&self) -> &ProcessState {
         &self.state
     }
@@ -236,7 +236,7 @@ impl TrapIgnored {
         }
     }
 
-    /// Returns what failed; then the guardian tries again when criu has ended.
+    /// Returns the error; then the guardian tries again when criu has ended.
     pub fn give_back(self) -> Vec<Error> {
         let errors = match StoppedProcess::<ByHost>::of_host(self.pid) {
             Ok(stopped) => repair::dispositions(&stopped, &self.state),

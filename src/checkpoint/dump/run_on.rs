@@ -9,7 +9,8 @@ pub fn may_run_on() -> bool {
     std::fs::read("/proc/self/cmdline").map_or(true, |line| left_by(&line))
 }
 
-/// Words that end with a zero byte. What may be an option that leaves processes is taken for one.
+/// `command_line`: words that end with a zero byte. A word that may be an option to leave processes is taken for such an
+/// option.
 fn left_by(command_line: &[u8]) -> bool {
     let words = || command_line.split(|&byte| byte == 0).skip(1);
     let leaves = |word: &[u8]| match word {

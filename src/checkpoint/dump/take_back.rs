@@ -28,7 +28,7 @@ struct Step {
 
 /// In this order, each for all processes.
 const TAKE_BACK: [Step; 8] = [
-    // Before queues: a signal that becomes ignored is taken out of all of them (do_sigaction).
+    // Before queues: a signal that becomes ignored is removed from all of them (do_sigaction).
     Step {
         what: "give back dispositions",
         run: |dump, _| dump.give_back_dispositions(),
@@ -37,13 +37,13 @@ const TAKE_BACK: [Step; 8] = [
         what: "give back signals",
         run: |dump, _| dump.give_back_signals(),
     },
-    // When all that is compared is back.
+    // When all compared state is back.
     Step {
         what: "compare what was touched",
         run: |dump, _| dump.expect_untouched(),
     },
-    // After the last of the steps that run code in threads that are not stopped by a signal: any call that is made in a
-    // thread clears the kernel's notes of the one that was interrupted.
+    // After the last step that runs code in threads that are not stopped by a signal: any call in a thread clears the
+    // kernel's restart_block of the interrupted call.
     Step {
         what: "give back system calls",
         run: |dump, _| dump.give_back_calls(),
@@ -56,7 +56,7 @@ const TAKE_BACK: [Step; 8] = [
         what: "keep system calls that criu's stop has interrupted",
         run: |dump, ret| dump.shield_not_handed(ret),
     },
-    // Goes by the stops as they remain.
+    // Depends on the final stops.
     Step {
         what: "start the process that removes stray stop signals",
         run: |dump, _| dump.look_after_stopped(),
@@ -69,7 +69,7 @@ const TAKE_BACK: [Step; 8] = [
 ];
 
 impl Dump {
-    /// A panic in one of the steps keeps nobody from the others: each gives something back.
+    /// A panic in one step does not prevent the other steps: each gives something back.
     pub(super) fn take_back(&mut self, ret: i32) {
         for process in self.processes.values_mut() {
             process.touched = how_it_was(process);
@@ -84,7 +84,7 @@ impl Dump {
         }
     }
 
-    /// At the end, where a failure must not keep the rest from being done.
+    /// At the end of a dump, where a failure must not prevent the other work.
     fn passing(&mut self, point: Point) {
         if let Err(e) = fault::point(point) {
             self.recorder.error(e.to_string());
@@ -115,7 +115,7 @@ impl Dump {
         } = self;
         for (&pid, process) in processes {
             for custody in process.custody.drain(..) {
-                // Its number may be another's.
+                // The pid may belong to another process.
                 if let Err(e) = custody.held().check() {
                     log::warn!("{}", e.during(Phase::Replay, pid));
                     continue;
@@ -135,7 +135,7 @@ impl Dump {
         self.passing(Point::CustodyBack);
     }
 
-    /// What has been done in them is undone: compared once more, and what is not is put back or said.
+    /// The changes in the processes are undone: compares the processes once more, and puts back or logs each difference.
     fn expect_untouched(&mut self) {
         let Dump {
             processes,
@@ -146,7 +146,7 @@ impl Dump {
             let Some(state) = process.touched.take() else {
                 continue;
             };
-            // CRIU may have let it go: then it lives its own life.
+            // CRIU may have released the process: then the process has run on.
             let compared = StoppedProcess::<ByHost>::if_of_host(pid).and_then(|stopped| {
                 let compare = |s| repair::untouched(&s, &state, Entries::Known);
                 stopped.map_or_else(|| Ok(Vec::new()), compare)
@@ -188,7 +188,7 @@ impl Dump {
     }
 
     fn give_back_stops(&mut self) {
-        // Whatever becomes of the processes: whether they run on is not known here.
+        // Whether the processes run on is not known here.
         for before in self.processes.values().filter_map(|p| p.before.as_ref()) {
             let _budget = Budget::of_process();
             if let Err(e) = before.turn_back()
@@ -200,8 +200,8 @@ impl Dump {
         self.passing(Point::StopsBack);
     }
 
-    /// Processes that criu has stopped, or some of their threads, before it failed, and that this plugin was never handed.
-    /// What criu has let go already may have run on with the result of a call that only the stop has ended.
+    /// Processes that criu, before it failed, had stopped wholly or in part, and had not handed over. A thread that criu
+    /// has released already may have run on with the result of a call that only the stop has ended.
     fn shield_not_handed(&mut self, ret: i32) {
         if ret == 0 {
             return;
@@ -226,7 +226,7 @@ impl Dump {
         }
     }
 
-    /// CRIU sends them a stop signal as it lets them go.
+    /// CRIU sends these processes a stop signal when it detaches.
     fn look_after_stopped(&mut self) {
         let stopped = self.processes.iter();
         let stopped = stopped.filter(|(_, p)| p.before.is_some() || p.stopped_since);

@@ -40,7 +40,7 @@ impl Restore {
             self.read_image(dir, innermost, &mut examined)?;
         }
         memory::ensure_for(self.allowance.taken())?;
-        // Whatever the policy: there is nothing that could be put back, or compared.
+        // With any policy: there is no state that could be put back, or compared.
         if examined.foreign != 0 {
             let what = format!(
                 "the signal state of {} processes was captured on another architecture. Nothing is restored",
@@ -62,7 +62,7 @@ impl Restore {
         self.refuse_small_stacks(examined.too_small)
     }
 
-    /// Reads one image. What was read is kept for the turn of its process.
+    /// Reads one image, and keeps it until its process is checked.
     fn read_image(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -76,7 +76,7 @@ impl Restore {
         };
         match read {
             Ok(Some(image)) => self.look_at_image(innermost, image, examined),
-            // It is an error when its process is to be checked.
+            // The check of its process reports the error.
             Ok(None) => {}
             Err(e @ (ImageError::TooMany { .. } | ImageError::NoMemory { .. })) => {
                 return Err(too_much(&name, &e));
@@ -117,14 +117,14 @@ impl Restore {
         self.read.insert(innermost, Ok(image));
     }
 
-    /// Under the policy `strict`, processes that CRIU has dumped and that have no image. When its turn comes, such a
-    /// process is one that has been made, and the network is unlocked.
+    /// Under the policy `strict`, processes that CRIU has dumped and that have no image. At the check of such a process it
+    /// would be too late: the process has been created, and the network is unlocked.
     fn look_for_missing(
         &mut self,
         dir: BorrowedFd<'_>,
         examined: &mut Examined,
     ) -> Result<(), HookError> {
-        // In a stream nobody can see what there is. The check of such a process fails.
+        // The contents of a stream cannot be listed. The check of such a process fails.
         if self.options.policy != Policy::Strict || self.left.is_empty() || self.incoming.is_some()
         {
             return Ok(());
@@ -164,7 +164,7 @@ impl Restore {
     }
 }
 
-/// Whatever the policy: the process would be stopped for as long as it takes, and this machine have no memory left.
+/// With any policy: the process would be stopped for very long, and this machine would run out of memory.
 fn too_much(name: &str, e: &ImageError) -> HookError {
     match e {
         ImageError::TooMany { .. } => {

@@ -37,28 +37,29 @@ use crate::losses::notices::{Notice, Notices};
 use crate::losses::parents::Ties;
 use crate::losses::timeouts::Anew;
 
-/// Whatever the policy: the process would run on without them.
+/// With any policy: the process would run on without these signals.
 const NOT_BACK: &str = "signals that the dump has taken out of the process are not back. The restore fails, and the images are \
                         as good as before";
 
-/// What a restore has looked at so far.
+/// The state of a restore.
 pub struct Restore {
     host: Host,
     /// Does CRIU's inventory say that these images need this plugin? `None`: CRIU keeps none.
     recorded: Option<bool>,
     options: Options,
     notices: Notices,
-    /// Images that there are, by the pid in their names, and have not been asked for.
+    /// Images that were not used yet, by the pid in their names.
     left: Vec<i32>,
-    /// Where they come from, if they are streamed.
+    /// The stream that the images come from, if CRIU streams its own.
     incoming: Option<Incoming>,
-    /// What was read of them, before anything was restored. It stands: the folder may be another one by now.
+    /// The images, as read before CRIU restored a process. The folder is not read again: it may have changed.
     read: HashMap<i32, std::result::Result<Image, ImageError>>,
-    /// Processes, by the pid in their images' names, of which the dump has taken signals out: only this plugin has these.
+    /// Processes, by the pid in the names of their images, whose signals the dump has taken out: only this plugin has these
+    /// signals.
     owed: HashSet<i32>,
     /// Processes that make the restore fail.
     refused: HashSet<Pid>,
-    /// How much more may be.
+    /// How many more siginfos and timers may be read.
     allowance: Allowance,
     recorder: Recorder,
     /// See [`Restore::bind`].
@@ -68,7 +69,7 @@ pub struct Restore {
     by_bpf: ByBpf,
     /// The processes that were handed over.
     held: HashMap<Pid, PidFd>,
-    /// How many parent-death signals of a process are set after the restore.
+    /// How many parent-death signals of each process are set after the restore.
     postponed: HashMap<Pid, usize>,
 }
 
@@ -76,7 +77,7 @@ impl Restore {
     /// Begins a restore. Next is [`examine`](Self::examine).
     ///
     /// # Errors
-    /// None but those of tests.
+    /// Only those of fault points.
     pub fn begin(
         host: Host,
         options: Options,
@@ -107,12 +108,12 @@ impl Restore {
     /// Looks at the images before anything is restored.
     ///
     /// # Errors
-    /// If nothing is to be restored from them, by the options or because it can mean nothing here.
+    /// If the options forbid a restore from these images, or if this machine cannot restore them.
     pub fn examine(&mut self) -> std::result::Result<(), HookError> {
         self.find_images()?;
         let policy = self.options.policy;
         if self.left.is_empty() {
-            // Not a word about these images in the inventory either: they were made without this plugin.
+            // The inventory does not name the plugin either: these images were made without it.
             let what = "these images hold no signal state: the dump ran without this plugin, or the plugin's files \
                         were removed";
             if policy == Policy::Strict {
@@ -131,7 +132,7 @@ impl Restore {
         checked
     }
 
-    /// Finds out of which processes there are images.
+    /// Finds out which processes have images.
     fn find_images(&mut self) -> std::result::Result<(), HookError> {
         let Some(stream) = self.host.image_stream()? else {
             self.left = image_folder::captured_processes(self.host.image_dir()?)?;
@@ -162,9 +163,9 @@ impl Restore {
         self.recorder.finish(None, Some(why))
     }
 
-    /// CRIU forks those that had ended from this very process, and lets them end in its own way.
+    /// CRIU forks the processes that had ended, and lets them end in its own way.
     fn prepare_ended(&mut self) {
-        // Only CRIU may take its images out of a stream. The dump has said what is lost.
+        // Only CRIU may take its images out of a stream. The dump has logged the losses.
         if self.incoming.is_some() {
             return;
         }
@@ -193,7 +194,7 @@ impl Restore {
     /// 4.2, which ignores what the hook returns, and by itself from 4.3 on.
     pub fn check(&mut self, pid: Pid) -> std::result::Result<(), HookError> {
         let started = Instant::now();
-        // Without one it is held by its number, when it has to be killed.
+        // Without a pidfd the process is identified by its pid, when it has to be killed.
         if let Ok(held) = PidFd::open(pid) {
             self.held.insert(pid, held);
         }
@@ -238,7 +239,7 @@ impl Restore {
         Ok(())
     }
 
-    /// Has the dump taken signals of this process out? Only the image tells, if it could be read.
+    /// Has the dump taken signals of this process out? Known only from the image, if it could be read.
     fn owes(&self, pid: Pid) -> bool {
         match image_folder::innermost(pid) {
             Ok(innermost) => self.owed.contains(&innermost),
@@ -246,7 +247,7 @@ impl Restore {
         }
     }
 
-    /// Says what the comparison has found.
+    /// Logs what the comparison has found.
     fn compared(&mut self, report: Report, process: ProcessState) -> (Verdict, Process) {
         let (pid, verdict) = (report.pid, report.verdict());
         for line in log_lines::lines(&report) {
@@ -308,7 +309,7 @@ impl Restore {
             thread.parent_death_signal = None;
         }
         let mut report = check(&stopped, &wanted, mode, told)?;
-        // That they were there is right. One that is left is said, and another process sets none then.
+        // The signals were right. A signal that could not be cleared is logged, and the helper process sets none then.
         report.findings.retain(|(difference, done)| {
             difference.field != Field::ParentDeathSignal || *done == Done::NotPutBack
         });
@@ -316,10 +317,10 @@ impl Restore {
         Ok((report, image.process))
     }
 
-    /// From here until CRIU lets them go, the restored processes end with criu: should it be killed in between, none
-    /// may run on in which a part of the signal state is still to be put back, and the images can be restored again.
+    /// From here until CRIU detaches, the restored processes end with criu: if criu is killed in between, no process runs
+    /// on without a part of its signal state, and the images can be restored again.
     ///
-    /// All of them at the first one's turn, which is the root's.
+    /// The first call, for the root, does that for all processes.
     fn bind(&mut self, root: Pid) {
         if std::mem::replace(&mut self.bound, true) {
             return;
@@ -343,7 +344,7 @@ impl Restore {
         self.by_bpf = ByBpf::prepare(tree.len(), threads);
     }
 
-    /// Says what this process lives with from now on.
+    /// Logs the losses that this process has from now on.
     fn say(&mut self, pid: Pid, process: &ProcessState) -> Result<()> {
         let exit_signal = proc::exit_signal_of_stopped(pid)?;
         self.say_death_signal(pid, process)?;
@@ -412,7 +413,7 @@ impl Restore {
         let name = image::file_name(innermost);
         let read = match self.read.remove(&innermost) {
             Some(read) => read.map(Some),
-            // Asked for before, and not there.
+            // The image was looked for before, and does not exist.
             None if self.incoming.is_some() => Ok(None),
             None => {
                 let dir = self.host.image_dir().map_err(|e| {
@@ -433,12 +434,12 @@ impl Restore {
             })
     }
 
-    /// The check of this task has failed, perhaps by a panic. Under `policy=strict`, and where signals that the dump has taken
-    /// out are not back, the task is killed: without the task CRIU cannot finish, and kills the others. Else the restore goes
-    /// on, as it would without this plugin.
+    /// The check of this process has failed, perhaps by a panic. Under `policy=strict`, and if signals that the dump has
+    /// taken out are not back, the process is killed: without the process CRIU cannot finish, and kills the others.
+    /// Otherwise the restore goes on, as it would without this plugin.
     pub fn after_failure(&mut self, pid: Pid) -> AfterFailure {
         if !self.recorder.has(pid) {
-            // Nobody was left to say so.
+            // The panic has not been logged.
             log::error!("pid {pid}: verdict={}", Verdict::Failed);
             let process = Process {
                 pid: Some(pid.get()),
@@ -462,7 +463,7 @@ impl Restore {
         log::error!("pid {pid}: killed, so that the restore fails ({why})");
         let killed = match self.held.get(&pid) {
             Some(held) => held.send(Signal::SIGKILL),
-            // It is CRIU's child, or traced by it: its number is its own.
+            // The process is CRIU's child, or CRIU traces it: its pid stays its own.
             None => PidFd::open(pid).and_then(|held| held.send(Signal::SIGKILL)),
         };
         if let Err(e) = killed
@@ -482,7 +483,7 @@ impl Restore {
         self.recorder.finish(Some(ret), None)
     }
 
-    /// All tasks run again.
+    /// All processes run again.
     fn look_back(&mut self) {
         if let Some(level) = self.notices.level() {
             log::log!(level, "restore: not kept: {}", self.notices);
@@ -504,8 +505,8 @@ impl Restore {
     }
 }
 
-/// Starts the process that sets the parent-death signals of `stopped` again which the end of criu would send, and says how many
-/// there are. `None`: they are to be as `wanted` has them.
+/// Starts the helper process that sets the parent-death signals of `stopped` again which the end of criu would send, and
+/// returns how many there are. `None`: the signals have to be those of `wanted` now.
 fn postpone(stopped: &StoppedProcess<ByHost>, wanted: &ProcessState) -> Option<usize> {
     let started = Postponed::look(stopped, wanted).and_then(|found| match found {
         None => Ok(None),

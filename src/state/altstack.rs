@@ -19,7 +19,7 @@ const STACK_T_SIZE: usize = 24;
 pub enum AlternateStack {}
 
 impl AlternateStack {
-    /// The call that reads it.
+    /// The call that reads the alternate stack.
     pub(crate) fn read() -> Call {
         Call::new(libc::SYS_sigaltstack, "sigaltstack(read)")
             .value(0)
@@ -49,7 +49,7 @@ impl AlternateStack {
         size != 0 && flags & SS_AUTODISARM == 0
     }
 
-    /// What that call said.
+    /// The result of that call.
     pub(crate) fn from_outcome(outcome: &Outcome) -> Result<AltStack> {
         outcome.check()?;
         outcome

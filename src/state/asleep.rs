@@ -23,11 +23,11 @@ use crate::in_time;
 use crate::proc::{self, Glimpse};
 use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
-/// The clocks of processors are compared so many times; the least delay counts.
+/// How often the clocks of processors are compared; the comparison with the least delay counts.
 const COMPARISONS: usize = 3;
 /// How long a comparison holds: CLOCK_MONOTONIC is slewed by up to 500 ppm (adjtimex(2)), which makes 50 us by then.
 const CLOCKS_HOLD: Duration = Duration::from_millis(100);
-/// How long a thread that has been let go may take to be back in its call, and how often that is looked at.
+/// How long a released thread may take to be back in its call, and the interval between two looks.
 const RETURN_TIME: Duration = Duration::from_millis(20);
 const RETURN_INTERVAL: Duration = Duration::from_micros(100);
 /// restart_syscall(2) calls these (the kernel's names).
@@ -36,8 +36,8 @@ const RESTARTS: [(&str, Restarted); 3] = [
     ("do_restart_poll", Restarted::Poll),
     ("futex_wait_restart", Restarted::Futex),
 ];
-/// What a stack begins with that shows nothing of restart_syscall(2): what called it. The 32-bit one is called by
-/// int 0x80 only, of which the kernel has changed the name (6.7), and has another on machines with FRED.
+/// The callers of restart_syscall(2), which a stack begins with if it does not show restart_syscall(2) itself. The 32-bit
+/// call is made by int 0x80 only, whose function has another name since 6.7, and a third on machines with FRED.
 const BARE: [&str; 4] = [
     "do_syscall_64+",
     "do_int80_emulation+",
@@ -72,19 +72,19 @@ pub struct Asleep {
     since: Option<u64>,
 }
 
-/// What is known of a call when its thread has been stopped in it.
+/// What is known of a call in which a thread was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waited {
     /// The thread.
     pub tid: Tid,
     /// The number of the call that restart_syscall(2) went on with.
     pub restarted: Option<u32>,
-    /// How long it has waited, in nanoseconds, at least.
+    /// How long the thread has waited at least, in nanoseconds.
     pub time: Option<u64>,
 }
 
-/// Waits until the threads of `pid`, which have just been let go, are back in the calls that they were waiting in. One
-/// that has other things to do is not waited for longer than a moment.
+/// Waits until the threads of `pid`, which have just been released, are back in the calls in which they waited. For a
+/// thread that does other work the wait is short.
 pub fn await_return(pid: Pid) {
     let deadline = Instant::now() + RETURN_TIME;
     // proc_pid_syscall(5): "If the process is not blocked, the file displays just the word 'running'."
@@ -99,7 +99,7 @@ pub fn await_return(pid: Pid) {
     }
 }
 
-/// What was seen of the threads of a process, while they ran.
+/// What was seen of the threads of a process while they ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked(Vec<LookedAt>);
 
@@ -112,8 +112,8 @@ struct LookedAt {
 }
 
 impl Looked {
-    /// Looks at these threads of `pid`, which run. What cannot be seen is left out: all of it only makes an estimate better.
-    /// What was seen `before` of a thread that has not been switched since still holds.
+    /// Looks at these threads of `pid`, which run. Threads that cannot be read are left out: every look only makes an
+    /// estimate better. What was seen `before` of a thread that has not been switched since still holds.
     pub fn look(
         pid: Pid,
         threads: &[Glimpse],
@@ -167,7 +167,7 @@ impl LookedAt {
     }
 }
 
-/// What of `seen` is true of the threads now that they are stopped, and before anything has been done to them.
+/// What of `seen` still holds for the threads when they are stopped, before any code has run in them.
 pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Waited> {
     let now = monotonic();
     seen.asleep()
@@ -175,7 +175,7 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Wai
         .filter(|thread| {
             let registers = ptrace::registers(thread.tid);
             let same = registers.is_ok_and(|registers| thread.is_in(&registers));
-            // Into the stop, and nowhere else.
+            // The one switch into the stop.
             same && switches(stopped.pid(), thread.tid) == Some(thread.switches + 1)
         })
         .map(|thread| Waited {
@@ -224,11 +224,12 @@ fn look_at(
         Waiting::Once | Waiting::OnceOnSocket => return None,
     };
     let cpu = read(pid, tid, "stat").and_then(|stat| processor(&stat));
-    // The kernel writes how often the thread has been switched behind when it last ran, so that nothing is read behind that.
+    // In the file the number of switches stands behind the time when the thread last ran, so the file is read up to that
+    // number.
     let sched = read(pid, tid, "sched").unwrap_or_default();
     let now = voluntary_switches(&sched).or_else(|| switches(pid, tid))?;
     let at = exec_start(&sched);
-    // Else it has run in between, and what was read is of two calls.
+    // Otherwise the thread has run in between, and the values are of two calls.
     (now == before).then_some((
         Asleep {
             tid,
@@ -395,11 +396,11 @@ fn monotonic() -> Option<u64> {
     u64::try_from(Duration::from(now).as_nanos()).ok()
 }
 
-/// How the processors' clocks differ from CLOCK_MONOTONIC: found by running there.
+/// The differences between the processors' clocks and CLOCK_MONOTONIC, measured by a thread on each processor.
 #[derive(Debug, Default)]
 pub struct ProcessorClocks {
     known: Vec<(usize, Option<i128>, Instant)>,
-    /// Where this thread may run in truth, while it runs elsewhere.
+    /// The processors on which this thread may run, while the thread has moved to another.
     allowed: Option<CpuSet>,
 }
 
@@ -462,7 +463,7 @@ mod tests {
         assert_eq!(voluntary_switches(sched), Some(7));
     }
 
-    /// This thread has just been switched, and is not while it reads.
+    /// This thread has just been switched, and is not switched while it reads.
     #[test]
     fn both_files_count_the_same_switches() {
         let own = Tid::new(nix::unistd::gettid().as_raw()).unwrap();
@@ -471,7 +472,8 @@ mod tests {
             let sched = read(Pid::own(), own, "sched")?;
             Some(voluntary_switches(&sched)? == switches(Pid::own(), own)?)
         };
-        // No file, as without CONFIG_SCHED_DEBUG in older kernels: nothing to compare. A lock may have been waited for.
+        // Without the file, as in older kernels without CONFIG_SCHED_DEBUG, there is nothing to compare. The read may have
+        // waited for a lock.
         assert!((0..10).any(|_| same() != Some(false)));
     }
 

@@ -1,13 +1,14 @@
 //! Finds the process or thread whose CPU time a POSIX timer counts.
 //!
-//! A clock of CPU time is a number below 0: whose time it is, and of what kind (include/linux/posix-timers_types.h).
-//! timer_create(CLOCK_THREAD_CPUTIME_ID) makes a timer for the thread that calls it, and of that the kernel shows
-//! "a thread's" and not whose (`thread_cpu_timer_create`, THREAD_CLOCK). CRIU, which makes all timers in the leader, takes
-//! it for the leader's. The number that names the thread makes the same timer from any thread of the process.
+//! A clock of CPU time is a number below 0, which has the id of the thread or process and the kind of time
+//! (include/linux/posix-timers_types.h). timer_create(CLOCK_THREAD_CPUTIME_ID) makes a timer for the calling thread, and
+//! the kernel shows only that the clock is a thread's, not of which thread (`thread_cpu_timer_create`, THREAD_CLOCK). CRIU
+//! creates all timers in the leader, and so takes the clock for the leader's. With the number that names the thread, any
+//! thread of the process can create the same timer.
 //!
-//! Which thread it is: the timer is set to an instant that never comes, upon which timer_gettime(2) gives that instant
-//! less what the clock shows now. The threads are stopped, so the one whose clock shows the same is it. In the same batch,
-//! which a thread ends even if the tracer dies, the timer is set to what had remained.
+//! To find the thread, the timer is set to an instant that never comes; timer_gettime(2) then returns that instant less the
+//! present time of the clock. The threads are stopped, so the timer's thread is the one whose clock shows that time. In the
+//! same batch, which a thread completes even if the tracer dies, the timer is set back to the time that had remained.
 
 use criu_signals_images::{PosixTimer, ProcessState};
 use nix::errno::Errno;
@@ -33,10 +34,10 @@ const fn thread_clock(tid: i32) -> i32 {
     (!tid << 3) | PER_THREAD | SCHED
 }
 
-/// Whose time a clock shows, as far as its number tells.
+/// Whose time a clock counts, as far as its number tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
-    /// That of a thread, and it does not say of which.
+    /// The time of a thread; the number does not tell which.
     SomeThread,
     Thread(i32),
     /// Of another process, perhaps.
@@ -58,10 +59,10 @@ fn whose(clock: i32) -> Whose {
     }
 }
 
-/// What could not be found out about a timer, or can't be made again.
+/// What is not known of a timer, or cannot be restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unclear {
-    /// It counts the time of a thread, and nobody can tell of which.
+    /// The timer counts the time of a thread, and it is not known of which.
     Unknown(&'static str),
     /// The thread has ended. The timer never expires any more; in the image it is one that is not armed.
     ThreadIsGone,
@@ -128,7 +129,7 @@ pub fn is_nameless(timer: &PosixTimer) -> bool {
     whose(timer.clock) == Whose::SomeThread
 }
 
-/// A timer that will never expire: nobody can make one on a clock that is gone.
+/// A timer that will never expire: no timer can be created on a clock that is gone.
 fn not_armed(timer: &PosixTimer) -> PosixTimer {
     PosixTimer {
         clock: OWN_PROCESS,
@@ -220,7 +221,7 @@ fn clocks(state: &ProcessState) -> impl Iterator<Item = i32> {
         .map(|thread| thread_clock(thread.ids.innermost()))
 }
 
-/// Whose time it is, and what that clock shows.
+/// The clock whose time it is, and what that clock shows.
 ///
 /// # Errors
 /// If a call of [`probe`] has failed.

@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::proc;
 use crate::tracee::rlimit;
 
-/// The limit counts whole seconds: less is not worth a word.
+/// The limit counts whole seconds: a shorter time is not reported.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The limit of a stopped process. What is used is looked at only if there is a limit.
+/// The limit of a stopped process. The used time is read only if there is a limit.
 ///
 /// # Errors
 /// If the process is gone.
@@ -30,8 +30,8 @@ pub fn capture(pid: Pid) -> Result<CpuLimit> {
     Ok(cpu)
 }
 
-/// Compares the limit of a restored process with the one that was captured, and sets it if `repair` says so. That SIGXCPU comes
-/// late is added to `lost`.
+/// Compares the limit of a restored process with the captured limit, and sets the captured limit if `repair` says so. The
+/// delay of SIGXCPU is added to `lost`.
 ///
 /// # Errors
 /// If the limit can't be read or set.

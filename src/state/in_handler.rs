@@ -13,11 +13,12 @@ use crate::tracee::{Memory, RemoteAddr};
 
 const SA_SIGINFO: u64 = 0x4;
 const SA_NODEFER: u64 = 0x4000_0000;
-/// How far above the stack pointer a frame is looked for: what a handler and the functions that it calls may take.
+/// How far above the stack pointer a frame is searched for: the space that a handler and the functions that it calls may
+/// take.
 const DEPTH: usize = 256 * 1024;
 const PAGE: usize = 4096;
 
-/// What the handler of `signo` has blocked, besides what was blocked before.
+/// The signals that the handler of `signo` has blocked, besides those blocked before.
 fn blocked_by(signo: SigNo, disposition: &Disposition) -> SigSet {
     if disposition.flags & SA_NODEFER != 0 {
         disposition.mask
@@ -41,7 +42,7 @@ pub(crate) fn may_be(thread: &ThreadState, dispositions: &Dispositions) -> bool 
     })
 }
 
-/// The signal in whose handler the thread is, if that handler's return changes what it blocks.
+/// The signal whose handler the thread executes, if the return of the handler changes the mask.
 pub(crate) fn find(
     thread: &ThreadState,
     dispositions: &Dispositions,
@@ -58,7 +59,7 @@ pub(crate) fn find(
     let mut at = 0;
     while at + HandlerFrame::SIZE <= DEPTH {
         if stack.len() < at + HandlerFrame::SIZE {
-            // As much as there is up to the end of a page; none that somebody would have to be asked for.
+            // Up to the end of a present page; no page is fetched from a server.
             let next = RemoteAddr(start).offset(stack.len());
             let page = PAGE as u64;
             let len = usize::try_from(page - next.0 % page).unwrap_or(PAGE);

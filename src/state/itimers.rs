@@ -22,7 +22,7 @@ const MICROS: u64 = 1_000_000;
 const ITIMER_REAL: u32 = 0;
 const SIG_IGN: u64 = 1;
 
-/// The calls that read them: [`from_outcomes`].
+/// The calls that read the timers; [`from_outcomes`] reads their results.
 pub fn read() -> Vec<Call> {
     let call = |which| {
         Call::new(libc::SYS_getitimer, format!("getitimer({which})"))
@@ -32,7 +32,7 @@ pub fn read() -> Vec<Call> {
     IntervalTimer::KINDS.map(call).to_vec()
 }
 
-/// Those that are armed, or have an interval.
+/// The timers that are armed, or have an interval.
 ///
 /// # Errors
 /// If a call of [`read`] has failed.
@@ -52,8 +52,8 @@ pub fn from_outcomes(outcomes: &[Outcome]) -> Result<Vec<IntervalTimer>> {
     Ok(timers)
 }
 
-/// Compares those of a process that CRIU has restored with those that were captured, and puts them back if `repair` says so.
-/// Their time runs, so that what remains is compared by whether it is more than it can be.
+/// Compares the timers of a process that CRIU has restored with the captured timers, and puts them back if `repair` says
+/// so. Their time runs, so the remaining time differs only if it is longer than it can be.
 ///
 /// # Errors
 /// If they can't be read or set.
@@ -74,14 +74,14 @@ pub fn check<Owner>(
     Ok(differences.into_iter().map(left_alone).collect())
 }
 
-/// What differs in a process that has run since the dump: intervals, and which of them are armed. How much remains does not
-/// count, because programs arm them again; that one which expires once is not armed any more does, whether it has expired or
-/// the program has stopped it.
+/// The differences in a process that has run since the dump: intervals, and which timers are armed. The remaining time does
+/// not count, because programs arm timers again. A timer without an interval that is not armed any more is a difference,
+/// whether the timer has expired or the program has stopped it.
 pub fn differences(dumped: &ProcessState, now: &ProcessState) -> Vec<(IntervalTimer, Difference)> {
     compare_interval_timers(&dumped.interval_timers, &now.interval_timers, is_set_alike)
 }
 
-/// Puts back those that differ, and reads each back.
+/// Puts back the timers that differ, and reads each back.
 ///
 /// # Errors
 /// If they can't be read or set.
@@ -113,18 +113,18 @@ fn is_right(wanted: &IntervalTimer, found: &IntervalTimer) -> bool {
     let armed = match (wanted.remaining, found.remaining) {
         (0, 0) => true,
         (0, _) => false,
-        // It has expired since. One of CPU time is armed again by that.
+        // The timer has expired since. The expiry arms a timer of CPU time again.
         (_, 0) => wanted.interval == 0 || wanted.which == ITIMER_REAL,
         // A tick of the clock of CPU time is more than the time that was asked for.
         (was, is) => is <= was.max(wanted.interval) + TICK,
     };
-    // Of one that has expired for good nothing is left.
+    // A timer that has expired for good leaves no state.
     let expired = wanted.interval == 0 && found.interval == 0;
     (expired || wanted.interval == found.interval) && armed
 }
 
 fn is_set_alike(dumped: &IntervalTimer, now: &IntervalTimer) -> bool {
-    // It has expired, and its signal is pending or was ignored: no program can stop one and leave it its interval.
+    // The timer has expired, and its signal is pending or was ignored: no program can stop a timer and keep its interval.
     let has_expired = is_periodic_real(dumped) && !now.is_armed();
     dumped.interval == now.interval && (dumped.is_armed() == now.is_armed() || has_expired)
 }
@@ -174,8 +174,9 @@ pub(crate) fn keeping_expired<Owner, T>(
     Ok(done)
 }
 
-/// An ITIMER_REAL that has expired is made by letting one expire. Its SIGALRM is pending already, and of a legacy signal
-/// there is one; or it was ignored when it expired, and goes by being ignored once more, which delivers nothing.
+/// Makes an expired ITIMER_REAL by letting the timer expire. Either its SIGALRM is pending already, and the kernel queues
+/// no second SIGALRM; or SIGALRM was ignored at the expiry, and then the new SIGALRM is removed by ignoring it once more,
+/// without a delivery.
 fn put_back<Owner>(
     injector: &mut Injector<'_, Owner>,
     dumped: &ProcessState,

@@ -13,7 +13,7 @@ use crate::tracee::{Call, rlimit};
 /// Siginfos that may arrive meanwhile.
 const ARRIVALS: u64 = 64;
 
-/// As a register holds the number; C libraries give it different types.
+/// The number as a register holds it; C libraries give it different types.
 const SIGPENDING: u64 = libc::RLIMIT_SIGPENDING as u64;
 
 /// How many siginfos may be queued.
@@ -30,7 +30,7 @@ impl Kind for PendingLimit {
 
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Rlimit) -> Result<()> {
         if wanted.hard > Self::capture(site)?.hard {
-            // The process itself may have the right that this one has not.
+            // The process itself may have a right that the caller lacks.
             return rlimit::set_sigpending(site.pid(), *wanted)
                 .or_else(|e| Self::set_inside(site, *wanted).map_err(|_| e));
         }
@@ -39,8 +39,7 @@ impl Kind for PendingLimit {
 }
 
 impl PendingLimit {
-    /// Makes room for `more` siginfos beside what is queued: up to the hard limit, and beyond that where CAP_SYS_RESOURCE
-    /// allows it.
+    /// Makes room for `more` siginfos beside the queued ones: up to the hard limit, and beyond with CAP_SYS_RESOURCE.
     ///
     /// # Errors
     /// If not even the soft limit may be raised.
@@ -70,10 +69,10 @@ impl PendingLimit {
         )
     }
 
-    /// Can the process set its limit? Sets what there is.
+    /// Can the process set its limit? Sets the present limit again.
     ///
     /// # Errors
-    /// If not: then what takes another limit for a moment can't be done.
+    /// If not: then steps that need another limit for a moment cannot be done.
     pub fn try_out<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<()> {
         let limit = Self::capture(site)?;
         Self::set_inside(site, limit)

@@ -38,7 +38,7 @@ use criu_signals_images::{Pid, Tid};
 use crate::error::{Cause, Error, Result};
 use crate::tracee::Injector;
 
-/// How long the expiry of a timer in the past may take. The interrupt comes at once; a machine may be busy.
+/// How long a timer that is set to the past may take to expire. The interrupt comes at once, but a machine may be busy.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where state is: in one thread of a stopped process. What belongs to the whole process is reached through its
@@ -59,25 +59,25 @@ impl<Owner> Site<'_, '_, Owner> {
 
 /// A kind of signal state: both directions, so that nothing is captured that cannot be put back.
 pub trait Kind {
-    /// What messages call it.
+    /// Its name in messages.
     const NAME: &'static str;
 
-    /// What is captured, and what is put back.
+    /// The state that is captured and put back.
     type State: PartialEq;
 
     /// Reads the state.
     ///
     /// # Errors
-    /// Whatever failed; never an empty state in its stead.
+    /// If the state cannot be read. Never an empty state instead.
     fn capture<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<Self::State>;
 
     /// Puts `wanted` in the place of what is there.
     ///
     /// # Errors
-    /// What the kernel refused. See [`put_back`] for what it accepted and did not keep.
+    /// If the kernel refuses the state. See [`put_back`] for state that the kernel accepts and does not keep.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &Self::State) -> Result<()>;
 
-    /// Is `wanted` what is there?
+    /// Does the process have the state `wanted`?
     ///
     /// # Errors
     /// Those of [`Kind::capture`].
@@ -85,7 +85,8 @@ pub trait Kind {
         Ok(Self::capture(site)? == *wanted)
     }
 
-    /// Is `wanted`, which has just been put there, what is there? What others have sent meanwhile is no difference.
+    /// Does the process have the state `wanted`, which was just put back? Signals that others have sent meanwhile do not
+    /// count.
     ///
     /// # Errors
     /// Those of [`Kind::holds`].
@@ -97,11 +98,11 @@ pub trait Kind {
 /// What was done about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// It was put back, and reads back as captured.
+    /// The state was put back, and reads back as captured.
     PutBack,
-    /// Nothing, as was asked for.
+    /// The difference was left alone, as asked for.
     LeftAlone,
-    /// It could not be put back.
+    /// The state could not be put back.
     NotPutBack,
 }
 
@@ -115,16 +116,16 @@ impl fmt::Display for Done {
     }
 }
 
-/// What was given up: it can't be had together with something else, or not here.
+/// State that was given up, because it excludes other state or cannot exist on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
     /// The overruns of a delivery, for an entry that is pending.
     Overruns,
-    /// Whom the SIGIO of a file goes to.
+    /// The SIGIO owner of a file.
     Owner,
-    /// The number of a timer that is gone, in the entry that it has left.
+    /// The number of a deleted timer, in the entry that it has left.
     DeletedTimer,
-    /// The processor time that was used, where it is limited.
+    /// The processor time that was used, if it is limited.
     CpuTime,
 }
 
@@ -138,13 +139,13 @@ pub(crate) fn exactly<T, const N: usize>(outcomes: Vec<T>) -> Result<[T; N]> {
     })
 }
 
-/// Puts `wanted` back unless it is there already, and reads it back: a system call that returns 0 is no proof
-/// (`__send_signal_locked` and `restore_altstack` drop what they are given and say nothing).
+/// Puts `wanted` back unless the process has that state already, and reads it back: a system call that returns 0 is no
+/// proof (`__send_signal_locked` and `restore_altstack` can drop their arguments without an error).
 ///
 /// Returns whether anything had to be done.
 ///
 /// # Errors
-/// [`Cause::NotKept`] if the kernel took it and shows something else.
+/// [`Cause::NotKept`] if the kernel accepted the state and shows another.
 pub fn put_back<K: Kind, Owner>(site: &mut Site<'_, '_, Owner>, wanted: &K::State) -> Result<bool> {
     put_back_by::<K, _>(site, wanted, |site| K::replay(site, wanted))
 }

@@ -1,15 +1,15 @@
 //! Counts the overruns of pending timer entries, and finds whether the kernel would deliver the entries.
 //!
-//! The kernel counts them and tells the number only with the entry, to whom it delivers it
-//! (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). So the entry is taken out and the timer made to
-//! expire again, as long ago as it first had: then the same number has gathered, and goes on gathering with the
-//! same period. Every batch that takes an entry out also brings it back, and a thread ends its batch even if the
-//! tracer dies: what can be lost is a part of the number, never the signal.
+//! The kernel tells the overrun count only with the delivery of the entry (kernel/time/posix-timers.c,
+//! `__posixtimer_deliver_signal`). So the entry is taken out, and the timer is made to expire again, at the time of its
+//! first expiry: then the timer has the same overrun count, and goes on counting with the same period. Every batch that
+//! takes an entry out also brings it back, and a thread completes its batch even if the tracer dies: a part of the count
+//! can be lost, never the signal.
 //!
-//! A BPF program reads the number from the kernel's own timer, and then nothing of this is done ([`take`]).
+//! If a BPF program has read the count from the kernel's own timer, none of this is done ([`take`]).
 //!
-//! The same call tells whether the entry would be delivered at all: the kernel drops that of a timer which was
-//! disarmed or set since, and leaves it in the queue until it is about to be delivered.
+//! The same call tells whether the entry would be delivered at all: the kernel drops the entry of a timer that was disarmed
+//! or set since, but only when the entry is about to be delivered.
 //!
 //! Afterwards two things are not as they were, none of which a program should see: the entry is the last of its queue
 //! (it was the only one of its number, and numbers are delivered in their own order), and a timer on CLOCK_REALTIME
@@ -36,14 +36,15 @@ use crate::fault::{self, Point};
 use crate::proc::SignalStatus;
 use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
 
-/// What [`take`] and [`count`] have to say of a timer.
+/// What [`take`] and [`count`] report of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uncounted {
     /// Its overruns were not counted: they begin at 0 after a restore.
     Left(&'static str),
-    /// They were counted, for which timer_getoverrun(2) has forgotten that the delivery before stood for so many.
+    /// The overruns were counted, and timer_getoverrun(2) has lost the count of the delivery before.
     Forgotten(u32),
-    /// They are known, and a restore can't put back both them and what timer_getoverrun(2) gives of the delivery before.
+    /// The overruns are known, but a restore can't put back both them and the count of the delivery before
+    /// (timer_getoverrun(2)).
     NotBoth(u32),
 }
 
@@ -62,7 +63,7 @@ pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounte
             (TimerEntry::Ignored, TimerEntry::Ignored) => timer.overrun == 0,
             _ => false,
         };
-        // Whose time it counts, only the count finds out.
+        // Only [`count`] finds out whose time the timer counts.
         if !is_taken || cpu_clocks::is_nameless(timer) {
             continue;
         }
@@ -347,7 +348,7 @@ impl Counting {
         Ok(Some(time))
     }
 
-    /// What the entry that was taken out stands for.
+    /// The expiries that the entry, which was taken out, stands for.
     fn overrun_of<Owner>(
         &self,
         injector: &mut Injector<'_, Owner>,

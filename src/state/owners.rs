@@ -22,10 +22,10 @@ use crate::tracee::{Call, Injector};
 
 const F_SETOWN_EX: u64 = 15;
 
-/// What looking at the files of a process has shown.
+/// The files of a process that matter for signals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Those with an owner.
+    /// Files with an owner.
     pub owners: Vec<FileOwner>,
     /// Directories among them: they are watched by dnotify (F_NOTIFY), which sets an owner.
     pub directories: Vec<i32>,
@@ -65,7 +65,7 @@ pub fn look(pid: Pid) -> Result<Looked> {
     Ok(looked)
 }
 
-/// Whom the file's SIGIO goes to, by the id in the innermost namespace.
+/// The SIGIO owner of the file, by the id in the innermost namespace.
 pub(crate) fn owner_of(file: BorrowedFd<'_>, fd: i32) -> Result<Option<FileOwner>> {
     let Some(owner) = files::owner(file)? else {
         return Ok(None);
@@ -111,7 +111,7 @@ pub fn differences(pid: Pid, dumped: &ProcessState) -> Result<Vec<(FileOwner, Di
     Ok(differences)
 }
 
-/// What F_SETOWN_EX takes the owner away with.
+/// The argument of F_SETOWN_EX that removes the owner.
 fn nobody(fd: i32) -> FileOwner {
     FileOwner {
         fd,
@@ -122,7 +122,7 @@ fn nobody(fd: i32) -> FileOwner {
     }
 }
 
-/// Sets owners that differ. What that has achieved is to be looked at: an owner may not exist any more, nor the file.
+/// Sets owners that differ. The caller has to read them back: an owner may not exist any more, nor the file.
 ///
 /// # Errors
 /// If the kernel refuses an owner that exists.
@@ -151,8 +151,8 @@ fn owner_at(files: &Files, fd: i32) -> Result<Option<FileOwner>> {
     }
 }
 
-/// Compares the owners of a restored process's files with those that were captured, and sets them if `repair` says so.
-/// One that is not there is left out, and added to `lost`.
+/// Compares the owners of a restored process's files with the captured owners, and sets them if `repair` says so. An owner
+/// that does not exist is left out, and added to `lost`.
 ///
 /// # Errors
 /// If a file can't be looked at.

@@ -1,7 +1,7 @@
 //! The parent-death signal: PR_GET_PDEATHSIG and PR_SET_PDEATHSIG of prctl(2), which only the thread itself can call.
 //!
-//! It comes when the thread that made this process ends, and again with every later parent: the kernel sends it as
-//! often as the process is handed on (reparent_leader and forget_original_parent, kernel/exit.c).
+//! The kernel sends the signal when the thread that made this process ends, and again when every later parent ends
+//! (reparent_leader and forget_original_parent, kernel/exit.c).
 
 use criu_signals_images::SigNo;
 
@@ -9,19 +9,19 @@ use super::{Kind, Site};
 use crate::error::{Cause, Error, Result};
 use crate::tracee::{Call, Outcome};
 
-/// What a thread's process is sent when the thread's parent ends.
+/// The signal that a thread's process gets when the thread's parent ends.
 #[derive(Debug)]
 pub enum ParentDeathSignal {}
 
 impl ParentDeathSignal {
-    /// The call that reads it.
+    /// The call that reads the signal.
     pub(crate) fn read() -> Call {
         Call::new(libc::SYS_prctl, "prctl(PR_GET_PDEATHSIG)")
             .value(u64::from(libc::PR_GET_PDEATHSIG.cast_unsigned()))
             .output(size_of::<libc::c_int>())
     }
 
-    /// What that call said.
+    /// The result of that call.
     pub(crate) fn from_outcome(outcome: &Outcome) -> Result<Option<SigNo>> {
         outcome.check()?;
         let number = outcome.output.as_slice().try_into().map(i32::from_le_bytes);

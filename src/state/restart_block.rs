@@ -1,7 +1,8 @@
-//! `struct restart_block` of a stopped thread: what the kernel has noted down of an interrupted call with a relative timeout.
+//! `struct restart_block` of a stopped thread: the kernel's notes of an interrupted call with a relative timeout.
 //!
-//! Only the kernel's memory has it. Who can read that (`bpf/stopped.rs`) knows the call that restart_syscall(2) goes on with, and
-//! when the call would have ended: exactly, where [`asleep`](super::asleep) has to see the thread wait, and to measure.
+//! The block is only in the kernel's memory, which BPF can read (`bpf/stopped.rs`). It has the call that restart_syscall(2)
+//! goes on with, and the exact time at which the call would have ended. Without BPF, [`asleep`](super::asleep) has to see
+//! the thread wait, and to measure.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -9,12 +10,12 @@ use std::io::{BufRead as _, BufReader};
 use super::asleep::Restarted;
 use crate::arch::Waiting;
 
-/// What was read of one.
+/// The fields of one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestartBlock {
     /// The address of the kernel's function that goes on with the call (`fn`).
     pub function: u64,
-    /// When it was read. As all times here, in nanoseconds of the machine's CLOCK_MONOTONIC.
+    /// When the block was read. As all times here, in nanoseconds of the machine's CLOCK_MONOTONIC.
     pub read_at: u64,
     /// When a sleep would have ended, and by which clock.
     pub nanosleep: (u64, i32),
@@ -25,7 +26,8 @@ pub struct RestartBlock {
 }
 
 impl RestartBlock {
-    /// The call that restart_syscall(2) goes on with. `None`: one that is not known here, or /proc/kallsyms shows no addresses.
+    /// The call that restart_syscall(2) goes on with. `None`: the call is not known here, or /proc/kallsyms shows no
+    /// addresses.
     pub(crate) fn restarted(&self) -> Option<Restarted> {
         let symbols = File::open("/proc/kallsyms").ok()?;
         BufReader::new(symbols)
@@ -55,7 +57,7 @@ impl RestartBlock {
 fn function_at(line: &str, address: u64) -> Option<&str> {
     let mut words = line.split_ascii_whitespace();
     let at = u64::from_str_radix(words.next()?, 16).ok()?;
-    // Zeros are shown to those who may not see addresses.
+    // A reader without the right to see addresses sees zeros.
     (at == address && at != 0).then(|| words.nth(1)).flatten()
 }
 

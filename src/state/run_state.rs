@@ -22,9 +22,9 @@ impl Kind for GroupStop {
             .map_or(RunState::Running, RunState::Stopped))
     }
 
-    /// Enters the stop now, while the process is still traced; it stays in it when it is let go
-    /// (`__ptrace_unlink`, kernel/ptrace.c). A stop that is only queued would compete with whatever else is
-    /// pending: the lower number wins.
+    /// Enters the stop now, while the process is still traced; the process stays in the stop when it is released
+    /// (`__ptrace_unlink`, kernel/ptrace.c). A stop signal that is only queued would compete with the other pending
+    /// signals: the lower number wins.
     fn replay<Owner>(site: &mut Site<'_, '_, Owner>, wanted: &RunState) -> Result<()> {
         match *wanted {
             RunState::Stopped(signal) => site.injector.process().enter_group_stop(signal, None),

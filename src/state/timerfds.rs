@@ -1,7 +1,7 @@
 //! timerfds: timerfd_create(2).
 //!
-//! CRIU restores them. They are compared because a program that waits for one waits for ever if the timerfd stands still, or has
-//! lost its expirations. All is done from outside, by a descriptor of the same open file.
+//! CRIU restores timerfds. They are compared because a program waits for ever for a timerfd that stands still or has lost
+//! its expirations. All work is done from outside the process, by a descriptor of the same open file.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use crate::error::{Error, Result};
 use crate::proc;
 use crate::tracee::files::{self, Files};
 
-/// How long one that shows no time left is watched: its interrupt may be late. All of a process together are watched for
-/// [`PATIENCE`].
+/// How long a timerfd that shows no time left is watched: its interrupt may be late. All timerfds of a process together are
+/// watched for [`PATIENCE`].
 const WATCHED: Duration = Duration::from_millis(20);
 /// Of the slowest kernel (CONFIG_HZ=100), twice.
 const TICK: u64 = 20_000_000;
 
-/// A timerfd, and whether its time runs. One that has expired and not been read looks like one that was never armed: it is
-/// armed again when it is looked at by timerfd_gettime(2), or read (`do_timerfd_gettime`, fs/timerfd.c).
+/// A timerfd, and whether its time runs. A timerfd that has expired and was not read looks like a timerfd that was never
+/// armed: timerfd_gettime(2) or a read arms it again (`do_timerfd_gettime`, fs/timerfd.c).
 struct Found {
     timer: TimerFd,
     runs: bool,
 }
 
-/// The timerfds of these descriptors of a stopped process; `None` if one of them can't be told.
+/// The timerfds of these descriptors of a stopped process; `None` if one of them can't be read.
 ///
 /// # Errors
 /// If `/proc/PID/fdinfo` can't be read.
@@ -37,8 +37,9 @@ pub fn capture(pid: Pid, fds: &[i32]) -> Result<Option<Vec<TimerFd>>> {
     Ok((timers.len() == fds.len()).then_some(timers))
 }
 
-/// Compares the timerfds of a process that CRIU has restored with those that were captured, and puts them back if `repair` says
-/// so. Their time runs, so that what remains is compared by whether it is more than it can be. What failed is added to `errors`.
+/// Compares the timerfds of a process that CRIU has restored with the captured timerfds, and puts them back if `repair`
+/// says so. Their time runs, so the remaining time differs only if it is longer than it can be. Errors are added to
+/// `errors`.
 ///
 /// # Errors
 /// If the files can't be looked at.
@@ -120,7 +121,7 @@ fn is_right(wanted: &TimerFd, found: &Found) -> bool {
     if !wanted.is_set() {
         return !timer.is_set();
     }
-    // It may have expired since it was captured: criu looks later, and arms it before it is compared.
+    // The timerfd may have expired since the capture: criu reads it later, and arms it before the comparison.
     let most = wanted.remaining.max(wanted.interval).saturating_add(TICK);
     match (wanted.interval, wanted.remaining) {
         (0, 0) => timer.remaining == 0 && timer.ticks == wanted.ticks,
@@ -130,14 +131,14 @@ fn is_right(wanted: &TimerFd, found: &Found) -> bool {
     }
 }
 
-/// Sets it as it was captured, and reads it back.
+/// Sets the timerfd as captured, and reads it back.
 fn put_back(pid: Pid, files: &Files, wanted: &TimerFd, found: &TimerFd) -> Result<Done> {
     let Some(file) = files.get(wanted.fd)? else {
         return Ok(Done::NotPutBack);
     };
     let mut set = wanted.clone();
     if wanted.interval != 0 && wanted.is_set() {
-        // Nothing remains of the period of one that has expired and not been read.
+        // A timerfd that has expired and was not read has no time left of its period.
         if wanted.remaining == 0 {
             set.remaining = wanted.interval;
         }

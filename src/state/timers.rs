@@ -7,11 +7,10 @@
 //! same contents that somebody queued, CRIU for one, does none of that. Nobody can queue the kernel's own entry
 //! but the timer, by expiring: so the timer is made to expire, at the entry's place in the queue.
 //!
-//! What is read: `/proc/PID/timers`, timer_gettime(2), timer_getoverrun(2) and the queues. Nothing is taken out
-//! of a queue for it. What can't be read that way: how many overruns a pending entry has gathered (the kernel
-//! tells only when it delivers the entry), whether a timer was disarmed or deleted while its entry was pending
-//! (the entry stays in the queue and is dropped later), and whether a timer on CLOCK_REALTIME was set to an
-//! absolute time.
+//! The capture reads `/proc/PID/timers`, timer_gettime(2), timer_getoverrun(2) and the queues, and takes no entry out of a
+//! queue. These do not tell the overruns of a pending entry (the kernel tells them only with the delivery), whether a timer
+//! was disarmed or deleted while its entry was pending (the entry stays in the queue and is dropped later), and whether a
+//! timer on CLOCK_REALTIME was set to an absolute time.
 
 use std::time::{Duration, Instant};
 
@@ -38,13 +37,13 @@ const NANOS: u64 = 1_000_000_000;
 pub(super) const TIMER_ABSTIME: u64 = 1;
 const SIG_IGN: u64 = 1;
 
-/// How often an overrun count is tried before the clock is taken to be faster than we are.
+/// How often an overrun count is tried before the timer is taken to be too fast.
 const ATTEMPTS: usize = 4;
-/// How long a process is held back so that what remains of a period is as it was. See [`Rebuild::expire_again`].
+/// How long a process is held back so that the rest of a period is as before. See [`Rebuild::expire_again`].
 const HOLD: Duration = Duration::from_millis(100);
 /// How far ahead of an expiry its timer is set, at most half a period.
 const AHEAD: u64 = 3_000_000;
-/// How often a queue is emptied before whoever fills it is given up on.
+/// How often a queue is emptied while other processes fill it.
 const ROUNDS: usize = 8;
 
 /// The POSIX timers of a process. Not a [`Kind`](super::Kind): where a timer's entry is belongs to a queue as
@@ -57,7 +56,7 @@ impl PosixTimers {
     /// their entries as the kernel has them, where it could be asked; then nothing is done to find out.
     ///
     /// # Errors
-    /// Whatever could not be read; never an empty list in its stead.
+    /// If the timers cannot be read. Never an empty list instead.
     pub fn capture<Owner>(
         injector: &mut Injector<'_, Owner>,
         state: &ProcessState,
@@ -122,9 +121,9 @@ impl PosixTimers {
         timers.any(|timer| timer.thread() == thread && timer.entry != TimerEntry::Idle)
     }
 
-    /// Puts back the timers, and the queues that hold entries of theirs. Every thread's signals must be
-    /// blocked, the dispositions and the other queues be in place, and RLIMIT_SIGPENDING leave room. Returns
-    /// what failed; what can't be had together with something else, and was given up, is added to `lost`.
+    /// Puts back the timers, and the queues that hold their entries. All signals must be blocked in every thread, the
+    /// dispositions and the other queues be in place, and RLIMIT_SIGPENDING leave room. Returns the errors; state that was
+    /// given up because it excludes other state is added to `lost`.
     pub fn replay<'p, Owner>(
         injector: &mut Injector<'p, Owner>,
         wanted: &ProcessState,
@@ -166,7 +165,7 @@ impl PosixTimers {
     }
 }
 
-/// What there is to say of a timer whose number its entry does not have any more.
+/// The message about an entry that has lost the number of its timer.
 pub fn renamed(timer: &DeletedTimer) -> String {
     format!(
         "timer {} is gone, and the entry of {} that it has left has the number of another timer, and is behind those of its number: \
@@ -194,7 +193,8 @@ pub fn with_timer_arrivals(
     if aside.peek().is_none() {
         return with_expiries(with_arrivals(dumped, found), found, timers, thread);
     }
-    // One may have expired since CRIU has armed it, and its entry have come into the queue because all is blocked: it is to be aside.
+    // A timer may have expired since CRIU has armed it, and its entry is in the queue because all signals are blocked: the
+    // entry has to be put aside.
     let mut others = found.clone();
     others.retain(|info| !aside.clone().any(|timer| timer.made(info)));
     with_expiries(with_arrivals(dumped, &others), &others, timers, thread)
@@ -271,7 +271,7 @@ pub fn find_in_queues(state: &mut ProcessState) {
     state.timers = timers;
 }
 
-/// What the kernel has of the timer's entry. One that came since is in the queue.
+/// The state of the timer's entry in the kernel. An entry that has come since is in the queue.
 fn find_entry(timer: &mut PosixTimer, told: &[PosixTimer]) {
     if let Some(known) = told_of(told, timer)
         && known.entry != TimerEntry::Idle
@@ -281,7 +281,7 @@ fn find_entry(timer: &mut PosixTimer, told: &[PosixTimer]) {
     }
 }
 
-/// The same timer among those of which was told.
+/// The same timer, as BPF has read it.
 pub(super) fn told_of<'t>(told: &'t [PosixTimer], timer: &PosixTimer) -> Option<&'t PosixTimer> {
     told.iter()
         .find(|one| one.id == timer.id && one.signo == timer.signo)
@@ -347,7 +347,7 @@ fn shows_when_handled<Owner>(
     tid: Tid,
     signo: SigNo,
 ) -> Result<bool> {
-    // Never entered.
+    // This handler is never entered.
     let handled = Disposition {
         handler: 2,
         ..Disposition::default()
@@ -469,7 +469,7 @@ pub fn unseen(state: &ProcessState, are_told: bool) -> Result<Unseen> {
             let timers = state.timers.iter();
             timers.filter(|timer| ignored_number(state, timer) == Some(*signo))
         };
-        // What a thread that has ended is told is nothing.
+        // A timer that signals an ended thread does nothing.
         of_it().any(|timer| target(&state.threads, timer).is_some())
             && (pending(state).contains(*signo)
                 || looked_in(&state.threads, *signo, of_it()).is_empty())
@@ -522,7 +522,7 @@ fn is_aside(timer: &PosixTimer) -> bool {
     timer.entry == TimerEntry::Ignored
 }
 
-/// All that is pending, in whatever queue.
+/// All pending signals, of all queues.
 fn pending(state: &ProcessState) -> SigSet {
     let threads = state.threads.iter();
     threads.fold(state.shared.bits, |bits, t| bits.union(t.pending.bits))
@@ -568,11 +568,11 @@ struct Work {
     signo: SigNo,
     /// What its clock showed when it was disarmed.
     now: Option<u64>,
-    /// Nothing more to do.
+    /// The timer is complete.
     done: bool,
 }
 
-/// The steps of a replay. An error does not end it: what is out of its queue must get back into it.
+/// The steps of a replay. An error does not end the replay: entries that are out of their queue must get back.
 struct Rebuild<'r, 'p, Owner> {
     injector: &'r mut Injector<'p, Owner>,
     wanted: &'r ProcessState,
@@ -594,7 +594,7 @@ struct Plan {
     which: Queue,
     /// As in [`PosixTimer::thread`].
     thread: Option<i32>,
-    /// What is in it before, and what it must hold.
+    /// The entries before, and the entries that the queue must hold.
     found: Pending,
     pending: Pending,
 }
@@ -941,7 +941,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         failed
     }
 
-    /// What a timer that is gone has left.
+    /// The entry of a deleted timer.
     fn append(&mut self, plan: &Plan, timer: &DeletedTimer) -> Result<()> {
         if !(self.append)(self.injector, plan.tid, plan.which, timer)? {
             self.renamed.push(*timer);
@@ -1153,7 +1153,7 @@ pub(super) fn expire_again<Owner>(
     Ok(None)
 }
 
-/// How long the timer's entry has been pending.
+/// For how long the timer's entry has been pending.
 fn pending_for(timer: &PosixTimer) -> Duration {
     let periods = u64::from(timer.entry_overrun.unwrap_or(0)) + 1;
     let passed = periods

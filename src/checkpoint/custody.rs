@@ -960,6 +960,30 @@ mod tests {
         assert!(planned(&timers, false, true).unwrap().lend_room);
     }
 
+    #[test]
+    fn a_deep_queue_stays_if_a_timer_keeps_too_many_entries_in_it() {
+        const SI_TIMER: i32 = -2;
+        let Limits { deep, .. } = Limits::default();
+        let fields = Fields::Timer {
+            id: 1,
+            overrun: 0,
+            value: 0,
+            sys_private: 0,
+        };
+        let of_timer = Siginfo::from_fields(40, 0, SI_TIMER, &fields);
+        // `staying` entries of the timer's number, its own among them, and as many others as make the queue deep.
+        let planned = |staying: usize, others: usize| {
+            let mut state = process(staying - 1, u64::MAX, u64::MAX);
+            state.shared.queue.push(of_timer);
+            let other = Siginfo::from_fields(41, 0, -1, &Fields::Kill { pid: 7, uid: 0 });
+            state.threads[0].pending.queue = vec![other; others];
+            planned(&state, false, true).unwrap().take_out
+        };
+        assert_eq!(planned(deep, 1), [TakenOut::Deep]);
+        assert_eq!(planned(deep + 1, 1), []);
+        assert_eq!(planned(1, deep + 1), [TakenOut::Deep]);
+    }
+
     fn numbered(value: u64) -> Siginfo {
         let fields = Fields::Value {
             pid: 7,

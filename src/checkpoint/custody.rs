@@ -769,17 +769,11 @@ fn before_first_arrival(captured: &mut &[Siginfo], chunk: &[Siginfo]) -> usize {
 /// Compares the process with its state before SIGTRAP, and the signals that come out with SIGTRAP, were taken out.
 fn changes_but_trap<Owner>(
     stopped: &StoppedProcess<Owner>,
-    mut before: ProcessState,
+    before: ProcessState,
     taken: &ProcessState,
     entries: Entries,
 ) -> Vec<String> {
-    // Each number was taken out as a whole.
-    for (pending, out) in before.queues_mut().zip(taken.queues()) {
-        pending.bits = pending.bits.difference(out.bits);
-        pending
-            .queue
-            .retain(|info| number(info).is_some_and(|signo| !out.bits.contains(signo)));
-    }
+    let before = without_numbers_of(before, taken);
     let said = |(difference, done)| {
         format!("taking out SIGTRAP changed other state: {difference}: {done}")
     };
@@ -790,6 +784,14 @@ fn changes_but_trap<Owner>(
             "cannot tell what else taking out SIGTRAP changed: {e}"
         )],
     }
+}
+
+/// `state` without the numbers of which `taken` has entries: each number was taken out as a whole.
+fn without_numbers_of(mut state: ProcessState, taken: &ProcessState) -> ProcessState {
+    for (pending, out) in state.queues_mut().zip(taken.queues()) {
+        without(pending, out.bits);
+    }
+    state
 }
 
 fn without_queues(state: &ProcessState) -> ProcessState {
@@ -1028,6 +1030,23 @@ mod tests {
         assert_eq!(before_first_arrival(&mut rest, &[4, 9, 3].map(numbered)), 1);
         assert_eq!(rest, []);
         assert_eq!(before_first_arrival(&mut rest, &[numbered(1)]), 0);
+    }
+
+    #[test]
+    fn a_number_is_taken_out_of_its_queue_as_a_whole() {
+        let other = Siginfo::from_fields(41, 0, -1, &Fields::Kill { pid: 7, uid: 0 });
+        let state = |shared: &[Siginfo], private: &[Siginfo]| {
+            let mut state = ProcessState::bare(NsIds::new(vec![7]).unwrap());
+            state.shared.queue = shared.to_vec();
+            state.threads[0].pending.queue = private.to_vec();
+            for pending in state.queues_mut() {
+                pending.bits = pending.queued();
+            }
+            state
+        };
+        let before = state(&[numbered(1), other, numbered(2)], &[numbered(3), other]);
+        let left = without_numbers_of(before, &state(&[numbered(1)], &[other]));
+        assert_eq!(left, state(&[other], &[numbered(3)]));
     }
 
     #[test]

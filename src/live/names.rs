@@ -562,6 +562,23 @@ mod tests {
     }
 
     #[test]
+    fn every_mapping_has_an_image_and_a_process_of_its_own() {
+        let images = [image(&[100, 7], 1, &[]), image(&[8], 1, &[])];
+        let known = |mappings: &[&str]| {
+            let mappings: Vec<Mapping> = mappings.iter().map(|m| m.parse().unwrap()).collect();
+            mapped(&images, &mappings)
+        };
+        let pid = |pid| Pid::new(pid).unwrap();
+        assert_eq!(known(&[]).unwrap(), HashMap::new());
+        let both = HashMap::from([(7, pid(20)), (8, pid(21))]);
+        assert_eq!(known(&["7:20", "8:21"]).unwrap(), both);
+        // An image is named by the innermost pid.
+        for wrong in [&["100:20"][..], &["7:20", "8:20"], &["7:20", "7:21"]] {
+            known(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
     fn senders_that_are_mapped_are_translated_and_others_are_not() {
         let pairs = [
             paired(&[10], 1, &[11, 10, 99, 0], &[20], 1),

@@ -497,7 +497,9 @@ fn id_in(ids: &NsIds, pid_ns: u64, other: &NsIds, other_ns: u64) -> Option<i32> 
 
 #[cfg(test)]
 mod tests {
-    use criu_signals_images::{Arch, FORMAT_VERSION, Header};
+    use criu_signals_images::{
+        Arch, FORMAT_VERSION, Header, InterruptedCall, PosixTimer, RestartCode,
+    };
 
     use super::*;
 
@@ -601,6 +603,47 @@ mod tests {
         assert_eq!(senders(1, &pairs), [1]);
         assert_eq!(senders(2, &pairs), [9, 1], "1 is in the other container");
         assert_eq!(senders(3, &pairs), [201, 300, 202]);
+    }
+
+    #[test]
+    fn senders_stay_if_all_processes_have_kept_their_ids() {
+        // Seen from one namespace further out than at the dump.
+        let pairs = [
+            paired(&[7], 1, &[100], &[500, 7], 1),
+            paired(&[100, 1], 2, &[1], &[600, 100, 1], 2),
+        ];
+        assert_eq!(senders(0, &pairs), [100]);
+        assert_eq!(senders(1, &pairs), [1]);
+    }
+
+    #[test]
+    fn threads_get_the_ids_that_they_have_now_and_keep_their_calls() {
+        let mut pair = paired(&[10], 1, &[], &[20], 1);
+        let mut thread = ThreadState::bare(ids(&[12]));
+        thread.interrupted = Some(InterruptedCall {
+            number: 34,
+            code: RestartCode::UnlessHandled,
+            ip: 0,
+            remaining: None,
+            whole_timeout: false,
+            timeout: None,
+        });
+        pair.image.process.threads.push(thread);
+        pair.image.process.timers = [12, 99].map(of_thread).to_vec();
+        let mut now = ProcessState::bare(ids(&[20]));
+        now.threads.push(ThreadState::bare(ids(&[25])));
+        let state = translated(&pair, &now, &[]);
+        let threads = [20, 25].map(|id| ThreadState::bare(ids(&[id])));
+        assert_eq!((state.ids, state.threads), (ids(&[20]), threads.to_vec()));
+        // A timer of a thread that is not of the dump stays as it is.
+        assert_eq!(state.timers, [25, 99].map(of_thread));
+    }
+
+    fn of_thread(tid: i32) -> PosixTimer {
+        PosixTimer {
+            notify: Notify::Thread(tid),
+            ..PosixTimer::bare(1, 34)
+        }
     }
 
     #[test]

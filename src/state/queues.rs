@@ -1579,7 +1579,7 @@ fn with_others(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use criu_signals_images::Fields;
+    use criu_signals_images::{Fields, Name};
 
     fn info(signo: SigNo, value: u64) -> Siginfo {
         Siginfo::from_fields(
@@ -1814,5 +1814,50 @@ mod tests {
         let merged = with_arrivals(dumped, &pending(&[info(rt(0), 1)]));
         assert_eq!(merged.bits, SigSet::EMPTY.with(SigNo::USR2).with(rt(0)));
         assert_eq!(merged.bits_without_info(), SigSet::EMPTY.with(SigNo::USR2));
+    }
+
+    #[test]
+    fn room_is_needed_for_entries_and_not_for_those_without_a_siginfo() {
+        let room = |charged: u64, hard: u64, out: &[Siginfo], queued: &[Siginfo]| {
+            let status = SignalStatus {
+                ids: NsIds::new(vec![7]).unwrap(),
+                comm: Name::default(),
+                dead: false,
+                has_memory: true,
+                pending: SigSet::EMPTY,
+                shared_pending: SigSet::EMPTY,
+                blocked: SigSet::EMPTY,
+                ignored: SigSet::EMPTY,
+                caught: SigSet::EMPTY,
+                queued: charged,
+            };
+            let limit = Rlimit { soft: 5, hard };
+            needs_room(&status, &limit, &[&out.to_vec()], &[&queued.to_vec()]).ok()
+        };
+        let one = [info(rt(0), 1)];
+        assert_eq!(room(4, 5, &[], &one), Some(false));
+        assert_eq!(room(5, 6, &[], &one), Some(true));
+        assert_eq!(room(6, 6, &[], &one), None, "the hard limit is 6");
+        assert_eq!(room(6, 6, &one, &one), Some(true));
+        assert_eq!(room(9, 5, &[], &[]), Some(false), "nothing is queued");
+        let legacy = |code| {
+            let fields = Fields::Kill { pid: 7, uid: 0 };
+            [Siginfo::from_fields(SigNo::USR1.get(), 0, code, &fields)]
+        };
+        assert_eq!(room(5, 5, &[], &legacy(SI_USER)), Some(false));
+        assert_eq!(room(5, 6, &[], &legacy(SI_QUEUE)), Some(true));
+        let user = Siginfo::from_fields(rt(0).get(), 0, SI_USER, &Fields::Kill { pid: 7, uid: 0 });
+        assert_eq!(room(5, 6, &[], &[user]), Some(true));
+    }
+
+    /// `__send_signal_locked`: a legacy number with si_code >= 0 gets an entry whatever the limit, and a real-time number with
+    /// another code than SI_USER is refused.
+    #[test]
+    fn bits_without_siginfo_are_queued_with_codes_that_leave_no_entry() {
+        let bits = SigSet::EMPTY.with(SigNo::USR2).with(rt(3));
+        let infos = bare_infos(bits);
+        let shown: Vec<(i32, i32)> = infos.iter().map(|i| (i.signo(), i.code())).collect();
+        let wanted = [(SigNo::USR2.get(), SI_QUEUE), (rt(3).get(), SI_USER)];
+        assert_eq!(shown, wanted);
     }
 }

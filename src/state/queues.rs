@@ -1860,4 +1860,37 @@ mod tests {
         let wanted = [(SigNo::USR2.get(), SI_QUEUE), (rt(3).get(), SI_USER)];
         assert_eq!(shown, wanted);
     }
+
+    #[test]
+    fn the_entry_of_a_timer_is_told_from_an_entry_that_looks_alike() {
+        use nix::sys::signal::{SigEvent, SigevNotify, Signal};
+        use nix::sys::timer::Timer;
+        use nix::time::ClockId;
+
+        const VALUE: u64 = 0xa5;
+        let event = SigEvent::new(SigevNotify::SigevSignal {
+            signal: Signal::SIGURG,
+            si_value: 0xa5,
+        });
+        let _timer = Timer::new(ClockId::CLOCK_MONOTONIC, event).unwrap();
+        let mut timers = proc::timers(Pid::own()).unwrap().into_iter();
+        let line = timers.find(|timer| timer.value == VALUE).unwrap();
+        let entry = |code, value| {
+            let fields = Fields::Timer {
+                id: line.id,
+                overrun: 0,
+                value,
+                sys_private: 0,
+            };
+            Siginfo::from_fields(line.signo, 0, code, &fields)
+        };
+        let own = entry(SI_TIMER, VALUE);
+        let others = [entry(SI_TIMER, 1), entry(SI_QUEUE, VALUE)];
+        let all = [others[0], own, others[1]];
+        assert_eq!(own_entries(Pid::own(), all.iter()).unwrap(), [&own]);
+        refuse_own_entries(Pid::own(), all.iter()).unwrap_err();
+        refuse_own_entries(Pid::own(), others.iter()).unwrap();
+        assert_eq!(signos(&all), SigNo::new(line.signo).unwrap().into());
+        assert_eq!(signos(&[]), SigSet::EMPTY);
+    }
 }

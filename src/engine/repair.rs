@@ -562,6 +562,9 @@ fn bring_about_around_dropped<Owner>(
         dropped::find(stopped, &mut found)?;
         wanted.deleted_timers.extend(&found.deleted_timers);
     }
+    wanted
+        .deleted_timers
+        .retain(|timer| !dropped::is_beside_own(&found, timer));
     bring_about(stopped, &wanted, &found)
 }
 

@@ -577,6 +577,13 @@ fn groups(state: &ProcessState) -> Vec<(Place, SigNo)> {
     groups
 }
 
+/// Is an entry of a timer that is there in the same queue and of the same number as what this timer has left? Entries of the number
+/// then stay where they are: nobody can take out one of them without the others, and only an expiry brings back the one of a timer.
+pub fn is_beside_own(state: &ProcessState, timer: &DeletedTimer) -> bool {
+    let mut queue = queue(state, timer.thread).queue.iter();
+    queue.any(|info| info.signo() == timer.signo.get() && is_own(state, timer.thread, info))
+}
+
 /// Does this entry look like one of a timer that is not there?
 pub fn may_be_left(state: &ProcessState, thread: Option<i32>, info: &Siginfo) -> bool {
     like_a_timers_own(info).is_some() && !is_own(state, thread, info)

@@ -3,6 +3,7 @@
 //! There are two readers. [`Stopping`] stops the process by ptrace(2) and lets its threads answer: it works wherever ptrace(2)
 //! does. `bpf::process::ProcessReader` lets the kernel copy its own structures, and touches nothing. Both give a [`Reading`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use criu_signals_images::{Aspect, Pid, ProcessState, Recorded, Tid};
@@ -36,6 +37,9 @@ pub struct Reading {
     pub waiting: Vec<WaitingCall>,
     /// What besides signal state decides what becomes of signals and of calls, for each thread; empty where nobody looked.
     pub surroundings: Vec<Surroundings>,
+    /// Of timers that count the CPU time of a thread and do not say of which: the clock that names the thread, by the timers'
+    /// ids. Empty where nobody could look.
+    pub clocks: BTreeMap<i32, i32>,
 }
 
 /// A call that a thread is waiting in.
@@ -124,6 +128,7 @@ impl Read for Stopping {
             depths,
             waiting: Vec::new(),
             surroundings: Vec::new(),
+            clocks: BTreeMap::new(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! One process, read by BPF and by ptrace(2): every field that both tell has to be the same.
 
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ fn of_stopped(process: ProcessState) -> Reading {
         depths: None,
         waiting: Vec::new(),
         surroundings: Vec::new(),
+        clocks: BTreeMap::new(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! has to be as in the control.
 //! A line `#said TEXT` is for what the plugin can only say: the program is not as in the control, with criu alone neither, and the
 //! log has that text. With a line `#by-bpf` that holds only where BPF does not read timers; elsewhere the program is as the control.
+//! A line `#unsaid TEXT` is for what need not be said where BPF reads timers: there no line of the log has that text.
 //! A line `#bits 32` is for a plan of the 32-bit program, `#bits both` for one of both; else it is of the 64-bit one.
 
 use std::env;
@@ -100,6 +101,15 @@ fn same(plan: &str, ia32: bool, way: &str) -> Result<()> {
         let by_bpf = plan.lines().any(|line| line == "#by-bpf");
         let is_known = by_bpf && Need::TimersByBpf.missing().is_none();
         let said = named(plan, "#said ").next().filter(|_| !is_known);
+        if Need::TimersByBpf.missing().is_none() {
+            for unsaid in named(plan, "#unsaid ") {
+                ensure!(
+                    !shown.said.iter().any(|line| line.contains(unsaid)),
+                    "{unsaid:?} is said: {:?}",
+                    shown.said
+                );
+            }
+        }
         let as_wanted = match (refused, &shown.refused) {
             (None, _)
                 if said.is_some_and(|said| shown.said.iter().any(|line| line.contains(said))) =>

@@ -15,7 +15,7 @@ use crate::bpf::process::ProcessReader;
 use crate::bpf::stopped::StoppedReader;
 use crate::engine::told::Told;
 #[cfg(feature = "bpf")]
-use crate::reading::Read as _;
+use crate::reading::{Read as _, Reading};
 
 /// The injected calls for a process take as long as those in this many further threads.
 const PROCESS: usize = 4;
@@ -126,11 +126,21 @@ impl TimersByBpf {
     #[cfg(not(feature = "bpf"))]
     fn load(&mut self) {}
 
-    /// The state of a stopped process, with its timers. `None`: BPF cannot be used.
+    /// The state of a stopped process, with its timers: their clocks name the threads whose CPU time they count. `None`: BPF cannot
+    /// be used.
     #[cfg(feature = "bpf")]
     pub fn read(&mut self, pid: Pid) -> Option<ProcessState> {
         match self.reader.as_mut()?.read(pid) {
-            Ok(reading) => Some(reading.process),
+            Ok(Reading {
+                mut process,
+                clocks,
+                ..
+            }) => {
+                for timer in &mut process.timers {
+                    timer.clock = clocks.get(&timer.id).copied().unwrap_or(timer.clock);
+                }
+                Some(process)
+            }
             Err(e) => {
                 log::debug!("{e}: timers are not read by BPF");
                 None

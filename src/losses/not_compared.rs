@@ -44,7 +44,9 @@ fn of_both(process: &ProcessState) -> Vec<String> {
         timers::hidden(process),
         "whether the entries of POSIX timers with an ignored signal are kept aside",
     );
-    let nameless = all().filter(|timer| cpu_clocks::is_nameless(timer)).count();
+    let nameless = all()
+        .filter(|timer| cpu_clocks::is_nameless(timer.clock))
+        .count();
     part(
         if process.threads.len() == 1 {
             0

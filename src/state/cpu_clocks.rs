@@ -6,15 +6,16 @@
 //! creates all timers in the leader, and so takes the clock for the leader's. With the number that names the thread, any
 //! thread of the process can create the same timer.
 //!
-//! To find the thread, the timer is set to an instant that never comes; timer_gettime(2) then returns that instant less the
-//! present time of the clock. The threads are stopped, so the timer's thread is the one whose clock shows that time. In the
-//! same batch, which a thread completes even if the tracer dies, the timer is set back to the time that had remained.
+//! Where BPF has read the kernel's own timer, that tells the thread ([`take`]). Otherwise the timer is set to an instant that
+//! never comes; timer_gettime(2) then returns that instant less the present time of the clock. The threads are stopped, so the
+//! timer's thread is the one whose clock shows that time. In the same batch, which a thread completes even if the tracer dies,
+//! the timer is set back to the time that had remained.
 
 use criu_signals_images::{PosixTimer, ProcessState};
 use nix::errno::Errno;
 
 use super::timers::{
-    TIMER_ABSTIME, from_itimerspec, from_timespec, get, is_countable, read_clock, set,
+    TIMER_ABSTIME, from_itimerspec, from_timespec, get, is_countable, read_clock, set, told_of,
 };
 use crate::error::{Phase, Result};
 use crate::tracee::{Call, Injector, Outcome, StoppedProcess};
@@ -32,6 +33,12 @@ const NEVER: u64 = 1 << 61;
 /// The clock of the CPU time of the thread with this id in its own pid namespace.
 const fn thread_clock(tid: i32) -> i32 {
     (!tid << 3) | PER_THREAD | SCHED
+}
+
+/// The clock of the same kind of CPU time as `nameless`, of the thread with this id in its own pid namespace.
+#[cfg(feature = "bpf")]
+pub fn named(nameless: i32, tid: i32) -> i32 {
+    (!tid << 3) | (nameless & 7)
 }
 
 /// Whose time a clock counts, as far as its number tells.
@@ -73,7 +80,7 @@ pub enum Unclear {
 /// Gives each timer in `state`, which was captured from `stopped`, the clock that names its thread, except for the
 /// leader's, for whose clock everybody takes the one without a name. Timers whose entry is pending are left to
 /// [`overruns::count`](super::overruns::count), if that will count them (`is_counted`); `perhaps` are those of which nobody
-/// knows. `is_dumped`: is the process with this id dumped as well?
+/// knows; what is `known` is not looked for. `is_dumped`: is the process with this id dumped as well?
 ///
 /// # Errors
 /// If a timer could not be set back to what it was.
@@ -81,6 +88,7 @@ pub fn resolve<Owner>(
     stopped: &StoppedProcess<Owner>,
     state: &mut ProcessState,
     perhaps: &[i32],
+    known: &[i32],
     is_counted: impl Fn(&ProcessState, &PosixTimer) -> bool,
     is_dumped: impl Fn(i32) -> bool,
 ) -> Result<Vec<(i32, Unclear)>> {
@@ -96,6 +104,7 @@ pub fn resolve<Owner>(
             Whose::Thread(_) => Unclear::ThreadIsGone,
             Whose::Process(pid) if pid == own || is_dumped(pid) => continue,
             Whose::Process(pid) => Unclear::Elsewhere(pid),
+            Whose::SomeThread if known.contains(&timer.id) => continue,
             Whose::SomeThread if perhaps.contains(&timer.id) => {
                 Unclear::Unknown("its signal is pending in a deep queue")
             }
@@ -124,9 +133,29 @@ pub fn is_cpu_time(clock: i32) -> bool {
         || clock == libc::CLOCK_THREAD_CPUTIME_ID
 }
 
-/// Does this timer count a thread's time, and does its clock not say whose?
-pub fn is_nameless(timer: &PosixTimer) -> bool {
-    whose(timer.clock) == Whose::SomeThread
+/// Does this clock show a thread's time, and does it not say whose?
+pub fn is_nameless(clock: i32) -> bool {
+    whose(clock) == Whose::SomeThread
+}
+
+/// Gives timers in `state` the clock that names their thread, where the one that was `told` does. The leader's stays without a
+/// name. Returns the ids of those of which it is known now.
+pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<i32> {
+    let leader = state.ids.innermost();
+    let mut known = Vec::new();
+    for timer in &mut state.timers {
+        if !is_nameless(timer.clock) {
+            continue;
+        }
+        let clock = told_of(told, timer).map(|told| told.clock);
+        if let Some((clock, Whose::Thread(tid))) = clock.map(|clock| (clock, whose(clock))) {
+            known.push(timer.id);
+            if tid != leader {
+                timer.clock = clock;
+            }
+        }
+    }
+    known
 }
 
 /// A timer that will never expire: no timer can be created on a clock that is gone.

@@ -63,8 +63,8 @@ pub fn take(state: &mut ProcessState, told: &[PosixTimer]) -> Vec<(i32, Uncounte
             (TimerEntry::Ignored, TimerEntry::Ignored) => timer.overrun == 0,
             _ => false,
         };
-        // Only [`count`] finds out whose time the timer counts.
-        if !is_taken || cpu_clocks::is_nameless(timer) {
+        // If it is not told whose time the timer counts, only the count finds out.
+        if !is_taken || cpu_clocks::is_nameless(known.clock) {
             continue;
         }
         *timer = PosixTimer {
@@ -120,7 +120,7 @@ pub fn count<Owner>(
     let is_uncounted = |timer: &PosixTimer| {
         is_countable(timer)
             && timer.entry_overrun.is_none()
-            && (timer.interval != 0 || !cpu_clocks::is_nameless(timer))
+            && (timer.interval != 0 || !cpu_clocks::is_nameless(timer.clock))
     };
     if !state.timers.iter().any(is_uncounted) {
         return Ok(Vec::new());
@@ -306,7 +306,7 @@ impl Counting {
         let outcomes = injector.run(self.tid, &clock)?;
         let (now, remaining) = when(&outcomes)?;
         // The clock is not the thread's in which it is read: any instant in the past will do for now.
-        let nameless = cpu_clocks::is_nameless(&self.timer);
+        let nameless = cpu_clocks::is_nameless(self.timer.clock);
         let (probe, first) = if nameless {
             (cpu_clocks::probe(state, &self.timer), 1)
         } else {

@@ -1,6 +1,6 @@
 //! Builds a process state from a pass that has read the same as the pass before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use criu_signals_images::{
     Clock, Disposition, Dispositions, ExitSignal, InterruptedCall, IntervalTimer, Notify, NsIds,
@@ -19,7 +19,7 @@ use crate::error::{Cause, Error, Result};
 use crate::in_time;
 use crate::proc;
 use crate::reading::{Reading, Surroundings, WaitingCall};
-use crate::state::{AlternateStack, in_handler, interrupted::written_back};
+use crate::state::{AlternateStack, cpu_clocks, in_handler, interrupted::written_back};
 use crate::tracee::Memory;
 use crate::tracee::shield::in_call;
 
@@ -138,6 +138,7 @@ impl Maker<'_> {
             return Err(Error::new(READ, Cause::Died));
         };
         let shared = &self.pass.process;
+        let clocks = self.clocks();
         let process = ProcessState {
             ids: self.ids(first.thread)?,
             pid_ns: first.thread.namespace,
@@ -171,6 +172,7 @@ impl Maker<'_> {
             depths: None,
             waiting,
             surroundings,
+            clocks,
         })))
     }
 
@@ -405,6 +407,26 @@ impl Maker<'_> {
         ids
     }
 
+    /// The clocks that name the threads of timers that do not.
+    fn clocks(&self) -> BTreeMap<i32, i32> {
+        let nameless = self.pass.process.timers.iter();
+        let nameless = nameless.filter(|timer| cpu_clocks::is_nameless(timer.clock));
+        nameless
+            .filter_map(|timer| {
+                let (thread, _) = self.measured_thread(timer.measured)?;
+                let named = cpu_clocks::named(timer.clock, *thread.numbers.last()?);
+                Some((timer.id, named))
+            })
+            .collect()
+    }
+
+    /// The thread whose time a timer measures, by its id in the caller's pid namespace. `None`: it has ended.
+    fn measured_thread(&self, measured: i32) -> Option<(&Thread, &Course)> {
+        let threads = self.pass.threads.iter().zip(&self.pass.courses);
+        let mut threads = threads.filter(|(thread, _)| !thread.dead);
+        threads.find(|(thread, _)| thread.numbers.get(self.pass.level) == Some(&measured))
+    }
+
     /// When the timer expires, and what its clock shows now. `None`: what it measures has ended.
     fn time(&self, timer: &Timer) -> Result<Option<(i64, i64)>> {
         let (expires, now) = match timer.clock {
@@ -438,10 +460,7 @@ impl Maker<'_> {
         if clock & CPUCLOCK_PERTHREAD == 0 {
             return Some(cpu_now(clock, measured));
         }
-        let threads = self.pass.threads.iter().zip(&self.pass.courses);
-        let mut threads = threads.filter(|(thread, _)| !thread.dead);
-        let of_it =
-            threads.find(|(thread, _)| thread.numbers.get(self.pass.level) == Some(&measured));
+        let of_it = self.measured_thread(measured);
         Some(of_it.map(|(_, course)| course.ran))
     }
 

@@ -138,11 +138,12 @@ impl Dump {
         let pid = stopped.pid();
         let dumped = self.dumped_beside(state)?;
         let is_dumped = |other| dumped.processes.contains(&other);
+        let known = cpu_clocks::take(state, told.as_deref().unwrap_or_default());
         let counts = self.options.overruns == Overruns::Count;
         let is_counted = |state: &ProcessState, timer: &PosixTimer| {
             counts && overruns::is_counted(state, timer, run_on::may_run_on())
         };
-        let unclear = cpu_clocks::resolve(stopped, state, &perhaps, is_counted, is_dumped)?;
+        let unclear = cpu_clocks::resolve(stopped, state, &perhaps, &known, is_counted, is_dumped)?;
         self.say_or_refuse(timers::clocks(pid, state, &unclear))?;
         for what in timers::tell_nobody(pid, state) {
             self.notices.note(Notice::Timer, &what);

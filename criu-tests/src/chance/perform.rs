@@ -775,6 +775,9 @@ impl Performance<'_> {
     }
 }
 
+/// What criu says before it runs code of its own in a process (compel/src/lib/infect.c).
+const INFECTS: &str = "Putting parasite blob";
+
 impl Reached {
     /// criu's own lines of a log, without their numbers.
     fn lines(log: &Path) -> Vec<String> {
@@ -797,7 +800,13 @@ impl Reached {
         let mut lines = Self::lines(log);
         let line = lines.pop()?;
         let nth = 1 + lines.iter().filter(|is| **is == line).count();
-        Some(Reached { line, nth })
+        // The first system call that criu makes in the first task.
+        let infected = line.contains(INFECTS) || lines.iter().any(|line| line.contains(INFECTS));
+        Some(Reached {
+            line,
+            nth,
+            infected,
+        })
     }
 
     /// Whether a log has come as far.

@@ -313,6 +313,24 @@ mod tests {
     }
 
     #[test]
+    fn handlers_and_addresses() {
+        let with = |handler, restorer| Disposition {
+            handler,
+            restorer,
+            ..Disposition::DEFAULT
+        };
+        let kind = |disposition: Disposition| {
+            let addresses: Vec<u64> = disposition.addresses().collect();
+            let (default, ignored) = (disposition.is_default_handler(), disposition.is_ignored());
+            (default, ignored, addresses)
+        };
+        assert_eq!(kind(with(SIG_DFL, 0)), (true, false, vec![]));
+        assert_eq!(kind(with(SIG_IGN, 0)), (false, true, vec![]));
+        assert_eq!(kind(with(SIG_IGN, 7)), (false, true, vec![7]));
+        assert_eq!(kind(with(2, 7)), (false, false, vec![2, 7]));
+    }
+
+    #[test]
     fn each_signal_exactly_once() {
         let all = Dispositions::default().to_proto();
         assert_eq!(all.len(), 64);

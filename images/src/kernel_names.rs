@@ -213,6 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_caught() {
+        struct Caught(i32, u32);
+        impl fmt::Display for Caught {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_caught_call(f, self.0, self.1)
+            }
+        }
+        let text = |number, arch| Caught(number, arch).to_string();
+        // EM_X86_64 and EM_AARCH64 with __AUDIT_ARCH_64BIT and __AUDIT_ARCH_LE (linux/audit.h).
+        assert_eq!(
+            text(257, 0xc000_003e),
+            "syscall openat arch AUDIT_ARCH_X86_64"
+        );
+        assert_eq!(
+            text(56, 0xc000_00b7),
+            "syscall openat arch AUDIT_ARCH_AARCH64"
+        );
+        assert_eq!(text(-1, 0xc000_003e), "syscall -1 arch AUDIT_ARCH_X86_64");
+        assert_eq!(text(257, 7), "syscall 257 arch 0x7");
+    }
+
+    #[test]
     fn signals() {
         assert_eq!(Signal(34).to_string(), "SIGRTMIN");
         assert_eq!(Signal(0).to_string(), "signal 0");

@@ -317,4 +317,33 @@ mod tests {
         assert_eq!(SigNo::all().filter(|signo| signo.is_legacy()).count(), 31);
         assert!(SigNo::all().all(|signo| signo.is_legacy() != signo.is_realtime()));
     }
+
+    /// signal(7), and SYNCHRONOUS_MASK of kernel/signal.c.
+    #[test]
+    fn default_actions_and_faults() {
+        let with = |action| -> Vec<i32> {
+            let all = SigNo::all().filter(|signo| signo.default_action() == action);
+            all.map(SigNo::get).collect()
+        };
+        assert_eq!(
+            with(DefaultAction::Core),
+            [3, 4, 5, 6, 7, 8, 11, 24, 25, 31]
+        );
+        assert_eq!(with(DefaultAction::Ignore), [17, 23, 28]);
+        assert_eq!(with(DefaultAction::Stop), [19, 20, 21, 22]);
+        assert_eq!(with(DefaultAction::Continue), [18]);
+        let faults = SigNo::all().filter(|signo| signo.is_synchronous());
+        assert!(faults.map(SigNo::get).eq([4, 5, 7, 8, 11, 31]));
+    }
+
+    #[test]
+    fn a_number_in_an_image() {
+        for signo in SigNo::all() {
+            assert_eq!(SigNo::from_proto(&signo.to_proto()), Ok(signo));
+        }
+        assert_eq!(SigNo::MAX.to_proto(), 64);
+        for wrong in [0, 65, u32::MAX] {
+            SigNo::from_proto(&wrong).unwrap_err();
+        }
+    }
 }

@@ -331,6 +331,23 @@ mod tests {
     }
 
     #[test]
+    fn dispositions_by_their_signals() {
+        let with = |handler| Disposition {
+            handler,
+            restorer: 7,
+            ..Disposition::DEFAULT
+        };
+        let mut array = [Disposition::DEFAULT; COUNT];
+        array[SigNo::INT.index()] = with(9);
+        let mut dispositions = Dispositions::from(array);
+        dispositions[SigNo::TERM] = with(8);
+        assert_eq!(dispositions[SigNo::INT], with(9));
+        assert_eq!(dispositions[SigNo::TERM], with(8));
+        assert_eq!(dispositions[SigNo::HUP], Disposition::DEFAULT);
+        assert_eq!(dispositions.addresses(), [7, 8, 9]);
+    }
+
+    #[test]
     fn each_signal_exactly_once() {
         let all = Dispositions::default().to_proto();
         assert_eq!(all.len(), 64);

@@ -184,8 +184,29 @@ mod tests {
             set("HUP,34,35,36,37").as_deref(),
             Ok("SIGHUP,SIGRTMIN..SIGRTMIN+3")
         );
+        assert_eq!(set("3..3").as_deref(), Ok("SIGQUIT"));
         assert!(set("3..1").is_err());
         assert!(set("1,").is_err());
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let [low, both, high] = [0b0011, 0b0110, 0b1100].map(SigSet::from_bits);
+        assert_eq!((low.bits(), both.bits(), high.bits()), (3, 6, 12));
+        assert_eq!(low.union(both).bits(), 0b0111);
+        assert_eq!(low.difference(both).bits(), 0b0001);
+        assert_eq!(low.intersection(both).bits(), 0b0010);
+        assert_eq!(both.with(SigNo::HUP).bits(), 0b0111);
+        assert_eq!(both.with(SigNo::INT), both);
+        assert_eq!(both.without(SigNo::INT).bits(), 0b0100);
+        assert_eq!(both.without(SigNo::HUP), both);
+        assert_eq!(SigSet::from(SigNo::QUIT).bits(), 0b0100);
+        let mut set = high;
+        set.insert(SigNo::HUP);
+        set.remove(SigNo::QUIT);
+        set.remove(SigNo::INT);
+        assert_eq!(set.bits(), 0b1001);
+        assert!(SigSet::EMPTY.is_empty() && !high.is_empty());
     }
 
     proptest! {

@@ -162,6 +162,7 @@ mod tests {
         let actions = read(&format!("10 0 {mask} 5 6\n10 0 {mask} 7 8\n")).expect("two lines");
         let after = actions.over(&Dispositions::default());
         assert_eq!(after[SigNo::USR1].handler, 7);
+        assert_eq!(actions.iter().count(), 2);
     }
 
     #[test]

@@ -561,6 +561,46 @@ mod tests {
         assert_eq!(bits, [SigNo::USR1, SigNo::SEGV].into_iter().collect());
     }
 
+    /// Both readings fit: 10 and 11 are pending to us, 9 and 10 to the patches.
+    #[test]
+    fn what_only_the_patches_print_is_theirs() {
+        let mask = mask_of(&[10, 11]);
+        let bits =
+            |lines: &str| read(&format!("{mask}\n{lines}\n")).map(|queue| queue.pending.bits);
+        let ours: SigSet = [SigNo::USR1, SigNo::SEGV].into_iter().collect();
+        let theirs: SigSet = [SigNo::KILL, SigNo::USR1].into_iter().collect();
+        let head = "sig 10: uid 0 pid 1 flags 0 errno 0 code 0";
+        assert_eq!(bits(head), Ok(ours));
+        assert_eq!(bits(&format!("{head}\n  spid 8 suid 9")), Ok(theirs));
+        let user = |signo| format!("sig {signo}: user 0 flags 0 errno 0 code 0");
+        assert_eq!(bits(&user(10)), Ok(theirs));
+        let error = bits(&user(12)).expect_err("not in the mask");
+        assert!(error.reason.contains("column 13 of the mask"), "{error}");
+    }
+
+    #[test]
+    fn signal_64_has_no_column_in_the_patches_masks() {
+        let mask = mask_of(&[]);
+        let text = format!("{mask}\nsig 64: uid 0 pid 1 flags 0 errno 0 code 0\n");
+        let read = |dialect| parse(SigFile::Pending, text.as_bytes(), Some(dialect));
+        read(Dialect::Patches).expect("theirs");
+        read(Dialect::Ours).expect_err("64 is not in the mask");
+    }
+
+    #[test]
+    fn a_system_call_that_was_caught() {
+        let mask = mask_of(&[31]);
+        let text = format!(
+            "{mask}\nsig 31: uid 0 pid 0 flags 0 errno 0 code 1\n    call_addr 1 syscall 2 arch 3\n"
+        );
+        let call = Fields::Sys {
+            call_addr: 1,
+            syscall: 2,
+            arch: 3,
+        };
+        assert_eq!(fields(&text), [(31, 1, call)]);
+    }
+
     #[test]
     fn bits_without_an_entry() {
         let queue = read(&mask_of(&[10, 34])).expect("a mask");
@@ -577,6 +617,8 @@ mod tests {
                 queue: vec![info],
             };
             let text = render(&pending, |_| false);
+            let again = read(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            assert_eq!(again.pending, pending);
             text.lines().nth(2).expect("three lines").to_owned()
         };
         let fault = |detail| Fields::Fault { addr: 4096, detail };
@@ -649,6 +691,12 @@ mod tests {
         ] {
             assert_eq!(render_one(signo, code, &fields), line);
         }
+        // Of other architectures, which this one never renders.
+        let mask = mask_of(&[4]);
+        let head = "sig 4: uid 0 pid 0 flags 0 errno 0 code 5";
+        let trapno = Siginfo::from_fields(4, 0, 5, &fault(FaultDetail::Trapno(6)));
+        let written = read(&format!("{mask}\n{head}\n    addr 4096 trapno 6\n"));
+        assert_eq!(written.expect("a fault").pending.queue, [trapno]);
         let mut odd = testing::queued(34, 7);
         odd.0[127] = 0xab;
         let pending = Pending {

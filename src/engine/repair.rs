@@ -864,14 +864,14 @@ fn place_arrivals(which: Queue, dumped: &Pending, wanted: &mut Pending, found: &
     if wanted.queue == found.queue || !which.same_by_number(&wanted.queue, &found.queue) {
         return;
     }
-    let mut of_dump = Counted::of(&dumped.queue);
+    let mut of_dump = Counted::from_entries(&dumped.queue);
     let arrived: Vec<Siginfo> = {
         let mut all = wanted.queue.clone();
         all.retain(|info| !of_dump.take(info));
         all
     };
     let without = |queue: &[Siginfo]| -> Vec<Siginfo> {
-        let mut arrived = Counted::of(&arrived);
+        let mut arrived = Counted::from_entries(&arrived);
         let rest = queue.iter().filter(|info| !arrived.take(info));
         rest.copied().collect()
     };

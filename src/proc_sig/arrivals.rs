@@ -77,7 +77,7 @@ fn undone(before: &Pending, wanted: &Pending, found: &Pending) -> Pending {
 
 /// The entries of `wanted` that are not in `present`, each so many times.
 fn missing(wanted: &[Siginfo], present: &[Siginfo]) -> Vec<Siginfo> {
-    let mut there = Counted::of(present);
+    let mut there = Counted::from_entries(present);
     let mut missing = wanted.to_vec();
     missing.retain(|info| !there.take(info));
     missing

@@ -326,7 +326,7 @@ impl Queue {
         if !kept.bits.difference(found.bits).is_empty() {
             return None;
         }
-        let mut due = Counted::of(&kept.queue);
+        let mut due = Counted::from_entries(&kept.queue);
         let mut of_kept = Vec::with_capacity(kept.queue.len());
         let mut ahead = 0;
         // Of each number, what nothing older has followed yet.
@@ -1024,7 +1024,7 @@ impl Queue {
 pub(crate) struct Counted(HashMap<Siginfo, usize>);
 
 impl Counted {
-    pub(crate) fn of<'i>(infos: impl IntoIterator<Item = &'i Siginfo>) -> Counted {
+    pub(crate) fn from_entries<'i>(infos: impl IntoIterator<Item = &'i Siginfo>) -> Counted {
         let mut counted = Counted::default();
         for info in infos {
             *counted.0.entry(*info).or_default() += 1;
@@ -1129,7 +1129,7 @@ impl Mixed {
         if came == expected {
             return Ok(mixed);
         }
-        let mut due = Counted::of(expected);
+        let mut due = Counted::from_entries(expected);
         came.retain(|info| !due.take(info));
         mixed.strange = came;
         mixed.left = due.last_of(expected);
@@ -1528,7 +1528,7 @@ pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
     let others = &found.queue[same..];
     let known = match others {
         [] => Counted::default(),
-        _ => Counted::of(&dumped.queue[same..]),
+        _ => Counted::from_entries(&dumped.queue[same..]),
     };
     with_others(dumped, found, others, known)
 }
@@ -1536,7 +1536,7 @@ pub fn with_arrivals(dumped: Pending, found: &Pending) -> Pending {
 /// As [`with_arrivals`], of entries that have been taken out, but for those that are `still_in` the queue: one that is found
 /// equal to one of the others has been sent since, by the same sender with the same value, or was behind it.
 pub fn before_arrivals(taken: Pending, found: &Pending, still_in: &[Siginfo]) -> Pending {
-    with_others(taken, found, &found.queue, Counted::of(still_in))
+    with_others(taken, found, &found.queue, Counted::from_entries(still_in))
 }
 
 /// `wanted`, and behind it what of `found` has been sent since the queue was `known`.

@@ -626,7 +626,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         }
         let shared = plans.iter().filter(|plan| plan.which == Queue::Shared);
         let shared: Vec<Siginfo> = shared.flat_map(Plan::entries_found).collect();
-        let mut shared = Counted::of(&shared);
+        let mut shared = Counted::from_entries(&shared);
         for plan in &mut plans {
             let emptied = self.empty(plan, &mut shared);
             self.errors.extend(emptied.err());
@@ -853,7 +853,7 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         let mut known = plan.found.clone();
         known.queue = plan.entries_found();
         if plan.which == Queue::Private {
-            let mut own = Counted::of(&known.queue);
+            let mut own = Counted::from_entries(&known.queue);
             out.queue
                 .retain(|info| own.take(info) || !shared.take(info));
         }

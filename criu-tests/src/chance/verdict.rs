@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use crate::chance::oracle::{About, Difference};
@@ -173,7 +174,7 @@ fn is_of_failed(said: &str, about: About) -> bool {
 /// pending, and the kernel unblocks SIGTRAP for that (force_sig); the code runs on where its memory is gone; or it writes to a
 /// socket that nobody reads any more (SIGPIPE). criu alone has ended 41 programs by SIGTRAP, 17 by SIGSEGV and one by SIGPIPE where
 /// criu was killed in 2,503 random states. Which instruction is met is a matter of microseconds.
-fn is_left_by_criu(found: &Difference) -> bool {
+fn is_left_by_criu(found: &Difference, all: &[Difference]) -> bool {
     const TRAP: u64 = 1 << 4;
     const PIPE: u64 = 1 << 12;
     /// Equal, or a signal more is pending, or SIGTRAP is not blocked any more.
@@ -218,8 +219,26 @@ fn is_left_by_criu(found: &Difference) -> bool {
                     .zip(&found[2..])
                     .all(|(right, found)| is_word(right, found))
         }
+        About::Child => {
+            let line = [&found.control, &found.found]
+                .into_iter()
+                .find(|line| !line.is_empty());
+            let child = line.and_then(|line| line.split(' ').nth(1));
+            child.is_some_and(|child| has_ended_so(child, all))
+        }
         _ => false,
     }
+}
+
+/// Has this child ended by one of these signals (CLD_KILLED, CLD_DUMPED)? Then nothing else is known of it.
+fn has_ended_so(child: &str, all: &[Difference]) -> bool {
+    let signals = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGPIPE];
+    let ways = signals.iter().flat_map(|signal| {
+        [libc::CLD_KILLED, libc::CLD_DUMPED]
+            .map(|code| format!("child {child} then code={code} value={signal}"))
+    });
+    let ways: Vec<String> = ways.collect();
+    all.iter().any(|one| ways.contains(&one.found))
 }
 
 /// The verdict of a run with the plugin, by what criu alone showed in the same way, where it has a part in it. With
@@ -255,7 +274,7 @@ pub fn of(with: &Shown, alone: Option<&Shown>, mute: bool) -> Verdict {
             .as_ref()
             .is_some_and(|reached| reached.infected);
         let one = match (with.says(found), alone_differs) {
-            _ if mute && infected && is_left_by_criu(found) => Verdict::Said,
+            _ if mute && infected && is_left_by_criu(found, &with.differences) => Verdict::Said,
             // The command says what it cannot do: criu has no such thing.
             (true, _) if found.about == About::Command => Verdict::Said,
             // What criu does not restore by itself it says in its log.

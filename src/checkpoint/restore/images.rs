@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use criu_signals_images::{Image, ImageError, image};
 use nix::errno::Errno;
 
-use super::Restore;
+use super::{Lent, Restore};
 use crate::arch;
 use crate::checkpoint::options::Policy;
 use crate::criu::HookError;
@@ -113,6 +113,10 @@ impl Restore {
         }
         if !image.process.taken_out.is_empty() {
             self.owed.insert(innermost);
+        }
+        if let Some(lent) = image.process.lent_limit {
+            let own = image.process.rlimit_sigpending;
+            self.lent.insert(innermost, Lent { lent, own });
         }
         self.read.insert(innermost, Ok(image));
     }

@@ -19,10 +19,10 @@ use crate::machine;
 use crate::proc;
 use crate::process::pidfd::PidFd;
 use crate::run_report::{Document, Outcome, Process};
-use crate::tracee::{ByHost, StoppedProcess};
+use crate::tracee::{ByHost, StoppedProcess, rlimit};
 use criu_signals_images::criu_images::Ended;
 use criu_signals_images::image::Allowance;
-use criu_signals_images::{Field, Image, ImageError, Pid, ProcessState, image};
+use criu_signals_images::{Field, Image, ImageError, Pid, ProcessState, Rlimit, image};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -41,6 +41,12 @@ use crate::losses::timeouts::Anew;
 const NOT_BACK: &str = "signals that the dump has taken out of the process are not back. The restore fails, and the images are \
                         as good as before";
 
+/// An RLIMIT_SIGPENDING that criu needs to restore the queues, and the process's own.
+struct Lent {
+    lent: Rlimit,
+    own: Rlimit,
+}
+
 /// The state of a restore.
 pub struct Restore {
     host: Host,
@@ -57,6 +63,8 @@ pub struct Restore {
     /// Processes, by the pid in the names of their images, whose signals the dump has taken out: only this plugin has these
     /// signals.
     owed: HashSet<i32>,
+    /// The limits of processes whose RLIMIT_SIGPENDING the dump has raised in CRIU's image, by their innermost ids.
+    lent: HashMap<i32, Lent>,
     /// Processes that make the restore fail.
     refused: HashSet<Pid>,
     /// How many more siginfos and timers may be read.
@@ -93,6 +101,7 @@ impl Restore {
             incoming: None,
             read: HashMap::new(),
             owed: HashSet::new(),
+            lent: HashMap::new(),
             refused: HashSet::new(),
             allowance: machine::allowance(options.max_siginfos),
             options,
@@ -211,6 +220,7 @@ impl Restore {
             Err(e) => {
                 log::error!("pid {pid}: verdict={}", Verdict::Failed);
                 log::error!("{e}");
+                self.take_back_limit(pid);
                 let record = Process {
                     pid: Some(pid.get()),
                     pid_in_namespace: image_folder::innermost(pid).ok(),
@@ -237,6 +247,24 @@ impl Restore {
             return Err(HookError::new(Errno::EIO, why));
         }
         Ok(())
+    }
+
+    /// A process that could not be checked does not keep a limit that is this library's doing, if its image was readable before.
+    fn take_back_limit(&self, pid: Pid) {
+        let innermost = image_folder::innermost(pid).ok();
+        let Some(Lent { lent, own }) = innermost.and_then(|id| self.lent.get(&id)) else {
+            return;
+        };
+        let put_back = || match rlimit::sigpending(pid)? == *lent {
+            true => rlimit::set_sigpending(pid, *own),
+            false => Ok(()),
+        };
+        if let Err(e) = put_back() {
+            log::error!(
+                "{}: RLIMIT_SIGPENDING stays {lent}, which the dump has lent: it was {own}",
+                e.during(Phase::Replay, pid)
+            );
+        }
     }
 
     /// Has the dump taken signals of this process out? Known only from the image, if it could be read.

@@ -334,7 +334,9 @@ impl Maker<'_> {
             .collect::<Result<Vec<_>>>()?;
         timers.sort_by_key(|timer| timer.id);
         for (place, id) in (0..).zip(self.aside()) {
-            if let Ok(at) = timers.binary_search_by_key(&id, |timer| timer.id) {
+            if let Ok(at) = timers.binary_search_by_key(&id, |timer| timer.id)
+                && timers[at].entry == TimerEntry::Ignored
+            {
                 timers[at].place_aside = Some(place);
             }
         }
@@ -354,7 +356,11 @@ impl Maker<'_> {
             _ => Notify::Process,
         };
         let entry = if timer.ignored != 0 {
-            TimerEntry::Ignored
+            // timer_settime(2) leaves it there, and the kernel drops it when it is delivered (posixtimer_deliver_signal).
+            match timer.stale {
+                true => TimerEntry::Idle,
+                false => TimerEntry::Ignored,
+            }
         } else if !self.own_entries.contains(&timer.entry) {
             TimerEntry::Idle
         } else if timer.stale {

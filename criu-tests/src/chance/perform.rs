@@ -775,8 +775,8 @@ impl Performance<'_> {
     }
 }
 
-/// What criu says before it runs code of its own in a process (compel/src/lib/infect.c).
-const INFECTS: &str = "Putting parasite blob";
+/// What criu says before it makes its first call in a process (compel/src/lib/infect.c).
+const INFECTS: &str = "Parasite syscall_ip at";
 
 impl Reached {
     /// criu's own lines of a log, without their numbers.

@@ -32,12 +32,11 @@ const NEVER: u64 = 1 << 61;
 
 /// The clock of the CPU time of the thread with this id in its own pid namespace.
 const fn thread_clock(tid: i32) -> i32 {
-    (!tid << 3) | PER_THREAD | SCHED
+    named(PER_THREAD | SCHED, tid)
 }
 
 /// The clock of the same kind of CPU time as `nameless`, of the thread with this id in its own pid namespace.
-#[cfg(feature = "bpf")]
-pub fn named(nameless: i32, tid: i32) -> i32 {
+pub const fn named(nameless: i32, tid: i32) -> i32 {
     (!tid << 3) | (nameless & 7)
 }
 

@@ -214,12 +214,14 @@ fn alone(state: &ProcessState, timer: &PosixTimer) -> Option<(Tid, Queue)> {
         .any(|queue| queue.bits_without_info().contains(signo));
     let free = match timer.entry {
         TimerEntry::Pending => matches!(entries.as_slice(), [own] if timer.made(own)) && !bare,
+        // Nothing of the number is pending anywhere ([`may_be_handled`]).
         TimerEntry::Ignored => {
-            let others = state
-                .timers
-                .iter()
-                .filter(|other| other.entry == TimerEntry::Ignored && other.signo == timer.signo);
-            entries.is_empty() && !bare && others.count() == 1
+            let mut timers = state.timers.iter();
+            !timers.any(|other| {
+                other.id != timer.id
+                    && other.entry == TimerEntry::Ignored
+                    && other.signo == timer.signo
+            })
         }
         TimerEntry::Idle | TimerEntry::Stale => false,
     };

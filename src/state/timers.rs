@@ -307,7 +307,7 @@ fn innermost(state: &ProcessState, tid: i32) -> i32 {
 /// and when the signal is ignored again they are put aside again, as if nothing had been (do_sigaction). The calls
 /// are one batch, which the thread ends even if the tracer dies.
 ///
-/// Only where no thread can take the signal meanwhile ([`looked_in`]), and where nothing else of that number is pending,
+/// Only where no thread can take the signal meanwhile, and where nothing else of that number is pending ([`handled_in`]),
 /// which the last call would flush.
 fn find_ignored<Owner>(
     injector: &mut Injector<'_, Owner>,
@@ -317,12 +317,12 @@ fn find_ignored<Owner>(
     if !keeps_ignored_entries()? {
         return Ok(());
     }
-    let may_be = |timer: &PosixTimer| may_be_aside(state, timer);
+    let may_be = |timer: &PosixTimer| ignored_number(state, timer);
     let numbers: SigSet = timers.iter().filter_map(may_be).collect();
     for signo in numbers.iter() {
         let of_it = timers.iter().filter(|timer| may_be(timer) == Some(signo));
         // [`unseen`] names those of a number for which this is empty.
-        for id in looked_in(&state.threads, signo, of_it) {
+        for id in handled_in(state, signo, of_it) {
             let Some(thread) = state.threads.iter().find(|t| t.ids.innermost() == id) else {
                 continue;
             };
@@ -417,15 +417,26 @@ fn target(threads: &[ThreadState], timer: &PosixTimer) -> Option<i32> {
     .map(|thread| thread.ids.innermost())
 }
 
-/// May an ignored signal have a handler for a moment, with the entry of this timer in the queue? Not if another signal of the
-/// number is pending in any queue: the kernel flushes all of them when the signal is ignored again. Not if a thread that goes on
-/// because the tracer dies just then could take the signal ([`looked_in`]).
+/// The threads in which the entries of these timers show while the ignored signal has a handler for a moment ([`looked_in`]). None if
+/// another signal of the number is pending in any queue: the kernel flushes all of them when the signal is ignored again.
+fn handled_in<'t>(
+    state: &ProcessState,
+    signo: SigNo,
+    timers: impl Iterator<Item = &'t PosixTimer>,
+) -> Vec<i32> {
+    if pending(state).contains(signo) {
+        return Vec::new();
+    }
+    looked_in(&state.threads, signo, timers)
+}
+
+/// May the ignored signal of this timer have a handler for a moment, with the timer's entry in the queue ([`handled_in`])?
 pub(super) fn may_be_handled(state: &ProcessState, timer: &PosixTimer) -> bool {
     SigNo::new(timer.signo).is_some_and(|signo| {
         let of_it = state.timers.iter().filter(|other| {
             other.signo == timer.signo && (other.id == timer.id || is_aside(other))
         });
-        !pending(state).contains(signo) && !looked_in(&state.threads, signo, of_it).is_empty()
+        !handled_in(state, signo, of_it).is_empty()
     })
 }
 
@@ -471,8 +482,7 @@ pub fn unseen(state: &ProcessState, are_told: bool) -> Result<Unseen> {
         };
         // A timer that signals an ended thread does nothing.
         of_it().any(|timer| target(&state.threads, timer).is_some())
-            && (pending(state).contains(*signo)
-                || looked_in(&state.threads, *signo, of_it()).is_empty())
+            && handled_in(state, *signo, of_it()).is_empty()
     };
     Ok(Unseen {
         ignored: numbers.iter().filter(is_unseen).collect(),
@@ -526,11 +536,6 @@ fn is_aside(timer: &PosixTimer) -> bool {
 fn pending(state: &ProcessState) -> SigSet {
     let threads = state.threads.iter();
     threads.fold(state.shared.bits, |bits, t| bits.union(t.pending.bits))
-}
-
-/// The number of a timer whose entry may be kept aside, where it can be looked for: setting SIG_IGN flushes others of it.
-fn may_be_aside(state: &ProcessState, timer: &PosixTimer) -> Option<SigNo> {
-    ignored_number(state, timer).filter(|&signo| !pending(state).contains(signo))
 }
 
 /// The number of a timer whose entry may be kept aside.

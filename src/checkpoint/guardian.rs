@@ -175,8 +175,7 @@ impl Guardian {
         // The guardian holds earlier signals, and must not be the process that the OOM killer ends.
         self.amount.told += infos.len();
         self.reserve.try_for_other(self.amount.whole())?;
-        self.send(&message)?;
-        self.await_ready()?;
+        self.tell(&message)?;
         fault::point(Point::GuardianTold)
     }
 
@@ -185,8 +184,7 @@ impl Guardian {
     /// # Errors
     /// Those of [`hold`](Self::hold).
     pub fn dropped(&mut self, queue: Queue, tid: Tid, infos: &[Siginfo]) -> Result<()> {
-        self.send(&message(GONE, queue, tid, infos))?;
-        self.await_ready()
+        self.tell(&message(GONE, queue, tid, infos))
     }
 
     /// Tells the guardian that what it was told of is being put back from now on: what it finds in the queues may be that. Before, it
@@ -195,8 +193,7 @@ impl Guardian {
     /// # Errors
     /// EPIPE if the guardian is gone.
     pub fn returning(&mut self) -> Result<()> {
-        self.send(&message(RETURNING, Queue::Shared, Tid::NONE, &[]))?;
-        self.await_ready()
+        self.tell(&message(RETURNING, Queue::Shared, Tid::NONE, &[]))
     }
 
     /// The guardian holds what it was told, and has the memory to put that back.
@@ -222,6 +219,11 @@ impl Guardian {
         message[0] = DONE;
         self.send(&message)?;
         fault::point(Point::GuardianDismissed)
+    }
+
+    fn tell(&mut self, message: &[u8]) -> Result<()> {
+        self.send(message)?;
+        self.await_ready()
     }
 
     fn send(&mut self, message: &[u8]) -> Result<()> {

@@ -486,14 +486,7 @@ pub fn give_back_all<Owner>(
     let _budget = Budget::of_process();
     let found = capture::expecting(stopped, Phase::Replay, taken)?;
     let wanted = queue_by_queue(taken.clone(), &found, |taken, found, _, thread| {
-        let still_in = still_in.and_then(|state| match thread {
-            None => Some(&state.shared),
-            Some(id) => {
-                let mut threads = state.threads.iter();
-                let thread = threads.find(|t| t.ids.innermost() == id);
-                thread.map(|thread| &thread.pending)
-            }
-        });
+        let still_in = still_in.and_then(|state| queue_in(state, thread));
         before_arrivals(taken, found, still_in.map_or(&[], |pending| &pending.queue))
     });
     bring_about_around_dropped(stopped, wanted, found)
@@ -839,45 +832,39 @@ fn arrived_since(wanted: ProcessState, found: &ProcessState) -> ProcessState {
 /// elsewhere among those of other numbers, of which no process can tell: it counts as in its place, if those of the dump are in
 /// theirs.
 fn read_back(dumped: &ProcessState, wanted: ProcessState, found: &ProcessState) -> ProcessState {
-    let mut wanted = arrived_since(wanted, found);
-    place_arrivals(
-        Queue::Shared,
-        &dumped.shared,
-        &mut wanted.shared,
-        &found.shared,
-    );
-    for thread in &mut wanted.threads {
-        let dumped = same_thread(&dumped.threads, thread);
-        if let (Some(dumped), Some(found)) = (dumped, same_thread(&found.threads, thread)) {
-            place_arrivals(
-                Queue::Private,
-                &dumped.pending,
-                &mut thread.pending,
-                &found.pending,
-            );
+    queue_by_queue(wanted, found, |wanted, found, timers, thread| {
+        let mut wanted = with_timer_arrivals(wanted, found, timers, thread);
+        if let Some(dumped) = queue_in(dumped, thread) {
+            let which = thread.map_or(Queue::Shared, |_| Queue::Private);
+            place_arrivals(which, dumped, &mut wanted, found);
         }
-    }
-    wanted
+        wanted
+    })
 }
 
 fn place_arrivals(which: Queue, dumped: &Pending, wanted: &mut Pending, found: &Pending) {
     if wanted.queue == found.queue || !which.same_by_number(&wanted.queue, &found.queue) {
         return;
     }
-    let mut of_dump = Counted::from_entries(&dumped.queue);
-    let arrived: Vec<Siginfo> = {
-        let mut all = wanted.queue.clone();
-        all.retain(|info| !of_dump.take(info));
-        all
-    };
-    let without = |queue: &[Siginfo]| -> Vec<Siginfo> {
-        let mut arrived = Counted::from_entries(&arrived);
-        let rest = queue.iter().filter(|info| !arrived.take(info));
+    let without = |queue: &[Siginfo], known: &[Siginfo]| -> Vec<Siginfo> {
+        let mut known = Counted::from_entries(known);
+        let rest = queue.iter().filter(|info| !known.take(info));
         rest.copied().collect()
     };
-    if without(&wanted.queue) == without(&found.queue) {
+    let arrived = without(&wanted.queue, &dumped.queue);
+    if without(&wanted.queue, &arrived) == without(&found.queue, &arrived) {
         wanted.queue.clone_from(&found.queue);
     }
+}
+
+/// The queue of the thread with this innermost id, `None`: the shared one.
+fn queue_in(state: &ProcessState, thread: Option<i32>) -> Option<&Pending> {
+    let Some(id) = thread else {
+        return Some(&state.shared);
+    };
+    let mut threads = state.threads.iter();
+    let thread = threads.find(|t| t.ids.innermost() == id);
+    thread.map(|thread| &thread.pending)
 }
 
 /// Each queue of `state`, merged with the queue that was found. `merge` gets the timers of `state` and the thread of the

@@ -255,6 +255,7 @@ impl Restore {
         let Some(Lent { lent, own }) = innermost.and_then(|id| self.lent.get(&id)) else {
             return;
         };
+        // From outside: what has kept the process from being checked may keep calls from being injected.
         let put_back = || match rlimit::sigpending(pid)? == *lent {
             true => rlimit::set_sigpending(pid, *own),
             false => Ok(()),

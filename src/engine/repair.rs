@@ -579,7 +579,7 @@ fn bring_about<Owner>(
 /// CRIU has queued the pending signals under a limit that this library had put into CRIU's image. The process gets its own
 /// limit back in every mode. A limit that is neither of the two is a difference like any other.
 fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState) -> Result<()> {
-    let pid = stopped.pid();
+    let (pid, own) = (stopped.pid(), dumped.rlimit_sigpending);
     let inner = || match dumped.lent_limit {
         Some(lent) if rlimit::sigpending(pid)? == lent => {
             let mut injector = Injector::new(stopped)?;
@@ -587,12 +587,14 @@ fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState
                 injector: &mut injector,
                 tid: stopped.leader(),
             };
-            state::put_back::<PendingLimit, _>(&mut site, &dumped.rlimit_sigpending)?;
+            state::put_back::<PendingLimit, _>(&mut site, &own)?;
             injector.finish()
         }
         _ => Ok(()),
     };
-    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
+    inner()
+        .or_else(|e: Error| PendingLimit::from_outside(pid, own).map_err(|_| e))
+        .map_err(|e| e.during(Phase::Replay, pid))
 }
 
 /// Puts back the dispositions of the process from which `state` was captured, and the signals that this takes out of its

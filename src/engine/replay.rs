@@ -251,6 +251,11 @@ impl<Owner> Replay<'_, '_, Owner> {
             if step == Step::Masks && !failed.is_empty() {
                 errors.extend(self.take(step));
             }
+            // Nor may the limit that was raised: it can be set from outside, too.
+            if step == Step::Limit && !failed.is_empty() {
+                let pid = self.injector.process().pid();
+                errors.extend(PendingLimit::from_outside(pid, self.wanted.rlimit_sigpending).err());
+            }
             errors.extend(failed);
         }
         errors

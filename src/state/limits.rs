@@ -3,7 +3,7 @@
 //! Set by the process itself wherever the hard limit is not raised: from outside it takes CAP_SYS_RESOURCE to set those of a
 //! process of another user (check_prlimit_permission, kernel/sys.c), and a tracer can have all rights but that.
 
-use criu_signals_images::Rlimit;
+use criu_signals_images::{Pid, Rlimit};
 
 use super::{Kind, Site};
 use crate::error::Result;
@@ -76,6 +76,17 @@ impl PendingLimit {
     pub fn try_out<Owner>(site: &mut Site<'_, '_, Owner>) -> Result<()> {
         let limit = Self::capture(site)?;
         Self::set_inside(site, limit)
+    }
+
+    /// Sets the limit of a process in which no call can be made.
+    ///
+    /// # Errors
+    /// EPERM: what the kernel lets a process do to itself, a caller with other credentials may not do to it.
+    pub fn from_outside(pid: Pid, wanted: Rlimit) -> Result<()> {
+        if rlimit::sigpending(pid)? == wanted {
+            return Ok(());
+        }
+        rlimit::set_sigpending(pid, wanted)
     }
 
     fn set_inside<Owner>(site: &mut Site<'_, '_, Owner>, limit: Rlimit) -> Result<()> {

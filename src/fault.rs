@@ -82,6 +82,8 @@ points! {
     GlanceDone = 27,
     /// Injection: a thread of several has its registers back and is on its way to its trap, and the next one's turn has come.
     NextThread = 28,
+    /// Injection: the thread stands at the entry of the call that gives it the mask of the call that it was found in.
+    MaskOfCallAsked = 29,
 
     /// Capture: nothing has been injected so far.
     CapturedOutside = 30,

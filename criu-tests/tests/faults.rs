@@ -100,6 +100,8 @@ enum During {
     SleepingDump,
     /// The same, of a 32-bit one.
     Sleeping32Dump,
+    /// The same, of a program with threads in calls that have masks of their own.
+    MaskedDump,
     /// A dump that is killed while signals are in custody: the guardian's work.
     Rescue,
     /// A dump of a program whose queue has no room, by a criu that may not give it more.
@@ -159,8 +161,8 @@ fn rows() -> Vec<Row> {
 /// When a point is passed, and which passage is tried.
 fn drive(point: Point) -> &'static [(During, u32)] {
     use During::{
-        DeepDump, Dump, LendingDump, Rescue, Restore, Show, Sleeping32Dump, SleepingDump,
-        StrictRestore, UnmarkedDump,
+        DeepDump, Dump, LendingDump, MaskedDump, Rescue, Restore, Show, Sleeping32Dump,
+        SleepingDump, StrictRestore, UnmarkedDump,
     };
     match point {
         Point::ThreadSeized | Point::Seized | Point::Releasing => &[(Dump, 1), (Show, 1)],
@@ -182,6 +184,7 @@ fn drive(point: Point) -> &'static [(During, u32)] {
         }
         Point::StubCleared => &[(Dump, 1), (StrictRestore, 1), (Show, 1)],
         Point::CallEntered | Point::CallLeft => &[(UnmarkedDump, 1), (UnmarkedDump, LATER)],
+        Point::MaskOfCallAsked => &[(MaskedDump, 1), (MaskedDump, 2)],
         Point::CallInterrupted => &[(StrictRestore, 1), (SleepingDump, 1), (Sleeping32Dump, 1)],
 
         Point::CapturedOutside
@@ -294,7 +297,8 @@ impl Row {
             | During::DeepDump
             | During::UnmarkedDump
             | During::SleepingDump
-            | During::Sleeping32Dump => self.dump(dir),
+            | During::Sleeping32Dump
+            | During::MaskedDump => self.dump(dir),
             During::Rescue => self.rescue(dir),
             During::LendingDump => self.lend(dir),
             During::StrictRestore => self.strict_restore(dir),
@@ -355,6 +359,7 @@ impl Row {
         let victim = match self.during {
             During::UnmarkedDump => start("everything", Some("no-marker"), dir)?,
             During::SleepingDump => start("sleeping", None, dir)?,
+            During::MaskedDump => start("ppoll", None, dir)?,
             During::Sleeping32Dump => {
                 Victim::start(&config::victim("sleeping", true), None, dir, false)?
             }

@@ -12,9 +12,9 @@
 //! 6. PTRACE_INTERRUPT and PTRACE_CONT: the thread traps again before it executes anything, and stands as it
 //!    stood before, in a PTRACE_EVENT_STOP in which the kernel will still restart what was interrupted.
 //!
-//! What is not as before: a mask that sigsuspend(2), ppoll(2) and their like had saved is the mask in force now
-//! (PTRACE_SETSIGMASK drops the distinction), which nobody can tell, because the call is restarted and sets its
-//! own mask again. CRIU does the same to every thread that it dumps.
+//! A mask that sigsuspend(2), ppoll(2) and their like have set for their time is lost with PTRACE_SETSIGMASK, and
+//! with it which of two masks the handler of a pending signal finds. In step 5 a call of this kind is made anew for that.
+//! CRIU drops such masks of every thread that it dumps.
 
 use std::cell::LazyCell;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ use super::left_behind;
 use super::memory::{Memory, RemoteAddr};
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
+use super::shield;
 use super::stopped::StoppedProcess;
 use crate::arch::{
     INPUT_ROOM, Registers, SCRATCH_LEN, SYSCALL_DISPATCH_FILTER_ALLOW,
@@ -253,7 +254,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             self.await_trap(tid)?;
         }
         Visit::begin(
-            tid,
+            (self.process.pid(), tid),
             self.memory,
             &mut self.cave,
             marker,
@@ -421,11 +422,14 @@ fn touched(calls: &[Call]) -> SigSet {
 /// One thread, off its own path: [`Visit::begin`] saves what it has, [`Visit::end`] puts it back, and `Drop`
 /// does where an error came between.
 struct Visit<'i> {
+    pid: Pid,
     tid: Tid,
     memory: &'i Memory,
     cave: &'i mut Cave,
     saved: Registers,
     mask: SigSet,
+    /// That of the system call that it was found in, which has set it for its time.
+    mask_of_call: Option<SigSet>,
     rseq: Option<Rseq>,
     /// The byte of the program's that would have Syscall User Dispatch block the calls.
     selector: Option<RemoteAddr>,
@@ -470,7 +474,7 @@ const RSEQ_CS_ABORT: usize = 24;
 
 impl<'i> Visit<'i> {
     fn begin(
-        tid: Tid,
+        (pid, tid): (Pid, Tid),
         memory: &'i Memory,
         cave: &'i mut Cave,
         marker: Option<SigNo>,
@@ -479,6 +483,7 @@ impl<'i> Visit<'i> {
     ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
+        let mask_of_call = shield::mask_of_call(pid, tid, &saved, mask)?;
         obstacles::refuse_denied_key(tid)?;
         let selector = obstacles::selector(tid, memory, assumes_calls)?;
         let rseq = read_rseq(tid, memory)?;
@@ -493,8 +498,10 @@ impl<'i> Visit<'i> {
             tid,
             memory,
             cave,
+            pid,
             saved,
             mask,
+            mask_of_call,
             rseq,
             selector,
             stub,
@@ -524,11 +531,16 @@ impl<'i> Visit<'i> {
         Ok(visit)
     }
 
-    /// The thread before it makes a call that does nothing, and then leaves.
+    /// The thread on its way back into the program, without a call for the tracer.
     fn idle(&self) -> Registers {
-        self.saved
-            .for_single(&self.stub, false, libc::SYS_getpid, [0; 6])
-            .holding(self.scratch.map(|at| at.0))
+        match self.scratch {
+            None => self.saved.for_batch(self.stub.back_entry(), 0, 0),
+            // By way of that memory, which is taken away.
+            Some(at) => self
+                .saved
+                .for_single(&self.stub, false, libc::SYS_getpid, [0; 6])
+                .holding(Some(at.0)),
+        }
     }
 
     /// Lets Syscall User Dispatch allow or block calls, where it has to be told. The thread stands meanwhile where it makes
@@ -650,7 +662,25 @@ impl<'i> Visit<'i> {
         if let Some(rseq) = &self.rseq {
             note(self.memory.write(rseq.field, &rseq.cs.to_le_bytes()));
         }
-        note(ptrace::put_back_signal_mask(self.tid, self.mask));
+        // With its own mask the thread runs handlers first, should the tracer die. Those of a 32-bit program do not keep the
+        // registers by which the stub goes on.
+        if self.saved.is_compat() && self.scratch.is_none() {
+            note(ptrace::set_registers(self.tid, &self.idle()));
+        }
+        let with_mask_of_call = match self.mask_of_call {
+            Some(mask) if Registers::TRAP_KEEPS_RESULT && self.scratch.is_none() => {
+                self.put_back_mask_of_call(mask)
+            }
+            _ => Ok(false),
+        };
+        if self.adrift {
+            self.ended = true;
+            return self.abandon();
+        }
+        if !matches!(with_mask_of_call, Ok(true)) {
+            note(ptrace::put_back_signal_mask(self.tid, self.mask));
+        }
+        note(with_mask_of_call.map(drop));
         note(fault::point(Point::MaskBack));
         note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
         note(ptrace::put_back_registers(
@@ -676,6 +706,25 @@ impl<'i> Visit<'i> {
             done: first,
             on_its_way,
         }
+    }
+
+    /// Puts back the mask `of_call`, and beneath it the thread's own. Only a call can set both masks; ppoll(2) does so and, as the
+    /// program's call did when the thread was stopped, leaves them to the handler of a signal that is due (`set_user_sigmask`,
+    /// `restore_saved_sigmask_unless`). With an interrupt pending and nothing to wait for the call ends there; without an interrupt,
+    /// as after the death of the tracer, the call gives the thread its own mask.
+    fn put_back_mask_of_call(&mut self, of_call: SigSet) -> Result<bool> {
+        let reads = self.stub.set_mask_of_call(of_call);
+        self.cave.write(self.memory, &self.stub)?;
+        self.enter_syscall(&self.saved.for_ppoll(&self.stub, reads))?;
+        // Not before: a handler that is due would run on the way to the call.
+        let own = ptrace::put_back_signal_mask(self.tid, self.mask);
+        let passed = fault::point(Point::MaskOfCallAsked);
+        // A call that was begun is ended.
+        let trapped = ptrace::interrupt(self.tid).and_then(|()| self.run_to_trap());
+        own.and(passed)?;
+        trapped?;
+        let in_force = SignalStatus::read(self.pid, self.tid)?.blocked;
+        Ok(in_force == of_call && ptrace::signal_mask(self.tid)? == self.mask)
     }
 
     /// Makes `calls`, in as many rounds as the room for them asks for.

@@ -258,6 +258,23 @@ pub(crate) fn is_due_afterwards(pid: Pid, tid: Tid, of_call: SigSet, own: SigSet
     Ok(matches!(due.handler, HandlerDue::Afterwards))
 }
 
+/// The mask that the call in which a thread was interrupted has set for its time, if that is another one than the thread's `own`.
+pub(super) fn mask_of_call(
+    pid: Pid,
+    tid: Tid,
+    registers: &Registers,
+    own: SigSet,
+) -> Result<Option<SigSet>> {
+    let is_in_one = registers
+        .call()
+        .is_some_and(|(number, _)| may_have_mask(number, registers.is_compat()));
+    if !is_in_one {
+        return Ok(None);
+    }
+    let in_force = SignalStatus::read(pid, tid)?.blocked;
+    Ok((in_force != own).then_some(in_force))
+}
+
 /// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a
 /// signal: in one that runs the handler is about to.
 pub(super) fn loses_mask(pid: Pid, tid: Tid, registers: &Registers) -> Result<Option<LostMask>> {

@@ -25,10 +25,10 @@ core::arch::global_asm!(
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".globl criu_signals_stub_unmap, criu_signals_stub_glance, criu_signals_stub_finish, criu_signals_stub_through",
-    ".globl criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_data, criu_signals_stub_end",
+    ".globl criu_signals_stub_batch_end, criu_signals_stub_ppoll, criu_signals_stub_back, criu_signals_stub_leave, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".hidden criu_signals_stub_unmap, criu_signals_stub_glance, criu_signals_stub_finish, criu_signals_stub_through",
-    ".hidden criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_data, criu_signals_stub_end",
+    ".hidden criu_signals_stub_batch_end, criu_signals_stub_ppoll, criu_signals_stub_back, criu_signals_stub_leave, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_glance:",
     "    svc #0",
@@ -98,6 +98,9 @@ core::arch::global_asm!(
     "    svc #0",
     "    add x20, x20, #64",
     "    b 3b",
+    "criu_signals_stub_ppoll:",
+    "    svc #0",
+    "criu_signals_stub_back:",
     "2:",
     "    adr x0, criu_signals_stub_data + {frame} - {siginfo}",
     "    mov sp, x0",
@@ -132,6 +135,8 @@ unsafe extern "C" {
     static criu_signals_stub_finish: u8;
     static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
+    static criu_signals_stub_ppoll: u8;
+    static criu_signals_stub_back: u8;
     static criu_signals_stub_leave: u8;
     static criu_signals_stub_data: u8;
     static criu_signals_stub_end: u8;
@@ -194,6 +199,12 @@ struct StubData {
 const _: () = assert!(
     core::mem::offset_of!(StubData, undo_end) == core::mem::offset_of!(StubData, undo) + 8
         && INPUT_ROOM == 16
+);
+
+/// Two halves of a word, in which a call may read once there is neither scratch memory nor a marker
+/// ([`Stub::set_mask_of_call`]).
+const _: () = assert!(
+    core::mem::offset_of!(StubData, scratch_len) == core::mem::offset_of!(StubData, marker) + 4
 );
 
 /// The stub for one thread at one address, ready to be written there.
@@ -293,6 +304,19 @@ impl Stub {
             + core::mem::offset_of!(StubData, undo) as u64
     }
 
+    /// Has ppoll(2) read `mask` and a timeout of nothing. Returns where the timeout and the mask are. Only for a thread
+    /// that has no scratch memory and makes no other call in the stub any more: they take the places of what is needed for that.
+    pub fn set_mask_of_call(&mut self, mask: SigSet) -> [u64; 2] {
+        let timeout = self.set_input([0; INPUT_ROOM]);
+        let [low, high] = [mask.bits() & 0xffff_ffff, mask.bits() >> 32];
+        [self.data.marker, self.data.scratch_len] = [low as u32, high as u32];
+        let data = self.base + offset_of(&raw const criu_signals_stub_data) as u64;
+        [
+            timeout,
+            data + core::mem::offset_of!(StubData, marker) as u64,
+        ]
+    }
+
     /// Another signal by which the stub says that it is through, or none.
     pub fn set_marker(&mut self, marker: Option<SigNo>) {
         self.data.marker = marker.map_or(0, |m| m.get().cast_unsigned());
@@ -339,6 +363,16 @@ impl Stub {
     /// Where two calls are made with scratch memory that is there for no longer.
     pub fn glance_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_glance) as u64
+    }
+
+    /// Where the call that has the mask of another one is made.
+    pub(super) fn ppoll_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_ppoll) as u64
+    }
+
+    /// Where a thread that has nothing mapped puts back its mask, and goes back into the program.
+    pub fn back_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_back) as u64
     }
 
     /// Where a thread makes its last system call, which takes it back into the program.
@@ -410,6 +444,13 @@ impl Registers {
     #[must_use]
     pub fn for_single(&self, stub: &Stub, _compat: bool, nr: i64, args: [u64; 6]) -> Registers {
         self.for_syscall(stub.single_entry(), nr, args)
+    }
+
+    /// These registers, changed so that the thread makes a ppoll(2) of nothing in `stub`, with `timeout` and `mask` in memory.
+    #[must_use]
+    pub fn for_ppoll(&self, stub: &Stub, [timeout, mask]: [u64; 2]) -> Registers {
+        let args = [0, 0, timeout, mask, size_of::<u64>() as u64, 0];
+        self.for_syscall(stub.ppoll_entry(), libc::SYS_ppoll, args)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::arch::{
 //   single  one system call
 //   batch   a table of system calls, [r13, r12), each 64 bytes: number, six arguments, result
 //   unmap   takes away the scratch memory
+//   ppoll   one system call that gives the thread the mask of the call that it was found in
 //   glance  all of that for two calls that write a little each, without a stop in between: it maps the scratch memory,
 //           calls ebx(ebp, memory) and r12d(r13d, memory), leaves what both have returned in ebx and ebp, and what they
 //           have written in r8 to r10 and in r12, and takes the memory away
@@ -44,10 +45,10 @@ core::arch::global_asm!(
     ".balign 16",
     ".globl criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".globl criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".globl criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".globl criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_ppoll, criu_signals_stub_back, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     ".hidden criu_signals_stub_start, criu_signals_stub_map, criu_signals_stub_single, criu_signals_stub_batch",
     ".hidden criu_signals_stub_map_compat, criu_signals_stub_single_compat, criu_signals_stub_unmap, criu_signals_stub_glance",
-    ".hidden criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
+    ".hidden criu_signals_stub_finish, criu_signals_stub_through, criu_signals_stub_batch_end, criu_signals_stub_ppoll, criu_signals_stub_back, criu_signals_stub_leave, criu_signals_stub_far, criu_signals_stub_data, criu_signals_stub_end",
     "criu_signals_stub_start:",
     "criu_signals_stub_glance:",
     "    syscall",
@@ -144,6 +145,9 @@ core::arch::global_asm!(
     "    syscall",
     "    add r13, 64",
     "    jmp 3b",
+    "criu_signals_stub_ppoll:",
+    "    syscall",
+    "criu_signals_stub_back:",
     "2:",
     "    xor edx, edx",
     "    lea eax, [rdx + {rt_sigprocmask}]",
@@ -243,6 +247,8 @@ unsafe extern "C" {
     static criu_signals_stub_finish: u8;
     static criu_signals_stub_through: u8;
     static criu_signals_stub_batch_end: u8;
+    static criu_signals_stub_ppoll: u8;
+    static criu_signals_stub_back: u8;
     static criu_signals_stub_leave: u8;
     static criu_signals_stub_far: u8;
     static criu_signals_stub_data: u8;
@@ -302,6 +308,12 @@ impl StubData {
 const _: () = assert!(
     core::mem::offset_of!(StubData, undo_end) == core::mem::offset_of!(StubData, undo) + 8
         && INPUT_ROOM == 16
+);
+
+/// Two halves of a word, in which a call may read once there is neither scratch memory nor a marker
+/// ([`Stub::set_mask_of_call`]).
+const _: () = assert!(
+    core::mem::offset_of!(StubData, scratch_len) == core::mem::offset_of!(StubData, marker) + 4
 );
 
 /// The stub for one thread at one address, ready to be written there.
@@ -411,6 +423,19 @@ impl Stub {
             + core::mem::offset_of!(StubData, undo) as u64
     }
 
+    /// Has ppoll(2) read `mask` and a timeout of nothing. Returns where the timeout and the mask are. Only for a thread
+    /// that has no scratch memory and makes no other call in the stub any more: they take the places of what is needed for that.
+    pub fn set_mask_of_call(&mut self, mask: SigSet) -> [u64; 2] {
+        let timeout = self.set_input([0; INPUT_ROOM]);
+        let [low, high] = [mask.bits() & 0xffff_ffff, mask.bits() >> 32];
+        [self.data.marker, self.data.scratch_len] = [low as u32, high as u32];
+        let data = self.base + offset_of(&raw const criu_signals_stub_data) as u64;
+        [
+            timeout,
+            data + core::mem::offset_of!(StubData, marker) as u64,
+        ]
+    }
+
     /// Another signal by which the stub says that it is through, or none.
     pub fn set_marker(&mut self, marker: Option<SigNo>) {
         self.data.marker = marker.map_or(0, |m| m.get().cast_unsigned());
@@ -467,6 +492,17 @@ impl Stub {
     /// Where two calls are made with scratch memory that is there for no longer.
     pub fn glance_entry(&self) -> u64 {
         self.base + offset_of(&raw const criu_signals_stub_glance) as u64
+    }
+
+    /// Where the call that has the mask of another one is made.
+    pub(super) fn ppoll_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_ppoll) as u64
+    }
+
+    /// Where a thread that has nothing mapped puts back its mask, and goes back into the program. No register matters there:
+    /// a handler of a 32-bit program may have run before.
+    pub fn back_entry(&self) -> u64 {
+        self.base + offset_of(&raw const criu_signals_stub_back) as u64
     }
 
     /// Where a thread that has no system call to make any more goes back into the program.
@@ -547,7 +583,7 @@ fn offset_of(label: *const u8) -> usize {
     label.addr() - (&raw const criu_signals_stub_start).addr()
 }
 
-/// The two entries whose places only the stub knows.
+/// The entries whose places only the stub knows.
 impl Registers {
     /// These registers, changed so that the thread maps scratch memory in `stub`, by mmap(2) with `args`. A 32-bit task asks
     /// as its own code would, so that the memory is where its addresses reach: CRIU restores one from a 64-bit process, to
@@ -569,6 +605,13 @@ impl Registers {
         } else {
             self.for_syscall(stub.single_entry(), nr, args)
         }
+    }
+
+    /// These registers, changed so that the thread makes a ppoll(2) of nothing in `stub`, with `timeout` and `mask` in memory.
+    #[must_use]
+    pub fn for_ppoll(&self, stub: &Stub, [timeout, mask]: [u64; 2]) -> Registers {
+        let args = [0, 0, timeout, mask, size_of::<u64>() as u64, 0];
+        self.for_syscall(stub.ppoll_entry(), libc::SYS_ppoll, args)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Repair: compares a process with captured state, replays what differs, and reads the result back.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use criu_signals_images::{
@@ -14,6 +15,8 @@ use crate::engine::stops;
 use crate::engine::told::Told;
 use crate::error::{Error, Phase, Result};
 use crate::fault::{self, Point};
+use crate::proc::SignalStatus;
+use crate::state::mask::Masks;
 use crate::state::queues::{Arrivals, Counted, before_arrivals, is_timers};
 use crate::state::timers::{self, with_expiries, with_timer_arrivals};
 use crate::state::{
@@ -153,6 +156,12 @@ pub fn check<Owner>(
     // entry that comes out of a queue for a moment, and a hard limit that was lowered stays low.
     report.errors.extend(take_back_limit(stopped, dumped).err());
     report.errors.extend(fault::point(Point::LimitBack).err());
+    // Last: any other call in the thread would need the registers of the system call to know of the mask.
+    if mode == Mode::Repair && checked.is_ok() {
+        report
+            .errors
+            .extend(put_back_masks_of_calls(stopped, dumped).err());
+    }
     checked.map(|()| report)
 }
 
@@ -595,6 +604,38 @@ fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState
     inner()
         .or_else(|e: Error| PendingLimit::from_outside(pid, own).map_err(|_| e))
         .map_err(|e| e.during(Phase::Replay, pid))
+}
+
+/// CRIU leaves each thread with its own mask in force. Where a system call had set another one for its time, the signals that are
+/// pending meet that one.
+fn put_back_masks_of_calls<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+) -> Result<()> {
+    let pid = stopped.pid();
+    let masks: HashMap<i32, Masks> = dumped
+        .threads
+        .iter()
+        .filter_map(|thread| Some((thread.ids.innermost(), Masks::from_thread(thread)?)))
+        .collect();
+    if masks.is_empty() {
+        return Ok(());
+    }
+    let inner = || {
+        let mut injector = Injector::new(stopped)?;
+        for &tid in stopped.threads() {
+            let id = SignalStatus::read(pid, tid)?.ids.innermost();
+            if let Some(masks) = masks.get(&id) {
+                let mut site = Site {
+                    injector: &mut injector,
+                    tid,
+                };
+                masks.put_back(&mut site)?;
+            }
+        }
+        injector.finish()
+    };
+    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
 }
 
 /// Puts back the dispositions of the process from which `state` was captured, and the signals that this takes out of its

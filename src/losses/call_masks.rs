@@ -1,4 +1,4 @@
-//! The mask of a system call (pselect, ppoll, epoll_pwait, sigsuspend), which nobody but the call can set: CRIU sets the masks of
+//! The mask of a system call (pselect, ppoll, epoll_pwait, sigsuspend), which nobody but a call can set: CRIU sets the masks of
 //! all threads (compel, `PTRACE_SETSIGMASK`), and with that the kernel drops the mask of the call.
 
 use std::fmt::Write as _;

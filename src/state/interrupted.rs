@@ -20,16 +20,17 @@
 use std::collections::BTreeMap;
 
 use criu_signals_images::{
-    CallTable, InterruptedCall, Pid, ProcessState, RestartCode, SigSet, ThreadState, Tid,
+    CallTable, InterruptedCall, Pid, ProcessState, RestartCode, ThreadState, Tid,
 };
 
 use super::asleep::{self, Looked, ProcessorClocks, Waited};
+use super::mask::Masks;
 use super::restart_block::RestartBlock;
 use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Glimpse};
-use crate::tracee::shield::{LostMask, in_call, is_due_afterwards, set, shield, shield_thread};
+use crate::tracee::shield::{self, LostMask, in_call, is_due_afterwards, set, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
@@ -147,7 +148,7 @@ impl Seen {
     /// If a thread could not be looked at or changed.
     pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
         let (mut anew, mut lost) = (Vec::new(), Vec::new());
-        for (tid, shielded) in shield(stopped.pid(), stopped.threads())? {
+        for (tid, shielded) in shield::shield(stopped.pid(), stopped.threads())? {
             if shielded.anew {
                 anew.push(tid);
             }
@@ -228,8 +229,10 @@ impl Confirmed {
             let call = thread.interrupted?;
             Some((thread.tid(), call, Masks::from_thread(thread)))
         };
+        let masks = |thread: &ThreadState| Some((thread.tid(), Masks::from_thread(thread)?));
         Ok(Completed {
             calls: state.threads.iter().filter_map(of).collect(),
+            masks: state.threads.iter().filter_map(masks).collect(),
         })
     }
 
@@ -238,15 +241,18 @@ impl Confirmed {
     /// # Errors
     /// If a thread is gone.
     pub fn complete_alone<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Completed> {
-        let mut calls = Vec::new();
+        let (mut calls, mut masks) = (Vec::new(), Vec::new());
         for &tid in stopped.threads() {
             let registers = registers_of(stopped, tid)?;
+            let own = ptrace::signal_mask(tid).map_err(|e| e.in_thread(tid))?;
+            let of_call = shield::mask_of_call(stopped.pid(), tid, &registers, own)?;
+            masks.extend(of_call.map(|of_call| (tid, Masks { of_call, own })));
             if let Some(mut call) = interrupted(stopped.memory()?, &registers) {
                 self.complete_call(stopped, tid, &mut call)?;
                 calls.push((tid, call, None));
             }
         }
-        Ok(Completed { calls })
+        Ok(Completed { calls, masks })
     }
 
     fn complete_call<Owner>(
@@ -300,6 +306,7 @@ fn registers_of<Owner>(stopped: &StoppedProcess<Owner>, tid: Tid) -> Result<Regi
 #[derive(Debug)]
 pub struct Completed {
     calls: Vec<(Tid, InterruptedCall, Option<Masks>)>,
+    masks: Vec<(Tid, Masks)>,
 }
 
 impl Completed {
@@ -317,6 +324,7 @@ impl Completed {
         let handed = HandedOver {
             pid: stopped.pid(),
             calls: self.calls,
+            masks: self.masks,
         };
         match handed.prepare() {
             Ok(()) => Ok(handed),
@@ -335,6 +343,7 @@ impl Completed {
 pub struct HandedOver {
     pid: Pid,
     calls: Vec<(Tid, InterruptedCall, Option<Masks>)>,
+    masks: Vec<(Tid, Masks)>,
 }
 
 impl HandedOver {
@@ -370,12 +379,10 @@ impl HandedOver {
                 Err(e) => errors.push(e.in_thread(*tid)),
             }
         }
-        if !injected.is_empty()
-            && let Err(e) = self.begin_all_anew(&injected)
-            && !e.is_died()
-        {
-            // They are restarted with their whole time instead.
-            errors.push(e);
+        if !injected.is_empty() || shield::KEEPS_MASKS_OF_CALLS && !self.masks.is_empty() {
+            // Calls that are not begun anew are restarted with their whole time instead.
+            let failed = self.inject(&injected).err();
+            errors.extend(failed.filter(|e| !e.is_died()));
         }
         errors
             .into_iter()
@@ -412,7 +419,8 @@ impl HandedOver {
         Ok(again)
     }
 
-    fn begin_all_anew(&self, calls: &[(Tid, &InterruptedCall, Call)]) -> Result<()> {
+    /// Begins `calls` anew, and puts back the masks of calls: those last, with the registers with which the threads go on.
+    fn inject(&self, calls: &[(Tid, &InterruptedCall, Call)]) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(self.pid)?;
         let mut injector = Injector::new(&stopped)?;
         for (tid, call, again) in calls {
@@ -422,28 +430,19 @@ impl HandedOver {
             };
             begin_anew(&mut site, call, again)?;
         }
+        injector.settle()?;
+        for (tid, masks) in &self.masks {
+            masks.put_back(&mut Site {
+                injector: &mut injector,
+                tid: *tid,
+            })?;
+        }
         injector.finish()
     }
 }
 
-/// The mask that a call has set for its time (pselect, ppoll, epoll_pwait, sigsuspend), and the thread's own.
-#[derive(Clone, Copy, Debug)]
-struct Masks {
-    of_call: SigSet,
-    own: SigSet,
-}
-
-impl Masks {
-    fn from_thread(thread: &ThreadState) -> Option<Masks> {
-        let own = thread.saved_mask?;
-        Some(Masks {
-            of_call: thread.blocked,
-            own,
-        })
-    }
-}
-
-/// As CRIU leaves the thread, its own mask is in force, and the call sets its mask again when it is restarted. A signal that has
+/// Where the mask of a call can't be put back: as CRIU leaves the thread, its own mask is in force, and the call sets its mask again
+/// when it is restarted. A signal that has
 /// come since, and that only the call's mask blocks, has its handler run before that: it must not end the call, which it would not
 /// have interrupted. One that the call lets through ends it.
 fn with_own_mask(
@@ -453,8 +452,8 @@ fn with_own_mask(
     masks: Option<Masks>,
 ) -> Result<InterruptedCall> {
     let mut call = *call;
-    let Some(Masks { of_call, own }) = masks.filter(|_| call.code == RestartCode::UnlessHandled)
-    else {
+    let matters = !shield::KEEPS_MASKS_OF_CALLS && call.code == RestartCode::UnlessHandled;
+    let Some(Masks { of_call, own }) = masks.filter(|_| matters) else {
         return Ok(call);
     };
     if is_due_afterwards(pid, tid, of_call, own)? {

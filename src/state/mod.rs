@@ -10,7 +10,7 @@ pub(crate) mod in_handler;
 pub(crate) mod interrupted;
 pub(crate) mod itimers;
 mod limits;
-mod mask;
+pub(crate) mod mask;
 pub(crate) mod overruns;
 pub(crate) mod owners;
 mod parent_death;

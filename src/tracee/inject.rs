@@ -327,6 +327,17 @@ impl<'p, Owner> Injector<'p, Owner> {
         Ok(result)
     }
 
+    /// Puts the mask `of_call` into force in thread `tid`, above the thread's own mask, as a system call of the thread had set it
+    /// for its time. The thread's registers stay: whatever becomes of the call, the thread gets its own mask back with that.
+    ///
+    /// # Errors
+    /// If calls could not be made; the thread then has its own mask in force, unless it is gone.
+    pub(crate) fn put_back_mask_of_call(&mut self, tid: Tid, of_call: SigSet) -> Result<()> {
+        let mut visit = self.begin(tid, None)?;
+        visit.mask_of_call = Some(of_call);
+        visit.end().map_err(|e| e.in_thread(tid))
+    }
+
     /// A SIGCONT that comes while the process is traced, if only by a timer of its own, has each of its threads trap once more as
     /// soon as it is let go, whether it is blocked or not (kernel/signal.c, `prepare_signal`; kernel/ptrace.c,
     /// `ptrace_trap_notify`). CRIU takes that for an interruption of what it runs there. This has each of them trap now.
@@ -667,20 +678,20 @@ impl<'i> Visit<'i> {
         if self.saved.is_compat() && self.scratch.is_none() {
             note(ptrace::set_registers(self.tid, &self.idle()));
         }
-        let with_mask_of_call = match self.mask_of_call {
-            Some(mask) if Registers::TRAP_KEEPS_RESULT && self.scratch.is_none() => {
-                self.put_back_mask_of_call(mask)
+        let both = match self.mask_of_call {
+            Some(mask) if shield::KEEPS_MASKS_OF_CALLS && self.scratch.is_none() => {
+                Some(self.put_back_mask_of_call(mask))
             }
-            _ => Ok(false),
+            _ => None,
         };
         if self.adrift {
             self.ended = true;
             return self.abandon();
         }
-        if !matches!(with_mask_of_call, Ok(true)) {
+        if !matches!(both, Some(Ok(()))) {
             note(ptrace::put_back_signal_mask(self.tid, self.mask));
         }
-        note(with_mask_of_call.map(drop));
+        note(both.unwrap_or(Ok(())));
         note(fault::point(Point::MaskBack));
         note(self.select(SYSCALL_DISPATCH_FILTER_BLOCK));
         note(ptrace::put_back_registers(
@@ -712,7 +723,7 @@ impl<'i> Visit<'i> {
     /// program's call did when the thread was stopped, leaves them to the handler of a signal that is due (`set_user_sigmask`,
     /// `restore_saved_sigmask_unless`). With an interrupt pending and nothing to wait for the call ends there; without an interrupt,
     /// as after the death of the tracer, the call gives the thread its own mask.
-    fn put_back_mask_of_call(&mut self, of_call: SigSet) -> Result<bool> {
+    fn put_back_mask_of_call(&mut self, of_call: SigSet) -> Result<()> {
         let reads = self.stub.set_mask_of_call(of_call);
         self.cave.write(self.memory, &self.stub)?;
         self.enter_syscall(&self.saved.for_ppoll(&self.stub, reads))?;
@@ -724,7 +735,11 @@ impl<'i> Visit<'i> {
         own.and(passed)?;
         trapped?;
         let in_force = SignalStatus::read(self.pid, self.tid)?.blocked;
-        Ok(in_force == of_call && ptrace::signal_mask(self.tid)? == self.mask)
+        if in_force == of_call && ptrace::signal_mask(self.tid)? == self.mask {
+            return Ok(());
+        }
+        let why = Cause::NotKept("the kernel has not left it in force".into());
+        Err(Error::new("put back the mask of a system call", why))
     }
 
     /// Makes `calls`, in as many rounds as the room for them asks for.

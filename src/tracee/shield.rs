@@ -16,6 +16,10 @@ use crate::proc::{self, SignalStatus};
 
 const EINTR: i64 = libc::EINTR as i64;
 
+/// Can a thread be given back the mask of its call? Only where it comes from such a call into a trap with the result that the kernel
+/// evaluates later.
+pub(crate) const KEEPS_MASKS_OF_CALLS: bool = Registers::TRAP_KEEPS_RESULT;
+
 /// What a stop and a mask set from outside mean for the call of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Shielded {
@@ -43,10 +47,12 @@ pub struct LostMask {
 /// What comes of it that the mask of a call is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskEffect {
-    /// The handler of a signal that both masks allow finds the thread's mask in force.
+    /// The handler of a signal that both masks allow finds the thread's mask in force. Only where masks of calls are not put back
+    /// ([`KEEPS_MASKS_OF_CALLS`]).
     OtherMaskInHandler,
     /// The default action of these signals, or that they are ignored, comes before the call goes on, and not after the call:
-    /// only the mask of the call blocks them.
+    /// only the mask of the call blocks them, and a call that is restarted gives the thread its own mask before
+    /// (`arch_do_signal_or_restart`, `restore_saved_sigmask`).
     ActionBeforeCall(SigSet),
 }
 
@@ -171,7 +177,7 @@ impl Interrupted {
     fn lost(&self, tid: Tid) -> Option<LostMask> {
         let effect = if !self.due.unhandled.is_empty() {
             MaskEffect::ActionBeforeCall(self.due.unhandled)
-        } else if matches!(self.due.handler, HandlerDue::ByBoth) {
+        } else if !KEEPS_MASKS_OF_CALLS && matches!(self.due.handler, HandlerDue::ByBoth) {
             MaskEffect::OtherMaskInHandler
         } else {
             return None;
@@ -259,7 +265,7 @@ pub(crate) fn is_due_afterwards(pid: Pid, tid: Tid, of_call: SigSet, own: SigSet
 }
 
 /// The mask that the call in which a thread was interrupted has set for its time, if that is another one than the thread's `own`.
-pub(super) fn mask_of_call(
+pub(crate) fn mask_of_call(
     pid: Pid,
     tid: Tid,
     registers: &Registers,

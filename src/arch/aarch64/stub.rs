@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use criu_signals_images::{SigNo, SigSet};
 
-use super::registers::Registers;
+use super::registers::{Registers, low_half};
 use crate::arch::{INPUT_ROOM, SCRATCH_LEN, WayBack, stub};
 
 // The entries are those of x86_64, whose text says what they are for and what follows them. What differs:
@@ -308,8 +308,8 @@ impl Stub {
     /// that has no scratch memory and makes no other call in the stub any more: they take the places of what is needed for that.
     pub fn set_mask_of_call(&mut self, mask: SigSet) -> [u64; 2] {
         let timeout = self.set_input([0; INPUT_ROOM]);
-        let [low, high] = [mask.bits() & 0xffff_ffff, mask.bits() >> 32];
-        [self.data.marker, self.data.scratch_len] = [low as u32, high as u32];
+        let halves = [mask.bits(), mask.bits() >> 32].map(low_half);
+        [self.data.marker, self.data.scratch_len] = halves;
         let data = self.base + offset_of(&raw const criu_signals_stub_data) as u64;
         [
             timeout,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use criu_signals_images::{Pending, Pid, ProcessState, SIGINFO_SIZE, SigNo, Siginfo, Tid};
 use nix::errno::Errno;
 
-use crate::engine::repair;
+use crate::engine::repair::{self, Held};
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
 use crate::memory::{self, Reserve};
@@ -558,7 +558,10 @@ fn try_rescue(
         seized => seized?.assume_calls(),
     };
     let result = fault::point(Point::RescueSeized)
-        .and_then(|()| put_back(&stopped, state, told))
+        .and_then(|()| {
+            let count = put_back(&stopped, state, told)?;
+            repair::masks_of_calls(&stopped, state, Held::AtTimes).map(|()| count)
+        })
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));
     stopped.release()?;
     result.map(Some)

@@ -160,7 +160,7 @@ pub fn check<Owner>(
     if mode == Mode::Repair && checked.is_ok() {
         report
             .errors
-            .extend(put_back_masks_of_calls(stopped, dumped).err());
+            .extend(masks_of_calls(stopped, dumped, Held::Throughout).err());
     }
     checked.map(|()| report)
 }
@@ -606,11 +606,24 @@ fn take_back_limit<Owner>(stopped: &StoppedProcess<Owner>, dumped: &ProcessState
         .map_err(|e| e.during(Phase::Replay, pid))
 }
 
+/// Was a process held all the time since it was captured?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Yes, or it is restored.
+    Throughout,
+    /// It may have run.
+    AtTimes,
+}
+
 /// CRIU leaves each thread with its own mask in force. Where a system call had set another one for its time, the signals that are
 /// pending meet that one.
-fn put_back_masks_of_calls<Owner>(
+///
+/// # Errors
+/// If calls can't be made in a thread, or if the mask of a thread is not as captured.
+pub fn masks_of_calls<Owner>(
     stopped: &StoppedProcess<Owner>,
     dumped: &ProcessState,
+    held: Held,
 ) -> Result<()> {
     let pid = stopped.pid();
     let masks: HashMap<i32, Masks> = dumped
@@ -630,7 +643,10 @@ fn put_back_masks_of_calls<Owner>(
                     injector: &mut injector,
                     tid,
                 };
-                masks.put_back(&mut site)?;
+                match held {
+                    Held::Throughout => masks.put_back(&mut site)?,
+                    Held::AtTimes => masks.put_back_if_lost(&mut site)?,
+                }
             }
         }
         injector.finish()

@@ -245,7 +245,7 @@ impl Confirmed {
         for &tid in stopped.threads() {
             let registers = registers_of(stopped, tid)?;
             let own = ptrace::signal_mask(tid).map_err(|e| e.in_thread(tid))?;
-            let of_call = shield::mask_of_call(stopped.pid(), tid, &registers, own)?;
+            let of_call = shield::mask_of_call((stopped.pid(), tid), &registers, own, None)?;
             masks.extend(of_call.map(|of_call| (tid, Masks { of_call, own })));
             if let Some(mut call) = interrupted(stopped.memory()?, &registers) {
                 self.complete_call(stopped, tid, &mut call)?;

@@ -41,6 +41,20 @@ impl Masks {
         })
     }
 
+    /// As [`put_back`](Self::put_back), in a thread that may have run since. One that has made its call again has the mask of that call in
+    /// force, and one whose call has ended is in none that a stop interrupts.
+    ///
+    /// # Errors
+    /// Those of [`put_back`](Self::put_back).
+    pub fn put_back_if_lost<Owner>(self, site: &mut Site<'_, '_, Owner>) -> Result<()> {
+        let registers = ptrace::registers(site.tid)?;
+        if shield::may_lose_mask(&registers) && ptrace::signal_mask(site.tid)? == self.own {
+            self.put_back(site)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Puts the mask of the call into force once more. CRIU leaves a thread with its own mask alone.
     ///
     /// # Errors

@@ -218,7 +218,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             Some(marker) if !status.blocked.contains(marker) => Some(marker),
             _ => SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved),
         };
-        let mut visit = self.begin(tid, marker)?;
+        let mut visit = self.begin(tid, marker, Some(status.blocked))?;
         let done = visit.run(calls);
         let left = visit.leave();
         if left.on_its_way {
@@ -247,8 +247,14 @@ impl<'p, Owner> Injector<'p, Owner> {
         ptrace::await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid))
     }
 
-    /// Goes to thread `tid`, which ends what runs there with `marker`.
-    fn begin(&mut self, tid: Tid, marker: Option<SigNo>) -> Result<Visit<'_>> {
+    /// Goes to thread `tid`, which ends what runs there with `marker`. `in_force`: the mask that was in force in the thread since the
+    /// process has been stopped, if anybody has looked.
+    fn begin(
+        &mut self,
+        tid: Tid,
+        marker: Option<SigNo>,
+        in_force: Option<SigSet>,
+    ) -> Result<Visit<'_>> {
         if let Some(at) = self.on_their_way.iter().position(|one| *one == tid) {
             self.on_their_way.swap_remove(at);
             self.await_trap(tid)?;
@@ -257,7 +263,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             (self.process.pid(), tid),
             self.memory,
             &mut self.cave,
-            marker,
+            (marker, in_force),
             self.process.patience(),
             self.process.assumes_calls(),
         )
@@ -271,9 +277,9 @@ impl<'p, Owner> Injector<'p, Owner> {
         touched: SigSet,
         work: impl FnOnce(&mut Visit<'_>) -> Result<T>,
     ) -> Result<T> {
-        let marker = SignalStatus::read(self.process.pid(), tid)?
-            .harmless_signal(self.reserved.union(touched));
-        let mut visit = self.begin(tid, marker)?;
+        let status = SignalStatus::read(self.process.pid(), tid)?;
+        let marker = status.harmless_signal(self.reserved.union(touched));
+        let mut visit = self.begin(tid, marker, Some(status.blocked))?;
         let done = work(&mut visit);
         let left = visit.end();
         // What went wrong first is what the reader needs.
@@ -315,7 +321,7 @@ impl<'p, Owner> Injector<'p, Owner> {
         } else {
             SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved)
         };
-        let mut visit = self.begin(tid, marker)?;
+        let mut visit = self.begin(tid, marker, None)?;
         let done = visit.make_and_interrupt(call, then);
         let left = visit.leave();
         drop(visit);
@@ -333,7 +339,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     /// # Errors
     /// If calls could not be made; the thread then has its own mask in force, unless it is gone.
     pub(crate) fn put_back_mask_of_call(&mut self, tid: Tid, of_call: SigSet) -> Result<()> {
-        let mut visit = self.begin(tid, None)?;
+        let mut visit = self.begin(tid, None, None)?;
         visit.mask_of_call = Some(of_call);
         visit.end().map_err(|e| e.in_thread(tid))
     }
@@ -441,6 +447,8 @@ struct Visit<'i> {
     mask: SigSet,
     /// That of the system call that it was found in, which has set it for its time.
     mask_of_call: Option<SigSet>,
+    /// Another mask than that has been set.
+    is_masked: bool,
     rseq: Option<Rseq>,
     /// The byte of the program's that would have Syscall User Dispatch block the calls.
     selector: Option<RemoteAddr>,
@@ -488,13 +496,13 @@ impl<'i> Visit<'i> {
         (pid, tid): (Pid, Tid),
         memory: &'i Memory,
         cave: &'i mut Cave,
-        marker: Option<SigNo>,
+        (marker, in_force): (Option<SigNo>, Option<SigSet>),
         patience: Duration,
         assumes_calls: bool,
     ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
-        let mask_of_call = shield::mask_of_call(pid, tid, &saved, mask)?;
+        let mask_of_call = shield::mask_of_call((pid, tid), &saved, mask, in_force)?;
         obstacles::refuse_denied_key(tid)?;
         let selector = obstacles::selector(tid, memory, assumes_calls)?;
         let rseq = read_rseq(tid, memory)?;
@@ -513,6 +521,7 @@ impl<'i> Visit<'i> {
             saved,
             mask,
             mask_of_call,
+            is_masked: false,
             rseq,
             selector,
             stub,
@@ -537,6 +546,7 @@ impl<'i> Visit<'i> {
             Some(marker) => SigSet::FULL.without(marker),
             None => SigSet::FULL,
         };
+        visit.is_masked = true;
         ptrace::set_signal_mask(tid, blocked)?;
         fault::point(Point::MaskSet)?;
         Ok(visit)
@@ -679,7 +689,9 @@ impl<'i> Visit<'i> {
             note(ptrace::set_registers(self.tid, &self.idle()));
         }
         let both = match self.mask_of_call {
-            Some(mask) if shield::KEEPS_MASKS_OF_CALLS && self.scratch.is_none() => {
+            Some(mask)
+                if shield::KEEPS_MASKS_OF_CALLS && self.is_masked && self.scratch.is_none() =>
+            {
                 Some(self.put_back_mask_of_call(mask))
             }
             _ => None,
@@ -688,7 +700,7 @@ impl<'i> Visit<'i> {
             self.ended = true;
             return self.abandon();
         }
-        if !matches!(both, Some(Ok(()))) {
+        if self.is_masked && !matches!(both, Some(Ok(()))) {
             note(ptrace::put_back_signal_mask(self.tid, self.mask));
         }
         note(both.unwrap_or(Ok(())));

@@ -265,20 +265,33 @@ pub(crate) fn is_due_afterwards(pid: Pid, tid: Tid, of_call: SigSet, own: SigSet
 }
 
 /// The mask that the call in which a thread was interrupted has set for its time, if that is another one than the thread's `own`.
+/// A thread may stand behind the call, which the stop has ended. `in_force`: what was in force since the process has been stopped; if
+/// nobody has looked, the registers tell whether there can be such a mask.
 pub(crate) fn mask_of_call(
-    pid: Pid,
-    tid: Tid,
+    (pid, tid): (Pid, Tid),
     registers: &Registers,
     own: SigSet,
+    in_force: Option<SigSet>,
 ) -> Result<Option<SigSet>> {
-    let is_in_one = registers
-        .call()
-        .is_some_and(|(number, _)| may_have_mask(number, registers.is_compat()));
-    if !is_in_one {
+    let may_have_one = match in_force {
+        Some(in_force) => in_force != own,
+        None => registers
+            .call()
+            .is_some_and(|(number, _)| may_have_mask(number, registers.is_compat())),
+    };
+    if !may_have_one {
         return Ok(None);
     }
     let in_force = SignalStatus::read(pid, tid)?.blocked;
     Ok((in_force != own).then_some(in_force))
+}
+
+/// Is the thread in a call that a stop has interrupted, and that may have set a mask for its time?
+pub(crate) fn may_lose_mask(registers: &Registers) -> bool {
+    in_call(registers).is_some_and(|(call, result)| {
+        let is_interrupted = result == -EINTR || RestartCode::from_result(result).is_some();
+        is_interrupted && may_have_mask(call.number, registers.is_compat())
+    })
 }
 
 /// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a

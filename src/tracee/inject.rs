@@ -218,7 +218,7 @@ impl<'p, Owner> Injector<'p, Owner> {
             Some(marker) if !status.blocked.contains(marker) => Some(marker),
             _ => SignalStatus::read(self.process.pid(), tid)?.harmless_signal(self.reserved),
         };
-        let mut visit = self.begin(tid, marker, Some(status.blocked))?;
+        let mut visit = self.begin(tid, marker, Some(status))?;
         let done = visit.run(calls);
         let left = visit.leave();
         if left.on_its_way {
@@ -247,23 +247,25 @@ impl<'p, Owner> Injector<'p, Owner> {
         ptrace::await_trap(tid, self.process.patience()).map_err(|e| e.in_thread(tid))
     }
 
-    /// Goes to thread `tid`, which ends what runs there with `marker`. `in_force`: the mask that was in force in the thread since the
-    /// process has been stopped, if anybody has looked.
+    /// Goes to thread `tid`, which ends what runs there with `marker`. `status`: what was seen of the thread since the process
+    /// has been stopped, if anybody has looked.
     fn begin(
         &mut self,
         tid: Tid,
         marker: Option<SigNo>,
-        in_force: Option<SigSet>,
+        status: Option<&SignalStatus>,
     ) -> Result<Visit<'_>> {
         if let Some(at) = self.on_their_way.iter().position(|one| *one == tid) {
             self.on_their_way.swap_remove(at);
             self.await_trap(tid)?;
         }
+        let is_alone = self.process.threads().len() == 1;
+        let seen = status.map(|status| Seen { status, is_alone });
         Visit::begin(
             (self.process.pid(), tid),
             self.memory,
             &mut self.cave,
-            (marker, in_force),
+            (marker, seen),
             self.process.patience(),
             self.process.assumes_calls(),
         )
@@ -279,7 +281,7 @@ impl<'p, Owner> Injector<'p, Owner> {
     ) -> Result<T> {
         let status = SignalStatus::read(self.process.pid(), tid)?;
         let marker = status.harmless_signal(self.reserved.union(touched));
-        let mut visit = self.begin(tid, marker, Some(status.blocked))?;
+        let mut visit = self.begin(tid, marker, Some(&status))?;
         let done = work(&mut visit);
         let left = visit.end();
         // What went wrong first is what the reader needs.
@@ -470,6 +472,14 @@ struct Visit<'i> {
     ended: bool,
 }
 
+/// What was seen of a thread since its process has been stopped.
+#[derive(Clone, Copy)]
+struct Seen<'s> {
+    status: &'s SignalStatus,
+    /// The process has no other thread.
+    is_alone: bool,
+}
+
 /// How a thread was left.
 struct Left {
     done: Result<()>,
@@ -496,13 +506,18 @@ impl<'i> Visit<'i> {
         (pid, tid): (Pid, Tid),
         memory: &'i Memory,
         cave: &'i mut Cave,
-        (marker, in_force): (Option<SigNo>, Option<SigSet>),
+        (marker, seen): (Option<SigNo>, Option<Seen<'_>>),
         patience: Duration,
         assumes_calls: bool,
     ) -> Result<Self> {
         let saved = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
-        let mask_of_call = shield::mask_of_call((pid, tid), &saved, mask, in_force)?;
+        let mask_of_call = shield::mask_of_call(
+            (pid, tid),
+            &saved,
+            mask,
+            seen.map(|seen| seen.status.blocked),
+        )?;
         obstacles::refuse_denied_key(tid)?;
         let selector = obstacles::selector(tid, memory, assumes_calls)?;
         let rseq = read_rseq(tid, memory)?;
@@ -513,6 +528,12 @@ impl<'i> Visit<'i> {
         };
         let mut stub = Stub::new(cave.address(), &saved, resume_ip, mask, marker);
         stub.set_selector(selector.map_or(0, |at| at.0));
+        // Should the tracer die, the handler runs in the stub, and the kernel does not see which call it ends.
+        let ended = seen
+            .and_then(|seen| shield::ended_by_handler(&saved, seen.status, mask, seen.is_alone));
+        if let Some(call) = ended {
+            stub.set_call(&saved.returned_from(&call, -i64::from(libc::EINTR)));
+        }
         let mut visit = Visit {
             tid,
             memory,

@@ -294,6 +294,29 @@ pub(crate) fn may_lose_mask(registers: &Registers) -> bool {
     })
 }
 
+/// The call of a thread, if the handlers of pending signals end the call with EINTR as soon as the thread goes on, and the thread's `own`
+/// mask lets all of these signals through as well. `is_alone`: no other thread can take the signals of the process.
+pub(super) fn ended_by_handler(
+    registers: &Registers,
+    status: &SignalStatus,
+    own: SigSet,
+    is_alone: bool,
+) -> Option<InterruptedCall> {
+    let (call, result) = in_call(registers)?;
+    let code = RestartCode::from_result(result)?;
+    let mut pending = status.pending;
+    if is_alone {
+        pending = pending.union(status.shared_pending);
+    }
+    let by_call = pending
+        .difference(status.blocked)
+        .intersection(status.caught);
+    let by_both = by_call.difference(own);
+    let may_end = matches!(code, RestartCode::UnlessHandled | RestartCode::ByBlock);
+    // A signal that only the mask of the call lets through ends the call when that is made again.
+    (may_end && !by_both.is_empty() && by_both == by_call).then_some(call)
+}
+
 /// What the thread loses if calls are made in it now. A handler that finds another mask only where the process is stopped by a
 /// signal: in one that runs the handler is about to.
 pub(super) fn loses_mask(pid: Pid, tid: Tid, registers: &Registers) -> Result<Option<LostMask>> {

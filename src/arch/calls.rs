@@ -92,6 +92,26 @@ pub fn is_sigsuspend(number: u32, compat: bool) -> bool {
     }
 }
 
+/// May a thread that is about to make the system call `number` of 64-bit programs be taken into the call, to be interrupted there at
+/// once? `is_seen`: it was seen waiting there. Never where the call makes or ends a thread, or another program of the process.
+pub fn is_wait(number: u32, is_seen: bool) -> bool {
+    match i64::from(number) {
+        libc::SYS_execve
+        | libc::SYS_execveat
+        | libc::SYS_exit
+        | libc::SYS_exit_group
+        | libc::SYS_clone
+        | libc::SYS_clone3
+        | libc::SYS_rt_sigreturn => false,
+        known => {
+            is_seen
+                || waiting(known).is_some()
+                || has_no_mask(known)
+                || known == libc::SYS_rt_sigsuspend
+        }
+    }
+}
+
 /// Is the system call `number` of 64-bit programs known to have no signal mask of its own, of those that all
 /// architectures have?
 pub(super) fn has_no_mask(number: i64) -> bool {

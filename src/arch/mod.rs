@@ -12,7 +12,7 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::*;
-pub use calls::{Timeout, Waiting, is_sigsuspend, syscall_number};
+pub use calls::{Timeout, Waiting, is_sigsuspend, is_wait, syscall_number};
 pub use request::PtraceRequest;
 pub use stub::*;
 pub use timespec::Timespec;

@@ -50,7 +50,7 @@ pub use tasks::{
     has_thread, is_alive, is_gone, is_kernel_thread, lasting_others, start_time,
     start_time_of_stopped, threads, ticks, tree, wait_stopped, waits_for_any_child,
 };
-pub(crate) use tasks::{is_worker, listed, parse_call};
+pub(crate) use tasks::{first_argument, is_worker, listed, parse_call};
 pub use timers::{TimerLine, timers};
 pub use uninterruptible::{Uninterruptible, uninterruptible};
 

@@ -8,7 +8,7 @@ use criu_signals_images::{ExitSignal, Pid, SigNo, Tid};
 use super::{
     SignalStatus, is_stopped, not_understood, of_task, read, read_text, task_file, text_of,
 };
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::in_time;
 
 /// In the flags of a task: it was made by the kernel (include/linux/sched.h).
@@ -85,6 +85,24 @@ pub(crate) fn parse_call(line: &str) -> Option<(u32, [u64; 8])> {
         *slot = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
     }
     Some((number, numbers))
+}
+
+/// The first argument of the system call that a stopped thread is in, or at the exit of.
+///
+/// # Errors
+/// If the kernel does not say it.
+pub(crate) fn first_argument(tid: Tid) -> Result<u64> {
+    let line = read_text(task_file(Pid::from(tid), tid, "syscall"))
+        .map_err(|e| of_task("read syscall", &e).in_thread(tid))?;
+    match parse_call(&line) {
+        Some((_, [first, ..])) => Ok(first),
+        None => {
+            let why = Cause::Unexpected(format!(
+                "the thread is in a call, and its file says {line:?}"
+            ));
+            Err(Error::new("read syscall", why).in_thread(tid))
+        }
+    }
 }
 
 /// Does the leader of `pid` wait for a child, whichever ends first: wait4(-1, ...)?

@@ -18,9 +18,10 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid as NixPid;
 
 use crate::arch::{self, Registers, Timespec, Waiting, waiting};
-use crate::error::Phase;
+use crate::error::{Phase, Result};
 use crate::in_time;
 use crate::proc::{self, Glimpse};
+use crate::tracee::reentry::{self, SeenCall};
 use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
 /// How often the clocks of processors are compared; the comparison with the least delay counts.
@@ -167,16 +168,35 @@ impl LookedAt {
     }
 }
 
-/// What of `seen` still holds for the threads when they are stopped, before any code has run in them.
-pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Waited> {
+/// Takes threads back into their calls where a stop shows them outside ([`reentry`]), and says what of `seen` is true of them now that
+/// they are stopped. To be done before anything else has been done to them.
+///
+/// # Errors
+/// If a thread could not be looked at or changed.
+pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Result<Vec<Waited>> {
     let now = monotonic();
-    seen.asleep()
-        .filter(|thread| stopped.threads().contains(&thread.tid))
+    let threads = seen
+        .asleep()
+        .filter(|thread| stopped.threads().contains(&thread.tid));
+    // Into the stop, and nowhere else.
+    let switched_once =
+        |thread: &&Asleep| switches(stopped.pid(), thread.tid) == Some(thread.switches + 1);
+    let threads: Vec<&Asleep> = threads.filter(switched_once).collect();
+    if Registers::STOP_HIDES_CALL {
+        for &tid in stopped.threads() {
+            let seen = threads.iter().find(|thread| thread.tid == tid);
+            let seen = seen.map(|thread| thread.call());
+            match reentry::back_in_call(stopped.pid(), tid, stopped.memory()?, seen.as_ref()) {
+                Err(e) if e.is_died() && tid != stopped.leader() => {}
+                other => other.map_err(|e| e.in_thread(tid))?,
+            }
+        }
+    }
+    let waited = threads
+        .into_iter()
         .filter(|thread| {
             let registers = ptrace::registers(thread.tid);
-            let same = registers.is_ok_and(|registers| thread.is_in(&registers));
-            // The one switch into the stop.
-            same && switches(stopped.pid(), thread.tid) == Some(thread.switches + 1)
+            registers.is_ok_and(|registers| thread.is_in(&registers))
         })
         .map(|thread| Waited {
             tid: thread.tid,
@@ -184,8 +204,8 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Vec<Wai
                 .restarted
                 .map(|kind| kind.number_of(thread.compat, thread.args, stopped.memory().ok())),
             time: thread.since.and_then(|since| now?.checked_sub(since)),
-        })
-        .collect()
+        });
+    Ok(waited.collect())
 }
 
 /// Looks at threads, which run, each with its place.
@@ -218,10 +238,12 @@ fn look_at(
     let [a0, a1, a2, a3, a4, a5, sp, ip] = numbers;
     let args = [a0, a1, a2, a3, a4, a5];
     let compat = compat();
-    let restarted = match waiting(number, args, compat)? {
-        Waiting::Nanosleep | Waiting::ClockNanosleep | Waiting::Poll | Waiting::Futex => None,
-        Waiting::Restart => Some(restarted(&read(pid, tid, "stack")?)?),
-        Waiting::Once | Waiting::OnceOnSocket => return None,
+    let restarted = match waiting(number, args, compat) {
+        Some(Waiting::Nanosleep | Waiting::ClockNanosleep | Waiting::Poll | Waiting::Futex) => None,
+        Some(Waiting::Restart) => Some(restarted(&read(pid, tid, "stack")?)?),
+        // To be taken back into.
+        _ if Registers::STOP_HIDES_CALL => None,
+        Some(Waiting::Once | Waiting::OnceOnSocket) | None => return None,
     };
     let cpu = read(pid, tid, "stat").and_then(|stat| processor(&stat));
     // In the file the number of switches stands behind the time when the thread last ran, so the file is read up to that
@@ -247,6 +269,15 @@ fn look_at(
 }
 
 impl Asleep {
+    fn call(&self) -> SeenCall {
+        SeenCall {
+            number: self.number,
+            args: self.args,
+            sp: self.sp,
+            ip: self.ip,
+        }
+    }
+
     fn is_in(&self, registers: &Registers) -> bool {
         registers
             .call()

@@ -30,6 +30,7 @@ use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Glimpse};
+use crate::tracee::reentry;
 use crate::tracee::shield::{self, LostMask, in_call, is_due_afterwards, set, shield_thread};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
@@ -72,7 +73,8 @@ impl Kind for InterruptedSystemCall {
             Some(again) => begin_anew(site, call, &again),
             None => {
                 says_whole_time(site.injector.memory(), site.tid, call, &registers);
-                set(site.tid, &registers, call, without_block(call.code))
+                let code = without_block(call.code);
+                site.injector.leave_in_call(site.tid, call, code)
             }
         }
     }
@@ -148,13 +150,14 @@ impl Seen {
     /// If a thread could not be looked at or changed.
     pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
         let (mut anew, mut lost) = (Vec::new(), Vec::new());
+        let waited = asleep::confirm(stopped, &self.0)?;
         for (tid, shielded) in shield::shield(stopped.pid(), stopped.threads())? {
             if shielded.anew {
                 anew.push(tid);
             }
             lost.extend(shielded.lost);
+            reentry::leave_ended(tid).map_err(|e| e.in_thread(tid))?;
         }
-        let waited = asleep::confirm(stopped, &self.0);
         Ok(Confirmed {
             waited,
             anew,
@@ -350,6 +353,11 @@ impl HandedOver {
     fn prepare(&self) -> Result<()> {
         for (tid, call, _) in &self.calls {
             let registers = ptrace::registers(*tid).map_err(|e| e.in_thread(*tid))?;
+            // There CRIU does not look for a call, and takes registers as they are.
+            if Registers::STOP_HIDES_CALL {
+                reentry::to_trap(*tid, &registers.before(call)).map_err(|e| e.in_thread(*tid))?;
+                continue;
+            }
             if call.code != RestartCode::ByBlock {
                 continue;
             }
@@ -374,7 +382,7 @@ impl HandedOver {
                 .and_then(|call| self.take_back_thread(*tid, &call));
             match taken_back {
                 Ok(None) => {}
-                Ok(Some(again)) => injected.push((*tid, call, again)),
+                Ok(Some(how)) => injected.push((*tid, call, how)),
                 Err(e) if e.is_died() => {}
                 Err(e) => errors.push(e.in_thread(*tid)),
             }
@@ -390,11 +398,15 @@ impl HandedOver {
             .collect()
     }
 
-    /// Leaves the call that has to be begun anew, restarted as long as that has not been done.
-    fn take_back_thread(&self, tid: Tid, call: &InterruptedCall) -> Result<Option<Call>> {
+    /// Leaves the call that has to be put back from within the thread, restarted as long as that has not been done.
+    fn take_back_thread(&self, tid: Tid, call: &InterruptedCall) -> Result<Option<FromWithin>> {
         let registers = ptrace::registers(tid)?;
-        let (now, _) = in_call(&registers).unwrap_or((*call, 0));
-        if now.number == call.number && now.ip == call.ip {
+        let now = match in_call(&registers) {
+            Some((now, _)) => Some(now),
+            None if Registers::STOP_HIDES_CALL => None,
+            None => Some(*call),
+        };
+        if now.is_some_and(|now| now.number == call.number && now.ip == call.ip) {
             // CRIU did not get as far as this thread, or there is nothing that it changes.
             if !is_restart(call, &registers) {
                 set(tid, &registers, call, call.code)?;
@@ -404,10 +416,15 @@ impl HandedOver {
         if !registers.stands_before(call) {
             return Err(stands_elsewhere(call, &registers));
         }
+        let leave = |code: RestartCode| {
+            if Registers::STOP_HIDES_CALL {
+                return Ok(Some(FromWithin::Code(code)));
+            }
+            set(tid, &registers, call, code).map(|()| None)
+        };
         // Leaders only go through rt_sigreturn (compel: the parasite's daemon), which clears the block.
         if tid != Tid::from(self.pid) {
-            set(tid, &registers, call, call.code)?;
-            return Ok(None);
+            return leave(call.code);
         }
         let again = again(call, &registers);
         if again.is_none()
@@ -415,20 +432,25 @@ impl HandedOver {
         {
             says_whole_time(&memory, tid, call, &registers);
         }
-        set(tid, &registers, call, without_block(call.code))?;
-        Ok(again)
+        let left = leave(without_block(call.code))?;
+        Ok(again.map(FromWithin::Anew).or(left))
     }
 
-    /// Begins `calls` anew, and puts back the masks of calls: those last, with the registers with which the threads go on.
-    fn inject(&self, calls: &[(Tid, &InterruptedCall, Call)]) -> Result<()> {
+    /// Puts `calls` back, and the masks of calls: those last, with the registers with which the threads go on.
+    fn inject(&self, calls: &[(Tid, &InterruptedCall, FromWithin)]) -> Result<()> {
         let stopped = StoppedProcess::<ByHost>::of_host(self.pid)?;
         let mut injector = Injector::new(&stopped)?;
-        for (tid, call, again) in calls {
-            let mut site = Site {
-                injector: &mut injector,
-                tid: *tid,
-            };
-            begin_anew(&mut site, call, again)?;
+        for (tid, call, how) in calls {
+            match how {
+                FromWithin::Anew(again) => {
+                    let mut site = Site {
+                        injector: &mut injector,
+                        tid: *tid,
+                    };
+                    begin_anew(&mut site, call, again)?;
+                }
+                FromWithin::Code(code) => injector.leave_in_call(*tid, call, *code)?,
+            }
         }
         injector.settle()?;
         for (tid, masks) in &self.masks {
@@ -439,6 +461,15 @@ impl HandedOver {
         }
         injector.finish()
     }
+}
+
+/// What has to be done within a thread so that it is in its call again.
+#[derive(Debug)]
+enum FromWithin {
+    /// This call is made, and interrupted.
+    Anew(Call),
+    /// The thread is at the exit of a call, with this code.
+    Code(RestartCode),
 }
 
 /// Where the mask of a call can't be put back: as CRIU leaves the thread, its own mask is in force, and the call sets its mask again

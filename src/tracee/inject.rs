@@ -19,7 +19,7 @@
 use std::cell::LazyCell;
 use std::time::{Duration, Instant};
 
-use criu_signals_images::{Pid, SigNo, SigSet, Tid};
+use criu_signals_images::{InterruptedCall, Pid, RestartCode, SigNo, SigSet, Tid};
 use nix::errno::Errno;
 
 use super::batch::{Call, Glance, Layout, Outcome, errno_in, room_for};
@@ -29,6 +29,7 @@ use super::left_behind;
 use super::memory::{Memory, RemoteAddr};
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
+use super::reentry;
 use super::shield;
 use super::stopped::StoppedProcess;
 use crate::arch::{
@@ -346,6 +347,29 @@ impl<'p, Owner> Injector<'p, Owner> {
         visit.end().map_err(|e| e.in_thread(tid))
     }
 
+    /// Leaves the thread in `call`, as if that had been interrupted with `code`. Where registers alone say nothing of that, the
+    /// thread is taken to the exit of a call.
+    ///
+    /// # Errors
+    /// If the thread could not be changed.
+    pub fn leave_in_call(
+        &mut self,
+        tid: Tid,
+        call: &InterruptedCall,
+        code: RestartCode,
+    ) -> Result<()> {
+        if !Registers::STOP_HIDES_CALL {
+            let registers = ptrace::registers(tid)?;
+            return shield::set(tid, &registers, call, code);
+        }
+        let leave = |this: &mut Self| {
+            let mut visit = this.begin(tid, None, None)?;
+            let changed = visit.change_call(visit.saved.interrupted_in(call, code));
+            changed.and(visit.end())
+        };
+        leave(self).map_err(|e| e.in_thread(tid))
+    }
+
     /// A SIGCONT that comes while the process is traced, if only by a timer of its own, has each of its threads trap once more as
     /// soon as it is let go, whether it is blocked or not (kernel/signal.c, `prepare_signal`; kernel/ptrace.c,
     /// `ptrace_trap_notify`). CRIU takes that for an interruption of what it runs there. This has each of them trap now.
@@ -510,7 +534,7 @@ impl<'i> Visit<'i> {
         patience: Duration,
         assumes_calls: bool,
     ) -> Result<Self> {
-        let saved = ptrace::registers(tid)?;
+        let saved = registers_in_stop(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let mask_of_call = shield::mask_of_call(
             (pid, tid),
@@ -709,6 +733,15 @@ impl<'i> Visit<'i> {
         if self.saved.is_compat() && self.scratch.is_none() {
             note(ptrace::set_registers(self.tid, &self.idle()));
         }
+        let mut is_in_call = self.saved.is_interrupted();
+        if is_in_call {
+            let there = self.go_to_exit();
+            if there.is_err() {
+                is_in_call = false;
+                self.saved = self.saved.made_once_more();
+            }
+            note(there);
+        }
         let both = match self.mask_of_call {
             Some(mask)
                 if shield::KEEPS_MASKS_OF_CALLS && self.is_masked && self.scratch.is_none() =>
@@ -734,7 +767,7 @@ impl<'i> Visit<'i> {
         note(fault::point(Point::RegistersBack));
         // From here on it is not in the stub any more.
         self.ended = true;
-        if self.in_trap {
+        if self.in_trap || is_in_call {
             return Left {
                 done: first,
                 on_its_way: false,
@@ -773,6 +806,19 @@ impl<'i> Visit<'i> {
         }
         let why = Cause::NotKept("the kernel has not left it in force".into());
         Err(Error::new("put back the mask of a system call", why))
+    }
+
+    /// To the exit of a call that does nothing and has the first argument of the program's, so that the kernel takes the one for the
+    /// other. The interrupt has it look for signals when the thread goes on.
+    fn go_to_exit(&mut self) -> Result<()> {
+        let args = self.saved.call_args();
+        let registers = self
+            .saved
+            .for_single(&self.stub, false, libc::SYS_getpid, args);
+        let registers = registers.holding(self.scratch.map(|at| at.0));
+        self.enter_syscall(&registers)?;
+        self.leave_syscall()?;
+        ptrace::interrupt(self.tid)
     }
 
     /// Makes `calls`, in as many rounds as the room for them asks for.
@@ -1110,11 +1156,16 @@ impl<'i> Visit<'i> {
             self.leave_syscall()?
         };
         ptrace::set_registers(self.tid, &self.idle())?;
-        // From here on the thread goes on with the rest of the time, also if the tracer dies.
-        self.saved = then(self.saved, result);
-        self.stub.set_call(&self.saved);
-        self.cave.write(self.memory, &self.stub)?;
+        // From here on the thread goes on with the rest of the time, also if the tracer dies, unless its way back clears that.
+        self.change_call(then(self.saved, result))?;
         Ok(result)
+    }
+
+    /// The thread goes on with these registers, which differ from its own in what becomes of the system call that it was in.
+    fn change_call(&mut self, registers: Registers) -> Result<()> {
+        self.saved = registers;
+        self.stub.set_call(&registers);
+        self.cave.write(self.memory, &self.stub)
     }
 
     /// Ends the call, and stands in the trap that was asked for.
@@ -1159,6 +1210,24 @@ fn wait_stop(tid: Tid, deadline: Instant) -> Result<Stop> {
             other => return other,
         }
     }
+}
+
+/// The registers of a stopped thread. At the entry and the exit of a system call some may be hidden: then those of the trap that comes
+/// next, but in the call that the thread is in.
+fn registers_in_stop(tid: Tid) -> Result<Registers> {
+    let found = ptrace::registers(tid)?;
+    if !Registers::STOP_HIDES_CALL || !ptrace::is_at_syscall(tid)? {
+        return Ok(found);
+    }
+    reentry::trap(tid)?;
+    let now = ptrace::registers(tid)?;
+    Ok(match shield::in_call(&found) {
+        Some((call, result)) if found.is_interrupted() => {
+            let code = RestartCode::from_result(result).unwrap_or(call.code);
+            now.interrupted_in(&call, code)
+        }
+        _ => now,
+    })
 }
 
 /// `rseq_cs`, if the thread has registered an area and stands in a sequence.

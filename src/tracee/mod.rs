@@ -14,6 +14,7 @@ mod left_behind;
 mod memory;
 mod obstacles;
 pub(crate) mod ptrace;
+pub(crate) mod reentry;
 mod remembered;
 pub(crate) mod rlimit;
 pub(crate) mod shield;

@@ -10,7 +10,7 @@ use super::bound;
 use super::remembered;
 use crate::arch::{ProtectionKeys, PtraceRequest, Registers};
 use crate::error::{Cause, Error, Result};
-use crate::proc::SignalStatus;
+use crate::proc::{self, SignalStatus};
 
 /// `PTRACE_PEEKSIGINFO_SHARED` of linux/ptrace.h.
 const PEEKSIGINFO_SHARED: u32 = 1;
@@ -188,7 +188,10 @@ pub fn registers(tid: Tid) -> Result<Registers> {
 
 /// The general registers, read from the kernel in any case. Fails if the thread is not stopped.
 pub fn registers_now(tid: Tid) -> Result<Registers> {
-    let registers = Registers::read(|op, name, addr, data| request(op, name, tid, addr, data))?;
+    let mut registers = Registers::read(|op, name, addr, data| request(op, name, tid, addr, data))?;
+    if registers.lacks_argument() {
+        registers = registers.with_argument(proc::first_argument(tid)?);
+    }
     remembered::keep(tid, &registers);
     Ok(registers)
 }
@@ -246,7 +249,8 @@ pub fn put_back_signal_mask(tid: Tid, mask: SigSet) -> Result<()> {
 /// [`Cause::NotKept`] if others read back.
 pub fn put_back_registers(tid: Tid, wanted: &Registers) -> Result<()> {
     set_registers(tid, wanted)?;
-    if registers_now(tid)? == *wanted {
+    let found = registers_now(tid)?;
+    if found == *wanted || wanted.is_interrupted() && found == wanted.as_seen_at_exit() {
         return Ok(());
     }
     let why = Cause::NotKept("the kernel accepted the registers but returns others".into());
@@ -270,6 +274,11 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EINVAL)) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Does the thread stand at the entry or the exit of a system call (with PTRACE_O_TRACESYSGOOD)?
+pub fn is_at_syscall(tid: Tid) -> Result<bool> {
+    Ok(stop_reason(tid)?.is_some_and(|reason| reason.code == libc::SIGTRAP | 0x80))
 }
 
 /// Is the thread in a stop of which the calling thread is the tracer? By `PTRACE_GETEVENTMSG`, which costs least, and fails with

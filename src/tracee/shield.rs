@@ -332,7 +332,7 @@ pub(super) fn loses_mask(pid: Pid, tid: Tid, registers: &Registers) -> Result<Op
 }
 
 /// Is the process stopped by a signal, or going to be? Then EINTR is what Linux gives (signal(7)).
-fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
+pub(super) fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
     let is_stop = |signo| SigNo::new(signo).is_some_and(SigNo::is_stop);
     if ptrace::stop_reason(tid)?.is_some_and(|reason| is_stop(reason.signo)) {
         return Ok(true);
@@ -350,6 +350,33 @@ fn stop_is_due(pid: Pid, tid: Tid) -> Result<bool> {
         .is_empty())
 }
 
+/// What the signals that a stopped thread would take at once would do, under its own mask or that of its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AtOnce {
+    /// There is none.
+    Nothing,
+    /// Each has a handler.
+    Handled,
+    /// One has none.
+    Unhandled,
+}
+
+impl AtOnce {
+    pub fn look(pid: Pid, tid: Tid) -> Result<AtOnce> {
+        let status = SignalStatus::read(pid, tid)?;
+        let blocked = status.blocked.intersection(ptrace::signal_mask(tid)?);
+        let pending = status.pending.union(status.shared_pending);
+        let due = pending.difference(blocked);
+        Ok(if due.is_empty() {
+            AtOnce::Nothing
+        } else if due.difference(status.caught).is_empty() {
+            AtOnce::Handled
+        } else {
+            AtOnce::Unhandled
+        })
+    }
+}
+
 /// The call that the thread is in, and its result as it stands now.
 pub(crate) fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
     let (number, result) = registers.call()?;
@@ -364,7 +391,7 @@ pub(crate) fn in_call(registers: &Registers) -> Option<(InterruptedCall, i64)> {
     Some((call, result))
 }
 
-/// Leaves the thread in `call`, as if that had been interrupted with `code`.
+/// Leaves the thread, whose stop shows it in `call`, there, as if that had been interrupted with `code`.
 pub(crate) fn set(
     tid: Tid,
     registers: &Registers,

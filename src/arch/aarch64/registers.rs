@@ -2,7 +2,8 @@
 //!
 //! The kernel decides on the restart of an interrupted system call before a tracer sees the thread (arch/arm64/kernel/signal.c,
 //! do_signal): a call that is begun anew stands before its instruction already, one that ends has its result, and neither
-//! is in a call any more. So [`Registers::call`] is that of a syscall stop, or of a thread whose kernel stack was read.
+//! is in a call any more. So [`Registers::call`] is that of a thread at the exit of a call, before that decision, or of a thread whose
+//! kernel stack was read. `crate::tracee::reentry` takes threads there.
 #![allow(unsafe_code)]
 
 use criu_signals_images::{InterruptedCall, RestartCode};
@@ -12,6 +13,8 @@ use crate::arch::request::PtraceRequest;
 /// Length of `svc`, and the instruction `svc #0`.
 const SYSCALL_INSN_LEN: u64 = 4;
 const SVC_0: u32 = 0xd400_0001;
+/// What a tracer sees in x7 at the exit of a system call, whatever is there (PTRACE_SYSCALL_EXIT, arch/arm64/kernel/ptrace.c).
+const X7_AT_EXIT: u64 = 1;
 /// Not in a system call (NO_SYSCALL, asm/ptrace.h).
 const NO_SYSCALL: i32 = -1;
 /// In x22 where there is none: an address that munmap refuses.
@@ -97,6 +100,9 @@ impl Registers {
     /// Does the trap of PTRACE_INTERRUPT leave the result of the system call that it interrupts where it is? Not here: the kernel
     /// steps back to the call before the trap (arch/arm64/kernel/signal.c, do_signal).
     pub const TRAP_KEEPS_RESULT: bool = false;
+    /// Does a stop show a thread outside of the system call that the stop has interrupted? Here, because of that: only at the exit
+    /// of a call can a tracer say which call a thread is in, and what has interrupted the call.
+    pub const STOP_HIDES_CALL: bool = true;
 
     /// Those that `request` gives, which is ptrace(2) on one thread: with an operation, its name, address and data.
     ///
@@ -237,15 +243,105 @@ impl Registers {
         [self.first, x[1], x[2], x[3], x[4], x[5]]
     }
 
-    /// These registers, before a system call that was interrupted and is to be made once more. Which code has interrupted
-    /// the call can't be given back: the kernel keeps it where no tracer reaches.
+    /// Is the thread at the exit of a system call that something has interrupted? Then x0 is not the first argument any more.
+    pub fn is_interrupted(&self) -> bool {
+        self.number != NO_SYSCALL && RestartCode::from_result(self.result()).is_some()
+    }
+
+    /// Is the call's first argument to be had from the kernel alone?
+    pub(crate) fn lacks_argument(&self) -> bool {
+        let is_eintr = self.result() == -i64::from(libc::EINTR);
+        self.number != NO_SYSCALL && (is_eintr || self.is_interrupted())
+    }
+
+    /// These registers, with the call's first argument.
     #[must_use]
-    pub fn interrupted_in(&self, call: &InterruptedCall, _code: RestartCode) -> Registers {
+    pub(crate) fn with_argument(mut self, first: u64) -> Registers {
+        self.first = first;
+        self
+    }
+
+    /// These registers at the exit of the system call `call`, interrupted with `code`: what becomes of the call is left to the
+    /// kernel, which decides when the thread goes on from there, and from nowhere else.
+    #[must_use]
+    pub fn interrupted_in(&self, call: &InterruptedCall, code: RestartCode) -> Registers {
         let mut r = *self;
-        r.general.pc = call.ip.wrapping_sub(SYSCALL_INSN_LEN);
-        r.general.x[0] = self.first;
+        r.general.pc = call.ip;
+        r.general.x[0] = (-i64::from(code.number())).cast_unsigned();
         r.general.x[8] = u64::from(call.number);
+        r.number = call.number.cast_signed();
+        r
+    }
+
+    /// These registers, before a system call that was interrupted and is to be made once more.
+    #[must_use]
+    pub fn before(&self, call: &InterruptedCall) -> Registers {
+        self.before_call(call.number, call.ip, self.first)
+    }
+
+    /// These registers, before the instruction that ends at `ip`, which makes the system call `number` with `first` as its first
+    /// argument.
+    #[must_use]
+    pub(crate) fn before_call(&self, number: u32, ip: u64, first: u64) -> Registers {
+        let mut r = self.outside();
+        r.general.pc = ip.wrapping_sub(SYSCALL_INSN_LEN);
+        r.general.x[0] = first;
+        r.first = first;
+        r.general.x[8] = u64::from(number);
+        r
+    }
+
+    /// These registers as those of a thread that is in no call.
+    #[must_use]
+    pub(crate) fn outside(&self) -> Registers {
+        let mut r = *self;
         r.number = NO_SYSCALL;
+        r
+    }
+
+    /// These registers, at the exit of the call `number` and not of restart_syscall(2), by which the kernel has gone on with that.
+    #[must_use]
+    pub(crate) fn in_place_of_restart(&self, number: u32) -> Registers {
+        let mut r = *self;
+        r.number = number.cast_signed();
+        r.general.x[8] = u64::from(number);
+        r
+    }
+
+    /// The system call that a thread with these registers, in no call, is about to make if it goes on with the instruction `next`;
+    /// and where that ends.
+    pub(crate) fn next_call(&self, next: [u8; 4]) -> Option<(u32, u64)> {
+        let makes_call = self.number == NO_SYSCALL && u32::from_le_bytes(next) == SVC_0;
+        let number = low_half(self.general.x[8]);
+        makes_call.then_some((number, self.general.pc.wrapping_add(SYSCALL_INSN_LEN)))
+    }
+
+    /// Does the thread stand behind the system call `number` with these `args`, which has ended with EINTR? The first argument is in
+    /// no register any more.
+    pub(crate) fn has_eintr_of(&self, number: u32, args: [u64; 6]) -> bool {
+        let x = &self.general.x;
+        self.number == NO_SYSCALL
+            && self.result() == -i64::from(libc::EINTR)
+            && x[8] == u64::from(number)
+            && x[1..6] == args[1..]
+    }
+
+    /// Those that the thread goes on with if nobody is left to let the kernel restart the interrupted system call.
+    #[must_use]
+    pub(crate) fn made_once_more(&self) -> Registers {
+        match self.call() {
+            Some((number, _)) if self.is_interrupted() => {
+                self.before_call(number, self.general.pc, self.first)
+            }
+            _ => *self,
+        }
+    }
+
+    /// These registers as a tracer sees them at the exit of a system call.
+    #[must_use]
+    pub(crate) fn as_seen_at_exit(&self) -> Registers {
+        let mut r = *self;
+        r.general.x[7] = X7_AT_EXIT;
         r
     }
 
@@ -383,10 +479,31 @@ pub(super) mod tests {
         found.general.x[0] = (-516i64).cast_unsigned();
         assert_eq!(found.call(), Some((101, -516)));
         assert_eq!(found.call_args()[0], 7);
-        let again = found.interrupted_in(&call, RestartCode::UnlessHandled);
+        let inside = found.interrupted_in(&call, RestartCode::UnlessHandled);
+        assert_eq!(inside.call(), Some((101, -514)));
+        assert!(inside.is_interrupted() && inside.lacks_argument() && inside.call_args()[0] == 7);
+        let again = inside.before(&call);
         assert!(again.stands_before(&call) && again.call().is_none());
         assert_eq!(again.general.x[0], 7);
+        assert_eq!(again.next_call(SVC_0.to_le_bytes()), Some((101, 0x40_1004)));
+        assert_eq!(again.next_call([0; 4]), None);
         assert_eq!(found.returned_from(&call, 1).result(), 1);
+    }
+
+    #[test]
+    fn a_call_that_the_stop_has_ended() {
+        let mut found = registers();
+        found.general.x[..6].copy_from_slice(&[(-4i64).cast_unsigned(), 11, 12, 13, 14, 15]);
+        found.general.x[8] = 22;
+        let args = [10, 11, 12, 13, 14, 15];
+        assert!(found.has_eintr_of(22, args));
+        assert!(!found.has_eintr_of(21, args));
+        assert!(!found.has_eintr_of(22, [10, 11, 12, 0, 14, 15]));
+        let again = found.before_call(22, found.ip(), args[0]);
+        assert_eq!(again.call_args(), args);
+        assert_eq!(again.ip() + SYSCALL_INSN_LEN, found.ip());
+        found.general.x[0] = 1;
+        assert!(!found.has_eintr_of(22, args), "it has ended by itself");
     }
 
     #[test]

@@ -275,10 +275,10 @@ impl Stub {
     }
 
     /// The thread goes on with `registers`, which differ from those that it was found with in what becomes of the system
-    /// call that it was in.
+    /// call that it was in. Without a tracer a call is made once more: rt_sigreturn(2) leaves no decision to the kernel.
     pub fn set_call(&mut self, registers: &Registers) {
         let frame = &mut self.data.frame;
-        let general = &registers.general;
+        let general = &registers.made_once_more().general;
         (frame.x, frame.sp) = (general.x, general.sp);
         (frame.pc, frame.pstate) = (self.resume_ip.unwrap_or(general.pc), general.pstate);
     }

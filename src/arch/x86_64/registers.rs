@@ -39,6 +39,9 @@ impl Registers {
     /// about a restart behind the trap, by the registers that the tracer has left (arch/x86/kernel/signal.c,
     /// arch_do_signal_or_restart).
     pub const TRAP_KEEPS_RESULT: bool = true;
+    /// Does a stop show a thread outside of the system call that the stop has interrupted? Not here, so that most of what follows
+    /// from that is of no use.
+    pub const STOP_HIDES_CALL: bool = false;
 
     /// Those that `request` gives, which is ptrace(2) on one thread: with an operation, its name, address and data.
     ///
@@ -225,6 +228,68 @@ impl Registers {
         r.0.orig_rax = u64::from(call.number);
         r.0.rax = (-i64::from(code.number())).cast_unsigned();
         r
+    }
+
+    /// Is the call's first argument to be had from the kernel alone?
+    pub(crate) fn lacks_argument(&self) -> bool {
+        false
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn with_argument(self, _first: u64) -> Registers {
+        self
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    pub fn is_interrupted(&self) -> bool {
+        false
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub fn before(&self, call: &InterruptedCall) -> Registers {
+        self.interrupted_in(call, RestartCode::UnlessHandled)
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn before_call(&self, _number: u32, _ip: u64, _first: u64) -> Registers {
+        *self
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn outside(&self) -> Registers {
+        *self
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn in_place_of_restart(&self, _number: u32) -> Registers {
+        *self
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    pub(crate) fn next_call(&self, _next: [u8; 4]) -> Option<(u32, u64)> {
+        None
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    pub(crate) fn has_eintr_of(&self, _number: u32, _args: [u64; 6]) -> bool {
+        false
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn made_once_more(&self) -> Registers {
+        *self
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    #[must_use]
+    pub(crate) fn as_seen_at_exit(&self) -> Registers {
+        *self
     }
 
     /// These registers, behind a system call that has ended.

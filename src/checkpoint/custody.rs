@@ -22,6 +22,7 @@ use crate::state::queues::{
     Dropped, StillIn, is_fault, is_timers, only_by_timer, stays_beside_timer,
 };
 use crate::state::{PendingLimit, Queue, Site, dropped, itimers};
+use crate::tracee::reentry::EndedCall;
 use crate::tracee::shield::LostMask;
 use crate::tracee::{Budget, ByUs, Injector, StoppedProcess, rlimit};
 
@@ -192,6 +193,15 @@ impl Safe<'_> {
     }
 }
 
+/// What a stop of a process loses that this library has stopped itself.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Of calls.
+    pub masks: Vec<LostMask>,
+    /// That have ended.
+    pub calls: Vec<EndedCall>,
+}
+
 /// Signals in custody: those of one process.
 #[derive(Debug)]
 pub struct Custody {
@@ -314,7 +324,7 @@ impl Custody {
     /// If the process could not be stopped, or the signal not be taken out. The signal is still pending then; otherwise the
     /// error says so, and the guardian puts it back when this process ends. `lost` gets the state that the stop loses, also
     /// with an error.
-    pub fn take_trap(pid: Pid, lost: &mut Vec<LostMask>) -> Result<Custody> {
+    pub fn take_trap(pid: Pid, lost: &mut Lost) -> Result<Custody> {
         let mut inner = || {
             let limit = rlimit::sigpending(pid)?;
             let queued = SignalStatus::read(pid, Tid::from(pid))?.queued;
@@ -324,7 +334,8 @@ impl Custody {
             let was_stopped = proc::is_stopped(pid, Tid::from(pid))?;
             let stopped = StoppedProcess::<ByUs>::seize(pid, STOP_TIMEOUT)?.assume_calls();
             let threads = stopped.threads().to_vec();
-            lost.extend(stopped.lost_masks()?);
+            lost.calls.extend_from_slice(stopped.ended_calls());
+            lost.masks.extend(stopped.lost_masks()?);
             let custody = Custody::take_trap_of(&stopped);
             // The threads are released all the same, and the signals in custody must not be lost for that.
             if let Err(e) = stopped.release() {

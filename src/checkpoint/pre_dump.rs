@@ -107,6 +107,7 @@ impl PreDump {
         for lost in confirmed.lost_masks() {
             log::warn!("pid {pid} tid {}: {lost}", lost.tid);
         }
+        call_eintr::log(pid, confirmed.ended_calls());
         if confirmed.needs_blocks(&stopped)? {
             self.by_bpf.need();
         }
@@ -133,9 +134,10 @@ impl PreDump {
                 }
             } else if ret != 0 && !process.handed && !proc::is_gone(pid) {
                 // CRIU has failed before all processes were stopped.
-                match interrupted::shield_traced(pid) {
-                    Err(e) if !e.is_died() => log::warn!("{}", e.during(Phase::Release, pid)),
-                    _ => {}
+                match process.waiting.shield_traced(pid) {
+                    Err(e) if e.is_died() => {}
+                    Err(e) => log::warn!("{}", e.during(Phase::Release, pid)),
+                    Ok((_, ended)) => call_eintr::log(pid, &ended),
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! System calls that end with EINTR because nobody can tell which call it was: one that had been interrupted before waits in
-//! restart_syscall(2). docs/eintr.md says how the call is mostly known. Also the calls that a pre-dump ends with EINTR.
+//! restart_syscall(2). docs/eintr.md says how the call is mostly known. Also the calls that a stop has ended (aarch64), and those that
+//! a pre-dump ends with EINTR.
 
 use std::cell::OnceCell;
 
@@ -10,6 +11,7 @@ use crate::error::Result;
 use crate::in_time;
 use crate::losses::notices::{Notice, Saying};
 use crate::proc::{self, Glimpse};
+use crate::tracee::reentry::EndedCall;
 
 /// These leave EINTR only where the kernel can't write the remaining time into the program's memory (fs/select.c,
 /// poll_select_finish).
@@ -24,8 +26,18 @@ const WRITE_THEIR_TIME: [&str; 6] = [
 
 const TIMER_ABSTIME: u64 = libc::TIMER_ABSTIME as u64;
 
-/// What there is to say where the process is dumped.
-pub fn at_dump(pid: Pid, process: &ProcessState) -> Vec<Saying> {
+/// What there is to say where the process is dumped. `ended`: calls that a stop has ended already.
+pub fn at_dump(pid: Pid, process: &ProcessState, ended: &[EndedCall]) -> Vec<Saying> {
+    let ended = ended.iter().map(|call| Saying {
+        notice: Notice::CallEintr,
+        what: format!(
+            "pid {pid} ({}) tid {}: {}",
+            process.comm,
+            call.tid,
+            has_ended(call)
+        ),
+        advice: "checkpoint it when no signal without a handler is pending, and the thread waits",
+    });
     let untold = |call: &InterruptedCall| {
         call.code == RestartCode::ByBlock
             && arch::waiting(call.number, [0; 6], process.compat) == Some(Waiting::Restart)
@@ -43,7 +55,21 @@ pub fn at_dump(pid: Pid, process: &ProcessState) -> Vec<Saying> {
             ),
             advice: "give criu CAP_BPF and CAP_PERFMON, so that the plugin can read it, or checkpoint later",
         })
+        .chain(ended)
         .collect()
+}
+
+fn has_ended(call: &EndedCall) -> String {
+    format!(
+        "{call}: the call has ended with EINTR, and nothing tells whether that is this stop's doing (docs/aarch64.md)"
+    )
+}
+
+/// Says of calls of `pid`, which is not dumped, that a stop has ended them.
+pub fn log(pid: Pid, ended: &[EndedCall]) {
+    for call in ended {
+        log::warn!("pid {pid} tid {}: {}", call.tid, has_ended(call));
+    }
 }
 
 /// What there is to say before a pre-dump: in which calls threads of `pid`, which run, wait that CRIU ends with EINTR if it does

@@ -21,7 +21,7 @@ use crate::arch::{self, Registers, Timespec, Waiting, waiting};
 use crate::error::{Phase, Result};
 use crate::in_time;
 use crate::proc::{self, Glimpse};
-use crate::tracee::reentry::{self, SeenCall};
+use crate::tracee::reentry::{self, EndedCall, SeenCall};
 use crate::tracee::{Memory, RemoteAddr, StoppedProcess, ptrace};
 
 /// How often the clocks of processors are compared; the comparison with the least delay counts.
@@ -156,6 +156,13 @@ impl Looked {
         self.0.iter().all(|thread| thread.asleep.is_none())
     }
 
+    /// The call that a thread of `pid`, which is stopped now, was seen in, if the thread has gone into the stop and nowhere else.
+    pub fn call_of(&self, pid: Pid, tid: Tid) -> Option<SeenCall> {
+        let mut asleep = self.asleep();
+        let thread = asleep.find(|thread| thread.tid == tid)?;
+        thread.switched_once(pid).then(|| thread.call())
+    }
+
     fn asleep(&self) -> impl Iterator<Item = &Asleep> {
         self.0.iter().filter_map(|thread| thread.asleep.as_ref())
     }
@@ -169,26 +176,29 @@ impl LookedAt {
 }
 
 /// Takes threads back into their calls where a stop shows them outside ([`reentry`]), and says what of `seen` is true of them now that
-/// they are stopped. To be done before anything else has been done to them.
+/// they are stopped, and which calls the stop has ended. To be done before anything else has been done to them.
 ///
 /// # Errors
 /// If a thread could not be looked at or changed.
-pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Result<Vec<Waited>> {
+pub fn confirm<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    seen: &Looked,
+) -> Result<(Vec<Waited>, Vec<EndedCall>)> {
     let now = monotonic();
     let threads = seen
         .asleep()
         .filter(|thread| stopped.threads().contains(&thread.tid));
-    // Into the stop, and nowhere else.
-    let switched_once =
-        |thread: &&Asleep| switches(stopped.pid(), thread.tid) == Some(thread.switches + 1);
-    let threads: Vec<&Asleep> = threads.filter(switched_once).collect();
+    let threads: Vec<&Asleep> = threads
+        .filter(|thread| thread.switched_once(stopped.pid()))
+        .collect();
+    let mut ended = Vec::new();
     if Registers::STOP_HIDES_CALL {
         for &tid in stopped.threads() {
             let seen = threads.iter().find(|thread| thread.tid == tid);
             let seen = seen.map(|thread| thread.call());
-            match reentry::back_in_call(stopped.pid(), tid, stopped.memory()?, seen.as_ref()) {
+            match reentry::back_in_call(stopped.pid(), tid, seen.as_ref()) {
                 Err(e) if e.is_died() && tid != stopped.leader() => {}
-                other => other.map_err(|e| e.in_thread(tid))?,
+                other => ended.extend(other.map_err(|e| e.in_thread(tid))?),
             }
         }
     }
@@ -205,7 +215,7 @@ pub fn confirm<Owner>(stopped: &StoppedProcess<Owner>, seen: &Looked) -> Result<
                 .map(|kind| kind.number_of(thread.compat, thread.args, stopped.memory().ok())),
             time: thread.since.and_then(|since| now?.checked_sub(since)),
         });
-    Ok(waited.collect())
+    Ok((waited.collect(), ended))
 }
 
 /// Looks at threads, which run, each with its place.
@@ -269,6 +279,11 @@ fn look_at(
 }
 
 impl Asleep {
+    /// Into a stop, and nowhere else?
+    fn switched_once(&self, pid: Pid) -> bool {
+        switches(pid, self.tid) == Some(self.switches + 1)
+    }
+
     fn call(&self) -> SeenCall {
         SeenCall {
             number: self.number,

@@ -30,8 +30,8 @@ use super::{Kind, Site};
 use crate::arch::{Registers, Timeout, Timespec, Waiting, timeout, timespec, waiting};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::proc::{self, Glimpse};
-use crate::tracee::reentry;
-use crate::tracee::shield::{self, LostMask, in_call, is_due_afterwards, set, shield_thread};
+use crate::tracee::reentry::{self, EndedCall};
+use crate::tracee::shield::{self, LostMask, in_call, is_due_afterwards, set};
 use crate::tracee::{ByHost, Call, Injector, Memory, RemoteAddr, StoppedProcess, ptrace};
 
 const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
@@ -103,24 +103,6 @@ fn whole(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Opti
     }
 }
 
-/// Keeps the stop from ending a call in the threads of `pid` that this process traces and has stopped; the process was never
-/// looked at as a whole. Whether these are all of its threads: nothing is known of the others.
-///
-/// # Errors
-/// If a thread could not be changed. Those after it were not looked at.
-pub fn shield_traced(pid: Pid) -> Result<bool> {
-    let mut all = true;
-    for tid in proc::threads(pid)? {
-        match shield_thread(pid, tid) {
-            Ok(_) => {}
-            // ESRCH: ended, running, or somebody else's.
-            Err(e) if e.is_died() => all = false,
-            Err(e) => return Err(e.in_thread(tid)),
-        }
-    }
-    Ok(all)
-}
-
 /// What threads were seen waiting in before the host seized their process. Calls go through a dump as an order of types,
 /// each made of the one before: `Seen`, [`Confirmed`], [`Completed`], [`HandedOver`].
 #[derive(Debug, Default)]
@@ -143,6 +125,33 @@ impl Seen {
         self.0.is_empty()
     }
 
+    /// Keeps the stop from ending a call in the threads of `pid` that this process traces and has stopped; the process was never
+    /// handed over as a whole. Whether these are all of its threads: nothing is known of the others. Also which calls the stop has
+    /// ended all the same.
+    ///
+    /// # Errors
+    /// If a thread could not be changed. Those after it were not looked at.
+    pub fn shield_traced(&self, pid: Pid) -> Result<(bool, Vec<EndedCall>)> {
+        let (mut all, mut ended) = (true, Vec::new());
+        for tid in proc::threads(pid)? {
+            match self.shield_traced_thread(pid, tid) {
+                Ok(call) => ended.extend(call),
+                // ESRCH: ended, running, or somebody else's.
+                Err(e) if e.is_died() => all = false,
+                Err(e) => return Err(e.in_thread(tid)),
+            }
+        }
+        Ok((all, ended))
+    }
+
+    fn shield_traced_thread(&self, pid: Pid, tid: Tid) -> Result<Option<EndedCall>> {
+        if Registers::STOP_HIDES_CALL {
+            // CRIU sets the option some time after the seize (compel_wait_task), and without it a stop at a system call is a SIGTRAP.
+            ptrace::set_options(tid, libc::PTRACE_O_TRACESYSGOOD)?;
+        }
+        reentry::keep_call(pid, tid, self.0.call_of(pid, tid).as_ref())
+    }
+
     /// What of it is true now that the process is seized, and before anything has run in it, after which nobody could tell
     /// how it was stopped. From here on the stop itself ends no call.
     ///
@@ -150,7 +159,7 @@ impl Seen {
     /// If a thread could not be looked at or changed.
     pub fn confirm<Owner>(self, stopped: &StoppedProcess<Owner>) -> Result<Confirmed> {
         let (mut anew, mut lost) = (Vec::new(), Vec::new());
-        let waited = asleep::confirm(stopped, &self.0)?;
+        let (waited, ended) = asleep::confirm(stopped, &self.0)?;
         for (tid, shielded) in shield::shield(stopped.pid(), stopped.threads())? {
             if shielded.anew {
                 anew.push(tid);
@@ -162,6 +171,7 @@ impl Seen {
             waited,
             anew,
             lost,
+            ended,
             blocks: BTreeMap::new(),
         })
     }
@@ -174,6 +184,7 @@ pub struct Confirmed {
     /// Threads whose calls begin anew with their whole timeout.
     anew: Vec<Tid>,
     lost: Vec<LostMask>,
+    ended: Vec<EndedCall>,
     /// What the kernel has noted down, if somebody could read that.
     blocks: BTreeMap<Tid, RestartBlock>,
 }
@@ -205,6 +216,11 @@ impl Confirmed {
     pub fn with_blocks(mut self, blocks: BTreeMap<Tid, RestartBlock>) -> Confirmed {
         self.blocks = blocks;
         self
+    }
+
+    /// Calls that the stop has ended with EINTR.
+    pub fn ended_calls(&self) -> &[EndedCall] {
+        &self.ended
     }
 
     /// The masks of calls that are lost by this dump, and that matter.

@@ -10,7 +10,10 @@
 //! An interrupt is pending as long as a thread stands there, without which the kernel would look for no signals, and the restart code
 //! would be the call's result.
 
-use criu_signals_images::{Pid, Tid};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use criu_signals_images::{CallTable, Pid, Tid};
 
 use super::bound::Bound;
 use super::memory::{Memory, RemoteAddr};
@@ -18,8 +21,9 @@ use super::ptrace::{self, Resume, Stop};
 use super::shield::{self, AtOnce};
 use super::stopped::PATIENCE;
 use crate::arch::{Registers, Waiting, is_wait, syscall_number, waiting};
-use crate::error::Result;
-use crate::proc;
+use crate::error::{Phase, Result};
+use crate::in_time;
+use crate::proc::{self, Glimpse};
 
 const WHAT: &str = "go back into an interrupted system call";
 const RESTART: u32 = syscall_number(libc::SYS_restart_syscall);
@@ -34,39 +38,133 @@ pub(crate) struct SeenCall {
     pub ip: u64,
 }
 
+/// A system call that a stop has ended with EINTR, as far as anybody can tell, and that could not be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedCall {
+    /// Of which thread.
+    pub tid: Tid,
+    number: u32,
+}
+
+impl fmt::Display for EndedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match CallTable::here(false).name(self.number) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "system call {}", self.number),
+        }
+    }
+}
+
+/// Where the thread of a stopped process stands that was in a system call.
+struct Outside {
+    number: u32,
+    /// Behind the call, which the stop has ended with EINTR? Otherwise before the call, which is to be made once more.
+    is_behind: bool,
+    /// The registers before the call, unless they are not known.
+    before: Option<Registers>,
+}
+
+/// The calls that threads were seen in before this library stopped them, each with how often the thread had given up its processor.
+#[derive(Debug, Default)]
+pub(super) struct SeenCalls(BTreeMap<Tid, (SeenCall, u64)>);
+
+impl SeenCalls {
+    /// Looks at `threads` of `pid`, which run, where a stop would hide their calls.
+    pub fn look(&mut self, pid: Pid, threads: &[Tid]) {
+        if !Registers::STOP_HIDES_CALL {
+            return;
+        }
+        let threads = threads.to_vec();
+        let looked = in_time::look("syscall", move || {
+            let look = |tid| Some((tid, look(pid, tid)?));
+            threads.into_iter().filter_map(look).collect::<Vec<_>>()
+        });
+        match looked {
+            Ok(seen) => self.0.extend(seen),
+            // Each call that ends for that is told of.
+            Err(e) => log::debug!("{}", e.during(Phase::Seize, pid)),
+        }
+    }
+
+    /// As [`keep_call`].
+    ///
+    /// # Errors
+    /// Those of [`keep_call`].
+    pub fn keep(&self, pid: Pid, tid: Tid) -> Result<Option<EndedCall>> {
+        let into_the_stop = |(_, before): &&(SeenCall, u64)| {
+            Glimpse::of_thread(pid, tid).is_ok_and(|now| now.switches == before + 1)
+        };
+        let seen = self.0.get(&tid).filter(into_the_stop);
+        keep_call(pid, tid, seen.map(|(call, _)| call))
+    }
+}
+
+/// Keeps the stop itself from ending the call of a thread, which has stopped and in which nothing has run since. Says which call ends
+/// all the same. `seen`: as for [`back_in_call`].
+///
+/// # Errors
+/// Those of [`shield::shield`] and [`back_in_call`].
+pub(crate) fn keep_call(pid: Pid, tid: Tid, seen: Option<&SeenCall>) -> Result<Option<EndedCall>> {
+    let ended = back_in_call(pid, tid, seen)?;
+    shield::shield_thread(pid, tid)?;
+    leave_ended(tid).map(|()| ended)
+}
+
+fn look(pid: Pid, tid: Tid) -> Option<(SeenCall, u64)> {
+    let switches = || Glimpse::of_thread(pid, tid).ok().map(|seen| seen.switches);
+    let before = switches()?;
+    let line = proc::read_text(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let (number, [a0, a1, a2, a3, a4, a5, sp, ip]) = proc::parse_call(&line)?;
+    let call = SeenCall {
+        number,
+        args: [a0, a1, a2, a3, a4, a5],
+        sp,
+        ip,
+    };
+    // Otherwise the thread has run in between.
+    (switches()? == before).then_some((call, before))
+}
+
 /// Takes the thread of a stopped process to the exit of the call that the stop has interrupted, if there is one. To be done before
 /// anything is run in the thread. `seen`: the call that the thread was in before the stop.
 ///
 /// Left as they are: threads that are stopped by a signal, or held by a freezer; those with a pending signal that the kernel drops or
 /// that ends or stops the process; those in no call. Where the handler of a pending signal is due, the kernel has decided by that, and the
-/// thread goes on up to the handler's first instruction.
+/// thread goes on up to the handler's first instruction. A call of theirs that has ended with EINTR is returned unless it has to.
 ///
 /// # Errors
 /// Those of ptrace(2) and of `/proc`; ETIMEDOUT if the call does not end though it is interrupted.
 pub(crate) fn back_in_call(
     pid: Pid,
     tid: Tid,
-    memory: &Memory,
     seen: Option<&SeenCall>,
-) -> Result<()> {
+) -> Result<Option<EndedCall>> {
     let found = ptrace::registers(tid)?;
-    let Some((number, ended)) = call_before_stop(pid, tid, memory, &found, seen)? else {
-        return Ok(());
+    let Some(outside) = call_before_stop(pid, tid, &found, seen) else {
+        return Ok(None);
     };
-    if proc::is_held(pid) || shield::stop_is_due(pid, tid)? {
-        return Ok(());
+    if shield::stop_is_due(pid, tid)? {
+        return Ok(None);
     }
-    match AtOnce::look(pid, tid)? {
-        AtOnce::Unhandled => return Ok(()),
-        // It stands behind the call, with EINTR, as the handler has to find it.
-        AtOnce::Handled if ended.is_some() => return Ok(()),
-        AtOnce::Handled | AtOnce::Nothing => {}
+    let Outside {
+        number,
+        is_behind,
+        before,
+    } = outside;
+    let at_once = AtOnce::look(pid, tid)?;
+    if is_behind && at_once == AtOnce::Handled {
+        // It has EINTR as the handler has to find it.
+        return Ok(None);
     }
-    if let Some(before) = &ended {
-        ptrace::set_registers(tid, before)?;
+    let can_run = |_: &Registers| at_once != AtOnce::Unhandled && !proc::is_held(pid);
+    let Some(before) = before.filter(can_run) else {
+        return Ok(is_behind.then_some(EndedCall { tid, number }));
+    };
+    if is_behind {
+        ptrace::set_registers(tid, &before)?;
     }
-    if !enter(tid, ended.map(|_| found).as_ref())? {
-        return Ok(());
+    if !enter(tid, is_behind.then_some(&found))? {
+        return Ok(None);
     }
     ptrace::interrupt(tid)?;
     to_exit(tid)?;
@@ -76,10 +174,12 @@ pub(crate) fn back_in_call(
         ptrace::set_registers(tid, &now)?;
     }
     if now.lacks_argument() {
-        return ptrace::interrupt(tid);
+        ptrace::interrupt(tid)?;
+    } else {
+        // What it has waited for is there.
+        to_trap(tid, &now.outside())?;
     }
-    // What it has waited for is there.
-    to_trap(tid, &now.outside())
+    Ok(None)
 }
 
 /// A thread that was taken back into its call, which ends with EINTR all the same: it has no more to do with that.
@@ -114,23 +214,27 @@ pub(super) fn trap(tid: Tid) -> Result<()> {
     ptrace::await_trap(tid, PATIENCE)
 }
 
-/// The number of the call that the thread was in, and, where the stop has ended the call with EINTR, the registers before the call.
+/// Where the thread stands, if the stop has taken it out of a call.
 fn call_before_stop(
     pid: Pid,
     tid: Tid,
-    memory: &Memory,
     found: &Registers,
     seen: Option<&SeenCall>,
-) -> Result<Option<(u32, Option<Registers>)>> {
+) -> Option<Outside> {
     if !Registers::STOP_HIDES_CALL || found.is_compat() || found.call().is_some() {
-        return Ok(None);
+        return None;
     }
+    let memory = Memory::open_of(pid, &[tid]).ok()?;
+    let instruction = |ip| {
+        let mut bytes = [0; 4];
+        let read = memory.read_program(RemoteAddr(ip), &mut bytes);
+        read.is_ok().then_some(bytes)
+    };
     let seen = seen.filter(|seen| seen.sp == found.sp());
     if let Some(seen) = seen
         && seen.ip == found.ip()
         && found.has_eintr_of(seen.number, seen.args)
     {
-        let before = found.before_call(seen.number, seen.ip, seen.args[0]);
         let is_once = match waiting(seen.number, seen.args, false) {
             Some(Waiting::Once) => true,
             Some(Waiting::OnceOnSocket) => {
@@ -138,20 +242,33 @@ fn call_before_stop(
             }
             _ => false,
         };
-        return Ok(is_once.then_some((seen.number, Some(before))));
+        return is_once.then_some(Outside {
+            number: seen.number,
+            is_behind: true,
+            before: Some(found.before_call(seen.number, seen.ip, seen.args[0])),
+        });
     }
-    let mut next = [0; 4];
-    if memory
-        .read_program(RemoteAddr(found.ip()), &mut next)
-        .is_err()
+    if let Some((start, number)) = found.eintr_behind()
+        && Registers::is_call(instruction(start)?)
     {
-        return Ok(None);
+        let args = found.call_args();
+        let is_once = matches!(
+            waiting(number, args, false),
+            Some(Waiting::Once | Waiting::OnceOnSocket)
+        );
+        return is_once.then_some(Outside {
+            number,
+            is_behind: true,
+            before: None,
+        });
     }
-    let Some((number, ip)) = found.next_call(next) else {
-        return Ok(None);
-    };
+    let (number, ip) = found.next_call(instruction(found.ip())?)?;
     let is_seen = seen.is_some_and(|seen| seen.number == number && seen.ip == ip);
-    Ok((is_wait(number, is_seen)).then_some((number, None)))
+    is_wait(number, is_seen).then_some(Outside {
+        number,
+        is_behind: false,
+        before: Some(*found),
+    })
 }
 
 /// Lets the thread go on into its call. False if it stands elsewhere: a signal has come first. `behind`: the registers behind the call

@@ -17,7 +17,8 @@ use super::left_behind;
 use super::memory::Memory;
 use super::obstacles;
 use super::ptrace::{self, Resume, Stop};
-use super::shield::{LostMask, loses_mask, shield_thread};
+use super::reentry::{EndedCall, SeenCalls};
+use super::shield::{LostMask, loses_mask};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::proc;
@@ -61,6 +62,8 @@ pub struct StoppedProcess<Owner> {
     patience: Duration,
     memory: OnceCell<Memory>,
     owned: bool,
+    /// Calls that this library's own stop has ended.
+    ended_calls: Vec<EndedCall>,
     /// See [`assume_calls`](Self::assume_calls).
     assumes_calls: bool,
     owner: PhantomData<Owner>,
@@ -135,6 +138,11 @@ impl<Owner> StoppedProcess<Owner> {
         Ok(lost)
     }
 
+    /// The calls that this library's own stop has ended with EINTR all the same: each was logged.
+    pub fn ended_calls(&self) -> &[EndedCall] {
+        &self.ended_calls
+    }
+
     /// Does it run 32-bit code?
     ///
     /// # Errors
@@ -181,6 +189,7 @@ impl StoppedProcess<ByHost> {
             patience: PATIENCE,
             memory: OnceCell::new(),
             owned: false,
+            ended_calls: Vec::new(),
             assumes_calls: true,
             owner: PhantomData,
         })
@@ -315,6 +324,8 @@ pub struct StoppingProcess {
     due: Vec<Tid>,
     /// Ids that have been seen, of threads that have ended, too.
     known: BTreeSet<i32>,
+    /// What was seen of the threads before they were seized.
+    seen: SeenCalls,
     /// Those that could not be let go because they were ending, and whose end has not been heard of.
     ending: Vec<Tid>,
     /// Could seccomp not be suspended?
@@ -359,11 +370,13 @@ impl StoppingProcess {
                     .clamp(LEAST_PATIENCE, PATIENCE),
                 memory: OnceCell::new(),
                 owned: true,
+                ended_calls: Vec::new(),
                 assumes_calls: false,
                 owner: PhantomData,
             },
             due: Vec::new(),
             known: BTreeSet::new(),
+            seen: SeenCalls::default(),
             ending: Vec::new(),
             exposed: false,
             held: None,
@@ -514,9 +527,9 @@ impl StoppingProcess {
                 let slice = deadline.min(Instant::now() + SLICE);
                 let stopped = stop_thread(tid, slice)
                     // At once: until then the death of this tracer would end some calls with EINTR.
-                    .and_then(|()| shield_thread(pid, tid));
+                    .and_then(|()| self.keep_call(tid));
                 match stopped {
-                    Ok(_) => {
+                    Ok(()) => {
                         self.due.pop();
                     }
                     // A thread may end between being listed and being stopped; the leader may not.
@@ -551,6 +564,16 @@ impl StoppingProcess {
         }
     }
 
+    /// Of a thread that has stopped.
+    fn keep_call(&mut self, tid: Tid) -> Result<()> {
+        let pid = self.process.pid;
+        if let Some(call) = self.seen.keep(pid, tid)? {
+            log::warn!("pid {pid} tid {tid}: {call}: the stop may have ended the call with EINTR");
+            self.process.ended_calls.push(call);
+        }
+        Ok(())
+    }
+
     fn forget(&mut self, tid: Tid) {
         self.process.threads.retain(|&seized| seized != tid);
         self.due.retain(|&seized| seized != tid);
@@ -563,8 +586,7 @@ impl StoppingProcess {
         let pid = self.process.pid;
         let deadline = Instant::now() + SHIELD_TIME;
         for tid in std::mem::take(&mut self.due) {
-            let shielded =
-                stop_thread(tid, deadline).and_then(|()| shield_thread(pid, tid).map(drop));
+            let shielded = stop_thread(tid, deadline).and_then(|()| self.keep_call(tid));
             if let Err(e) = shielded
                 && !e.is_died()
             {
@@ -618,6 +640,7 @@ impl StoppingProcess {
                 Errno::ETIMEDOUT,
             ));
         }
+        self.seen.look(self.process.pid, &fresh);
         let alarm = Alarm::begin();
         if let Err(e) = &alarm {
             log::debug!("PTRACE_SEIZE may wait for an execve(2): {e}");
@@ -823,7 +846,7 @@ fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
 fn let_go(tid: Tid) -> Result<()> {
     let (pid, deadline) = (Pid::from(tid), Instant::now() + LEAST_PATIENCE);
     log::debug!("tid {tid}: another process's by now, let go");
-    let stopped = stop_thread(tid, deadline).and_then(|()| shield_thread(pid, tid));
+    let stopped = stop_thread(tid, deadline).and_then(|()| SeenCalls::default().keep(pid, tid));
     match stopped.and_then(|_| ptrace::detach(tid)) {
         Err(e) if e.is_died() => {
             ptrace::note_end(tid);

@@ -311,7 +311,7 @@ impl Registers {
     /// The system call that a thread with these registers, in no call, is about to make if it goes on with the instruction `next`;
     /// and where that ends.
     pub(crate) fn next_call(&self, next: [u8; 4]) -> Option<(u32, u64)> {
-        let makes_call = self.number == NO_SYSCALL && u32::from_le_bytes(next) == SVC_0;
+        let makes_call = self.number == NO_SYSCALL && Self::is_call(next);
         let number = low_half(self.general.x[8]);
         makes_call.then_some((number, self.general.pc.wrapping_add(SYSCALL_INSN_LEN)))
     }
@@ -324,6 +324,19 @@ impl Registers {
             && self.result() == -i64::from(libc::EINTR)
             && x[8] == u64::from(number)
             && x[1..6] == args[1..]
+    }
+
+    /// Where the instruction stands that a thread with EINTR, in no call, has made a call by if it has made one last, and the number
+    /// of that call.
+    pub(crate) fn eintr_behind(&self) -> Option<(u64, u32)> {
+        let has_eintr = self.number == NO_SYSCALL && self.result() == -i64::from(libc::EINTR);
+        let start = self.general.pc.wrapping_sub(SYSCALL_INSN_LEN);
+        has_eintr.then_some((start, low_half(self.general.x[8])))
+    }
+
+    /// Is `instruction` one that makes a system call?
+    pub(crate) fn is_call(instruction: [u8; 4]) -> bool {
+        u32::from_le_bytes(instruction) == SVC_0
     }
 
     /// Those that the thread goes on with if nobody is left to let the kernel restart the interrupted system call.
@@ -502,8 +515,11 @@ pub(super) mod tests {
         let again = found.before_call(22, found.ip(), args[0]);
         assert_eq!(again.call_args(), args);
         assert_eq!(again.ip() + SYSCALL_INSN_LEN, found.ip());
+        assert_eq!(found.eintr_behind(), Some((again.ip(), 22)));
         found.general.x[0] = 1;
         assert!(!found.has_eintr_of(22, args), "it has ended by itself");
+        assert_eq!(found.eintr_behind(), None);
+        assert!(Registers::is_call(SVC_0.to_le_bytes()) && !Registers::is_call([0; 4]));
     }
 
     #[test]

@@ -281,6 +281,16 @@ impl Registers {
     }
 
     /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    pub(crate) fn eintr_behind(&self) -> Option<(u64, u32)> {
+        None
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
+    pub(crate) fn is_call(_instruction: [u8; 4]) -> bool {
+        false
+    }
+
+    /// See [`STOP_HIDES_CALL`](Self::STOP_HIDES_CALL).
     #[must_use]
     pub(crate) fn made_once_more(&self) -> Registers {
         *self

@@ -60,8 +60,10 @@ impl Dump {
         let mut lost = std::mem::take(&mut process.lost_masks);
         lost.extend_from_slice(captured.lost_masks());
         self.say_or_refuse(call_masks::at_dump(pid, &captured.state, &lost))?;
+        let mut ended = std::mem::take(&mut self.process(pid).ended_calls);
+        ended.extend_from_slice(captured.ended_calls());
         let completed = captured.complete()?;
-        self.say_or_refuse(call_eintr::at_dump(pid, &completed.state))?;
+        self.say_or_refuse(call_eintr::at_dump(pid, &completed.state, &ended))?;
         self.say_what_begins_anew(pid, &completed.state)?;
         Ok(completed)
     }

@@ -246,7 +246,7 @@ impl Dump {
             return;
         }
         let why = TakenOut::Trap.to_string();
-        let mut lost = Vec::new();
+        let mut lost = custody::Lost::default();
         let mut take = || {
             if !custody::trap_is_pending(pid)? {
                 return Ok(None);
@@ -257,10 +257,12 @@ impl Dump {
         let taken = take();
         // The capture reports this loss. A process that CRIU refuses is not captured.
         if taken.is_err() {
-            lost.iter()
-                .for_each(|lost| log::warn!("pid {pid} tid {}: {lost}", lost.tid));
+            let masks = lost.masks.iter();
+            masks.for_each(|lost| log::warn!("pid {pid} tid {}: {lost}", lost.tid));
         }
-        self.process(pid).lost_masks.extend(lost);
+        let process = self.process(pid);
+        process.lost_masks.extend(lost.masks);
+        process.ended_calls.extend(lost.calls);
         match taken {
             Ok(None) => {}
             Ok(Some(custody)) => {

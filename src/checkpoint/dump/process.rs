@@ -24,6 +24,7 @@ use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
 use crate::image_folder::InFolder;
 use crate::state::interrupted::{self, HandedOver};
+use crate::tracee::reentry::EndedCall;
 use crate::tracee::shield::LostMask;
 use crate::tracee::{ByHost, StoppedProcess};
 
@@ -38,6 +39,8 @@ pub(super) struct DumpedProcess {
     pub stopped_since: bool,
     /// The state that is lost already, because the process was stopped to take signals out.
     pub lost_masks: Vec<LostMask>,
+    /// The calls that this has ended.
+    pub ended_calls: Vec<EndedCall>,
     /// Signals that are taken out for the duration of the dump.
     pub custody: Vec<Custody>,
     /// Is the process in criu's own pid namespace? False if that was not seen.
@@ -66,6 +69,7 @@ impl DumpedProcess {
         self.custody.retain(|one| one.held().check().is_ok());
         if self.custody.is_empty() {
             self.lost_masks.clear();
+            self.ended_calls.clear();
         }
     }
 }
@@ -136,6 +140,10 @@ pub(super) struct Captured<'p> {
 }
 
 impl<'p> Captured<'p> {
+    pub fn ended_calls(&self) -> &[EndedCall] {
+        self.calls.ended_calls()
+    }
+
     pub fn lost_masks(&self) -> &[LostMask] {
         self.calls.lost_masks()
     }

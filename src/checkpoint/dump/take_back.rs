@@ -14,8 +14,8 @@ use crate::engine::capture::Entries;
 use crate::engine::repair::{self, Done};
 use crate::error::{Phase, Result};
 use crate::fault::{self, Point};
+use crate::losses::call_eintr;
 use crate::proc;
-use crate::state::interrupted;
 use crate::tracee::{Budget, ByHost, ByUs, StoppedProcess};
 
 /// How long a thread may take to stop where CRIU has not stopped it.
@@ -210,14 +210,18 @@ impl Dump {
             .processes
             .iter()
             .filter(|(pid, process)| process.looked_at && !process.handed && !proc::is_gone(**pid));
-        for (&pid, _) in never_handed {
+        for (&pid, process) in never_handed {
             let _budget = Budget::of_process();
-            match interrupted::shield_traced(pid) {
-                Ok(true) => {}
-                Ok(false) => log::warn!(
-                    "pid {pid}: criu failed before it handed the process to this plugin: a system call in which the \
-                     process waited may have failed with EINTR, as without the plugin (docs/eintr.md)"
-                ),
+            match process.waiting.shield_traced(pid) {
+                Ok((all, ended)) => {
+                    call_eintr::log(pid, &ended);
+                    if !all {
+                        log::warn!(
+                            "pid {pid}: criu failed before it handed the process to this plugin: a system call in which \
+                             the process waited may have failed with EINTR, as without the plugin (docs/eintr.md)"
+                        );
+                    }
+                }
                 Err(e) if e.is_died() => {}
                 Err(e) => self
                     .recorder

@@ -56,6 +56,18 @@ pub fn set_patience(patience: Duration) {
 /// # Errors
 /// ETIMEDOUT.
 pub fn look<T: Send + 'static>(file: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    look_beside(file, work, || ())
+}
+
+/// As [`look`]. The calling thread does `own` while the other thread does `work`.
+///
+/// # Errors
+/// Those of [`look`].
+pub fn look_beside<T: Send + 'static>(
+    file: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+    own: impl FnOnce(),
+) -> Result<T> {
     let (tell, told) = mpsc::sync_channel(1);
     let work = Arc::new(Mutex::new(Some(work)));
     let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -68,7 +80,9 @@ pub fn look<T: Send + 'static>(file: &str, work: impl FnOnce() -> T + Send + 'st
     });
     let failed = |why: &str| Error::new(format!("read {file}"), Cause::Unexpected(why.to_owned()));
     let helper = kept_helper(Option::take).or_else(Helper::start);
-    let Some(helper) = helper.filter(|helper| helper.jobs.send(job).is_ok()) else {
+    let helper = helper.filter(|helper| helper.jobs.send(job).is_ok());
+    own();
+    let Some(helper) = helper else {
         let work = take(&work).ok_or_else(|| failed("it was read already"))?;
         return Ok(work());
     };
@@ -218,6 +232,13 @@ mod tests {
         );
         assert!(late.to_string().contains("read stat"), "{late}");
         drop(keep);
+    }
+
+    #[test]
+    fn the_caller_works_beside_the_other_thread() {
+        let (tell, told) = mpsc::channel();
+        let found = look_beside("a file", move || told.recv(), || tell.send(7).unwrap());
+        assert_eq!(found.unwrap(), Ok(7));
     }
 
     /// How many threads a program has, others in these tests' change too: so it is asked which one does the work.

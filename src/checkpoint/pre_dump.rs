@@ -74,7 +74,8 @@ impl PreDump {
         let threads = Glimpse::of_threads(pid)?;
         let is_first = !self.processes.contains_key(&pid);
         let process = self.processes.entry(pid).or_default();
-        let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
+        let before = &process.waiting;
+        let waiting = interrupted::Seen::look(pid, &threads, before, &mut self.clocks, || ());
         if !waiting.is_empty() || process.waiting.is_empty() {
             process.waiting = waiting;
         }

@@ -27,19 +27,22 @@ const LOADING: usize = 48;
 pub(super) struct ByBpf {
     #[cfg(feature = "bpf")]
     reader: Option<StoppedReader>,
+    /// See [`ByBpf::prepare`], which loads the program once.
+    prepared: bool,
     /// See [`ByBpf::need`], which is to be done once.
     needed: bool,
     told: BTreeMap<Pid, Told>,
 }
 
 impl ByBpf {
-    /// For `processes` that have `threads` together.
-    pub fn prepare(processes: usize, threads: usize) -> ByBpf {
+    /// Loads the program if that pays for `processes` that have `threads` together, unless that was done before.
+    pub fn prepare(&mut self, processes: usize, threads: usize) {
         let others = threads.saturating_sub(processes);
-        if pays(processes.saturating_mul(PROCESS).saturating_add(others)) {
-            ByBpf::load()
-        } else {
-            ByBpf::default()
+        if !self.prepared && pays(processes.saturating_mul(PROCESS).saturating_add(others)) {
+            *self = ByBpf {
+                prepared: true,
+                ..ByBpf::load()
+            };
         }
     }
 
@@ -47,6 +50,7 @@ impl ByBpf {
     pub fn need(&mut self) {
         if !std::mem::replace(&mut self.needed, true) && self.is_empty() && !is_forbidden() {
             *self = ByBpf {
+                prepared: true,
                 needed: true,
                 ..ByBpf::load()
             };
@@ -183,6 +187,18 @@ mod tests {
         let work = |processes, threads: usize| processes * PROCESS + threads - processes;
         assert!(!pays(work(1, 32)) && pays(work(1, 64)));
         assert!(!pays(work(8, 8)) && pays(work(16, 16)));
-        assert!(ByBpf::prepare(1, 1).for_process(Pid::own()).is_none());
+        let mut few = ByBpf::default();
+        few.prepare(1, 1);
+        assert!(!few.prepared && few.for_process(Pid::own()).is_none());
+    }
+
+    #[test]
+    fn the_program_is_loaded_once() {
+        let mut many = ByBpf::default();
+        many.prepare(1, 64);
+        // This process is not stopped by itself.
+        assert!(many.prepared && many.for_process(Pid::own()).is_none());
+        many.prepare(1, 64);
+        assert!(many.is_empty());
     }
 }

@@ -114,12 +114,14 @@ struct LookedAt {
 
 impl Looked {
     /// Looks at these threads of `pid`, which run. Threads that cannot be read are left out: every look only makes an
-    /// estimate better. What was seen `before` of a thread that has not been switched since still holds.
+    /// estimate better. What was seen `before` of a thread that has not been switched since still holds. `meanwhile` is done
+    /// beside that.
     pub fn look(
         pid: Pid,
         threads: &[Glimpse],
         before: &Looked,
         clocks: &mut ProcessorClocks,
+        meanwhile: impl FnOnce(),
     ) -> Looked {
         let mut seen: Vec<LookedAt> = Vec::with_capacity(threads.len());
         let mut changed = Vec::new();
@@ -137,7 +139,7 @@ impl Looked {
             }
         }
         let mut ran = Vec::new();
-        for (at, (asleep, since)) in look_at_all(pid, changed) {
+        for (at, (asleep, since)) in look_at_all(pid, changed, meanwhile) {
             seen[at].asleep = Some(asleep);
             ran.extend(since.map(|since| (at, since)));
         }
@@ -218,19 +220,25 @@ pub fn confirm<Owner>(
     Ok((waited.collect(), ended))
 }
 
-/// Looks at threads, which run, each with its place.
-fn look_at_all(pid: Pid, threads: Vec<(usize, Glimpse)>) -> Vec<(usize, (Asleep, Option<Ran>))> {
+/// Looks at threads, which run, each with its place. `meanwhile` is done beside that.
+fn look_at_all(
+    pid: Pid,
+    threads: Vec<(usize, Glimpse)>,
+    meanwhile: impl FnOnce(),
+) -> Vec<(usize, (Asleep, Option<Ran>))> {
     if threads.is_empty() {
+        meanwhile();
         return Vec::new();
     }
-    let looked = in_time::look("syscall", move || {
+    let look = move || {
         let compat = OnceCell::new();
         let look = |(at, thread): (usize, Glimpse)| {
             let compat = || *compat.get_or_init(|| proc::is_32_bit(pid));
             Some((at, look_at(pid, &thread, compat)?))
         };
         threads.into_iter().filter_map(look).collect()
-    });
+    };
+    let looked = in_time::look_beside("syscall", look, meanwhile);
     looked.unwrap_or_else(|e| {
         log::warn!("{}", e.during(Phase::Seize, pid));
         Vec::new()
@@ -591,7 +599,7 @@ mod tests {
         let pid = Pid::own();
         let mut clocks = ProcessorClocks::default();
         let threads = Glimpse::of_threads(pid).unwrap();
-        let seen = Looked::look(pid, &threads, &Looked::default(), &mut clocks);
+        let seen = Looked::look(pid, &threads, &Looked::default(), &mut clocks, || ());
         let now = monotonic().unwrap();
         let most = u64::try_from(begun.elapsed().as_nanos()).unwrap();
         let milli = 1_000_000;
@@ -603,7 +611,7 @@ mod tests {
             looked.asleep().map(since).collect::<Vec<_>>()
         };
         let threads = Glimpse::of_threads(pid).unwrap();
-        let again = Looked::look(pid, &threads, &seen, &mut clocks);
+        let again = Looked::look(pid, &threads, &seen, &mut clocks, || ());
         let (first, again) = (asleep_since(&seen), asleep_since(&again));
         sleeper.join().unwrap();
         // The clocks of two processors are compared with some microseconds' error.

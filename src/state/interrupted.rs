@@ -110,14 +110,16 @@ pub struct Seen(Looked);
 
 impl Seen {
     /// Looks at these threads of `pid`, which run. To be done last before the process is seized: how long a thread has been
-    /// waiting can't be seen any more when it has been stopped once more. `before`: what was seen at an earlier look.
+    /// waiting can't be seen any more when it has been stopped once more. `before`: what was seen at an earlier look. Another
+    /// thread looks, and this one does `meanwhile`.
     pub fn look(
         pid: Pid,
         threads: &[Glimpse],
         before: &Seen,
         clocks: &mut ProcessorClocks,
+        meanwhile: impl FnOnce(),
     ) -> Seen {
-        Seen(Looked::look(pid, threads, &before.0, clocks))
+        Seen(Looked::look(pid, threads, &before.0, clocks, meanwhile))
     }
 
     /// Was no thread seen waiting?

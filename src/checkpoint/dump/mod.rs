@@ -121,14 +121,15 @@ impl Dump {
             proc::tree(pid)
         };
         let is_first = !std::mem::replace(&mut self.root_seen, true);
+        let tree = is_first.then_some(seen.len());
         let one_helper = OneHelper::begin();
         for &pid in &seen {
-            self.look(pid);
+            self.look(pid, tree);
         }
         drop(one_helper);
-        if is_first {
+        if let Some(processes) = tree {
             let threads = seen.iter().map(|&pid| self.process(pid).threads).sum();
-            self.by_bpf = ByBpf::prepare(seen.len(), threads);
+            self.by_bpf.prepare(processes, threads);
         }
         // At the end, because the steps before use memory.
         for pid in seen {
@@ -142,7 +143,8 @@ impl Dump {
         }
     }
 
-    fn look(&mut self, pid: Pid) {
+    /// `tree`: how many processes are looked at before CRIU stops the first one.
+    fn look(&mut self, pid: Pid, tree: Option<usize>) {
         let _budget = Budget::of_process();
         let process = self.process(pid);
         process.looked_at = true;
@@ -151,7 +153,7 @@ impl Dump {
         if let Err(e) = fault::point(Point::DumpLook) {
             return log::warn!("{e}");
         }
-        match self.look_at_threads(pid) {
+        match self.look_at_threads(pid, tree) {
             Err(e) if e.is_died() => return,
             // CRIU says what it can't dump. What it can is dumped as it shows after the seize.
             Err(e) => log::warn!("{}", e.during(Phase::Seize, pid)),
@@ -164,7 +166,7 @@ impl Dump {
 
     /// Most processes are neither traced nor stopped, and have no pending SIGTRAP: one look at each of their threads is
     /// enough.
-    fn look_at_threads(&mut self, pid: Pid) -> Result<()> {
+    fn look_at_threads(&mut self, pid: Pid, tree: Option<usize>) -> Result<()> {
         let mut threads = Glimpse::of_threads(pid)?;
         if threads.iter().any(|thread| thread.traced) {
             // The tracer can be the helper process for stopped processes of a dump a moment ago.
@@ -183,7 +185,15 @@ impl Dump {
         let process = self.processes.entry(pid).or_default();
         process.threads = threads.len();
         process.beside_criu = threads.first().is_some_and(|leader| !leader.nested);
-        let waiting = interrupted::Seen::look(pid, &threads, &process.waiting, &mut self.clocks);
+        // To load the BPF program takes as long as to look at some dozen threads. Each other process has a thread at least.
+        let by_bpf = &mut self.by_bpf;
+        let load = || {
+            if let Some(processes) = tree {
+                by_bpf.prepare(processes, processes - 1 + threads.len());
+            }
+        };
+        let before = &process.waiting;
+        let waiting = interrupted::Seen::look(pid, &threads, before, &mut self.clocks, load);
         // A freezer of cgroup v1 hides what could be seen before. It is noted as well that no thread was seen waiting: as
         // long as the threads do not run, they are not looked at again.
         if !waiting.is_empty() || process.waiting.is_empty() {

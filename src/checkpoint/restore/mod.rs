@@ -370,7 +370,7 @@ impl Restore {
                 );
             }
         }
-        self.by_bpf = ByBpf::prepare(tree.len(), threads);
+        self.by_bpf.prepare(tree.len(), threads);
     }
 
     /// Logs the losses that this process has from now on.

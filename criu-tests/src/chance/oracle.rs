@@ -555,15 +555,16 @@ fn interval(line: &Line) -> Option<i128> {
     words.nth(nth)?.parse().ok()
 }
 
-/// A queue that is gone is many lines.
+/// A queue that is gone is many lines. How a child has ended is one of the last, and tells why all of its other lines are missing.
 fn cut(differences: Vec<Difference>) -> Vec<Difference> {
     let mut counts: BTreeMap<About, usize> = BTreeMap::new();
+    let is_end = |line: &str| line.starts_with("child ") && line.split(' ').nth(2) == Some("then");
     differences
         .into_iter()
         .filter(|difference| {
             let count = counts.entry(difference.about).or_default();
             *count += 1;
-            *count <= MOST
+            *count <= MOST || is_end(&difference.control) || is_end(&difference.found)
         })
         .collect()
 }
@@ -757,5 +758,22 @@ done";
         ];
         assert_eq!(moved(sent.each_ref().map(String::as_str)), 0);
         assert_eq!(moved(["act 1", "act 2", "done"]), 1);
+    }
+
+    #[test]
+    fn how_a_child_has_ended_is_never_cut() {
+        let lost = |number: u32| Difference {
+            about: About::Child,
+            control: format!("child 0 act {number} handler 0 0 own"),
+            found: String::new(),
+        };
+        let end = Difference {
+            about: About::Child,
+            control: "child 0 then code=2 value=9".to_owned(),
+            found: "child 0 then code=2 value=5".to_owned(),
+        };
+        let all: Vec<_> = (1..20).map(lost).chain([end.clone()]).collect();
+        let cut = cut(all);
+        assert_eq!((cut.len(), cut.last()), (MOST + 1, Some(&end)));
     }
 }

@@ -299,6 +299,7 @@ impl Report {
                 missing.about = About::Call;
             }
         }
+        masks_of_ended_calls(&mut found);
         found.append(&mut clocks);
         cut(found)
     }
@@ -555,6 +556,28 @@ fn interval(line: &Line) -> Option<i128> {
     words.nth(nth)?.parse().ok()
 }
 
+/// A thread whose call has ended has its own mask in force, and not that of the call: the mask is what the end of the call has
+/// made of it.
+fn masks_of_ended_calls(found: &mut [Difference]) {
+    let thread_of = |line: &str, what: &str| {
+        let (first, rest) = line.split_once(' ')?;
+        (first == what).then(|| rest.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let without_mask = |line: &str| line.split_once(" SigBlk=").map(|(rest, _)| rest.to_owned());
+    let ended: Vec<String> = found
+        .iter()
+        .filter(|one| one.about == About::Call && !one.found.is_empty())
+        .filter_map(|one| thread_of(&one.control, "wait"))
+        .collect();
+    for one in found {
+        let thread = thread_of(&one.control, "status");
+        let is_of_ended = thread.is_some_and(|thread| ended.contains(&thread));
+        if is_of_ended && without_mask(&one.control) == without_mask(&one.found) {
+            one.about = About::Call;
+        }
+    }
+}
+
 /// A queue that is gone is many lines. How a child has ended is one of the last, and tells why all of its other lines are missing.
 fn cut(differences: Vec<Difference>) -> Vec<Difference> {
     let mut counts: BTreeMap<About, usize> = BTreeMap::new();
@@ -775,5 +798,36 @@ done";
         let all: Vec<_> = (1..20).map(lost).chain([end.clone()]).collect();
         let cut = cut(all);
         assert_eq!((cut.len(), cut.last()), (MOST + 1, Some(&end)));
+    }
+
+    #[test]
+    fn the_mask_of_an_ended_call_is_of_the_call() {
+        let one = |about, control: &str, found: &str| Difference {
+            about,
+            control: control.to_owned(),
+            found: found.to_owned(),
+        };
+        let status = |thread: u8, mask: u8| format!("status {thread} SigPnd=00 SigBlk={mask:02}");
+        let wait = one(
+            About::Call,
+            "wait 0 epoll_pwait ret=1 errno=0",
+            "wait 0 epoll_pwait ret=-1 errno=4",
+        );
+        let mut all = [
+            one(About::Pending, &status(0, 1), &status(0, 2)),
+            one(About::Pending, &status(1, 1), &status(1, 2)),
+            one(
+                About::Pending,
+                &status(0, 1),
+                "status 0 SigPnd=10 SigBlk=02",
+            ),
+            wait,
+        ];
+        masks_of_ended_calls(&mut all);
+        let about = all.map(|one| one.about);
+        assert_eq!(
+            about,
+            [About::Call, About::Pending, About::Pending, About::Call]
+        );
     }
 }

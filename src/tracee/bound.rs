@@ -12,6 +12,8 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
+/// How long a stop of a thread is waited for that works inside the process, on what takes milliseconds, on however busy a machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// What each system call of an errand adds to its time.
 const CALL: Duration = Duration::from_millis(1);
 /// How many stops an errand may have, beside two for each system call.

@@ -273,7 +273,7 @@ fn wait_signal(tid: Tid, carrier: SigNo) -> Result<()> {
 
 /// Waits for the trap that was asked for, and gives its signal: that of a group stop, or SIGTRAP.
 fn wait_trap(tid: Tid) -> Result<i32> {
-    let mut bound = Bound::new(tid, "wait for the trap", super::stopped::PATIENCE, 0);
+    let mut bound = Bound::new(tid, "wait for the trap", super::bound::PATIENCE, 0);
     loop {
         bound.one_more()?;
         match ptrace::wait_stop(tid, bound.deadline())? {

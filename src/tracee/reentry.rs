@@ -15,11 +15,10 @@ use std::fmt;
 
 use criu_signals_images::{CallTable, Pid, Tid};
 
-use super::bound::Bound;
+use super::bound::{Bound, PATIENCE};
 use super::memory::{Memory, RemoteAddr};
 use super::ptrace::{self, Resume, Stop};
 use super::shield::{self, AtOnce};
-use super::stopped::PATIENCE;
 use crate::arch::{Registers, Waiting, is_wait, syscall_number, waiting};
 use crate::error::{Phase, Result};
 use crate::in_time;

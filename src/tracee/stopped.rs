@@ -11,7 +11,7 @@ use criu_signals_images::{Pid, Tid};
 use nix::errno::Errno;
 
 use super::alarm::Alarm;
-use super::bound::Bound;
+use super::bound::{Bound, PATIENCE};
 use super::cave;
 use super::left_behind;
 use super::memory::Memory;
@@ -33,9 +33,7 @@ pub enum ByHost {}
 #[derive(Debug)]
 pub enum ByUs {}
 
-/// How long a stop of a thread is waited for that works inside the process, on what takes milliseconds, on however busy a
-/// machine; and how long at least, where the caller gives less time for the stopping.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// And how long at least, where the caller gives less time for the stopping.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a thread is waited for before others are looked at.

@@ -156,7 +156,7 @@ pub fn check<Owner>(
     // entry that comes out of a queue for a moment, and a hard limit that was lowered stays low.
     report.errors.extend(take_back_limit(stopped, dumped).err());
     report.errors.extend(fault::point(Point::LimitBack).err());
-    // Last: any other call in the thread would need the registers of the system call to know of the mask.
+    // Last: a call that is begun anew in a thread looks at the registers alone for such a mask, and a call that has ended is not in them.
     if mode == Mode::Repair && checked.is_ok() {
         report
             .errors

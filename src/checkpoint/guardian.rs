@@ -560,6 +560,7 @@ fn try_rescue(
     let result = fault::point(Point::RescueSeized)
         .and_then(|()| {
             let count = put_back(&stopped, state, told)?;
+            repair::calls_of_stopped(&stopped, state)?;
             repair::masks_of_calls(&stopped, state, Held::AtTimes).map(|()| count)
         })
         .and_then(|count| fault::point(Point::RescueDone).map(|()| count));

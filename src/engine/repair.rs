@@ -20,10 +20,10 @@ use crate::state::mask::Masks;
 use crate::state::queues::{Arrivals, Counted, before_arrivals, is_timers};
 use crate::state::timers::{self, with_expiries, with_timer_arrivals};
 use crate::state::{
-    self, PendingLimit, Queue, Site, cpu_limit, dropped, itimers, owners, timerfds,
+    self, PendingLimit, Queue, Site, cpu_limit, dropped, interrupted, itimers, owners, timerfds,
 };
 pub use crate::state::{Done, Lost};
-use crate::tracee::{Budget, Injector, Remembered, StoppedProcess, rlimit};
+use crate::tracee::{Budget, Injector, Remembered, StoppedProcess, ptrace, rlimit};
 
 /// What to do about a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -647,6 +647,48 @@ pub fn masks_of_calls<Owner>(
                     Held::Throughout => masks.put_back(&mut site)?,
                     Held::AtTimes => masks.put_back_if_lost(&mut site)?,
                 }
+            }
+        }
+        injector.finish()
+    };
+    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
+}
+
+/// CRIU steps the threads of a process back, so that they make their calls once more. Where the process is stopped, a handler that is
+/// due would run before that, and the call would not end with EINTR. So the calls are as they were captured again, in threads that
+/// stand as CRIU leaves them. The threads of a process that runs have begun their calls by now.
+///
+/// # Errors
+/// If a call can't be put back.
+pub fn calls_of_stopped<Owner>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &ProcessState,
+) -> Result<()> {
+    let pid = stopped.pid();
+    let waited = |thread: &&ThreadState| thread.interrupted.is_some();
+    let waited: HashMap<i32, &ThreadState> = dumped
+        .threads
+        .iter()
+        .filter(waited)
+        .map(|thread| (thread.ids.innermost(), thread))
+        .collect();
+    let inner = || {
+        if waited.is_empty() || stopped.trapped_for(stopped.leader())?.is_none() {
+            return Ok(());
+        }
+        let mut injector = Injector::new(stopped)?;
+        for &tid in stopped.threads() {
+            let id = SignalStatus::read(pid, tid)?.ids.innermost();
+            let thread = waited.get(&id).copied();
+            let call = thread.and_then(|thread| thread.interrupted.as_ref());
+            if let (Some(thread), Some(call)) = (thread, call)
+                && ptrace::registers(tid)?.stands_before(call)
+            {
+                let mut site = Site {
+                    injector: &mut injector,
+                    tid,
+                };
+                interrupted::put_back_call(&mut site, thread)?;
             }
         }
         injector.finish()

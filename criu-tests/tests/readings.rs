@@ -14,7 +14,7 @@ use criu_signals::bpf::stopped::StoppedReader;
 use criu_signals::images::{ProcessState, RunState, ThreadState, TimerEntry, WaitStatus, image};
 use criu_signals::reading::Read as _;
 use criu_tests::cases::{self, CHECK, Test, all_need, restored, start, test, with_plugin};
-use criu_tests::chance::generate;
+use criu_tests::chance::generate::{self, Focus};
 use criu_tests::chance::stage::{self, STEP, Stage};
 use criu_tests::config;
 use criu_tests::criu::{Criu, Step};
@@ -439,7 +439,7 @@ fn random(first: u64, dir: &RunDir) -> Result<()> {
     let (mut same, mut spinning, mut apart) = (0, 0, 0);
     for seed in first..first + seeds {
         stage.set(generate::is_ia32(seed) && config::has_ia32(), STEP);
-        let Ok(running) = stage.start(&generate::plan(seed))? else {
+        let Ok(running) = stage.start(&generate::plan(seed, Focus::None))? else {
             // The program can't do that here, with criu or without.
             continue;
         };

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use criu_tests::chance::campaign::{self, Campaign, Record, Ways};
 use criu_tests::chance::cell::{self, Alone, Cell};
-use criu_tests::chance::generate;
+use criu_tests::chance::generate::{self, Focus};
 use criu_tests::chance::known::Known;
 use criu_tests::chance::plan::Plan;
 use criu_tests::chance::table;
@@ -28,6 +28,10 @@ struct Args {
     /// Which seeds: A..B, or a number of them from 0 on
     #[arg(long, default_value = "0..300", value_parser = campaign::seeds)]
     seeds: std::ops::Range<u64>,
+
+    /// What the plans have more of. The seeds of CI and of the documents are those without
+    #[arg(long, value_enum, default_value_t)]
+    focus: Focus,
 
     /// The kinds of ways, with commas: each seed is run in one of them, which the seed decides. `all`: in each
     #[arg(long, value_delimiter = ',')]
@@ -120,6 +124,7 @@ impl Args {
         };
         Ok(Campaign {
             seeds: self.seeds.clone(),
+            focus: self.focus,
             ways,
             ia32,
             alone: match self.alone {
@@ -141,7 +146,10 @@ fn outside(args: &Args) -> Result<bool> {
     if args.print {
         for seed in args.seeds.clone() {
             let bits = if generate::is_ia32(seed) { 32 } else { 64 };
-            println!("# seed {seed}, {bits} bits\n{}", generate::plan(seed));
+            println!(
+                "# seed {seed}, {bits} bits\n{}",
+                generate::plan(seed, args.focus)
+            );
         }
         return Ok(true);
     }

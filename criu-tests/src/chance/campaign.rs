@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::chance::cell::{Alone, Cell, Job, Outcome};
-use crate::chance::generate::{self, GENERATOR};
+use crate::chance::generate::{self, Focus, GENERATOR};
 use crate::chance::minimise::minimise;
 use crate::chance::plan::Plan;
 use crate::chance::stage::STEP;
@@ -37,6 +37,8 @@ pub enum Ways {
 pub struct Campaign {
     /// The seeds.
     pub seeds: Range<u64>,
+    /// What their plans have more of.
+    pub focus: Focus,
     /// The ways.
     pub ways: Ways,
     /// Only programs of 32 bits, or of 64.
@@ -64,6 +66,9 @@ pub struct Record {
     pub seed: u64,
     /// The version of what makes plans of seeds.
     pub generator: u32,
+    /// What the plans have more of.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub focus: Focus,
     /// The version of criu.
     pub criu: String,
     /// 32 or 64.
@@ -77,6 +82,10 @@ pub struct Record {
     /// The smallest plan that fails so, if it was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smallest: Option<String>,
+}
+
+fn is_none(focus: &Focus) -> bool {
+    *focus == Focus::None
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -127,7 +136,7 @@ impl Campaign {
         }
     }
 
-    /// What one that was ended before has written down, of the same generator, the same criu and seeds of this one.
+    /// What one that was ended before has written down, of the same generator and focus, the same criu and seeds of this one.
     pub fn done(&self, file: &Path) -> Result<Vec<Record>> {
         if !file.exists() {
             return Ok(Vec::new());
@@ -138,6 +147,7 @@ impl Campaign {
             // The last one may be half written.
             if let Ok(record) = serde_json::from_str::<Record>(&line?) {
                 let ours = record.generator == GENERATOR
+                    && record.focus == self.focus
                     && record.criu == self.criu
                     && self.seeds.contains(&record.seed);
                 records.extend(ours.then_some(record));
@@ -233,7 +243,7 @@ impl Campaign {
         if ways.is_empty() {
             return Ok(Vec::new());
         }
-        let plan = generate::plan(seed);
+        let plan = generate::plan(seed, self.focus);
         let keep = self.keep.as_ref().map(|keep| keep.join(seed.to_string()));
         let job = self.job(&plan, self.is_ia32(seed), &ways, keep);
         let mut anew = 0;
@@ -256,6 +266,7 @@ impl Campaign {
             records.push(Record {
                 seed,
                 generator: GENERATOR,
+                focus: self.focus,
                 criu: self.criu.clone(),
                 bits: self.bits(seed),
                 anew,
@@ -351,6 +362,7 @@ mod tests {
     fn campaign() -> Campaign {
         Campaign {
             seeds: 0..10,
+            focus: Focus::None,
             ways: Ways::OneOf(vec![Kind::Restore, Kind::Twice]),
             ia32: None,
             alone: Alone::OnDifference,
@@ -390,6 +402,7 @@ mod tests {
         let record = |seed, criu: &str| Record {
             seed,
             generator: GENERATOR,
+            focus: Focus::None,
             criu: criu.into(),
             bits: 64,
             anew: 0,

@@ -3,7 +3,9 @@
 //! The same seed is the same plan as long as [`GENERATOR`] is the same. Whatever changes what comes out has to raise it:
 //! a test here knows the plans of the first seeds by a checksum.
 
+use clap::ValueEnum;
 use oorandom::Rand64;
+use serde::{Deserialize, Serialize};
 
 use crate::chance::plan::{
     Action, Call, ChildKind, Clock, Disposition, End, Entry, Filter, Itimer, Line, Notify, Plan,
@@ -36,6 +38,15 @@ const OTHER_FLAGS: [u64; 5] = [0x1, 0x2, 0x400, 0x800, SA_RESETHAND];
 const SA_RESETHAND: u64 = 0x8000_0000;
 const SA_NOCLDWAIT: u64 = 0x2;
 
+/// They set a mask for their time.
+const SET_MASKS: [Call; 5] = [
+    Call::Ppoll,
+    Call::Pselect,
+    Call::EpollPwait,
+    Call::EpollPwait2,
+    Call::Sigsuspend,
+];
+
 const MS: u64 = 1_000_000;
 const S: u64 = 1000 * MS;
 
@@ -44,9 +55,84 @@ fn stream(seed: u64, number: u64) -> Rand64 {
     Rand64::new(u128::from(seed) << 8 | u128::from(number))
 }
 
+/// What plans have more of than the others. The kinds of state are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Focus {
+    /// Nothing.
+    #[default]
+    None,
+    /// Stopped processes whose threads wait in calls that set masks, with signals due.
+    StoppedCalls,
+    /// Timers, of the same number, with ignored signals.
+    Timers,
+    /// Children with states of their own, and a low RLIMIT_SIGPENDING.
+    Children,
+}
+
+/// How often what comes, in percent, or numbers to choose from.
+struct Weights {
+    waits: u64,
+    /// Only calls that set a mask.
+    mask_calls: u64,
+    masked: u64,
+    stop: u64,
+    due: u64,
+    dues: u8,
+    timers: &'static [u8],
+    same_number: u64,
+    ignored: u64,
+    children: &'static [u8],
+    limited: u64,
+}
+
+const EVEN: Weights = Weights {
+    waits: 35,
+    mask_calls: 0,
+    masked: 60,
+    stop: 6,
+    due: 40,
+    dues: 1,
+    timers: &[0, 0, 0, 1, 1, 2, 3, 6],
+    same_number: 25,
+    ignored: 0,
+    children: &[0, 0, 0, 0, 0, 1, 1, 2, 3],
+    limited: 15,
+};
+
+impl Focus {
+    fn weights(self) -> Weights {
+        match self {
+            Focus::None => EVEN,
+            Focus::StoppedCalls => Weights {
+                waits: 85,
+                mask_calls: 75,
+                masked: 95,
+                stop: 70,
+                due: 90,
+                dues: 3,
+                ..EVEN
+            },
+            Focus::Timers => Weights {
+                timers: &[2, 3, 4, 6, 8],
+                same_number: 60,
+                ignored: 60,
+                stop: 15,
+                ..EVEN
+            },
+            Focus::Children => Weights {
+                children: &[1, 2, 3, 4],
+                limited: 50,
+                stop: 25,
+                ..EVEN
+            },
+        }
+    }
+}
+
 /// The plan of a seed.
-pub fn plan(seed: u64) -> Plan {
-    let mut maker = Maker::new(stream(seed, 0));
+pub fn plan(seed: u64, focus: Focus) -> Plan {
+    let mut maker = Maker::new(stream(seed, 0), focus.weights());
     maker.everything();
     maker.into_plan()
 }
@@ -68,6 +154,7 @@ fn bit(signal: u8) -> u64 {
 /// A plan that is being made.
 struct Maker {
     random: Rand64,
+    weights: Weights,
     threads: u8,
     /// In a random order, with what must stay behind one another kept so.
     ordered: Vec<Line>,
@@ -90,9 +177,10 @@ struct Maker {
 }
 
 impl Maker {
-    fn new(random: Rand64) -> Self {
+    fn new(random: Rand64, weights: Weights) -> Self {
         Self {
             random,
+            weights,
             threads: 1,
             ordered: Vec::new(),
             declared: Vec::new(),
@@ -123,6 +211,11 @@ impl Maker {
     /// In so many of a hundred cases.
     fn percent(&mut self, of: u64) -> bool {
         self.below(100) < of
+    }
+
+    /// As [`percent`](Self::percent); nothing is drawn for what never comes.
+    fn percent_if_any(&mut self, of: u64) -> bool {
+        of > 0 && self.percent(of)
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
@@ -364,8 +457,10 @@ impl Maker {
     }
 
     fn timers(&mut self) {
-        let several = self.percent(25).then(|| self.signal());
-        for id in 0..self.pick(&[0, 0, 0, 1, 1, 2, 3, 6]) {
+        let several = self
+            .percent(self.weights.same_number)
+            .then(|| self.signal());
+        for id in 0..self.pick(self.weights.timers) {
             // Behind others of its number as well.
             let signal = match several {
                 Some(signal) => signal,
@@ -374,6 +469,11 @@ impl Maker {
                     _ => self.signal(),
                 },
             };
+            if self.percent_if_any(self.weights.ignored) {
+                let mut to = self.disposition(signal);
+                to.action = Action::Ignore;
+                self.act(signal, to);
+            }
             self.timer(id, signal);
         }
         if self.percent(6) {
@@ -464,7 +564,7 @@ impl Maker {
     }
 
     fn children(&mut self) {
-        for child in 0..self.pick(&[0, 0, 0, 0, 0, 1, 1, 2, 3]) {
+        for child in 0..self.pick(self.weights.children) {
             self.sent |= bit(SIGCHLD);
             let stop = self.stop_signal();
             let kind = match self.below(8) {
@@ -548,7 +648,7 @@ impl Maker {
 
     fn limits(&mut self) {
         self.userns = self.percent(2);
-        self.limited = self.percent(15);
+        self.limited = self.percent(self.weights.limited);
         if !self.limited {
             return;
         }
@@ -670,7 +770,7 @@ impl Maker {
 
     fn waits(&mut self) {
         for thread in 0..self.threads {
-            if self.busy[usize::from(thread)] || !self.percent(35) {
+            if self.busy[usize::from(thread)] || !self.percent(self.weights.waits) {
                 continue;
             }
             if let Some(wait) = self.wait(thread) {
@@ -686,7 +786,10 @@ impl Maker {
             FutexBitset, FutexLockPi, IoGetevents, IoUringEnter, MqReceive, Nanosleep, Pause, Poll,
             Ppoll, Pselect, Recv, RtSigtimedwait, Select, Semtimedop, Send, Sigsuspend,
         };
-        let call = self.pick(Call::ALL);
+        let call = match self.percent_if_any(self.weights.mask_calls) {
+            true => self.pick(&SET_MASKS),
+            false => self.pick(Call::ALL),
+        };
         let needs_time = matches!(
             call,
             Nanosleep | ClockNanosleep | ClockNanosleepAbs | Semtimedop
@@ -727,10 +830,7 @@ impl Maker {
             timeout = Some(20_000 + u32::from(self.small(100)) * 300);
             self.change(end, |to| to.flags &= !SA_RESTART);
         }
-        let masked = matches!(
-            call,
-            Ppoll | Pselect | EpollPwait | EpollPwait2 | Sigsuspend
-        ) && self.percent(60);
+        let masked = SET_MASKS.contains(&call) && self.percent(self.weights.masked);
         let mask = masked.then(|| self.mask() | self.sent);
         let mask = mask.map(|mask| mask & !end.map_or(0, bit));
         Some(Wait {
@@ -753,7 +853,7 @@ impl Maker {
     }
 
     fn stop(&mut self) {
-        if !self.percent(6) || self.leader_exits {
+        if !self.percent(self.weights.stop) || self.leader_exits {
             return;
         }
         // The others stop no group that is orphaned, as that of a session's leader is.
@@ -769,12 +869,14 @@ impl Maker {
                 *mask |= bit(SIGCONT);
             }
         }
-        if self.percent(40)
-            && let Some(due) = self.handled(0)
-        {
-            let thread = self.thread();
-            self.open[usize::from(thread)] |= bit(due);
-            self.declared.push(Line::Due(Queue::Private(thread), due));
+        for _ in 0..self.weights.dues {
+            if self.percent(self.weights.due)
+                && let Some(due) = self.handled(0)
+            {
+                let thread = self.thread();
+                self.open[usize::from(thread)] |= bit(due);
+                self.declared.push(Line::Due(Queue::Private(thread), due));
+            }
         }
     }
 
@@ -865,7 +967,7 @@ mod tests {
     #[test]
     fn plans_of_seeds_stay_what_they_are() {
         let text: String = (0..300)
-            .map(|seed| format!("{}{}{}", seed, plan(seed), is_ia32(seed)))
+            .map(|seed| format!("{}{}{}", seed, plan(seed, Focus::None), is_ia32(seed)))
             .collect();
         assert_eq!(
             (GENERATOR, checksum(&text)),
@@ -877,21 +979,46 @@ mod tests {
     #[test]
     fn a_plan_that_uses_every_signal_ends() {
         for seed in [209_540, 209_673] {
-            assert!(plan(seed).to_string().lines().count() > 60, "{seed}");
+            assert!(
+                plan(seed, Focus::None).to_string().lines().count() > 60,
+                "{seed}"
+            );
         }
     }
 
     #[test]
     fn plans_can_be_read() {
-        for seed in 0..2000 {
-            let plan = plan(seed);
-            assert_eq!(plan.to_string().parse::<Plan>().unwrap(), plan, "{seed}");
+        for focus in Focus::value_variants() {
+            for seed in 0..1000 {
+                let plan = plan(seed, *focus);
+                assert_eq!(plan.to_string().parse::<Plan>().unwrap(), plan, "{seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_focus_gives_more_of_its_kind() {
+        let count = |focus, word: &str| {
+            let plans = (0..200).map(|seed| plan(seed, focus).to_string());
+            let of_plan = |plan: String| plan.lines().filter(|line| line.starts_with(word)).count();
+            plans.map(of_plan).sum::<usize>()
+        };
+        for (focus, word) in [
+            (Focus::StoppedCalls, "stopped "),
+            (Focus::StoppedCalls, "due "),
+            (Focus::Timers, "timer "),
+            (Focus::Children, "child "),
+            (Focus::Children, "limit "),
+        ] {
+            assert!(count(focus, word) > 2 * count(Focus::None, word), "{word}");
         }
     }
 
     #[test]
     fn every_directive_comes() {
-        let text: String = (0..3000).map(|seed| plan(seed).to_string()).collect();
+        let text: String = (0..3000)
+            .map(|seed| plan(seed, Focus::None).to_string())
+            .collect();
         for word in [
             "userns",
             "pidns",

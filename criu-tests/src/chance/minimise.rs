@@ -287,13 +287,13 @@ fn simpler_disposition(to: &Disposition) -> impl Iterator<Item = Disposition> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chance::generate;
+    use crate::chance::generate::{self, Focus};
 
     #[test]
     fn two_lines_that_matter_are_what_is_left() {
         let mut failing = 0;
         for seed in 0..300 {
-            let plan = generate::plan(seed);
+            let plan = generate::plan(seed, Focus::None);
             let mut asked = 0;
             let mut fails = |plan: &Plan| {
                 asked += 1;
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn it_stops_asking() {
-        let plan = generate::plan(3);
+        let plan = generate::plan(3, Focus::None);
         let mut asked = 0;
         minimise(&plan, 5, &mut |_| {
             asked += 1;
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_fails_by_itself_becomes_nothing() {
-        let plan = generate::plan(7);
+        let plan = generate::plan(7, Focus::None);
         assert_eq!(minimise(&plan, 1000, &mut |_| true), Plan::default());
     }
 }

@@ -121,12 +121,14 @@ pub fn line(record: &Record) -> Option<String> {
 mod tests {
     use super::*;
     use crate::chance::cell::Outcome;
+    use crate::chance::generate::Focus;
     use crate::chance::verdict::Shown;
 
     fn record(way: &str, verdict: Verdict, alone: Option<Shown>) -> Record {
         Record {
             seed: 1,
             generator: 1,
+            focus: Focus::None,
             criu: "4.2.1".into(),
             bits: 64,
             anew: 0,

@@ -26,6 +26,7 @@ pub const DIFFERS: u8 = 1;
 #[derive(Args)]
 pub struct Context {
     /// How many seconds to wait for a process to stop. Only a process in uninterruptible sleep takes noticeable time.
+    /// A thread in vfork(2) is waited for a fifth of the time: its child may run for long.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub timeout: Duration,
     /// When to use colours. `auto`: if the output is a terminal and NO_COLOR is not set.

@@ -21,7 +21,7 @@ use super::reentry::{EndedCall, SeenCalls};
 use super::shield::{LostMask, loses_mask};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::fault::{self, Point};
-use crate::proc;
+use crate::proc::{self, Uninterruptible};
 use crate::process::pidfd::PidFd;
 
 /// Stopped and seized by the program that this library runs in: CRIU, around a plugin's hook. It must be found
@@ -36,8 +36,13 @@ pub enum ByUs {}
 /// And how long at least, where the caller gives less time for the stopping.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a thread is waited for before others are looked at.
+/// How long a thread is waited for before others are looked at: this long, or a part of the time that has been waited.
 const SLICE: Duration = Duration::from_millis(5);
+const SLICE_PART: u32 = 8;
+
+/// A thread in vfork(2) stops when its child has called exec or has ended: mostly at once, or whenever the child likes. It is
+/// waited for this part of the time.
+const VFORK_PART: u32 = 5;
 
 /// How long threads that are to be let go again may take to stop. Only one in uninterruptible sleep takes any time.
 const SHIELD_TIME: Duration = Duration::from_millis(100);
@@ -326,6 +331,10 @@ pub struct StoppingProcess {
     seen: SeenCalls,
     /// Those that could not be let go because they were ending, and whose end has not been heard of.
     ending: Vec<Tid>,
+    /// When it was told to stop.
+    begun: Instant,
+    /// Until when a thread in vfork(2) is waited for.
+    vfork_deadline: Instant,
     /// Could seccomp not be suspended?
     exposed: bool,
     /// What it has to be, if that is more than a number.
@@ -359,13 +368,13 @@ impl StoppingProcess {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        let begun = Instant::now();
+        let time = deadline.saturating_duration_since(begun);
         let mut stopping = StoppingProcess {
             process: StoppedProcess {
                 pid,
                 threads: Vec::new(),
-                patience: deadline
-                    .saturating_duration_since(Instant::now())
-                    .clamp(LEAST_PATIENCE, PATIENCE),
+                patience: time.clamp(LEAST_PATIENCE, PATIENCE),
                 memory: OnceCell::new(),
                 owned: true,
                 ended_calls: Vec::new(),
@@ -376,10 +385,11 @@ impl StoppingProcess {
             known: BTreeSet::new(),
             seen: SeenCalls::default(),
             ending: Vec::new(),
+            begun,
+            vfork_deadline: begun + time / VFORK_PART,
             exposed: false,
             held: None,
         };
-        let begun = Instant::now();
         let mut seized = stopping.seize_new(deadline).map(drop);
         // Its leader has ended for a moment while another thread is in execve(2).
         while let Err(e) = &seized
@@ -522,7 +532,9 @@ impl StoppingProcess {
         let pid = self.process.pid;
         loop {
             while let Some(&tid) = self.due.last() {
-                let slice = deadline.min(Instant::now() + SLICE);
+                let now = Instant::now();
+                let slice = SLICE.max(now.duration_since(self.begun) / SLICE_PART);
+                let slice = deadline.min(now + slice);
                 let stopped = stop_thread(tid, slice)
                     // At once: until then the death of this tracer would end some calls with EINTR.
                     .and_then(|()| self.keep_call(tid));
@@ -536,7 +548,7 @@ impl StoppingProcess {
                         self.forget(tid);
                         self.look_at_leader();
                     }
-                    Err(e) if is_timeout(&e) && slice < deadline => {
+                    Err(e) if is_timeout(&e) && slice < deadline && !self.waits_for_child(tid) => {
                         self.bury(Some(tid));
                         // A thread that was seized while it was in execve(2) has been seen to run on.
                         match ptrace::interrupt(tid) {
@@ -560,6 +572,15 @@ impl StoppingProcess {
                 };
             }
         }
+    }
+
+    /// Is it a thread in vfork(2) that has been waited for long enough?
+    fn waits_for_child(&self, tid: Tid) -> bool {
+        Instant::now() >= self.vfork_deadline
+            && matches!(
+                proc::uninterruptible(self.process.pid, tid),
+                Some(Uninterruptible::InVfork(_))
+            )
     }
 
     /// Of a thread that has stopped.
@@ -862,7 +883,12 @@ fn is_timeout(e: &Error) -> bool {
 fn why_it_runs(pid: Pid, tid: Tid, e: Error) -> Error {
     match proc::uninterruptible(pid, tid) {
         Some(sleep) => {
-            Error::os(format!("wait for the stop ({sleep})"), Errno::ETIMEDOUT).in_thread(tid)
+            let share = match sleep {
+                Uninterruptible::InVfork(_) => "; waited for a fifth of the time allowed",
+                _ => "",
+            };
+            let what = format!("wait for the stop ({sleep}{share})");
+            Error::os(what, Errno::ETIMEDOUT).in_thread(tid)
         }
         None => e,
     }

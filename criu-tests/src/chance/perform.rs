@@ -1,5 +1,6 @@
 //! One run of a plan in a way, and what it shows.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -720,14 +721,20 @@ impl Performance<'_> {
     }
 
     fn write_back(&mut self, running: &Running) -> Result<()> {
+        let mut unstoppable = BTreeSet::new();
         for file in Self::files(running)? {
-            if file.ends_with("waiters") {
+            let pid = file.split('/').next().map(str::to_owned);
+            if file.ends_with("waiters") || unstoppable.contains(&pid) {
                 continue;
             }
             let mut command = self.command();
             command.arg("cat").arg(&file);
             let read = self.expect(running, &mut command)?;
             if !read.ok() {
+                // Each file would be waited for, longer than the program itself waits, and none could be written.
+                if read.output.contains(IN_VFORK) {
+                    unstoppable.insert(pid);
+                }
                 continue;
             }
             let text = running.dir.file("text");
@@ -774,6 +781,9 @@ impl Performance<'_> {
         self.shown.said.dedup();
     }
 }
+
+/// What a command says of a process with a thread in vfork(2), which can't be stopped.
+const IN_VFORK: &str = "(vfork: until its child";
 
 /// What criu says before it makes its first call in a process (compel/src/lib/infect.c).
 const INFECTS: &str = "Parasite syscall_ip at";

@@ -625,33 +625,16 @@ pub fn masks_of_calls<Owner>(
     dumped: &ProcessState,
     held: Held,
 ) -> Result<()> {
-    let pid = stopped.pid();
-    let masks: HashMap<i32, Masks> = dumped
-        .threads
-        .iter()
-        .filter_map(|thread| Some((thread.ids.innermost(), Masks::from_thread(thread)?)))
-        .collect();
-    if masks.is_empty() {
-        return Ok(());
-    }
-    let inner = || {
-        let mut injector = Injector::new(stopped)?;
-        for &tid in stopped.threads() {
-            let id = SignalStatus::read(pid, tid)?.ids.innermost();
-            if let Some(masks) = masks.get(&id) {
-                let mut site = Site {
-                    injector: &mut injector,
-                    tid,
-                };
-                match held {
-                    Held::Throughout => masks.put_back(&mut site)?,
-                    Held::AtTimes => masks.put_back_if_lost(&mut site)?,
-                }
-            }
-        }
-        injector.finish()
-    };
-    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
+    at_threads(
+        stopped,
+        dumped,
+        Masks::from_thread,
+        |site, masks| match held {
+            Held::Throughout => masks.put_back(site),
+            Held::AtTimes => masks.put_back_if_lost(site),
+        },
+    )
+    .map_err(|e| e.during(Phase::Replay, stopped.pid()))
 }
 
 /// CRIU steps the threads of a process back, so that they make their calls once more. Where the process is stopped, a handler that is
@@ -660,40 +643,57 @@ pub fn masks_of_calls<Owner>(
 ///
 /// # Errors
 /// If a call can't be put back.
-pub fn calls_of_stopped<Owner>(
+pub fn calls_of_stopped<'d, Owner>(
     stopped: &StoppedProcess<Owner>,
-    dumped: &ProcessState,
+    dumped: &'d ProcessState,
 ) -> Result<()> {
-    let pid = stopped.pid();
-    let waited = |thread: &&ThreadState| thread.interrupted.is_some();
-    let waited: HashMap<i32, &ThreadState> = dumped
-        .threads
-        .iter()
-        .filter(waited)
-        .map(|thread| (thread.ids.innermost(), thread))
-        .collect();
     let inner = || {
-        if waited.is_empty() || stopped.trapped_for(stopped.leader())?.is_none() {
+        if dumped.threads.iter().all(|t| t.interrupted.is_none())
+            || stopped.trapped_for(stopped.leader())?.is_none()
+        {
             return Ok(());
         }
-        let mut injector = Injector::new(stopped)?;
-        for &tid in stopped.threads() {
-            let id = SignalStatus::read(pid, tid)?.ids.innermost();
-            let thread = waited.get(&id).copied();
-            let call = thread.and_then(|thread| thread.interrupted.as_ref());
-            if let (Some(thread), Some(call)) = (thread, call)
-                && ptrace::registers(tid)?.stands_before(call)
-            {
-                let mut site = Site {
-                    injector: &mut injector,
-                    tid,
-                };
-                interrupted::put_back_call(&mut site, thread)?;
-            }
-        }
-        injector.finish()
+        let waited = |thread: &'d ThreadState| Some((thread, thread.interrupted.as_ref()?));
+        at_threads(
+            stopped,
+            dumped,
+            waited,
+            |site, (thread, call)| match ptrace::registers(site.tid)?.stands_before(call) {
+                true => interrupted::put_back_call(site, thread),
+                false => Ok(()),
+            },
+        )
     };
-    inner().map_err(|e: Error| e.during(Phase::Replay, pid))
+    inner().map_err(|e: Error| e.during(Phase::Replay, stopped.pid()))
+}
+
+/// Does `act` in each thread of which the dump knows something that `known` names. Nothing is asked if there is none.
+fn at_threads<'d, Owner, T>(
+    stopped: &StoppedProcess<Owner>,
+    dumped: &'d ProcessState,
+    known: impl Fn(&'d ThreadState) -> Option<T>,
+    act: impl Fn(&mut Site<'_, '_, Owner>, &T) -> Result<()>,
+) -> Result<()> {
+    let known: HashMap<i32, T> = dumped
+        .threads
+        .iter()
+        .filter_map(|thread| Some((thread.ids.innermost(), known(thread)?)))
+        .collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let mut injector = Injector::new(stopped)?;
+    for &tid in stopped.threads() {
+        let id = SignalStatus::read(stopped.pid(), tid)?.ids.innermost();
+        if let Some(known) = known.get(&id) {
+            let mut site = Site {
+                injector: &mut injector,
+                tid,
+            };
+            act(&mut site, known)?;
+        }
+    }
+    injector.finish()
 }
 
 /// Puts back the dispositions of the process from which `state` was captured, and the signals that this takes out of its

@@ -10,7 +10,7 @@ use super::cgroup::{Cgroup, Hold};
 use super::{Progress, Stage, step};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::losses::by_stop::refuse_stop;
-use crate::proc::{self, Uninterruptible};
+use crate::proc;
 use crate::process::worker;
 use crate::tracee::{ByUs, StoppedProcess, StoppingProcess};
 
@@ -361,12 +361,7 @@ fn waits_for_child(pid: Pid) -> bool {
     proc::threads(pid)
         .unwrap_or_default()
         .into_iter()
-        .any(|tid| {
-            matches!(
-                proc::uninterruptible(pid, tid),
-                Some(Uninterruptible::InVfork(_))
-            )
-        })
+        .any(|tid| proc::is_in_vfork(pid, tid))
 }
 
 /// Parents before their children.

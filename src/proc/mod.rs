@@ -52,7 +52,7 @@ pub use tasks::{
 };
 pub(crate) use tasks::{first_argument, is_worker, listed, parse_call};
 pub use timers::{TimerLine, timers};
-pub use uninterruptible::{Uninterruptible, uninterruptible};
+pub use uninterruptible::{Uninterruptible, is_in_vfork, uninterruptible};
 
 // For fuzz/.
 #[cfg(feature = "fuzzing")]

@@ -62,6 +62,11 @@ pub fn uninterruptible(pid: Pid, tid: Tid) -> Option<Uninterruptible> {
     Some(Uninterruptible::in_function(wchan.ok().flatten()))
 }
 
+/// Does the thread wait for its child in vfork(2)?
+pub fn is_in_vfork(pid: Pid, tid: Tid) -> bool {
+    matches!(uninterruptible(pid, tid), Some(Uninterruptible::InVfork(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -576,11 +576,7 @@ impl StoppingProcess {
 
     /// Is it a thread in vfork(2) that has been waited for long enough?
     fn waits_for_child(&self, tid: Tid) -> bool {
-        Instant::now() >= self.vfork_deadline
-            && matches!(
-                proc::uninterruptible(self.process.pid, tid),
-                Some(Uninterruptible::InVfork(_))
-            )
+        Instant::now() >= self.vfork_deadline && proc::is_in_vfork(self.process.pid, tid)
     }
 
     /// Of a thread that has stopped.

@@ -67,14 +67,14 @@ pub struct Record {
     /// The version of what makes plans of seeds.
     pub generator: u32,
     /// What the plans have more of.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub focus: Focus,
     /// The version of criu.
     pub criu: String,
     /// 32 or 64.
     pub bits: u32,
     /// How often it was run anew because it had failed while the machine stood still.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub anew: u32,
     /// What came out.
     #[serde(flatten)]
@@ -84,12 +84,8 @@ pub struct Record {
     pub smallest: Option<String>,
 }
 
-fn is_none(focus: &Focus) -> bool {
-    *focus == Focus::None
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// So often a seed that fails while the machine stands still is run anew.

@@ -131,9 +131,11 @@ impl Pair {
         }
     }
 
-    /// Has the process the id that it had?
-    fn kept_its_id(&self) -> bool {
-        self.image.process.ids.innermost() == self.ids.innermost()
+    /// Has the process the ids that it had, in every namespace that both looks at it show? They may have been made from
+    /// different namespaces.
+    fn kept_its_ids(&self) -> bool {
+        let (old, new) = (self.image.process.ids.as_slice(), self.ids.as_slice());
+        old.ends_with(new) || new.ends_with(old)
     }
 }
 
@@ -446,7 +448,7 @@ pub(super) fn translated(pair: &Pair, now: &ProcessState, pairs: &[Pair]) -> Pro
             *tid = *new;
         }
     }
-    if pairs.iter().any(|pair| !pair.kept_its_id()) {
+    if pairs.iter().any(|pair| !pair.kept_its_ids()) {
         let sender = |pid| name_of(pid, pair, pairs);
         for owner in &mut state.file_owners {
             *owner = owner.renamed(|tid| renamed.get(&tid).copied(), sender);
@@ -614,6 +616,17 @@ mod tests {
         ];
         assert_eq!(senders(0, &pairs), [100]);
         assert_eq!(senders(1, &pairs), [1]);
+    }
+
+    #[test]
+    fn a_container_that_was_started_anew_is_seen_with_other_ids_from_outside() {
+        // Its process is 1 in its own namespace, as before.
+        let pairs = [
+            paired(&[7], 1, &[101, 7], &[7], 1),
+            paired(&[101, 1], 2, &[1, 0], &[201, 1], 4),
+        ];
+        assert_eq!(senders(0, &pairs), [201, 7]);
+        assert_eq!(senders(1, &pairs), [1, 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::assemble::{Helper, If, Instruction, Label, Program, Reg};
 use super::kernel;
 use super::layout::Layout;
 use super::pids::PidMembers;
-use super::process::members::Action;
+use super::process::members::{Action, Block};
 use super::process::state::dispositions;
 use crate::engine::told::{Told, ToldThread};
 use crate::error::{Cause, Error, Result};
@@ -203,18 +203,9 @@ struct Task {
     parent_death: i32,
     children: i32,
     traced: i32,
-    block: Block,
-}
-
-/// Of `struct restart_block`, from the beginning of the task.
-struct Block {
-    function: i32,
-    sleep_end: i32,
-    sleep_clock: i32,
-    poll_has: i32,
-    poll_seconds: i32,
-    poll_nanoseconds: i32,
-    futex_end: i32,
+    /// Where `restart_block` is, and in it its members.
+    block: i32,
+    block_members: Block,
 }
 
 struct Signal {
@@ -234,8 +225,6 @@ impl Members {
         let cpu_timer = layout.behind(&signal, "it")?;
         let block = layout.behind(&task, "restart_block")?;
         let of_task = |path: &str| layout.offset(&task, path);
-        let of_block =
-            |path: &str| Ok::<i32, Error>(of_task("restart_block")? + layout.offset(&block, path)?);
         let of_signal = |path: &str| layout.offset(&signal, path);
         let of_action = |path: &str| layout.offset(&action, path);
         let sizes = [
@@ -261,17 +250,8 @@ impl Members {
                 parent_death: of_task("pdeath_signal")?,
                 children: of_task("children")?,
                 traced: of_task("ptraced")?,
-                block: Block {
-                    function: of_block("fn")?,
-                    sleep_end: of_block("nanosleep.expires")?,
-                    sleep_clock: of_block("nanosleep.clockid")?,
-                    poll_has: of_block("poll.has_timeout")?,
-                    poll_seconds: of_block("poll.tv_sec")
-                        .or_else(|_| of_block("poll.end_time.tv_sec"))?,
-                    poll_nanoseconds: of_block("poll.tv_nsec")
-                        .or_else(|_| of_block("poll.end_time.tv_nsec"))?,
-                    futex_end: of_block("futex.time")?,
-                },
+                block: of_task("restart_block")?,
+                block_members: Block::from_layout(layout, &block)?,
             },
             signal: Signal {
                 timer: of_signal("real_timer.state")?,
@@ -414,6 +394,7 @@ impl Maker<'_> {
 
     fn of_task(&mut self) {
         let task = &self.members.task;
+        let block = &task.block_members;
         for (word, size, offset) in [
             (Word::Stack, 8, task.stack),
             (Word::StackSize, 8, task.stack_size),
@@ -422,13 +403,17 @@ impl Maker<'_> {
             (Word::Children, 8, task.children),
             (Word::Traced, 8, task.traced),
             (Word::Sighand, 8, task.sighand),
-            (Word::Restart, 8, task.block.function),
-            (Word::SleepEnd, 8, task.block.sleep_end),
-            (Word::SleepClock, 4, task.block.sleep_clock),
-            (Word::PollHas, 4, task.block.poll_has),
-            (Word::PollSeconds, 8, task.block.poll_seconds),
-            (Word::PollNanoseconds, 8, task.block.poll_nanoseconds),
-            (Word::FutexEnd, 8, task.block.futex_end),
+            (Word::Restart, 8, task.block + block.function),
+            (Word::SleepEnd, 8, task.block + block.nanosleep),
+            (Word::SleepClock, 4, task.block + block.clock),
+            (Word::PollHas, 4, task.block + block.poll_has),
+            (Word::PollSeconds, 8, task.block + block.poll_seconds),
+            (
+                Word::PollNanoseconds,
+                8,
+                task.block + block.poll_nanoseconds,
+            ),
+            (Word::FutexEnd, 8, task.block + block.futex),
         ] {
             self.copy(word, size, TASK, offset);
         }

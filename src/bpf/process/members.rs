@@ -99,13 +99,29 @@ pub(in super::super) struct Action {
 }
 
 /// Of `struct restart_block`.
-pub(super) struct Block {
-    pub(super) nanosleep: i32,
-    pub(super) clock: i32,
-    pub(super) poll_seconds: i32,
-    pub(super) poll_nanoseconds: i32,
-    pub(super) poll_has: i32,
-    pub(super) futex: i32,
+pub(in super::super) struct Block {
+    pub(in super::super) function: i32,
+    pub(in super::super) nanosleep: i32,
+    pub(in super::super) clock: i32,
+    pub(in super::super) poll_has: i32,
+    pub(in super::super) poll_seconds: i32,
+    pub(in super::super) poll_nanoseconds: i32,
+    pub(in super::super) futex: i32,
+}
+
+impl Block {
+    pub(in super::super) fn from_layout(layout: &Layout, block: &Structure) -> Result<Block> {
+        let at = |path: &str| layout.offset(block, path);
+        Ok(Block {
+            function: at("fn")?,
+            nanosleep: at("nanosleep.expires")?,
+            clock: at("nanosleep.clockid")?,
+            poll_has: at("poll.has_timeout")?,
+            poll_seconds: at("poll.tv_sec").or_else(|_| at("poll.end_time.tv_sec"))?,
+            poll_nanoseconds: at("poll.tv_nsec").or_else(|_| at("poll.end_time.tv_nsec"))?,
+            futex: at("futex.time")?,
+        })
+    }
 }
 
 /// Of `struct k_itimer`, as it is since Linux 6.13.
@@ -170,16 +186,7 @@ impl Members {
             },
             charged: charged(layout, &task)?,
             registers: layout.structure("pt_regs")?.size()?,
-            block: Block {
-                nanosleep: at(&block, "nanosleep.expires")?,
-                clock: at(&block, "nanosleep.clockid")?,
-                poll_seconds: at(&block, "poll.tv_sec")
-                    .or_else(|_| at(&block, "poll.end_time.tv_sec"))?,
-                poll_nanoseconds: at(&block, "poll.tv_nsec")
-                    .or_else(|_| at(&block, "poll.end_time.tv_nsec"))?,
-                poll_has: at(&block, "poll.has_timeout")?,
-                futex: at(&block, "futex.time")?,
-            },
+            block: Block::from_layout(layout, &block)?,
             context: at(&context, "task")?,
             timers: TimerMembers::from_layout(layout).map_err(|e| e.to_string()),
         };

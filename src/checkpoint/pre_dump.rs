@@ -19,7 +19,7 @@ use crate::state::asleep::ProcessorClocks;
 use crate::state::interrupted::{self, HandedOver};
 use crate::tracee::{Budget, ByHost, StoppedProcess};
 
-use super::dump::PATIENCE;
+use super::dump::{PATIENCE, seized_next};
 
 /// What a pre-dump has done so far.
 #[derive(Default)]
@@ -51,14 +51,9 @@ impl PreDump {
     }
 
     /// Looks at the process that CRIU seizes next, and changes nothing in the process: this criu may not call the plugin
-    /// again. The first call, for the root, looks at all processes, for the reason that
-    /// [`Dump::before_seize`](super::dump::Dump::before_seize) gives.
+    /// again. The first call looks at all processes (`seized_next`).
     pub fn before_seize(&mut self, pid: Pid) {
-        let seen = if std::mem::replace(&mut self.root_seen, true) {
-            vec![pid]
-        } else {
-            proc::tree(pid)
-        };
+        let seen = seized_next(&mut self.root_seen, pid);
         let _one_helper = OneHelper::begin();
         for pid in seen {
             let _budget = Budget::of_process();
@@ -74,11 +69,8 @@ impl PreDump {
         let threads = Glimpse::of_threads(pid)?;
         let is_first = !self.processes.contains_key(&pid);
         let process = self.processes.entry(pid).or_default();
-        let before = &process.waiting;
-        let waiting = interrupted::Seen::look(pid, &threads, before, &mut self.clocks, || ());
-        if !waiting.is_empty() || process.waiting.is_empty() {
-            process.waiting = waiting;
-        }
+        let waiting = &mut process.waiting;
+        waiting.look(pid, &threads, &mut self.clocks, || ());
         if is_first && let Some(warning) = call_eintr::before_pre_dump(pid, &threads)? {
             log::warn!("{warning}");
         }

@@ -109,22 +109,22 @@ fn whole(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Opti
 pub struct Seen(Looked);
 
 impl Seen {
-    /// Looks at these threads of `pid`, which run. To be done last before the process is seized: how long a thread has been
-    /// waiting can't be seen any more when it has been stopped once more. `before`: what was seen at an earlier look. Another
-    /// thread looks, and this one does `meanwhile`.
+    /// Looks at these threads of `pid`, which run, and keeps what is seen. To be done last before the process is seized: how long
+    /// a thread has been waiting can't be seen any more when it has been stopped once more. Another thread looks, and this one
+    /// does `meanwhile`.
     pub fn look(
+        &mut self,
         pid: Pid,
         threads: &[Glimpse],
-        before: &Seen,
         clocks: &mut ProcessorClocks,
         meanwhile: impl FnOnce(),
-    ) -> Seen {
-        Seen(Looked::look(pid, threads, &before.0, clocks, meanwhile))
-    }
-
-    /// Was no thread seen waiting?
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    ) {
+        let now = Looked::look(pid, threads, &self.0, clocks, meanwhile);
+        // A freezer of cgroup v1 hides what could be seen before. It is noted as well that no thread was seen waiting: as
+        // long as the threads do not run, they are not looked at again.
+        if !now.is_empty() || self.0.is_empty() {
+            self.0 = now;
+        }
     }
 
     /// Keeps the stop from ending a call in the threads of `pid` that this process traces and has stopped; the process was never

@@ -39,7 +39,6 @@ use crate::proc::{self, Glimpse, TimerLine};
 use crate::run_report::{Document, Outcome, Process};
 use crate::setting_names::TAKE_OUT;
 use crate::state::asleep::{self, ProcessorClocks};
-use crate::state::interrupted;
 use crate::tracee::{Budget, Remembered};
 
 use process::DumpedProcess;
@@ -111,16 +110,10 @@ impl Dump {
         })
     }
 
-    /// Looks at the process that CRIU seizes next. The first call, for the root, looks at all processes: with
-    /// `--freeze-cgroup`, CRIU freezes the others before their turn, and a process in a frozen cgroup v1 can't be looked
-    /// at.
+    /// Looks at the process that CRIU seizes next. The first call looks at all processes (`seized_next`).
     pub fn before_seize(&mut self, pid: Pid) {
-        let seen = if self.root_seen {
-            vec![pid]
-        } else {
-            proc::tree(pid)
-        };
-        let is_first = !std::mem::replace(&mut self.root_seen, true);
+        let is_first = !self.root_seen;
+        let seen = seized_next(&mut self.root_seen, pid);
         let tree = is_first.then_some(seen.len());
         let one_helper = OneHelper::begin();
         for &pid in &seen {
@@ -192,13 +185,8 @@ impl Dump {
                 by_bpf.prepare(processes, processes - 1 + threads.len());
             }
         };
-        let before = &process.waiting;
-        let waiting = interrupted::Seen::look(pid, &threads, before, &mut self.clocks, load);
-        // A freezer of cgroup v1 hides what could be seen before. It is noted as well that no thread was seen waiting: as
-        // long as the threads do not run, they are not looked at again.
-        if !waiting.is_empty() || process.waiting.is_empty() {
-            process.waiting = waiting;
-        }
+        let waiting = &mut process.waiting;
+        waiting.look(pid, &threads, &mut self.clocks, load);
         Ok(())
     }
 
@@ -328,6 +316,16 @@ impl Dump {
     pub fn end(mut self, ret: i32) -> Document {
         self.take_back(ret);
         self.recorder.finish(Some(ret), None)
+    }
+}
+
+/// The processes to look at before CRIU seizes `pid`: with the first, the root, all. With `--freeze-cgroup` CRIU freezes the
+/// others before their turn, and a process in a frozen cgroup v1 can't be looked at.
+pub(super) fn seized_next(root_seen: &mut bool, pid: Pid) -> Vec<Pid> {
+    if std::mem::replace(root_seen, true) {
+        vec![pid]
+    } else {
+        proc::tree(pid)
     }
 }
 

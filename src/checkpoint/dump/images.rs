@@ -66,27 +66,28 @@ impl Dump {
             self.written.remove(dir);
             return;
         }
-        let streamed = self.outgoing.is_some();
         // CRIU's images are written by now.
         match self.outgoing.take() {
             None => {
                 self.correct_processes(dir);
                 self.correct_files(dir);
+                self.say_summary();
+                self.look_for_unseen(dir);
             }
-            Some(outgoing) => self.leave_to_stream(outgoing, dir),
+            Some(outgoing) => {
+                self.leave_to_stream(outgoing, dir);
+                self.say_summary();
+            }
         }
-        let summary = format!(
+    }
+
+    fn say_summary(&self) {
+        log::log!(
+            self.notices.level().unwrap_or(log::Level::Info),
             "dump: {} processes captured; not kept: {}",
             self.written.len(),
             self.notices
         );
-        log::log!(
-            self.notices.level().unwrap_or(log::Level::Info),
-            "{summary}"
-        );
-        if !streamed {
-            self.look_for_unseen(dir);
-        }
     }
 
     /// All images in the folder have been sent, and none has to outlive this dump any more.

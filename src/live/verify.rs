@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use criu_signals_images::{
-    CallTable, Difference, Field, InterruptedCall, Pid, Place, ProcessState, RestartCode,
-    ThreadState, compare, compare_exit_signals,
+    CallTable, Difference, Field, InterruptedCall, Pid, Place, ProcessState, ThreadState, compare,
+    compare_exit_signals,
 };
 
 use super::names::{Pair, matched_threads, missing_threads, translated};
 use super::{Cgroup, Progress, Stage, Stopped, Target, step};
-use crate::arch::{self, Waiting};
 use crate::engine::capture;
 use crate::engine::repair;
 use crate::engine::repair::{Done, Report};
 use crate::error::{Cause, Error, Phase, Result};
 use crate::losses::not_compared;
+use crate::state::interrupted::is_restart;
 use crate::state::{itimers, timers};
 
 /// How long a thread that waited may take to be seen waiting again: one that works in a loop is not always found in
@@ -186,15 +186,14 @@ fn not_waiting(dumped: &ProcessState, now: &ProcessState) -> Vec<Difference> {
 
 /// From the same place in the program. One that was interrupted before may go on by restart_syscall(2).
 fn same_call(compat: bool, then: &InterruptedCall, now: &InterruptedCall) -> bool {
-    let restarted = |call: &InterruptedCall| {
-        call.code == RestartCode::ByBlock
-            && arch::waiting(call.number, [0; 6], compat) == Some(Waiting::Restart)
-    };
+    let restarted = |call| is_restart(call, compat);
     then.ip == now.ip && (then.number == now.number || restarted(then) || restarted(now))
 }
 
 #[cfg(test)]
 mod tests {
+    use criu_signals_images::RestartCode;
+
     use super::*;
 
     #[test]

@@ -4,13 +4,14 @@
 
 use std::cell::OnceCell;
 
-use criu_signals_images::{CallTable, InterruptedCall, Pid, ProcessState, RestartCode, Tid};
+use criu_signals_images::{CallTable, InterruptedCall, Pid, ProcessState, Tid};
 
 use crate::arch::{self, Waiting};
 use crate::error::Result;
 use crate::in_time;
 use crate::losses::notices::{Notice, Saying};
 use crate::proc::{self, Glimpse};
+use crate::state::interrupted::is_restart;
 use crate::tracee::reentry::EndedCall;
 
 /// These leave EINTR only where the kernel can't write the remaining time into the program's memory (fs/select.c,
@@ -38,10 +39,7 @@ pub fn at_dump(pid: Pid, process: &ProcessState, ended: &[EndedCall]) -> Vec<Say
         ),
         advice: "checkpoint it when no signal without a handler is pending, and the thread waits",
     });
-    let untold = |call: &InterruptedCall| {
-        call.code == RestartCode::ByBlock
-            && arch::waiting(call.number, [0; 6], process.compat) == Some(Waiting::Restart)
-    };
+    let untold = |call: &InterruptedCall| is_restart(call, process.compat);
     let threads = process.threads.iter();
     threads
         .filter(|thread| thread.interrupted.as_ref().is_some_and(untold))

@@ -62,7 +62,7 @@ impl Kind for InterruptedSystemCall {
             return Ok(());
         };
         let registers = ptrace::registers(site.tid)?;
-        if is_restart(call, &registers) {
+        if is_restart(call, registers.is_compat()) {
             says_eintr(site.tid, call, &registers);
             return Ok(());
         }
@@ -80,10 +80,16 @@ impl Kind for InterruptedSystemCall {
     }
 }
 
-/// The call that a stop has interrupted, unless the call has ended.
+/// The call that a stop has interrupted, unless the call has ended. Without the remaining time.
+fn interrupted_with_code(registers: &Registers) -> Option<InterruptedCall> {
+    let (call, result) = in_call(registers)?;
+    let code = RestartCode::from_result(result)?;
+    Some(InterruptedCall { code, ..call })
+}
+
+/// As [`interrupted_with_code`], with the remaining time where the kernel has written that into the program's memory.
 fn interrupted(memory: &Memory, registers: &Registers) -> Option<InterruptedCall> {
-    let (mut call, result) = in_call(registers)?;
-    call.code = RestartCode::from_result(result)?;
+    let mut call = interrupted_with_code(registers)?;
     if call.code == RestartCode::ByBlock {
         call.remaining = written_back(memory, registers, &call);
     }
@@ -199,14 +205,11 @@ impl Confirmed {
     pub fn needs_blocks<Owner>(&self, stopped: &StoppedProcess<Owner>) -> Result<bool> {
         for &tid in stopped.threads() {
             let registers = ptrace::registers(tid).map_err(|e| e.in_thread(tid))?;
-            let Some((call, result)) = in_call(&registers) else {
-                continue;
-            };
-            let is_restart = RestartCode::from_result(result) == Some(RestartCode::ByBlock)
-                && waiting(call.number, registers.call_args(), registers.is_compat())
-                    == Some(Waiting::Restart);
+            let call = interrupted_with_code(&registers);
             let was_seen = |one: &Waited| one.tid == tid && one.restarted.is_some();
-            if is_restart && !self.waited.iter().any(was_seen) {
+            if call.is_some_and(|call| is_restart(&call, registers.is_compat()))
+                && !self.waited.iter().any(was_seen)
+            {
                 return Ok(true);
             }
         }
@@ -294,7 +297,7 @@ impl Confirmed {
         let block = self.blocks.get(&tid);
         let restarted = waited.and_then(|waited| waited.restarted).or_else(|| {
             let kind = block
-                .filter(|_| is_restart(call, &registers))?
+                .filter(|_| is_restart(call, registers.is_compat()))?
                 .restarted()?;
             let (args, compat) = (registers.call_args(), registers.is_compat());
             Some(kind.number_of(compat, args, stopped.memory().ok()))
@@ -380,7 +383,7 @@ impl HandedOver {
                 continue;
             }
             // Nobody knows it: the dump has said so.
-            if !is_restart(call, &registers) {
+            if !is_restart(call, registers.is_compat()) {
                 set(*tid, &registers, call, RestartCode::UnlessHandled)
                     .map_err(|e| e.in_thread(*tid))?;
             }
@@ -426,7 +429,7 @@ impl HandedOver {
         };
         if now.is_some_and(|now| now.number == call.number && now.ip == call.ip) {
             // CRIU did not get as far as this thread, or there is nothing that it changes.
-            if !is_restart(call, &registers) {
+            if !is_restart(call, registers.is_compat()) {
                 set(tid, &registers, call, call.code)?;
             }
             return Ok(None);
@@ -538,8 +541,12 @@ fn waiting_in(registers: &Registers, call: &InterruptedCall) -> Option<Waiting> 
     waiting(call.number, registers.call_args(), registers.is_compat())
 }
 
-fn is_restart(call: &InterruptedCall, registers: &Registers) -> bool {
-    call.code == RestartCode::ByBlock && waiting_in(registers, call) == Some(Waiting::Restart)
+/// Is it restart_syscall(2), which was interrupted once more? Then only the kernel's `restart_block` tells of which call.
+/// `compat`: the number is of the 32-bit table.
+pub(crate) fn is_restart(call: &InterruptedCall, compat: bool) -> bool {
+    // The arguments do not matter for that.
+    call.code == RestartCode::ByBlock
+        && waiting(call.number, [0; 6], compat) == Some(Waiting::Restart)
 }
 
 fn says_eintr(tid: Tid, call: &InterruptedCall, registers: &Registers) {

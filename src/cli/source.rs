@@ -363,7 +363,7 @@ fn frozen(pid: Pid, context: &Context) -> Result<Reading, Failure> {
     let lacks = if reading.missing().is_empty() {
         "shown is all that BPF reads"
     } else {
-        "which calls it would be interrupted in, and the time left of them, is not shown"
+        "the calls that a stop would interrupt, and their remaining times, are not shown"
     };
     context::say(&format_args!("{frozen}; {lacks}"));
     Ok(reading)

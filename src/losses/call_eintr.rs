@@ -46,12 +46,12 @@ pub fn at_dump(pid: Pid, process: &ProcessState, ended: &[EndedCall]) -> Vec<Say
         .map(|thread| Saying {
             notice: Notice::CallEintr,
             what: format!(
-                "pid {pid} ({}) tid {}: restart_syscall: a call that had been interrupted before, and only the kernel knows which: the call \
-                 ends with EINTR, after a restore or when the process runs on",
+                "pid {pid} ({}) tid {}: restart_syscall continues an interrupted call, and only the kernel knows which call: the call \
+                 ends with EINTR after a restore, or when the process runs on",
                 process.comm,
                 thread.tid()
             ),
-            advice: "give criu CAP_BPF and CAP_PERFMON, so that the plugin can read it, or checkpoint later",
+            advice: "give criu CAP_BPF and CAP_PERFMON, so that the plugin can read which call it is, or checkpoint later",
         })
         .chain(ended)
         .collect()
@@ -94,8 +94,8 @@ pub fn before_pre_dump(pid: Pid, threads: &[Glimpse]) -> Result<Option<String>> 
         return Ok(None);
     }
     Ok(Some(format!(
-        "pid {pid}: a pre-dump ends these system calls with EINTR, unless this criu hands the stopped process to plugins, which \
-         the log then says: {} (docs/upstream/pre-dump.md)",
+        "pid {pid}: a pre-dump ends these system calls with EINTR: {}. If this criu hands stopped processes to plugins, the \
+         pre-dump ends none of them, and this log says so later (docs/upstream/pre-dump.md)",
         calls.join(", ")
     )))
 }

@@ -55,7 +55,7 @@ pub fn at_dump(pid: Pid, ties: &Ties, parent_is_dumped: bool) -> Vec<Saying> {
                  not in these images. A restore postpones the signal until the process has a parent that stays: a parent \
                  that ends before sends none"
             ),
-            advice: "take the word pdeathsig from the list: the restored process has the signal again when criu, and the \
+            advice: "remove the word pdeathsig from the list: the restored process has the signal again when criu, and the \
                      program that has started criu, have ended",
         });
     }

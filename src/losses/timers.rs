@@ -112,9 +112,9 @@ pub fn unread(pid: Pid, process: &ProcessState) -> Vec<Saying> {
     let timers = process.timers.iter();
     let perhaps = timers.filter(|timer| timers::may_be_pending(process, timer));
     let what = "its signal may be pending, in a queue that is too deep to be read and is left to criu, because \
-                RLIMIT_SIGPENDING leaves no room to put the queue back. criu queues the signal as one that somebody has \
-                sent: after a restore it is delivered even if the timer has been set since, and does not start the next \
-                period";
+                RLIMIT_SIGPENDING leaves no room to put the queue back. criu queues the signal like one that a process \
+                has sent: after a restore the signal is delivered even if the timer has been set since, and does not start \
+                the timer's next period";
     perhaps
         .map(|timer| saying(Notice::Timer, pid, process, timer.id, what, LET_IT_COME))
         .collect()

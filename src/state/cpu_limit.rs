@@ -68,8 +68,9 @@ fn late(pid: Pid, dumped: &CpuLimit, found: &CpuLimit) -> Option<String> {
     }
     let left = soft.saturating_sub(late.as_secs()).max(1);
     Some(format!(
-        "{:.3} s of the {soft} s of RLIMIT_CPU were used before the dump, and the CPU time used has begun anew: SIGXCPU \
-         comes {:.3} s late. With prlimit --pid {pid} --cpu={left}: it comes in time, but the program sees that limit",
+        "the process had used {:.3} s of the {soft} s of RLIMIT_CPU before the dump, and its used CPU time begins at 0 again: \
+         SIGXCPU comes {:.3} s late. With prlimit --pid {pid} --cpu={left} SIGXCPU comes in time, but the program sees \
+         that limit",
         used.as_secs_f64(),
         late.as_secs_f64()
     ))
@@ -92,14 +93,14 @@ mod tests {
         let late = |soft, used, now| super::late(pid, &cpu(soft, used), &cpu(soft, now));
         let text = late(60, 12_340, 20).unwrap();
         assert!(
-            text.starts_with("12.340 s of the 60 s of RLIMIT_CPU"),
+            text.starts_with("the process had used 12.340 s of the 60 s of RLIMIT_CPU"),
             "{text}"
         );
         assert!(
-            text.contains("12.320 s late") && text.contains("--cpu=48:"),
+            text.contains("12.320 s late") && text.contains("--cpu=48 "),
             "{text}"
         );
-        assert!(late(1, 5_000, 0).unwrap().contains("--cpu=1:"));
+        assert!(late(1, 5_000, 0).unwrap().contains("--cpu=1 "));
         assert_eq!(late(60, 900, 0), None);
         assert_eq!(late(60, 20, 30), None);
         assert_eq!(late(Rlimit::INFINITY, 12_340, 0), None);

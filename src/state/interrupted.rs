@@ -552,8 +552,7 @@ pub(crate) fn is_restart(call: &InterruptedCall, compat: bool) -> bool {
 fn says_eintr(tid: Tid, call: &InterruptedCall, registers: &Registers) {
     let call = call.named(CallTable::here(registers.is_compat()));
     log::warn!(
-        "tid {tid}: {call}: the call had been interrupted before, and only the kernel knows which call would be \
-         restarted: the call ends with EINTR"
+        "tid {tid}: {call} continues an interrupted call, and only the kernel knows which call: the call ends with EINTR"
     );
 }
 

@@ -184,8 +184,8 @@ fn place(
     }
     if timer.entry == TimerEntry::Ignored && !may_be_handled(state, timer) {
         return Err(
-            "the signal is ignored, and to count needs a handler for a moment: others of its number would be \
-                    flushed, or a thread could take the signal",
+            "the signal is ignored, and counting needs a handler for a moment: the kernel would remove other signals of the \
+             number, or a thread could take the signal",
         );
     }
     alone(state, timer).ok_or("other signals of its number are pending")

@@ -266,7 +266,7 @@ impl Queue {
             Kept::AndArrivals { ahead, .. } => {
                 log::warn!(
                     "pid {} tid {}: {ahead} signals that were sent while a queue was put back stand before older ones of the \
-                     same number: the process gets them in that order. The sender does not rest",
+                     same number, and the process gets the signals in that order: the sender never pauses",
                     site.pid(),
                     site.tid
                 );

@@ -168,9 +168,9 @@ impl PosixTimers {
 /// The message about an entry that has lost the number of its timer.
 pub fn renamed(timer: &DeletedTimer) -> String {
     format!(
-        "timer {} is gone, and the entry of {} that it has left has the number of another timer, and is behind those of its number: \
-         this kernel can't make one of that number (Linux 6.15 can), or a timer has it now",
-        timer.id, timer.signo
+        "the pending entry of {} that the deleted timer {} has left now has the id of another timer, and stands behind the other \
+         entries of {}: this kernel can't create a timer with a given id (Linux 6.15 can), or a timer has the id now",
+        timer.signo, timer.id, timer.signo
     )
 }
 

@@ -804,7 +804,7 @@ impl<'i> Visit<'i> {
         if in_force == of_call && ptrace::signal_mask(self.tid)? == self.mask {
             return Ok(());
         }
-        let why = Cause::NotKept("the kernel has not left it in force".into());
+        let why = Cause::NotKept("the kernel has not kept the mask of the call in force".into());
         Err(Error::new("put back the mask of a system call", why))
     }
 

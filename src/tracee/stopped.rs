@@ -860,7 +860,7 @@ fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
 /// however little time is left for the others.
 fn let_go(tid: Tid) -> Result<()> {
     let (pid, deadline) = (Pid::from(tid), Instant::now() + LEAST_PATIENCE);
-    log::debug!("tid {tid}: another process's by now, let go");
+    log::debug!("tid {tid}: the thread id belongs to another process by now: released");
     let stopped = stop_thread(tid, deadline).and_then(|()| SeenCalls::default().keep(pid, tid));
     match stopped.and_then(|_| ptrace::detach(tid)) {
         Err(e) if e.is_died() => {

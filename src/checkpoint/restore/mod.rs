@@ -419,8 +419,8 @@ impl Restore {
         if self.postponed.contains_key(&pid) {
             let what = format!(
                 "pid {pid} ({comm}): its parent-death signal {signo}{threads} is postponed, because the end of criu, or of \
-                 the program that has started criu, would send it. The process {} sets it again when the parent is \
-                 one that stays, and says so in this log",
+                 the program that has started criu, would send it. The process {} sets the signal again when the \
+                 process has a parent that stays, and writes that to this log",
                 parent_death::HELPER
             );
             self.notices.note(Notice::ParentDeathSignal, &what);

@@ -10,12 +10,14 @@
 //! expires and is deleted, of the same number where the kernel can make one (Linux 6.15).
 
 use criu_signals_images::{
-    DeletedTimer, Notify, Pending, PosixTimer, ProcessState, SigNo, SigSet, Siginfo, TIMERS_LIMIT,
-    Tid,
+    DeletedTimer, Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, SigSet, Siginfo,
+    TIMERS_LIMIT, Tid,
 };
 use nix::errno::Errno;
 
-use super::queues::{Anew, Queue, is_fault, like_a_timers_own, take_one, with_sent_since};
+use super::queues::{
+    Anew, Queue, bare_infos, is_fault, like_a_timers_own, take_one, with_sent_since, without_entry,
+};
 use super::timers::{TIMER_ABSTIME, comes_into_queue, is_in_queue, number, set, timespec};
 use super::{Kind, PendingLimit, Site, itimers, put_back};
 use crate::error::{Cause, Error, Phase, Result};
@@ -312,21 +314,34 @@ fn rebuild<Owner>(
     ids: Option<&RestoreIds>,
 ) -> Result<bool> {
     let found = of_number(&place.queue.read(site, usize::MAX)?, signo);
-    // rt_sigtimedwait takes from the thread's private queue first.
-    let aside = match place.queue {
-        Queue::Private => Vec::new(),
-        Queue::Shared => of_number(&Queue::Private.read(site, usize::MAX)?, signo),
+    let aside = match found.is_empty() {
+        true => Pending::default(),
+        false => place.queue.in_the_way(site, SigSet::EMPTY.with(signo))?,
     };
-    if !found.is_empty() && aside.iter().any(|info| like_a_timers_own(info).is_some()) {
+    if aside
+        .queue
+        .iter()
+        .any(|info| like_a_timers_own(info).is_some())
+    {
         return Err(in_the_way(signo).in_thread(place.tid));
     }
-    let aside: &[Siginfo] = if found.is_empty() { &[] } else { &aside };
+    let bare = aside.bits_without_info();
+    let mut expected = aside.queue.clone();
+    expected.extend(bare.iter().map(without_entry));
+    expected.extend(&found);
     let status = SignalStatus::read(site.pid(), site.tid)?;
     let limit = PendingLimit::capture(site)?;
     let mut calls = vec![raise(limit)];
-    let taking = calls.len()..calls.len() + aside.len() + found.len();
-    calls.extend(taking.clone().map(|_| take_one(signo)));
-    calls.extend(Queue::Private.queueing(site, &status.ids, aside)?);
+    let first = calls.len();
+    let signos = expected.iter().filter_map(|info| SigNo::new(info.signo()));
+    calls.extend(signos.map(take_one));
+    let taking = first..calls.len();
+    calls.extend(Queue::Private.queueing(site, &status.ids, &aside.queue)?);
+    if !bare.is_empty() {
+        calls.push(PendingLimit::call(Rlimit { soft: 0, ..limit }));
+        calls.extend(Queue::Private.queueing(site, &status.ids, &bare_infos(bare))?);
+        calls.push(raise(limit));
+    }
     calls.extend(ids.map(|_| restore_ids(RESTORE_IDS_ON)));
     let mut creating = Vec::new();
     for info in wanted {
@@ -346,15 +361,8 @@ fn rebuild<Owner>(
     calls.push(PendingLimit::call(limit));
     let outcomes = site.injector.run_whole(site.tid, &calls)?;
     put_back::<PendingLimit, _>(site, &limit)?;
-    let expected = [aside, &found].concat();
-    put_back_strangers(
-        site,
-        place,
-        signo,
-        &status,
-        &outcomes[taking.clone()],
-        &expected,
-    )?;
+    let taken = &outcomes[taking.clone()];
+    put_back_strangers(site, place, signo, &status, taken, expected)?;
     let is_full = |&at: &usize| outcomes[at].errno() == Some(Errno::EAGAIN);
     if creating.iter().any(is_full) {
         return Ok(false);
@@ -371,9 +379,8 @@ fn put_back_strangers<Owner>(
     signo: SigNo,
     status: &SignalStatus,
     outcomes: &[Outcome],
-    expected: &[Siginfo],
+    mut expected: Vec<Siginfo>,
 ) -> Result<()> {
-    let mut expected = expected.to_vec();
     let mut strange = Vec::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.errno().is_none()) {
         let info = super::queues::siginfo(outcome)?;
@@ -504,8 +511,8 @@ fn restore_ids(what: u64) -> Call {
         .value(0)
 }
 
-fn raise(limit: criu_signals_images::Rlimit) -> Call {
-    PendingLimit::call(criu_signals_images::Rlimit {
+fn raise(limit: Rlimit) -> Call {
+    PendingLimit::call(Rlimit {
         soft: limit.hard,
         ..limit
     })

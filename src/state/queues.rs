@@ -497,7 +497,11 @@ impl Queue {
 
     /// rt_sigtimedwait takes from the thread's private queue first: what of the leader's has to be out of the way of
     /// these numbers in the shared queue. All of it, so that its order stays; but entries of timers do not move.
-    fn in_the_way<Owner>(self, site: &Site<'_, '_, Owner>, numbers: SigSet) -> Result<Pending> {
+    pub(super) fn in_the_way<Owner>(
+        self,
+        site: &Site<'_, '_, Owner>,
+        numbers: SigSet,
+    ) -> Result<Pending> {
         if self == Queue::Private || Queue::Private.bits(site)?.intersection(numbers).is_empty() {
             return Ok(Pending::default());
         }
@@ -1193,7 +1197,7 @@ pub(super) fn without_entry(signo: SigNo) -> Siginfo {
 }
 
 /// What leaves its bit alone where there is no room.
-fn bare_infos(bits: SigSet) -> Vec<Siginfo> {
+pub(super) fn bare_infos(bits: SigSet) -> Vec<Siginfo> {
     bits.iter()
         .map(|signo| {
             let code = if signo.is_realtime() {

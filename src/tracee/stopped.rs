@@ -2,7 +2,7 @@
 //! this crate has stopped can be released by this crate.
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,10 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a thread is waited for before others are looked at: this long, or a part of the time that has been waited.
 const SLICE: Duration = Duration::from_millis(5);
 const SLICE_PART: u32 = 8;
+
+/// So many threads have been told to stop at a time, and have not been seen to stop. Should this tracer die, the stop ends some calls of
+/// theirs with EINTR. With only one the tracer would wait for each to be scheduled.
+const AT_ONCE: usize = 2;
 
 /// A thread in vfork(2) stops when its child has called exec or has ended: mostly at once, or whenever the child likes. It is
 /// waited for this part of the time.
@@ -240,7 +244,7 @@ impl StoppedProcess<ByUs> {
         // A tracer may have let the process go since the kernel said EPERM, and the next one as well.
         let mut unseen = 0;
         loop {
-            let stopping = StoppingProcess::begin(pid, deadline);
+            let stopping = StoppingProcess::seize(pid, deadline, AT_ONCE);
             let seized =
                 stopping.and_then(|stopping| stopping.wait(deadline).map_err(|late| late.why));
             match seized {
@@ -323,8 +327,12 @@ impl StoppedProcess<ByUs> {
 pub struct StoppingProcess {
     /// The threads that are seized.
     process: StoppedProcess<ByUs>,
-    /// Those of them that are not known to have stopped.
-    due: Vec<Tid>,
+    /// Those of them that have not been told to stop.
+    untold: VecDeque<Tid>,
+    /// Those that have been told, and are not known to have stopped.
+    due: VecDeque<Tid>,
+    /// How many of these there may be. A thread that takes long does not keep the others from being told.
+    at_once: usize,
     /// Ids that have been seen, of threads that have ended, too.
     known: BTreeSet<i32>,
     /// What was seen of the threads before they were seized.
@@ -357,6 +365,18 @@ impl StoppingProcess {
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already; ETIMEDOUT if one can't be seized until
     /// `deadline` because another one is in execve(2).
     pub fn begin(pid: Pid, deadline: Instant) -> Result<Self> {
+        let mut stopping = Self::seize(pid, deadline, usize::MAX)?;
+        match stopping.next_due() {
+            Ok(_) => Ok(stopping),
+            Err(e) => {
+                stopping.shield_due();
+                Err(e.during(Phase::Seize, pid))
+            }
+        }
+    }
+
+    /// Seizes every thread of `pid`. So many `at_once` are told to stop, and the others as these stop.
+    fn seize(pid: Pid, deadline: Instant, at_once: usize) -> Result<Self> {
         // PTRACE_SEIZE would wait until it is thawed (JOBCTL_TRAPPING, ptrace_attach), and nothing but SIGKILL end that.
         while proc::is_stopped_and_held(pid) {
             if Instant::now() >= deadline {
@@ -381,7 +401,9 @@ impl StoppingProcess {
                 assumes_calls: false,
                 owner: PhantomData,
             },
-            due: Vec::new(),
+            untold: VecDeque::new(),
+            due: VecDeque::new(),
+            at_once,
             known: BTreeSet::new(),
             seen: SeenCalls::default(),
             ending: Vec::new(),
@@ -514,6 +536,7 @@ impl StoppingProcess {
         }
         // Another program may run in it from now on.
         self.process.memory.take();
+        self.untold.clear();
         self.due.clear();
         self.known.clear();
         self.bury(None);
@@ -527,11 +550,20 @@ impl StoppingProcess {
         self.seize_new(deadline).map(drop)
     }
 
-    /// Threads that run may clone others, so until a whole pass finds nobody new.
+    /// Where a thread does not stop until `deadline`, all others have.
     fn stop_all(&mut self, deadline: Instant) -> Result<()> {
+        let stopped = self.stop_each(deadline);
+        if stopped.is_err() {
+            self.stop_untold();
+        }
+        stopped
+    }
+
+    /// Threads that run may clone others, so until a whole pass finds nobody new.
+    fn stop_each(&mut self, deadline: Instant) -> Result<()> {
         let pid = self.process.pid;
         loop {
-            while let Some(&tid) = self.due.last() {
+            while let Some(tid) = self.next_due()? {
                 let now = Instant::now();
                 let slice = SLICE.max(now.duration_since(self.begun) / SLICE_PART);
                 let slice = deadline.min(now + slice);
@@ -540,7 +572,7 @@ impl StoppingProcess {
                     .and_then(|()| self.keep_call(tid));
                 match stopped {
                     Ok(()) => {
-                        self.due.pop();
+                        self.due.pop_front();
                     }
                     // A thread may end between being listed and being stopped; the leader may not.
                     Err(e) if e.is_died() && tid.get() != pid.get() => {
@@ -556,8 +588,9 @@ impl StoppingProcess {
                             other => other?,
                         }
                         // The others have stopped perhaps, and are shielded before this one is waited for again.
-                        if self.due.last() == Some(&tid) {
-                            self.due.rotate_right(1);
+                        self.at_once = self.at_once.saturating_add(1);
+                        if self.due.front() == Some(&tid) {
+                            self.due.rotate_left(1);
                         }
                     }
                     Err(e) if is_timeout(&e) => return Err(why_it_runs(pid, tid, e)),
@@ -572,6 +605,17 @@ impl StoppingProcess {
                 };
             }
         }
+    }
+
+    /// The thread to wait for. Tells further threads to stop.
+    fn next_due(&mut self) -> Result<Option<Tid>> {
+        while self.due.len() < self.at_once
+            && let Some(tid) = self.untold.pop_front()
+        {
+            self.due.push_back(tid);
+            tell(tid)?;
+        }
+        Ok(self.due.front().copied())
     }
 
     /// Is it a thread in vfork(2) that has been waited for long enough?
@@ -591,23 +635,45 @@ impl StoppingProcess {
 
     fn forget(&mut self, tid: Tid) {
         self.process.threads.retain(|&seized| seized != tid);
+        self.untold.retain(|&seized| seized != tid);
         self.due.retain(|&seized| seized != tid);
         self.ending.retain(|&seized| seized != tid);
     }
 
-    /// Before threads that were told to stop are let go without having been waited for: the stop ends some calls with
-    /// EINTR.
+    /// Before threads are let go that were seized and not waited for. Only a thread that has stopped can be let go, and the stop
+    /// ends some calls with EINTR.
     fn shield_due(&mut self) {
+        self.due.append(&mut self.untold);
+        let due = std::mem::take(&mut self.due);
+        self.tell_and_shield(&due);
+    }
+
+    /// The threads whose turn to be told to stop has not come. One that takes long is still due.
+    fn stop_untold(&mut self) {
+        let untold = std::mem::take(&mut self.untold);
+        let running = self.tell_and_shield(&untold);
+        self.due.extend(running);
+    }
+
+    /// Tells threads to stop, once more if they have been told, and waits for them. Returns those that did not stop in time.
+    fn tell_and_shield(&mut self, threads: &VecDeque<Tid>) -> Vec<Tid> {
         let pid = self.process.pid;
         let deadline = Instant::now() + SHIELD_TIME;
-        for tid in std::mem::take(&mut self.due) {
-            let shielded = stop_thread(tid, deadline).and_then(|()| self.keep_call(tid));
-            if let Err(e) = shielded
-                && !e.is_died()
-            {
-                log::debug!("{}", e.in_thread(tid).during(Phase::Release, pid));
+        let mut running = Vec::new();
+        let told: Vec<Result<()>> = threads.iter().map(|&tid| tell(tid)).collect();
+        for (&tid, told) in threads.iter().zip(told) {
+            let shielded = told
+                .and_then(|()| stop_thread(tid, deadline))
+                .and_then(|()| self.keep_call(tid));
+            match shielded {
+                Err(e) if is_timeout(&e) => running.push(tid),
+                Err(e) if !e.is_died() => {
+                    log::debug!("{}", e.in_thread(tid).during(Phase::Release, pid));
+                }
+                _ => {}
             }
         }
+        running
     }
 
     /// A thread in execve(2) waits until all others are gone, and those that are traced are gone when their tracer has
@@ -632,14 +698,14 @@ impl StoppingProcess {
         let leader = self.process.leader();
         if self.process.threads.contains(&leader)
             && !self.due.contains(&leader)
+            && !self.untold.contains(&leader)
             && ptrace::registers(leader).is_err()
         {
-            self.due.push(leader);
+            self.untold.push_front(leader);
         }
     }
 
-    /// Seizes the threads that have not been seen. Were there any? Told to stop all together, they stop at the same
-    /// time.
+    /// Seizes the threads that have not been seen. Were there any?
     fn seize_new(&mut self, deadline: Instant) -> Result<bool> {
         let fresh: Vec<Tid> = proc::threads(self.process.pid)?
             .into_iter()
@@ -665,7 +731,7 @@ impl StoppingProcess {
                 Ok(_) if self.is_strangers(tid) => let_go(tid)?,
                 Ok(suspended) => {
                     self.process.threads.push(tid);
-                    self.due.push(tid);
+                    self.untold.push_back(tid);
                     self.exposed |= !suspended;
                 }
                 Err(e) if tid != self.process.leader() && (e.is_died() || !self.has(tid)) => {
@@ -676,9 +742,8 @@ impl StoppingProcess {
                     if matches!(e.cause(), Cause::Os(Errno::EPERM))
                         && is_ours(self.process.pid, tid) =>
                 {
-                    ptrace::interrupt(tid)?;
                     self.process.threads.push(tid);
-                    self.due.push(tid);
+                    self.untold.push_back(tid);
                 }
                 Err(e) => {
                     self.shield_due();
@@ -814,10 +879,15 @@ fn seize_thread(tid: Tid) -> Result<bool> {
         other => other?,
     }
     fault::point(Point::ThreadSeized)?;
+    Ok(suspended)
+}
+
+/// Tells a thread that is seized to stop.
+fn tell(tid: Tid) -> Result<()> {
     match ptrace::interrupt(tid) {
         // It is ending, and its end is waited for as its stop would be: somebody may wait until we have heard of it.
-        Err(e) if e.is_died() => Ok(suspended),
-        other => other.map(|()| suspended),
+        Err(e) if e.is_died() => Ok(()),
+        other => other,
     }
 }
 
@@ -861,7 +931,9 @@ fn stop_thread(tid: Tid, deadline: Instant) -> Result<()> {
 fn let_go(tid: Tid) -> Result<()> {
     let (pid, deadline) = (Pid::from(tid), Instant::now() + LEAST_PATIENCE);
     log::debug!("tid {tid}: the thread id belongs to another process by now: released");
-    let stopped = stop_thread(tid, deadline).and_then(|()| SeenCalls::default().keep(pid, tid));
+    let stopped = tell(tid)
+        .and_then(|()| stop_thread(tid, deadline))
+        .and_then(|()| SeenCalls::default().keep(pid, tid));
     match stopped.and_then(|_| ptrace::detach(tid)) {
         Err(e) if e.is_died() => {
             ptrace::note_end(tid);

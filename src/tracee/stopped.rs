@@ -40,10 +40,6 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(5);
 const SLICE_PART: u32 = 8;
 
-/// So many threads have been told to stop at a time, and have not been seen to stop. Should this tracer die, the stop ends some calls of
-/// theirs with EINTR. With only one the tracer would wait for each to be scheduled.
-const AT_ONCE: usize = 2;
-
 /// A thread in vfork(2) stops when its child has called exec or has ended: mostly at once, or whenever the child likes. It is
 /// waited for this part of the time.
 const VFORK_PART: u32 = 5;
@@ -244,7 +240,7 @@ impl StoppedProcess<ByUs> {
         // A tracer may have let the process go since the kernel said EPERM, and the next one as well.
         let mut unseen = 0;
         loop {
-            let stopping = StoppingProcess::seize(pid, deadline, AT_ONCE);
+            let stopping = StoppingProcess::begin(pid, deadline);
             let seized =
                 stopping.and_then(|stopping| stopping.wait(deadline).map_err(|late| late.why));
             match seized {
@@ -327,12 +323,8 @@ impl StoppedProcess<ByUs> {
 pub struct StoppingProcess {
     /// The threads that are seized.
     process: StoppedProcess<ByUs>,
-    /// Those of them that have not been told to stop.
-    untold: VecDeque<Tid>,
-    /// Those that have been told, and are not known to have stopped.
+    /// Those of them that are not known to have stopped. The one that was told first is the first.
     due: VecDeque<Tid>,
-    /// How many of these there may be. A thread that takes long does not keep the others from being told.
-    at_once: usize,
     /// Ids that have been seen, of threads that have ended, too.
     known: BTreeSet<i32>,
     /// What was seen of the threads before they were seized.
@@ -365,18 +357,6 @@ impl StoppingProcess {
     /// EPERM where ptrace(2) is not allowed or somebody traces the process already; ETIMEDOUT if one can't be seized until
     /// `deadline` because another one is in execve(2).
     pub fn begin(pid: Pid, deadline: Instant) -> Result<Self> {
-        let mut stopping = Self::seize(pid, deadline, usize::MAX)?;
-        match stopping.next_due() {
-            Ok(_) => Ok(stopping),
-            Err(e) => {
-                stopping.shield_due();
-                Err(e.during(Phase::Seize, pid))
-            }
-        }
-    }
-
-    /// Seizes every thread of `pid`. So many `at_once` are told to stop, and the others as these stop.
-    fn seize(pid: Pid, deadline: Instant, at_once: usize) -> Result<Self> {
         // PTRACE_SEIZE would wait until it is thawed (JOBCTL_TRAPPING, ptrace_attach), and nothing but SIGKILL end that.
         while proc::is_stopped_and_held(pid) {
             if Instant::now() >= deadline {
@@ -401,9 +381,7 @@ impl StoppingProcess {
                 assumes_calls: false,
                 owner: PhantomData,
             },
-            untold: VecDeque::new(),
             due: VecDeque::new(),
-            at_once,
             known: BTreeSet::new(),
             seen: SeenCalls::default(),
             ending: Vec::new(),
@@ -536,7 +514,6 @@ impl StoppingProcess {
         }
         // Another program may run in it from now on.
         self.process.memory.take();
-        self.untold.clear();
         self.due.clear();
         self.known.clear();
         self.bury(None);
@@ -550,20 +527,11 @@ impl StoppingProcess {
         self.seize_new(deadline).map(drop)
     }
 
-    /// Where a thread does not stop until `deadline`, all others have.
-    fn stop_all(&mut self, deadline: Instant) -> Result<()> {
-        let stopped = self.stop_each(deadline);
-        if stopped.is_err() {
-            self.stop_untold();
-        }
-        stopped
-    }
-
     /// Threads that run may clone others, so until a whole pass finds nobody new.
-    fn stop_each(&mut self, deadline: Instant) -> Result<()> {
+    fn stop_all(&mut self, deadline: Instant) -> Result<()> {
         let pid = self.process.pid;
         loop {
-            while let Some(tid) = self.next_due()? {
+            while let Some(&tid) = self.due.front() {
                 let now = Instant::now();
                 let slice = SLICE.max(now.duration_since(self.begun) / SLICE_PART);
                 let slice = deadline.min(now + slice);
@@ -588,7 +556,6 @@ impl StoppingProcess {
                             other => other?,
                         }
                         // The others have stopped perhaps, and are shielded before this one is waited for again.
-                        self.at_once = self.at_once.saturating_add(1);
                         if self.due.front() == Some(&tid) {
                             self.due.rotate_left(1);
                         }
@@ -605,17 +572,6 @@ impl StoppingProcess {
                 };
             }
         }
-    }
-
-    /// The thread to wait for. Tells further threads to stop.
-    fn next_due(&mut self) -> Result<Option<Tid>> {
-        while self.due.len() < self.at_once
-            && let Some(tid) = self.untold.pop_front()
-        {
-            self.due.push_back(tid);
-            tell(tid)?;
-        }
-        Ok(self.due.front().copied())
     }
 
     /// Is it a thread in vfork(2) that has been waited for long enough?
@@ -635,7 +591,6 @@ impl StoppingProcess {
 
     fn forget(&mut self, tid: Tid) {
         self.process.threads.retain(|&seized| seized != tid);
-        self.untold.retain(|&seized| seized != tid);
         self.due.retain(|&seized| seized != tid);
         self.ending.retain(|&seized| seized != tid);
     }
@@ -643,37 +598,20 @@ impl StoppingProcess {
     /// Before threads are let go that were seized and not waited for. Only a thread that has stopped can be let go, and the stop
     /// ends some calls with EINTR.
     fn shield_due(&mut self) {
-        self.due.append(&mut self.untold);
-        let due = std::mem::take(&mut self.due);
-        self.tell_and_shield(&due);
-    }
-
-    /// The threads whose turn to be told to stop has not come. One that takes long is still due.
-    fn stop_untold(&mut self) {
-        let untold = std::mem::take(&mut self.untold);
-        let running = self.tell_and_shield(&untold);
-        self.due.extend(running);
-    }
-
-    /// Tells threads to stop, once more if they have been told, and waits for them. Returns those that did not stop in time.
-    fn tell_and_shield(&mut self, threads: &VecDeque<Tid>) -> Vec<Tid> {
         let pid = self.process.pid;
         let deadline = Instant::now() + SHIELD_TIME;
-        let mut running = Vec::new();
-        let told: Vec<Result<()>> = threads.iter().map(|&tid| tell(tid)).collect();
-        for (&tid, told) in threads.iter().zip(told) {
+        let due = std::mem::take(&mut self.due);
+        let told: Vec<Result<()>> = due.iter().map(|&tid| tell(tid)).collect();
+        for (tid, told) in due.into_iter().zip(told) {
             let shielded = told
                 .and_then(|()| stop_thread(tid, deadline))
                 .and_then(|()| self.keep_call(tid));
-            match shielded {
-                Err(e) if is_timeout(&e) => running.push(tid),
-                Err(e) if !e.is_died() => {
-                    log::debug!("{}", e.in_thread(tid).during(Phase::Release, pid));
-                }
-                _ => {}
+            if let Err(e) = shielded
+                && !e.is_died()
+            {
+                log::debug!("{}", e.in_thread(tid).during(Phase::Release, pid));
             }
         }
-        running
     }
 
     /// A thread in execve(2) waits until all others are gone, and those that are traced are gone when their tracer has
@@ -698,14 +636,14 @@ impl StoppingProcess {
         let leader = self.process.leader();
         if self.process.threads.contains(&leader)
             && !self.due.contains(&leader)
-            && !self.untold.contains(&leader)
             && ptrace::registers(leader).is_err()
         {
-            self.untold.push_front(leader);
+            self.due.push_back(leader);
         }
     }
 
-    /// Seizes the threads that have not been seen. Were there any?
+    /// Seizes the threads that have not been seen, and then tells them to stop. Were there any? As long as one is still to be
+    /// seized, the death of this tracer ends no call.
     fn seize_new(&mut self, deadline: Instant) -> Result<bool> {
         let fresh: Vec<Tid> = proc::threads(self.process.pid)?
             .into_iter()
@@ -731,7 +669,7 @@ impl StoppingProcess {
                 Ok(_) if self.is_strangers(tid) => let_go(tid)?,
                 Ok(suspended) => {
                     self.process.threads.push(tid);
-                    self.untold.push_back(tid);
+                    self.due.push_back(tid);
                     self.exposed |= !suspended;
                 }
                 Err(e) if tid != self.process.leader() && (e.is_died() || !self.has(tid)) => {
@@ -743,7 +681,7 @@ impl StoppingProcess {
                         && is_ours(self.process.pid, tid) =>
                 {
                     self.process.threads.push(tid);
-                    self.untold.push_back(tid);
+                    self.due.push_back(tid);
                 }
                 Err(e) => {
                     self.shield_due();
@@ -754,7 +692,11 @@ impl StoppingProcess {
             }
             self.known.insert(tid.get());
         }
-        Ok(true)
+        let told = self.due.iter().try_for_each(|&tid| tell(tid));
+        if told.is_err() {
+            self.shield_due();
+        }
+        told.map(|()| true)
     }
 
     /// Is there a thread of this process with this number?

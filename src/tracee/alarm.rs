@@ -1,10 +1,10 @@
 //! A timeout for PTRACE_SEIZE, the only ptrace(2) request that can block indefinitely.
 //!
 //! PTRACE_SEIZE takes the tracee's cred_guard_mutex (ptrace_attach, kernel/ptrace.c). A thread in execve(2) holds that
-//! from before it reads the program until all other threads of its process are gone (bprm_execve and de_thread,
-//! fs/exec.c), and one that is traced is gone when its tracer has heard of its end. So a tracer that seizes threads one
-//! by one and a thread that calls execve wait for each other; and reading a program from a disk that does not respond
-//! has no bound. A signal ends the wait in the kernel, but the call is then begun again whatever sigaction(2) says
+//! mutex from before it reads the program until all other threads of its process are gone (bprm_execve and de_thread,
+//! fs/exec.c), and a traced thread is gone only when its tracer has reaped it. So a tracer that seizes threads one by
+//! one and a thread in execve(2) wait for each other; and reading a program from a disk that does not respond has no
+//! bound. A signal ends the wait in the kernel, but the kernel then restarts the call whatever sigaction(2) says
 //! (ERESTARTNOINTR). So the signal handler steps over the system call.
 #![allow(unsafe_code)]
 
@@ -16,17 +16,18 @@ use nix::errno::Errno;
 use crate::arch;
 use crate::error::{Error, Result};
 
-/// How often the call is ended.
+/// The interval between two signals.
 const PERIOD: Duration = Duration::from_millis(20);
 /// As a register holds the number; C libraries give it different types.
 const SEIZE: u64 = libc::PTRACE_SEIZE as u64;
 
-/// Ends PTRACE_SEIZE with EINTR in the thread that has made this, now and then, and disturbs nothing else: the handler
-/// does nothing elsewhere, and calls that it interrupts go on.
+/// Sends a signal to the calling thread at an interval, which ends PTRACE_SEIZE with EINTR. All other code is
+/// undisturbed: outside PTRACE_SEIZE the handler does nothing, and other system calls that the signal interrupts are
+/// restarted.
 #[derive(Debug)]
 pub struct Alarm {
     timer: libc::timer_t,
-    /// What is to be blocked again.
+    /// The signal mask to restore.
     blocked: libc::sigset_t,
 }
 
@@ -87,7 +88,7 @@ impl Drop for Alarm {
     }
 }
 
-/// The signal: the highest that nobody in this program uses. Its handler stays.
+/// The signal: the highest signal number that this program does not use. The handler stays installed.
 fn signal() -> Result<i32> {
     static SIGNAL: OnceLock<Option<i32>> = OnceLock::new();
     let found = SIGNAL.get_or_init(|| {

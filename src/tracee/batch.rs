@@ -23,9 +23,9 @@ enum Arg {
     Input(Vec<u8>),
     /// The address of this many bytes, which are read back.
     Output(usize),
-    /// The same, of bytes that are these until the call writes there.
+    /// The address of a buffer that holds these bytes before the call and is read back after the call.
     Filled(Vec<u8>),
-    /// The address of what the call so many before this one writes, from this byte on.
+    /// An address in the output of an earlier call: how many calls before this call, and the offset in that output.
     OutputOf(usize, usize),
 }
 
@@ -40,7 +40,7 @@ pub struct Call {
     touches: Option<SigNo>,
 }
 
-/// What the thread does about a call if it is left alone before the tracer has taken over the outcome.
+/// The call by which the thread undoes a call if the tracer dies before it has read the outcome.
 #[derive(Clone, Debug)]
 struct Undo {
     nr: i64,
@@ -108,8 +108,8 @@ impl Call {
         self
     }
 
-    /// Should the tracer die before it has the outcome, the thread itself calls `nr` with `args`, at most three,
-    /// and the address of this call's output behind them.
+    /// If the tracer dies before it has read the outcome, the thread itself calls `nr`. The arguments are `args`, at
+    /// most three, followed by the address of this call's output.
     #[must_use]
     pub fn undone_by(mut self, nr: i64, args: &[u64]) -> Call {
         debug_assert!(args.len() < UNDO_ARGS);
@@ -120,7 +120,7 @@ impl Call {
         self
     }
 
-    /// The call queues this signal to the thread that makes it, or its process, where it is to stay.
+    /// The call queues this signal to the calling thread or to its process, and the signal has to stay queued.
     #[must_use]
     pub fn sending(mut self, signo: Option<SigNo>) -> Call {
         self.touches = signo;
@@ -258,7 +258,7 @@ pub(super) fn room_for(calls: &[Call]) -> usize {
 pub(super) struct Glance<'a>(&'a [Call; 2]);
 
 impl<'a> Glance<'a> {
-    /// If `calls` are two such.
+    /// `None` if `calls` are not two calls of this form.
     pub(super) fn from_calls(calls: &'a [Call]) -> Option<Glance<'a>> {
         let pair: &[Call; 2] = calls.try_into().ok()?;
         let fits = pair.iter().zip(GLANCE_OUTPUTS).all(|(call, room)| {

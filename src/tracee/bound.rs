@@ -12,15 +12,16 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// How long a stop of a thread is waited for that works inside the process, on what takes milliseconds, on however busy a machine.
+/// How long to wait for a stop of a thread that makes injected calls. The calls take milliseconds; the bound leaves
+/// room for a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// What each system call of an errand adds to its time.
 const CALL: Duration = Duration::from_millis(1);
 /// How many stops an errand may have, beside two for each system call.
 const STOPS: usize = 10_000;
-/// How long all threads of a process are waited for, together, in one hook of CRIU's or one rescue.
+/// How long to wait for all threads of a process together, in one hook of CRIU's or in one rescue.
 pub const PROCESS: Duration = Duration::from_secs(120);
-/// And to put back what was changed, once that has been used up or something else has failed.
+/// How long to wait while changes are undone, after [`PROCESS`] has been used up or another step has failed.
 pub const UNDO: Duration = Duration::from_secs(30);
 
 thread_local! {
@@ -31,9 +32,9 @@ thread_local! {
 /// An allowance for waiting, for the calling thread, until it is dropped.
 #[derive(Debug)]
 pub struct Budget {
-    /// What is left of the one before, which is then in force again.
+    /// What is left of the budget that was in force before, and that is in force again when this budget is dropped.
     outer: Option<Duration>,
-    /// What this one had, if it is a part of that.
+    /// How much this budget had at first, if it is a part of the outer budget.
     part: Option<Duration>,
 }
 
@@ -70,13 +71,13 @@ impl Drop for Budget {
     }
 }
 
-/// Until when may be waited, where `deadline` is the caller's own?
+/// The earlier of the caller's `deadline` and the end of the budget in force.
 pub(super) fn within_budget(deadline: Instant) -> Instant {
     LEFT.get()
         .map_or(deadline, |left| deadline.min(Instant::now() + left))
 }
 
-/// This long has been waited.
+/// Takes the time that was waited off the budget in force.
 pub(super) fn charge(waited: Duration) {
     LEFT.set(LEFT.get().map(|left| left.saturating_sub(waited)));
 }

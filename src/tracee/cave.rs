@@ -19,7 +19,7 @@ use crate::arch::{STUB_ALIGN, Stub};
 use crate::error::{Cause, Error, Result};
 use crate::proc::Mapping;
 
-/// The last bytes in use may be zeros themselves: kept clear of.
+/// The distance from the last byte that is not zero: the bytes behind it may be zeros that are in use.
 const MARGIN: usize = 32;
 /// What is looked at behind a mapping's last used byte.
 const PAGE: u64 = 4096;
@@ -31,19 +31,20 @@ pub struct Cave {
     /// What is there: zeros, the stub of a tracer that died, or section headers.
     before: Vec<u8>,
     dirty: bool,
-    /// A thread is in the stub for good: it takes its own way out of it.
+    /// A thread is in the stub and leaves the stub without a tracer.
     in_use: bool,
 }
 
 impl Cave {
     /// Looks for room. Changes nothing. `threads` are all threads of the process, each with where it stands.
     ///
-    /// A tracer that died has left its stub behind. Its place is used again when there is no other, or a few such
-    /// deaths would use up all room: the oldest one's, because a handler that began to run in a stub returns into it
-    /// however long it takes. For the same reason what was there is put back.
+    /// A tracer that died has left its stub behind. If there is no other room, the place of the oldest such stub is
+    /// used again; otherwise a few deaths of tracers would use up all room. The oldest stub is taken because a signal
+    /// handler that began in a stub returns into that stub, however long the handler runs. For the same reason the old
+    /// stub is put back afterwards.
     ///
     /// # Errors
-    /// EAGAIN if a thread is in such a stub: it is on its way back into the program, and not itself
+    /// EAGAIN if a thread is in such a stub and has not returned to the program yet
     /// ([`left_behind`](super::left_behind) takes it there).
     pub fn find(memory: &Memory, threads: &[(Tid, u64)]) -> Result<Cave> {
         let mappings = memory.mappings()?;
@@ -105,7 +106,7 @@ impl Cave {
         memory.write(self.at, &stub.to_bytes())
     }
 
-    /// Leaves the stub to the thread that is in it: as if the tracer was dead.
+    /// Leaves the stub to the thread that is in it, as if the tracer had died.
     pub fn leave(&mut self) {
         self.in_use = true;
         self.dirty = false;

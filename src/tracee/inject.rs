@@ -43,9 +43,9 @@ use crate::proc::{self, SignalStatus, TimerLine};
 /// How much of a thread's stack serves instead where nothing can be mapped.
 const BORROWED: usize = 1024;
 const PAGE: usize = 4096;
-/// After so long it is asked whether a freezer holds the thread.
+/// After this time without a stop, the library checks whether a freezer holds the thread.
 const FREEZER: Duration = Duration::from_millis(100);
-/// So many stops by the marker's signal that somebody else has sent are taken for chance.
+/// How many stops by the marker's signal, sent by another process, are tolerated.
 const FOREIGN: usize = 100;
 /// System calls of a glance: two, and those that map and take away the memory for them.
 const GLANCED: usize = 4;
@@ -59,7 +59,7 @@ pub struct Injector<'p, Owner> {
     memory: &'p Memory,
     cave: Cave,
     timers: Vec<TimerLine>,
-    /// Signals that are not for us to send: timers of the process send them.
+    /// Signals that the process's timers send, and that therefore cannot be the marker.
     reserved: SigSet,
     /// Threads that are to trap once more. They have no more to do with the stub.
     on_their_way: Vec<Tid>,
@@ -176,9 +176,9 @@ impl<'p, Owner> Injector<'p, Owner> {
         .map_err(|e| e.in_thread(tid))
     }
 
-    /// Makes the same `calls` inside each of `threads`, as [`run`](Self::run) does inside one. While a thread goes back into
-    /// its stop it is the next one's turn; all have done so when this returns. `threads` come with what their status
-    /// was since the process has been stopped.
+    /// Makes the same `calls` inside each of `threads`, as [`run`](Self::run) does inside one. While a thread returns
+    /// to its stop, the next thread makes the calls; when the function returns, all threads are stopped as before.
+    /// `threads` has the status of each thread, read after the process was stopped.
     ///
     /// # Errors
     /// Those of [`run`](Self::run), of the first thread. None of the calls may be one that sends a signal or changes what
@@ -370,9 +370,10 @@ impl<'p, Owner> Injector<'p, Owner> {
         leave(self).map_err(|e| e.in_thread(tid))
     }
 
-    /// A SIGCONT that comes while the process is traced, if only by a timer of its own, has each of its threads trap once more as
-    /// soon as it is let go, whether it is blocked or not (kernel/signal.c, `prepare_signal`; kernel/ptrace.c,
-    /// `ptrace_trap_notify`). CRIU takes that for an interruption of what it runs there. This has each of them trap now.
+    /// Makes each thread trap once, so that no trap of a SIGCONT is due any more. A SIGCONT that arrives while the
+    /// process is traced (from a timer of the process, for example) makes each thread trap as soon as the thread is
+    /// resumed, whether SIGCONT is blocked or not (kernel/signal.c, `prepare_signal`; kernel/ptrace.c,
+    /// `ptrace_trap_notify`). CRIU would take that trap for an interruption of the code that it runs in the thread.
     ///
     /// # Errors
     /// If a thread can't be visited.
@@ -456,14 +457,15 @@ impl<Owner> Drop for Injector<'_, Owner> {
     }
 }
 
-/// The marker may be none of these: it is not blocked, so that queued by a call it would be gone at once. Nor may a call
-/// change what it does: if the tracer dies by then, it is delivered.
+/// The signals that the marker must not be. The marker is not blocked, so a marker that a call queues would be
+/// delivered at once. A call must not change the disposition of the marker either: if the tracer dies, the marker is
+/// delivered.
 fn touched(calls: &[Call]) -> SigSet {
     calls.iter().filter_map(Call::touches).collect()
 }
 
-/// One thread, off its own path: [`Visit::begin`] saves what it has, [`Visit::end`] puts it back, and `Drop`
-/// does where an error came between.
+/// A thread that makes injected calls: [`Visit::begin`] saves the state of the thread, [`Visit::end`] restores it, and
+/// `Drop` restores it after an error.
 struct Visit<'i> {
     pid: Pid,
     tid: Tid,
@@ -471,9 +473,9 @@ struct Visit<'i> {
     cave: &'i mut Cave,
     saved: Registers,
     mask: SigSet,
-    /// That of the system call that it was found in, which has set it for its time.
+    /// The mask that the interrupted system call (ppoll(2), for example) has set for its duration.
     mask_of_call: Option<SigSet>,
-    /// Another mask than that has been set.
+    /// The mask has been replaced by PTRACE_SETSIGMASK.
     is_masked: bool,
     rseq: Option<Rseq>,
     /// The byte of the program's that would have Syscall User Dispatch block the calls.
@@ -487,9 +489,9 @@ struct Visit<'i> {
     scratch: Option<RemoteAddr>,
     /// How much of it there is.
     scratch_len: usize,
-    /// The signal that the thread has stopped for and that has not been handed back: 0 for none. Without that it is gone.
+    /// The signal that the thread has stopped for, 0 for none. The signal is lost unless the thread is resumed with it.
     owed: i32,
-    /// It was waited for in vain, and is somewhere in the stub.
+    /// The thread did not stop in time, and is somewhere in the stub.
     adrift: bool,
     /// It stands in the trap of a PTRACE_INTERRUPT, as it does when it is left.
     in_trap: bool,
@@ -656,7 +658,7 @@ impl<'i> Visit<'i> {
         left
     }
 
-    /// Only one that has died, or that a freezer holds, is not.
+    /// False if the thread is not in a stop, because a freezer holds it, for example. A dead thread counts as stopped.
     fn is_stopped(&self) -> bool {
         match ptrace::registers_now(self.tid) {
             Err(e) if e.is_died() => ptrace::is_dead(self.tid),
@@ -664,10 +666,10 @@ impl<'i> Visit<'i> {
         }
     }
 
-    /// The thread is somewhere in the stub, and a freezer holds it, or somebody keeps it from getting on. It can be stopped
-    /// there, unless that is a freezer of cgroup v1, and so be detached; but it can't be made to do anything. So it is left
-    /// as a dead tracer leaves it: when it is thawed or let go, it goes through with what was begun, or undoes it, and goes
-    /// on in the program.
+    /// Detaches a thread that is somewhere in the stub and cannot go on: a freezer or another program holds it. Such a
+    /// thread can be stopped and detached (except under a freezer of cgroup v1), but it cannot execute anything. So the
+    /// thread is left as after the death of its tracer: when it runs again, it completes or undoes the batch that was
+    /// begun, and returns to the program.
     fn abandon(&mut self) -> Left {
         self.cave.leave();
         // One that is not stopped is detached when this tracer ends.
@@ -678,7 +680,7 @@ impl<'i> Visit<'i> {
         }
     }
 
-    /// Waits until the thread, which is told to, has trapped, so that no signal is in its tracer's hands.
+    /// Waits until the thread has trapped after PTRACE_INTERRUPT, so that the tracer holds no signal of the thread.
     fn stop_adrift(&mut self) -> Result<()> {
         let deadline = Instant::now() + FREEZER;
         if std::mem::take(&mut self.adrift) {

@@ -12,7 +12,8 @@ use super::ptrace::{self, Resume, Stop};
 use crate::arch::{SYSCALL_DISPATCH_FILTER_BLOCK, Stub};
 use crate::error::Result;
 
-/// A batch of calls that has been begun is ended: a deep queue is many. None of them waits.
+/// How long a thread may take to end the batch of calls that it has begun. A deep queue needs many calls, none of which
+/// waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Two for each call, and some for signals that come between.
 const STOPS: usize = 4_000_000;

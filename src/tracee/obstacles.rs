@@ -6,8 +6,8 @@
 //!   again can be forbidden (kernel.syscall_user_dispatch), and a tracer that dies in between would leave it off. The
 //!   byte is put back by the stub if the tracer dies, behind its last call.
 //! - **Protection keys** (pkeys(7)): a thread that may not access key 0, which all memory has by default, can't read the
-//!   stub's data. The instruction that would give it the right would have to take it away again, behind the last access
-//!   to memory, which is the one that finds the way back. So such a thread is refused.
+//!   stub's data. The stub could grant that access, but would have to revoke it after its last memory access, and that
+//!   access restores the thread. So such a thread is refused.
 //! - **A mask of the call's own** (pselect, ppoll, sigsuspend, epoll_pwait) is gone after a call was made in the thread. In a
 //!   stopped process a handler that is due would find the thread's mask instead. CRIU does the same to it, so a checkpoint
 //!   goes on with a warning; a visit that nothing else has to follow is refused.
@@ -67,8 +67,9 @@ pub(super) fn selector(
     }
 }
 
-/// The kernel can't say whether calls are dispatched (from 5.11, which has that, to 6.3). Where they are the program has a
-/// handler of SIGSYS; and where it has one, and nothing else that sends SIGSYS, they may be.
+/// Whether calls may be dispatched, on a kernel that has Syscall User Dispatch but does not tell (5.11 to 6.3). A
+/// program that uses the dispatch has a handler of SIGSYS. So calls may be dispatched if the program has such a handler
+/// and no other mechanism that sends SIGSYS.
 fn refuse_unknown(pid: Pid, tid: Tid) -> Result<()> {
     if !ptrace::has_dispatch()
         || !SignalStatus::read(pid, tid)?.caught.contains(SigNo::SYS)

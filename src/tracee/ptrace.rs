@@ -18,7 +18,7 @@ const PEEKSIGINFO_SHARED: u32 = 1;
 /// more than the request.
 const PEEKSIGINFO_CHUNK: usize = 512;
 const PEEKSIGINFO_FIRST: usize = 8;
-/// From so many entries on it is found out where a queue ends.
+/// A queue with more entries than this is searched for its end.
 const LONG: usize = 4_096;
 
 /// `struct ptrace_peeksiginfo_args` of linux/ptrace.h.

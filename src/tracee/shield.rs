@@ -1,8 +1,8 @@
 //! Keeps a stop from ending system calls that wait.
 //!
 //! Some calls give EINTR at once whatever it was that interrupted them (signal(7), "Interruption of system calls and library
-//! functions by stop signals"). To these the stop must not have happened: the result is turned into ERESTARTNOHAND, which
-//! means EINTR if a handler runs and a restart if none does.
+//! functions by stop signals"). For these calls the result is replaced by ERESTARTNOHAND: the kernel then returns EINTR
+//! if a handler runs, and restarts the call if none does, as if there had been no stop.
 
 use std::fmt;
 

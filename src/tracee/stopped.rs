@@ -36,12 +36,13 @@ pub enum ByUs {}
 /// And how long at least, where the caller gives less time for the stopping.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a thread is waited for before others are looked at: this long, or a part of the time that has been waited.
+/// How long to wait for one thread before the other threads are checked: this time, or a fraction of the time waited so
+/// far.
 const SLICE: Duration = Duration::from_millis(5);
 const SLICE_PART: u32 = 8;
 
-/// A thread in vfork(2) stops when its child has called exec or has ended: mostly at once, or whenever the child likes. It is
-/// waited for this part of the time.
+/// The fraction of the timeout to wait for a thread in vfork(2). Such a thread stops when its child has called
+/// execve(2) or has ended, which is mostly at once, but may take as long as the child runs.
 const VFORK_PART: u32 = 5;
 
 /// How long threads that are to be let go again may take to stop. Only one in uninterruptible sleep takes any time.
@@ -49,7 +50,8 @@ const SHIELD_TIME: Duration = Duration::from_millis(100);
 
 /// How long a command waits before it tries again to seize a process that another one of this project's has.
 const BETWEEN_TRIES: Duration = Duration::from_millis(2);
-/// How often it tries where nobody is seen to trace the process: mostly that is a matter of rights.
+/// How often a command tries if no tracer of the process is visible: mostly the command lacks the right to trace the
+/// process.
 const UNSEEN: u32 = 20;
 
 /// How long execve(2) may take to end the other threads.

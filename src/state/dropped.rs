@@ -1,13 +1,15 @@
 //! Queue entries of deleted POSIX timers, which the kernel drops instead of delivering.
 //!
 //! timer_delete(2) leaves the timer's own entry in the queue. Since Linux 6.13 it is dropped as soon as somebody looks for
-//! its signal; before, it was delivered (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). CRIU queues it as one
-//! of somebody's, and that is delivered. Nothing that PTRACE_PEEKSIGINFO gives tells the two apart: rt_sigqueueinfo(2)
-//! takes any siginfo of a timer. So all entries of the number are asked for, and what was delivered is queued again in the
-//! same batch. What was not is made anew at its place.
+//! its signal; before, it was delivered (kernel/time/posix-timers.c, `__posixtimer_deliver_signal`). CRIU restores the
+//! entry by rt_sigqueueinfo(2), and the kernel delivers an entry queued in that way. PTRACE_PEEKSIGINFO cannot tell the
+//! two kinds apart: rt_sigqueueinfo(2) accepts any siginfo of a timer. So one batch takes out all entries of the number
+//! by rt_sigtimedwait(2), and queues again those that the kernel delivered. An entry that the kernel dropped is created
+//! again at its place.
 //!
-//! While it is there, its signal is shown as pending, and a legacy one that comes is dropped. It is made of a timer that
-//! expires and is deleted, of the same number where the kernel can make one (Linux 6.15).
+//! While such an entry is in the queue, its signal is shown as pending, and a further legacy signal of the number is
+//! dropped. The entry is created by a timer that expires and is then deleted, with the same timer id where the kernel
+//! can create a timer of a given id (Linux 6.15).
 
 use criu_signals_images::{
     DeletedTimer, Notify, Pending, PosixTimer, ProcessState, Rlimit, SigNo, SigSet, Siginfo,
@@ -42,10 +44,10 @@ const ATTEMPTS: usize = 8;
 /// What [`find`] has to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Of these nobody can tell, because other entries are in the way, or there is no room to queue them again: they
-    /// are delivered after a restore.
+    /// Entries that could not be examined, because other entries are in the way or because there is no room to queue
+    /// them again. They are delivered after a restore.
     pub unclear: Vec<DeletedTimer>,
-    /// These have another timer's number now.
+    /// Entries that now have the id of another timer.
     pub renamed: Vec<DeletedTimer>,
 }
 

@@ -2,20 +2,21 @@
 //! stop. docs/eintr.md has the table, call by call.
 //!
 //! A stop interrupts every wait. Most calls then leave a restart code where their result goes, and the kernel
-//! decides only when the thread goes on whether a handler runs and what follows from that. So the best that can be
-//! done is to leave the decision to it: the thread is given back number, code and address of the call, and all that
-//! was pending, may have arrived since or is still to arrive counts as if there had been no checkpoint.
+//! decides only when the thread goes on whether a handler runs and what follows from that. So the decision is left to
+//! the kernel: the thread gets back the number, the restart code and the address of the call. Signals that were
+//! pending, have arrived since or arrive later then act as if there had been no checkpoint.
 //!
 //! Two kinds of call need more:
 //!
 //! - Some give EINTR at once whatever it was that interrupted them (signal(7), "Interruption of system calls and
-//!   library functions by stop signals"). To these the stop must not have happened: `tracee/shield.rs` turns the result
-//!   into ERESTARTNOHAND, which means EINTR if a handler runs and a restart if none does.
+//!   library functions by stop signals"). For these calls `tracee/shield.rs` replaces the result by ERESTARTNOHAND: the
+//!   kernel then returns EINTR if a handler runs, and restarts the call if none does, as if there had been no stop.
 //! - Those with a relative timeout leave ERESTART_RESTARTBLOCK; the end of their time is in the thread's
 //!   `restart_block`, which nobody can read, which a restored thread does not have, and which rt_sigreturn(2)
 //!   clears (arch/x86/kernel/signal.c, restore_sigcontext), so that CRIU's parasite clears that of every leader.
-//!   Where the time that was left is known, the call is begun anew with that time inside the thread and interrupted
-//!   once more: the kernel's notes are then as they were. Where it is not, the call is restarted with its arguments.
+//!   If the remaining time is known, the thread makes the call again with the remaining time, and the call is
+//!   interrupted once more: `restart_block` is then as it was. If the remaining time is not known, the call is
+//!   restarted with its arguments.
 
 use std::collections::BTreeMap;
 
@@ -96,8 +97,8 @@ fn interrupted(memory: &Memory, registers: &Registers) -> Option<InterruptedCall
     Some(call)
 }
 
-/// The timeout of a call that `shield` has named, in nanoseconds. `None` where it is a socket's, or where its memory does
-/// not tell it any more.
+/// The timeout, in nanoseconds, of a call that `shield` has named. `None` if the timeout is that of a socket, or if the
+/// memory of the argument no longer has the timeout.
 fn whole(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> Option<u64> {
     let compat = registers.is_compat();
     let time_at = |at| read_timespec(memory, at, timespec(call.number, compat));
@@ -160,8 +161,8 @@ impl Seen {
         reentry::keep_call(pid, tid, self.0.call_of(pid, tid).as_ref())
     }
 
-    /// What of it is true now that the process is seized, and before anything has run in it, after which nobody could tell
-    /// how it was stopped. From here on the stop itself ends no call.
+    /// Compares what was seen with the process, which is seized now. Nothing may have run in the process since:
+    /// afterwards nobody could tell how the process was stopped. From here on the stop itself ends no call.
     ///
     /// # Errors
     /// If a thread could not be looked at or changed.
@@ -233,8 +234,8 @@ impl Confirmed {
         &self.lost
     }
 
-    /// Enters into the capture `state` what is known: how much time each call has left, where the kernel has written that
-    /// nowhere, and which call it was that restart_syscall(2) went on with.
+    /// Completes the captured `state`: the remaining time of each call, where the kernel has written that time nowhere,
+    /// and the call that restart_syscall(2) continued.
     ///
     /// # Errors
     /// If a thread is gone.
@@ -339,8 +340,9 @@ impl Completed {
         self.calls.len()
     }
 
-    /// Prepares the threads for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are to be restarted. Should
-    /// criu be killed before [`HandedOver::take_back`], they start again with their whole time, and there is no EINTR.
+    /// Prepares the threads for CRIU, which turns ERESTART_RESTARTBLOCK into EINTR: the calls are to be restarted. If
+    /// criu is killed before [`HandedOver::take_back`], the calls start again with their whole timeout, and none ends
+    /// with EINTR.
     ///
     /// # Errors
     /// If a thread could not be changed. Those before it are as they were found.
@@ -394,7 +396,7 @@ impl HandedOver {
     /// Puts back what was found, in a process that is about to run on: CRIU leaves it stepped back, to make the call
     /// once more even where a handler without SA_RESTART runs first.
     ///
-    /// Returns what failed. Threads that are gone, or not stopped any more, are nobody's loss.
+    /// Returns the errors. A thread that is gone or no longer stopped is not an error.
     pub fn take_back(self) -> Vec<Error> {
         let mut injected = Vec::new();
         let mut errors = Vec::new();
@@ -640,7 +642,7 @@ fn asked_for(memory: &Memory, registers: &Registers, call: &InterruptedCall) -> 
     }
 }
 
-/// `None` too where the memory is gone: another thread may have unmapped it, the kernel has read it long ago.
+/// `None` also if the memory is gone: another thread may have unmapped the memory after the kernel read the timeout.
 fn read_timespec(memory: &Memory, at: u64, layout: Timespec) -> Option<u64> {
     let mut bytes = [0; Timespec::MAX_SIZE];
     let bytes = &mut bytes[..layout.size()];

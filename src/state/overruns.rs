@@ -11,7 +11,7 @@
 //! The same call tells whether the entry would be delivered at all: the kernel drops the entry of a timer that was disarmed
 //! or set since, but only when the entry is about to be delivered.
 //!
-//! Afterwards two things are not as they were, none of which a program should see: the entry is the last of its queue
+//! Afterwards two things differ from before, and a program should notice neither: the entry is the last of its queue
 //! (it was the only one of its number, and numbers are delivered in their own order), and a timer on CLOCK_REALTIME
 //! that was set to a relative time now follows the clock when that is set. So overruns are counted only on request.
 
@@ -99,8 +99,8 @@ fn is_first(state: &ProcessState, timer: &PosixTimer) -> bool {
         .is_some_and(|info| timer.made(info))
 }
 
-/// Counts, and writes the numbers and the queues as they are now into `state`, which was captured from `stopped`
-/// and not changed since. Returns what could not be had, by the timers' ids.
+/// Counts overruns, and writes the counts and the changed queues into `state`, which was captured from `stopped` and
+/// not changed since. Returns the timers whose overruns could not be counted or kept.
 ///
 /// `may_run_on`: may the process go on running after the dump? Then timer_getoverrun(2) must not forget the delivery before,
 /// and such a timer is left.

@@ -1,8 +1,9 @@
 //! Queues of pending signals: each thread's private one, and the process's shared one.
 //!
-//! Read from outside by PTRACE_PEEKSIGINFO. Filled from inside: a siginfo with `si_code >= 0` or SI_TKILL may be
-//! queued by nobody but the thread itself (do_rt_sigqueueinfo, do_rt_tgsigqueueinfo), not even by root. What is
-//! in a queue can be taken out from inside only, too, by rt_sigtimedwait(2).
+//! The tracer reads a queue by PTRACE_PEEKSIGINFO. Entries are added by calls inside the process: only the process
+//! itself may queue a siginfo with `si_code >= 0` or SI_TKILL to itself (do_rt_sigqueueinfo, do_rt_tgsigqueueinfo), not
+//! even root may do so from outside. Entries are taken out by rt_sigtimedwait(2), which only the process itself can
+//! call.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -31,14 +32,15 @@ const SI_USER: i32 = 0;
 const READ_WHOLE: usize = 2_048;
 /// A queue longer than this is not read whole to tell what has arrived from what was put into it.
 const MOST_READ: usize = 20_000;
-/// How much of a longer queue is compared at its head and at its end. That it has the right length is known from
-/// where it ends, and that the kernel has stored each entry from what queueing it returned.
+/// How many entries of a longer queue are compared at its head and at its end. The position of the end proves the
+/// length, and the result of each queueing call proves that the kernel has stored the entry.
 const SAMPLE: usize = 512;
 const SAMPLE_AT_END: usize = 2;
-/// So many calls are laid out, made and forgotten at a time: a few times as many as there is room for in the thread, so
-/// that coming and going counts little, and what they need here does not grow with the queue.
+/// How many calls are prepared at a time: a few times as many as fit into the memory in the thread, so that visits to
+/// the thread cost little, and so that this program's memory does not grow with the queue.
 const AT_A_TIME: usize = 16_384;
-/// How often what somebody else sends in the very moment of taking out is put back, and taking out tried again.
+/// How often the library puts back signals that another process sent while entries were taken out, and then tries
+/// again.
 const STRANGERS: usize = 8;
 
 /// `si_code` of an entry that belongs to a POSIX timer. Taken out, the kernel's own entry would be lost for good:
@@ -106,7 +108,7 @@ impl Kind for SharedQueue {
     }
 }
 
-/// Where something has to be taken out first.
+/// Makes the shared queue what is wanted where entries have to be taken out first.
 fn make_shared<Owner>(
     site: &mut Site<'_, '_, Owner>,
     known: &Pending,
@@ -230,8 +232,9 @@ impl Queue {
             && self.peek(tid, end, SAMPLE_AT_END + 1)? == queue[end..])
     }
 
-    /// As [`put_back`](super::put_back), of a queue that was `known` when `wanted` was made of it: what has been sent since is no
-    /// part of either, and stays, behind `wanted`.
+    /// As [`put_back`](super::put_back), if signals may have been sent since the queue was read: `known` is the queue
+    /// as it was read, and `wanted` was made from `known`. Later signals are in neither; they stay pending behind
+    /// `wanted`.
     ///
     /// # Errors
     /// Those of [`put_back`](super::put_back).
@@ -276,8 +279,9 @@ impl Queue {
         })
     }
 
-    /// What the queue holds after `wanted` has been put into it. What others send while the entries are queued one after the
-    /// other stands among them, and is moved behind those of its number as long as that can be done.
+    /// Compares the queue with `wanted` after `wanted` has been put into it. Signals that other processes sent
+    /// meanwhile stand among the entries. They are moved behind the older entries of their number where that is
+    /// possible.
     ///
     /// # Errors
     /// If the thread is gone, or the kernel refused a call that moves entries.
@@ -320,8 +324,8 @@ impl Queue {
         Ok(Kept::Not)
     }
 
-    /// How what others have sent stands in `found`, into which `kept` has been put. `None`: something of `kept` is not there, and
-    /// nothing instead, or not in its order.
+    /// Where signals from other processes stand in `found`, a queue into which `kept` has been put. `None`: the entries
+    /// of `kept` are out of order, or an entry is missing and no other signal stands in its place.
     pub(crate) fn arrivals(self, kept: &Pending, found: &Pending) -> Option<Arrivals> {
         if !kept.bits.difference(found.bits).is_empty() {
             return None;
@@ -361,9 +365,9 @@ impl Queue {
             && bare.difference(wanted.bits_without_info()).is_empty())
     }
 
-    /// Makes the queue what is wanted: queues what is missing behind what is right, or else takes out what is not
-    /// first. What has been sent since it was `known` stays, behind that. The thread's other signals must be blocked, and
-    /// RLIMIT_SIGPENDING leave room.
+    /// Makes the queue hold `wanted`. If the queue is the beginning of `wanted`, the rest is queued; otherwise the
+    /// wrong entries are taken out first. Signals sent since the queue was read as `known` stay behind `wanted`. The
+    /// thread must block all signals, and RLIMIT_SIGPENDING must leave room.
     fn make<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
@@ -395,7 +399,7 @@ impl Queue {
         }
     }
 
-    /// Makes the queue, which is `found` now, exactly `wanted`; that of a process through its leader.
+    /// Makes the queue, which holds `found`, hold exactly `wanted`. The shared queue is changed through the leader.
     ///
     /// All of it is one batch: taking out, queueing, and RLIMIT_SIGPENDING raised up to the hard limit, or closed for
     /// bits without siginfo, and back. The thread ends a batch that it has begun, so that no instant is left at which
@@ -406,8 +410,8 @@ impl Queue {
     ///
     /// # Errors
     /// Before anything is changed: [`Cause::Refused`] if there is no room or no memory, or a timer's own entry would have to be
-    /// moved. Else what the kernel refused: the queue may be neither of both then. What it accepted and did not keep is
-    /// for the caller to find out.
+    /// moved. Otherwise the error of the call that the kernel refused; the queue may then hold neither `found` nor
+    /// `wanted`. An accepted entry that the kernel did not keep is no error: the caller compares the queue.
     pub fn set<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
@@ -478,8 +482,8 @@ impl Queue {
 
     /// As [`set`](Self::set), where that can be done. False: it cannot, and nothing has been changed.
     ///
-    /// Whoever makes a queue another one holds only what he puts in: what is out for a moment, and is the program's own, is
-    /// in nobody's hands but the thread's.
+    /// The caller keeps a copy only of the entries that it puts in. Entries of the program that are out of the queue
+    /// for a moment exist only in the thread's batch.
     fn set_whole<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
@@ -524,7 +528,8 @@ impl Queue {
         Ok(private)
     }
 
-    /// What of SIGTRAP is in the queue, and with it, of a thread's own, all that must keep its order with that.
+    /// The SIGTRAP that is pending in the queue; for a private queue, together with all entries whose order relative to
+    /// SIGTRAP matters.
     ///
     /// # Errors
     /// If the thread is gone, or what is in the queue could not go back as it is: `stays_beside_timer`, a second SIGTRAP, which
@@ -579,10 +584,11 @@ impl Queue {
     /// Takes `infos` out of the queue, which are in it in this order. Each call names one number, and where
     /// nothing of that number stands in front, the kernel finds its entry at once (collect_signal).
     ///
-    /// Should the tracer die while it runs, the thread queues again what it has taken out.
+    /// If the tracer dies meanwhile, the thread queues again the entries that it has taken out.
     ///
-    /// What somebody sends meanwhile to the thread's private queue comes out before an entry of the same number of the
-    /// shared one. That goes back to the private queue, and what has stayed in instead is taken out.
+    /// If another process sends a signal to the thread's private queue meanwhile, rt_sigtimedwait(2) returns that
+    /// signal before an entry of the same number in the shared queue. The signal is put back into the private queue,
+    /// and the entry that stayed in the shared queue is taken out.
     ///
     /// # Errors
     /// If one of them was not in the queue, or somebody sends the same numbers over and over. What came out beside `infos` is
@@ -593,10 +599,11 @@ impl Queue {
         self.take_out_in_pieces(site, next, |_| false, &mut StillIn::default())
     }
 
-    /// As [`take_out`](Self::take_out) for each piece that `next` names, until it names none: in one visit to the thread.
-    /// `next` is asked when all before is out, and may look at the queue. It is given what of the piece before the kernel has
-    /// dropped, of which `may_be_dropped` is true, and what has come instead. What of the last piece is in the queue still is
-    /// told by `still_in`.
+    /// As [`take_out`](Self::take_out), for each piece that `next` returns, until `next` returns an empty piece, all in
+    /// one visit to the thread. `next` is called when all earlier pieces are out, and may read the queue. Its argument
+    /// has the entries of the previous piece that the kernel has dropped (only entries for which `may_be_dropped` is
+    /// true), and the entries that came out in their place. After an error, `still_in` tells which entries of the last
+    /// piece are still in the queue.
     ///
     /// # Errors
     /// Those of [`take_out`](Self::take_out), and what `next` says.
@@ -658,7 +665,8 @@ impl Queue {
             .collect()
     }
 
-    /// Puts what came out of the thread's other queue back there, and takes out of this one what has stayed in instead.
+    /// Puts entries that came out of the thread's other queue back into that queue, and takes out of this queue the
+    /// entries that stayed in their place.
     fn settle<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
@@ -779,12 +787,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Which of these entries, which are all of their number in the queue, does the kernel deliver? They are asked for, and
-    /// what has come is queued again, as the last, in the same batch, which a thread that has begun it ends: there is no
-    /// instant at which one is there that has not come, or is not there that has. `None`: they are not asked for, as
-    /// RLIMIT_SIGPENDING has no room to queue them again.
+    /// Which of these entries does the kernel deliver? `entries` are all entries of their number in the queue. One
+    /// batch takes the entries out by rt_sigtimedwait(2) and queues the delivered ones again at the end of the queue.
+    /// The thread completes a batch that it has begun, so the death of the tracer cannot lose a delivered entry or
+    /// leave a dropped one. `None`: nothing was taken out, because RLIMIT_SIGPENDING has no room to queue the entries
+    /// again.
     ///
-    /// `anew` makes one of them anew at its place in the same batch, if it has not come.
+    /// `anew` creates one of the entries again at its place, in the same batch, if the kernel has dropped that entry.
     ///
     /// # Errors
     /// If what was taken out could not be queued again.
@@ -870,8 +879,8 @@ impl Queue {
         Ok(infos.iter().map(call).collect())
     }
 
-    /// Pending bits without siginfo: queued again where there is no room for one. The limit that leaves none is there for
-    /// one batch, which a thread that has begun it ends.
+    /// Sets pending bits without a siginfo, by queueing the signals while RLIMIT_SIGPENDING leaves no room for a
+    /// siginfo. The lowered limit lasts for one batch, which the thread completes even if the tracer dies.
     pub(super) fn set_bits<Owner>(
         self,
         site: &mut Site<'_, '_, Owner>,
@@ -932,8 +941,9 @@ impl Queue {
         ))
     }
 
-    /// What has to be taken out of `found`, and what has to be queued then, so that `wanted` is there: everything,
-    /// unless `found` has an entry of a timer. That is not to be touched, and only numbers that are not right are.
+    /// The entries to take out of `found` and the entries to queue afterwards, so that the queue holds `wanted`: all
+    /// entries, unless `found` has an entry of a timer. An entry of a timer must stay in the queue; so only entries of
+    /// the numbers that differ are taken out and queued.
     fn plan(self, found: &[Siginfo], wanted: &[Siginfo]) -> (Vec<Siginfo>, Vec<Siginfo>) {
         if found.iter().any(is_timers) {
             self.plan_by_number(found, wanted)
@@ -1077,7 +1087,7 @@ pub(crate) struct Arrivals {
     pub(crate) instead: usize,
 }
 
-/// What of a piece has not come out, as the timers that the entries were of are gone.
+/// The entries of a piece that did not come out, because their timers are gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropped<'d> {
     /// These.
@@ -1086,8 +1096,8 @@ pub struct Dropped<'d> {
     pub instead: &'d [Siginfo],
 }
 
-/// What of the entries that were to be taken out is in the queue still, when taking out has failed: of the piece named last,
-/// as all before are out.
+/// The entries that are still in the queue after a failure to take entries out. Only the last piece can have such
+/// entries: all earlier pieces are out.
 #[derive(Debug, Default)]
 pub enum StillIn {
     /// Nobody knows.

@@ -39,7 +39,7 @@ const SIG_IGN: u64 = 1;
 
 /// How often an overrun count is tried before the timer is taken to be too fast.
 const ATTEMPTS: usize = 4;
-/// How long a process is held back so that the rest of a period is as before. See [`Rebuild::expire_again`].
+/// How long a process may be held so that the rest of a timer's period is as before. See [`Rebuild::expire_again`].
 const HOLD: Duration = Duration::from_millis(100);
 /// How far ahead of an expiry its timer is set, at most half a period.
 const AHEAD: u64 = 3_000_000;
@@ -302,13 +302,13 @@ fn innermost(state: &ProcessState, tid: i32) -> i32 {
         .map_or(0, |thread| thread.ids.innermost())
 }
 
-/// Periodic timers whose signals are ignored and that have expired: the kernel keeps their entries aside
-/// (posixtimer_sig_ignore), where nothing shows them. As soon as the signal has a handler the entries are in the queue,
-/// and when the signal is ignored again they are put aside again, as if nothing had been (do_sigaction). The calls
-/// are one batch, which the thread ends even if the tracer dies.
+/// Finds periodic timers that have expired and whose signals are ignored: the kernel keeps their entries aside
+/// (posixtimer_sig_ignore), where no interface shows them. While the signal has a handler, the entries are in the
+/// queue; when the signal is ignored again, the kernel puts the entries aside again (do_sigaction). The calls are one
+/// batch, which the thread ends even if the tracer dies.
 ///
-/// Only where no thread can take the signal meanwhile, and where nothing else of that number is pending ([`handled_in`]),
-/// which the last call would flush.
+/// This is done only if no thread can take the signal meanwhile, and if no other signal of the number is pending
+/// ([`handled_in`]): the last call would flush that signal.
 fn find_ignored<Owner>(
     injector: &mut Injector<'_, Owner>,
     state: &ProcessState,
@@ -669,7 +669,8 @@ impl<Owner> Rebuild<'_, '_, Owner> {
         order
     }
 
-    /// So that no expiry comes between. From here on time stands still for the timers until they are set.
+    /// Disarms the timers, so that none expires during the replay. The remaining times do not change until the timers
+    /// are set.
     fn disarm(&mut self) -> Result<()> {
         let timers: Vec<PosixTimer> = self
             .wanted

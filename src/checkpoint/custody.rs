@@ -193,7 +193,7 @@ impl Safe<'_> {
     }
 }
 
-/// What a stop of a process loses that this library has stopped itself.
+/// The losses of a stop that this library, not CRIU, has made.
 #[derive(Debug, Default)]
 pub struct Lost {
     /// Of calls.

@@ -179,7 +179,7 @@ impl Guardian {
         fault::point(Point::GuardianTold)
     }
 
-    /// Tells the guardian which of its entries the kernel has dropped, because their timers are deleted.
+    /// Tells the guardian which entries that it holds the kernel has dropped, because their timers are deleted.
     ///
     /// # Errors
     /// Those of [`hold`](Self::hold).
@@ -187,8 +187,8 @@ impl Guardian {
         self.tell(&message(GONE, queue, tid, infos))
     }
 
-    /// Tells the guardian that what it was told of is being put back from now on: what it finds in the queues may be that. Before, it
-    /// may have been sent since.
+    /// Tells the guardian that this process puts signals back from now on: entries that the guardian finds in the
+    /// queues may be among those that were taken out. Until then such entries can only have been sent since.
     ///
     /// # Errors
     /// EPIPE if the guardian is gone.
@@ -330,7 +330,7 @@ fn watch(mut link: UnixStream, held: &PidFd, mut state: ProcessState, queued: us
     }
 }
 
-/// What was told piece by piece.
+/// What the guardian was told while the queue was taken out piece by piece.
 #[derive(Clone, Copy, Debug)]
 struct Told {
     amount: Amount,
@@ -341,7 +341,7 @@ struct Told {
     returning: bool,
 }
 
-/// Entries that were about to be taken out: so many of this queue.
+/// A piece: the number of entries that were about to be taken out of one queue.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     queue: Queue,
@@ -472,8 +472,9 @@ fn put_back(
 }
 
 impl Told {
-    /// Is what it was told of out, but for the last two pieces? If more is in a process that has `depth` entries now, then something
-    /// has been put back.
+    /// Are the entries that the guardian was told of out of the process, except for those of the last two pieces?
+    /// `depth`: the number of entries in the process now. If there are more entries than that leaves, some have been
+    /// put back.
     fn is_out(&self, depth: usize) -> bool {
         let Amount {
             known,
@@ -484,8 +485,8 @@ impl Told {
         !self.returning && known == 0 && told > 0 && depth + told <= queued + last
     }
 
-    /// How much of `state` is in a process that has `depth` entries now. The kernel may have dropped some of these entries,
-    /// and further signals may have been sent since.
+    /// The part of `state` that is in the process, which has `depth` entries now. The kernel may have dropped some of
+    /// these entries, and further signals may have been sent since.
     fn still_in(&self, state: &ProcessState, depth: usize) -> ProcessState {
         let mut still_in = state.clone();
         let mut rest = state.clone();

@@ -69,7 +69,7 @@ const TAKE_BACK: [Step; 8] = [
 ];
 
 impl Dump {
-    /// A panic in one step does not prevent the other steps: each gives something back.
+    /// A panic in one step does not prevent the other steps: each undoes a different change.
     pub(super) fn take_back(&mut self, ret: i32) {
         for process in self.processes.values_mut() {
             process.touched = how_it_was(process);

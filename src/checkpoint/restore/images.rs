@@ -168,7 +168,8 @@ impl Restore {
     }
 }
 
-/// With any policy: the process would be stopped for very long, and this machine would run out of memory.
+/// Checked under every policy: with so many signals the process would be stopped for very long, and this machine would
+/// run out of memory.
 fn too_much(name: &str, e: &ImageError) -> HookError {
     match e {
         ImageError::TooMany { .. } => {

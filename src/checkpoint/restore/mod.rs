@@ -249,7 +249,8 @@ impl Restore {
         Ok(())
     }
 
-    /// A process that could not be checked does not keep a limit that is this library's doing, if its image was readable before.
+    /// Restores the RLIMIT_SIGPENDING of a process that could not be checked, if its image was readable before: the
+    /// raised limit in CRIU's image comes from this library.
     fn take_back_limit(&self, pid: Pid) {
         let innermost = image_folder::innermost(pid).ok();
         let Some(Lent { lent, own }) = innermost.and_then(|id| self.lent.get(&id)) else {
@@ -262,7 +263,7 @@ impl Restore {
         };
         if let Err(e) = put_back() {
             log::error!(
-                "{}: RLIMIT_SIGPENDING stays {lent}, which the dump has lent: it was {own}",
+                "{}: RLIMIT_SIGPENDING is still {lent}, which the dump set in criu's image; the process's own limit was {own}",
                 e.during(Phase::Replay, pid)
             );
         }

@@ -76,7 +76,7 @@ impl Cat {
     }
 }
 
-/// Whether the process as a whole can't be read, so that each further file would be waited for in vain.
+/// Whether no file of the process can be read, so that waiting for further files is useless.
 fn is_of_process(e: &Error) -> bool {
     matches!(
         e.cause(),

@@ -42,14 +42,14 @@ pub struct Check {
     json: bool,
 }
 
-/// How it is with one thing.
+/// The result of one check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Ok,
-    /// Some of what it serves can be done.
+    /// Works in part.
     Limited,
     Missing,
-    /// It could not be found out.
+    /// The check could not be made.
     Unknown,
 }
 
@@ -64,15 +64,15 @@ impl State {
     }
 }
 
-/// One thing that was looked at.
+/// One check and its result.
 struct Finding {
     group: &'static str,
-    /// A word for programs.
+    /// The name of the check, for programs.
     name: &'static str,
     state: State,
     /// What was found.
     found: String,
-    /// What follows, where it is not well.
+    /// What does not work if the result is not `Ok`.
     lost: &'static str,
 }
 
@@ -169,7 +169,7 @@ fn print(out: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
     Ok(())
 }
 
-/// A process that waits, and ends when this one does.
+/// A test process, which waits and ends with this process.
 struct Idle(Child, Pid);
 
 impl Idle {
@@ -200,7 +200,7 @@ impl Drop for Idle {
     }
 }
 
-/// `criu-signals idle`: what is looked at.
+/// `criu-signals idle`: the test process.
 pub fn idle() -> Result<ExitCode, Failure> {
     let mut out = io::stdout();
     out.write_all(b".")?;

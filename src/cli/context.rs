@@ -17,9 +17,9 @@ use nix::sys::wait::WaitStatus;
 /// What a command that failed says.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// The exit code of a command that could not do what it was asked for.
+/// The exit code of a command that failed.
 pub const FAILED: u8 = 2;
-/// That of one which could, and whose answer is no: there is a difference, or something is missing.
+/// The exit code of a command that succeeded and found a difference or something missing.
 pub const DIFFERS: u8 = 1;
 
 /// What all commands accept.
@@ -46,8 +46,9 @@ fn no_timeout(_: &str) -> Result<Duration, String> {
 }
 
 impl Context {
-    /// To be called before a live process is touched: from here on the work is another process's, and does not end in the
-    /// middle because this one is killed. This one never returns; it ends as that one does.
+    /// Continues in a worker process, so that killing this process cannot interrupt the work half-way. To be called
+    /// before a live process is touched. In this process the function does not return: the process waits for the worker
+    /// and exits with the worker's exit code.
     pub fn work_in_child(&self) -> Result<(), Failure> {
         let code = match worker::run_in_child(c"signals-work", self.timeout)? {
             Role::Worker => return Ok(()),
@@ -83,7 +84,8 @@ impl Context {
     }
 }
 
-/// Says what has failed, on standard error: whatever it quotes, it does nothing there but to be read.
+/// Prints an error on standard error. Control characters in quoted text are escaped, so that they cannot act on the
+/// terminal.
 pub fn say(what: &dyn fmt::Display) {
     let what = what.to_string();
     for line in what.lines() {
@@ -132,7 +134,7 @@ pub fn named(name: &str) -> Result<Pid, String> {
     }
 }
 
-/// The kernel cuts a name off; this command is not meant.
+/// The processes with this name, which the kernel may have cut off, without this process.
 pub fn processes_named(name: &str) -> Vec<Pid> {
     let cut = &name.as_bytes()[..name.len().min(COMM_LEN)];
     let has_it = |pid: &Pid| {
@@ -142,7 +144,8 @@ pub fn processes_named(name: &str) -> Vec<Pid> {
     proc::all().into_iter().filter(has_it).collect()
 }
 
-/// `PID` or `PID/TID`, with the name of the only process that has it for PID, or the same as folders of `/proc`: `/proc/PID`, `/proc/PID/task/TID`. There must be such a process.
+/// `PID` or `PID/TID`, or the folder `/proc/PID` or `/proc/PID/task/TID`. The name of a process may stand for PID, if
+/// only one process has that name. The process must exist.
 pub fn subject(text: &str) -> Result<Subject, String> {
     let wrong = || format!("{text:?} is neither PID nor PID/TID");
     let (process, thread) = match text.strip_prefix("/proc/") {

@@ -6,7 +6,7 @@ use criu_signals::live::Cgroup;
 use criu_signals::proc::{self, CgroupName};
 use criu_signals::process::pidfd;
 
-/// Filters by it: the same for `ps` and `top`.
+/// The filters by place that `ps` and `top` share.
 #[derive(clap::Args)]
 pub struct Places {
     /// Only those in this cgroup and in the cgroups below: its folder, or its path as in /proc/PID/cgroup.
@@ -45,8 +45,8 @@ fn namespace(text: &str) -> Result<Namespace, String> {
     }
 }
 
-/// A number of no namespace is a mistake, not a namespace without processes: it ends with its last process, or is kept by a
-/// descriptor and is of no interest here.
+/// Fails if no process is in the namespace: a namespace usually ends with its last process, so such a number is a
+/// mistake rather than an empty namespace.
 fn inhabited(namespace: Namespace) -> Result<Namespace, String> {
     let is_in =
         |pid: Pid| pidfd::pid_namespace(pid).is_ok_and(|inode| Namespace(inode) == namespace);

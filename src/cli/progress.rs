@@ -9,11 +9,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::context::Failure;
 
-/// Work on fewer processes than this is over before a bar could be read.
+/// No bar for fewer processes: the work would end before anybody could read the bar.
 const FEW: usize = 16;
 
-/// A bar on standard error, if that is a terminal; and ^C, SIGTERM and SIGHUP, which end the work between two processes,
-/// so that all is put back first.
+/// A progress bar on standard error, if standard error is a terminal. Also defers ^C, SIGTERM and SIGHUP: they end the
+/// work between two processes, so that each change is undone first.
 pub struct Console {
     bar: ProgressBar,
     stage: Option<Stage>,
@@ -41,7 +41,7 @@ impl Console {
         })
     }
 
-    /// The signals have their usual effect again, also one that ended the work.
+    /// Restores the usual effect of the signals, also of a signal that has ended the work.
     pub fn end(self) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         if let Some(signal) = self.ended_by {

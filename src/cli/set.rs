@@ -86,7 +86,7 @@ impl Set {
     }
 }
 
-/// What was there, what is there, and what that means for pending signals.
+/// The state before, the state now, and the effect on pending signals.
 fn report(subject: Subject, changed: &Changed) -> Vec<String> {
     let tid = subject.tid();
     match changed {

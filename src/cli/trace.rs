@@ -308,7 +308,7 @@ struct Queues {
     /// How many signals are pending as they must be.
     pending: usize,
     lost: Vec<Entry>,
-    /// Pending, and not in the journal.
+    /// Signals that are pending and not in the journal.
     added: Vec<Pending>,
 }
 
@@ -350,11 +350,11 @@ struct Tally {
     sent: u64,
     delivered: u64,
     taken: u64,
-    /// Not queued, or removed by what was sent later.
+    /// Signals that were not queued, or that a later signal removed.
     discarded: u64,
-    /// Gone with the thread or the process.
+    /// Signals that were pending when the thread or the process ended.
     ended: u64,
-    /// Delivered, and never sent.
+    /// Signals that were delivered and never sent.
     unknown: u64,
     taken_out: u64,
     put_back: u64,
@@ -438,7 +438,7 @@ fn text(info: &Info) -> String {
 }
 
 impl Follower {
-    /// Whatever is sent from now on is seen.
+    /// Prints that the trace has begun: every signal sent from now on is recorded.
     fn begun(&mut self) -> io::Result<()> {
         if self.json {
             writeln!(self.out, "{}", json!({"event": "begin"}))?;

@@ -7,11 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use criu_signals::images::Pid;
 use nix::errno::Errno;
 
-/// Requests that are answered at a time.
+/// How many requests are answered at a time.
 pub const THREADS: usize = 32;
-/// Of these, by everybody but the owner.
+/// How many of them may be requests of users other than the owner.
 const OF_OTHERS: usize = 24;
-/// And by one uid that is not the owner's.
+/// How many of them may be requests of one uid that is not the owner's.
 const OF_ONE: usize = 8;
 
 /// A panic in another request is no reason for this one to fail.
@@ -19,30 +19,30 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is done once it is its turn, or told at once why that never comes.
+/// The work of a request. Called when its turn comes, or at once with an error if the request is rejected.
 type Work = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
 /// A request that waits.
 struct Job {
-    /// One process has one tracer: requests about one wait for each other.
+    /// A process can have only one tracer, so requests about the same process wait for each other.
     target: Option<Pid>,
     work: Work,
     /// Is held until the request is answered.
     _share: Share,
 }
 
-/// All that wait, and what is known of those that do not any more.
+/// The waiting requests, and the uids and processes of the running requests.
 #[derive(Default)]
 struct State {
     waiting: BTreeMap<u32, VecDeque<Job>>,
     running: HashMap<u32, usize>,
     busy: HashSet<Pid>,
-    /// Who was served last: it goes on with the next.
+    /// The uid that was served last. The next uid is served next.
     last: u32,
 }
 
 impl State {
-    /// In turns, the first of each uid's that can be done now.
+    /// The next request that can be answered now, from each uid in turn.
     fn next(&mut self, owner: u32) -> Option<(u32, Job)> {
         let others: usize = self
             .running
@@ -91,7 +91,7 @@ impl State {
     }
 }
 
-/// Requests, and the threads that have them answered.
+/// The requests, and the threads that process them.
 pub struct Turns {
     state: Mutex<State>,
     changed: Condvar,
@@ -119,7 +119,8 @@ impl Turns {
         Ok(turns)
     }
 
-    /// Has `work` done when it is `uid`'s turn, or told at once that too much of his is waiting: beside it, `bytes` are.
+    /// Queues `work` until it is the turn of `uid`. If too many requests of `uid`, or too many `bytes` of their texts,
+    /// are waiting, `work` is called at once with an error.
     pub fn add(&self, uid: u32, target: Option<Pid>, bytes: usize, work: Work) {
         let share = self.requests.take(uid, 1).and_then(|mut share| {
             share.join(self.bytes.take(uid, bytes)?);
@@ -165,7 +166,7 @@ impl Turns {
     }
 }
 
-/// How much each uid has of something, and all but the owner together.
+/// How much of a resource each uid has taken.
 pub struct Shares {
     taken: Mutex<HashMap<u32, usize>>,
     owner: u32,
@@ -175,8 +176,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Of one uid at most `one`, of all `others`; the owner has as much as these, and is not counted. Who has it is told
-    /// `refusal`.
+    /// One uid may take at most `one`, and all uids except the owner's together at most `others`. The owner may take
+    /// `others` as well, which are counted separately. A request for more fails with `refusal`.
     pub fn new(owner: u32, refusal: Errno, one: usize, others: usize) -> Arc<Shares> {
         Arc::new(Shares {
             taken: Mutex::default(),

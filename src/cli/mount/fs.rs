@@ -24,7 +24,7 @@ use super::node::Node;
 use super::visit::{self, Act, Answer, Attr, Done, Opened, Request, What};
 use super::workers::Workers;
 
-/// Nothing is cached: a task may be gone at once, and its number another's.
+/// Nothing is cached: a task may end at any time, and its number may become the number of another task.
 const NO_TIME: Duration = Duration::ZERO;
 /// What the kernel hands over of a write(2) at once. It holds a text that may be written, wherever in a page that begins.
 const MAX_WRITE: u32 = 1 << 20;
@@ -38,7 +38,7 @@ const OWN_FILES: u64 = 512;
 #[derive(Clone)]
 pub struct SigFs(Arc<Server>);
 
-/// What answers need, whichever thread gives them.
+/// The state that all threads of the server share.
 struct Server {
     timeout: Duration,
     /// What all of its threads are, always.

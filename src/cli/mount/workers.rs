@@ -36,7 +36,7 @@ const PIECE: usize = 1 << 18;
 /// The size of the message that descriptors come with.
 const MARK: [u8; 1] = [0];
 
-/// Where processes are to be had.
+/// The starter process, which forks the workers.
 pub struct Workers {
     starter: OwnedFd,
     pid: i32,
@@ -65,12 +65,13 @@ impl Workers {
         }
     }
 
-    /// The process that starts the others.
+    /// The process that starts the workers.
     pub fn starter(&self) -> i32 {
         self.pid
     }
 
-    /// Has a request answered. `accept` is asked for each piece of a text whether it may be kept.
+    /// Lets a worker answer a request. `accept` is called for each piece of the answer's text, and an error of `accept`
+    /// ends the visit.
     pub fn visit(
         &self,
         request: &Request,
@@ -171,7 +172,7 @@ fn errno(e: io::Error) -> Errno {
     }
 }
 
-/// The process that starts the others.
+/// Runs the starter process, until the server ends.
 fn start_others(server: &OwnedFd) {
     // ^C goes to the session.
     let _ = setsid();
@@ -204,7 +205,7 @@ fn start_others(server: &OwnedFd) {
     }
 }
 
-/// One of the others.
+/// Runs a worker: answers one request.
 fn answer(socket: &UnixStream, memory: Option<OwnedFd>) -> io::Result<()> {
     let _ = nix::sys::prctl::set_name(c"signals-visit");
     // With SIG_IGN, waitpid(2) does not report a tracee's end.
@@ -226,8 +227,8 @@ fn answer(socket: &UnixStream, memory: Option<OwnedFd>) -> io::Result<()> {
     send_text(socket, &answer, text.as_bytes())
 }
 
-/// Sends a line with what is to be said and the length of the text that follows: whoever sends it may be killed at any byte,
-/// and the beginning of a text is a text as well, even if it is empty.
+/// Sends a line with `head` and the length of the text, then the text. The length is needed because the sender may be
+/// killed at any byte, and a cut text would be taken for a shorter one.
 fn send_text(mut out: impl Write, head: &impl Serialize, text: &[u8]) -> io::Result<()> {
     let mut line = serde_json::to_vec(&(head, text.len()))?;
     line.push(b'\n');
@@ -235,7 +236,7 @@ fn send_text(mut out: impl Write, head: &impl Serialize, text: &[u8]) -> io::Res
     out.write_all(text)
 }
 
-/// What [`send_text`] has sent: takes the line off `said`, of which the text is left. `None` if not all of it has come.
+/// Receives what [`send_text`] has sent: takes the line off `said` and leaves the text. `None` if `said` is incomplete.
 fn take_head<Head: DeserializeOwned>(said: &mut Vec<u8>) -> Option<Head> {
     let end = said.iter().position(|&byte| byte == b'\n')?;
     let (head, length): (Head, usize) = serde_json::from_slice(&said[..end]).ok()?;

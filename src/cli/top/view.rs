@@ -127,7 +127,7 @@ fn table(frame: &mut Frame<'_>, app: &mut App, area: Rect) {
     }
 }
 
-/// Each column as wide as its widest cell; where that is too much, sets of signals are cut.
+/// Makes each column as wide as its widest cell. If the screen is too narrow, the sets of signals are cut.
 fn widths(heading: [&str; COLUMNS], cells: &[[String; COLUMNS]], room: usize) -> [usize; COLUMNS] {
     let mut widths = heading.map(str::len);
     for row in cells {

@@ -419,220 +419,238 @@ const REPORT: &str = "CRIU_SIGNALS_REPORT";
 
 fn reports() -> Vec<Test> {
     vec![
-        test("report.verified", |dir| {
-            let criu = with_plugin()?.env(REPORT, "report-%s.json");
-            let victim = start("demo", None, dir)?;
-            let pid = victim.pid();
-            let dump = criu.dump(pid, &dir.images(), false)?;
-            ensure!(dump.ok, "criu dump failed");
-            reap_all()?;
-            let captured = read(&dir.images().join("report-dump.json"))?;
-            ensure!(captured.stage == Stage::Dump && captured.outcome == Outcome::Captured);
-            let (_, found) = restored(&criu, dir)?;
-            found?;
-            let verified = read(&dir.images().join("report-restore.json"))?;
-            ensure!(verified.stage == Stage::Restore && verified.outcome == Outcome::Verified);
-            for report in [&captured, &verified] {
-                ensure!(report.report_version == VERSION && report.criu.result == Some(0));
-                ensure!(report.images == Some(dir.images().display().to_string()));
-                ensure!(report.policy == "repair" && report.errors.is_empty());
-                let [process] = report.processes.as_slice() else {
-                    bail!("not one process: {report:?}")
-                };
-                // The run is pid 1's own namespace: both sides see the same pid.
-                ensure!((process.pid, process.pid_in_namespace) == (Some(pid), Some(pid)));
-                ensure!(process.comm.as_deref() == Some("demo"), "{process:?}");
-                // victims/demo.c: two threads, four signals for each of its three queues.
-                ensure!(
-                    (process.threads, process.siginfos) == (2, DEMO_SIGINFOS),
-                    "{process:?}"
-                );
-                ensure!(process.duration_us > 0 && process.duration_us < report.duration_us);
-                ensure!(process.differences.is_empty() && process.errors.is_empty());
-            }
-            Ok(())
-        }),
-        test("report.repaired", |dir| {
-            let pid = dumped("demo", dir)?;
-            lose_a_signal(dir, pid)?;
-            // Not of this run: to be gone.
-            let path = dir.file("report.json");
-            fs::write(&path, "old")?;
-            let (_, found) = restored(&with_plugin()?.env(REPORT, &path), dir)?;
-            found?;
-            let report = read(&path)?;
-            ensure!(report.outcome == Outcome::Repaired, "{report:?}");
-            let differences = &report.processes[0].differences;
-            let queue = differences.iter().find(|d| d.field == "shared queue");
-            let queue = queue.with_context(|| format!("{report:?}"))?;
-            ensure!(queue.done == Action::PutBack && queue.place == "process");
-            ensure!(
-                queue.dumped.contains("SIGHUP") && !queue.found.contains("SIGHUP"),
-                "{queue:?}"
-            );
-            as_documented(report, pid)
-        }),
-        test("report.differs", |dir| {
-            let pid = dumped("demo", dir)?;
-            lose_a_signal(dir, pid)?;
-            let path = dir.file("report.json");
-            let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", "report");
-            let (_, found) = restored(&criu.env(REPORT, &path), dir)?;
-            ensure!(
-                found.is_err(),
-                "the victim passes, though its signal was not put back"
-            );
-            let report = read(&path)?;
-            ensure!(
-                report.outcome == Outcome::Differs && report.policy == "report",
-                "{report:?}"
-            );
-            let left = |d: &criu_signals::run_report::Difference| d.done == Action::LeftAlone;
-            ensure!(report.processes[0].differences.iter().all(left));
-            Ok(())
-        }),
-        test("report.failed", |dir| {
-            let (report, restore_ok) = one_image_gone("repair", dir)?;
-            ensure!(
-                restore_ok && report.outcome == Outcome::Failed,
-                "{report:?}"
-            );
-            let count = |outcome| {
-                report
-                    .processes
-                    .iter()
-                    .filter(|p| p.outcome == outcome)
-                    .count()
-            };
-            ensure!(
-                count(Outcome::Failed) == 1 && count(Outcome::Verified) > 0,
-                "{report:?}"
-            );
-            let failed = report
-                .processes
-                .iter()
-                .find(|p| p.outcome == Outcome::Failed);
-            let errors = &failed.context("counted before")?.errors;
-            ensure!(
-                errors.iter().any(|e| e.contains("the image is missing")),
-                "{errors:?}"
-            );
-            Ok(())
-        }),
-        test("report.refused", |dir| {
-            let (report, restore_ok) = one_image_gone("strict", dir)?;
-            ensure!(
-                !restore_ok && report.outcome == Outcome::Refused,
-                "{report:?}"
-            );
-            // Before there was a process, or an end of the run.
-            ensure!(
-                report.criu.result.is_none() && report.processes.is_empty(),
-                "{report:?}"
-            );
-            ensure!(
-                report
-                    .errors
-                    .iter()
-                    .any(|e| e.contains("Nothing is restored")),
-                "{report:?}"
-            );
-            Ok(())
-        }),
-        test("report.dump-refused", |dir| {
-            let victim = start("demo", None, dir)?;
-            let path = dir.file("report.json");
-            fs::write(
-                dir.images().join(image::file_name(victim.pid())),
-                "precious",
-            )?;
-            let dump =
-                with_plugin()?
-                    .env(REPORT, &path)
-                    .dump(victim.pid(), &dir.images(), false)?;
-            ensure!(!dump.ok, "criu dump has succeeded");
-            let report = read(&path)?;
-            ensure!(report.outcome == Outcome::Refused, "{report:?}");
-            let [process] = report.processes.as_slice() else {
-                bail!("not one process: {report:?}")
-            };
-            ensure!(process.outcome == Outcome::Refused);
-            ensure!(
-                process.errors.iter().any(|e| e.contains("exists already")),
-                "{process:?}"
-            );
-            victim.finish(CHECK)
-        }),
-        test("report.dump-fails-in-criu", |dir| {
-            let victim = start("locked", None, dir)?;
-            let path = dir.file("report.json");
-            let dump =
-                with_plugin()?
-                    .env(REPORT, &path)
-                    .dump(victim.pid(), &dir.images(), false)?;
-            ensure!(!dump.ok, "criu dump has succeeded");
-            let report = read(&path)?;
-            ensure!(report.outcome == Outcome::Failed, "{report:?}");
-            ensure!(
-                report.criu.result.is_some_and(|result| result != 0),
-                "{report:?}"
-            );
-            ensure!(
-                report
-                    .processes
-                    .iter()
-                    .all(|p| p.outcome == Outcome::Captured)
-            );
-            victim.finish(CHECK)
-        }),
-        // There is room for the file, and none for what is to be written to it.
-        test("report.disk-full", |dir| {
-            let victim = start("demo", None, dir)?;
-            let folder = small_disk(dir, "size=4k")?;
-            let path = folder.join("report.json");
-            fs::write(&path, vec![b'x'; 4096])?;
-            let full = fs::hard_link(&path, folder.join("filler"));
-            full.context("so that removing the old report frees nothing")?;
-            let dump = with_plugin()?
-                .env(REPORT, &path)
-                .dump(victim.pid(), &dir.images(), true)?;
-            ensure!(dump.ok, "criu dump failed");
-            expect_error(
-                &dump,
-                &[
-                    "report.json",
-                    "No space left on device",
-                    "no report was written",
-                ],
-            )?;
-            only_filler(&folder)?;
-            victim.finish(CHECK)
-        }),
-        test("report.cannot-be-made.repair", |dir| {
-            let victim = start("demo", None, dir)?;
-            let path = dir.file("nowhere/report.json");
-            let dump = with_plugin()?
-                .env(REPORT, &path)
-                .dump(victim.pid(), &dir.images(), true)?;
-            ensure!(dump.ok, "criu dump failed");
-            expect_error(
-                &dump,
-                &["nowhere/report.json", "ENOENT", "no report will be written"],
-            )?;
-            victim.finish(CHECK)
-        }),
-        test("report.cannot-be-made.strict", |dir| {
-            let victim = start("demo", None, dir)?;
-            let path = dir.file("nowhere/report.json");
-            let criu = with_plugin()?
-                .env("CRIU_SIGNALS_POLICY", "strict")
-                .env(REPORT, &path);
-            let dump = criu.dump(victim.pid(), &dir.images(), false)?;
-            ensure!(!dump.ok, "criu dump has succeeded");
-            expect_error(&dump, &["nowhere/report.json", "ENOENT", "policy=strict"])?;
-            victim.finish(CHECK)
-        }),
+        test("report.verified", report_verified),
+        test("report.repaired", report_repaired),
+        test("report.differs", report_differs),
+        test("report.failed", report_failed),
+        test("report.refused", report_refused),
+        test("report.dump-refused", report_dump_refused),
+        test("report.dump-fails-in-criu", report_dump_fails_in_criu),
+        test("report.disk-full", report_disk_full),
+        test("report.cannot-be-made.repair", report_cannot_be_made_repair),
+        test("report.cannot-be-made.strict", report_cannot_be_made_strict),
     ]
+}
+
+fn report_verified(dir: &RunDir) -> Result<()> {
+    let criu = with_plugin()?.env(REPORT, "report-%s.json");
+    let victim = start("demo", None, dir)?;
+    let pid = victim.pid();
+    let dump = criu.dump(pid, &dir.images(), false)?;
+    ensure!(dump.ok, "criu dump failed");
+    reap_all()?;
+    let captured = read(&dir.images().join("report-dump.json"))?;
+    ensure!(captured.stage == Stage::Dump && captured.outcome == Outcome::Captured);
+    let (_, found) = restored(&criu, dir)?;
+    found?;
+    let verified = read(&dir.images().join("report-restore.json"))?;
+    ensure!(verified.stage == Stage::Restore && verified.outcome == Outcome::Verified);
+    for report in [&captured, &verified] {
+        ensure!(report.report_version == VERSION && report.criu.result == Some(0));
+        ensure!(report.images == Some(dir.images().display().to_string()));
+        ensure!(report.policy == "repair" && report.errors.is_empty());
+        let [process] = report.processes.as_slice() else {
+            bail!("not one process: {report:?}")
+        };
+        // The run is pid 1's own namespace: both sides see the same pid.
+        ensure!((process.pid, process.pid_in_namespace) == (Some(pid), Some(pid)));
+        ensure!(process.comm.as_deref() == Some("demo"), "{process:?}");
+        // victims/demo.c: two threads, four signals for each of its three queues.
+        ensure!(
+            (process.threads, process.siginfos) == (2, DEMO_SIGINFOS),
+            "{process:?}"
+        );
+        ensure!(process.duration_us > 0 && process.duration_us < report.duration_us);
+        ensure!(process.differences.is_empty() && process.errors.is_empty());
+    }
+    Ok(())
+}
+
+fn report_repaired(dir: &RunDir) -> Result<()> {
+    let pid = dumped("demo", dir)?;
+    lose_a_signal(dir, pid)?;
+    // Not of this run: to be gone.
+    let path = dir.file("report.json");
+    fs::write(&path, "old")?;
+    let (_, found) = restored(&with_plugin()?.env(REPORT, &path), dir)?;
+    found?;
+    let report = read(&path)?;
+    ensure!(report.outcome == Outcome::Repaired, "{report:?}");
+    let differences = &report.processes[0].differences;
+    let queue = differences.iter().find(|d| d.field == "shared queue");
+    let queue = queue.with_context(|| format!("{report:?}"))?;
+    ensure!(queue.done == Action::PutBack && queue.place == "process");
+    ensure!(
+        queue.dumped.contains("SIGHUP") && !queue.found.contains("SIGHUP"),
+        "{queue:?}"
+    );
+    as_documented(report, pid)
+}
+
+fn report_differs(dir: &RunDir) -> Result<()> {
+    let pid = dumped("demo", dir)?;
+    lose_a_signal(dir, pid)?;
+    let path = dir.file("report.json");
+    let criu = with_plugin()?.env("CRIU_SIGNALS_POLICY", "report");
+    let (_, found) = restored(&criu.env(REPORT, &path), dir)?;
+    ensure!(
+        found.is_err(),
+        "the victim passes, though its signal was not put back"
+    );
+    let report = read(&path)?;
+    ensure!(
+        report.outcome == Outcome::Differs && report.policy == "report",
+        "{report:?}"
+    );
+    let left = |d: &criu_signals::run_report::Difference| d.done == Action::LeftAlone;
+    ensure!(report.processes[0].differences.iter().all(left));
+    Ok(())
+}
+
+fn report_failed(dir: &RunDir) -> Result<()> {
+    let (report, restore_ok) = one_image_gone("repair", dir)?;
+    ensure!(
+        restore_ok && report.outcome == Outcome::Failed,
+        "{report:?}"
+    );
+    let count = |outcome| {
+        report
+            .processes
+            .iter()
+            .filter(|p| p.outcome == outcome)
+            .count()
+    };
+    ensure!(
+        count(Outcome::Failed) == 1 && count(Outcome::Verified) > 0,
+        "{report:?}"
+    );
+    let failed = report
+        .processes
+        .iter()
+        .find(|p| p.outcome == Outcome::Failed);
+    let errors = &failed.context("counted before")?.errors;
+    ensure!(
+        errors.iter().any(|e| e.contains("the image is missing")),
+        "{errors:?}"
+    );
+    Ok(())
+}
+
+fn report_refused(dir: &RunDir) -> Result<()> {
+    let (report, restore_ok) = one_image_gone("strict", dir)?;
+    ensure!(
+        !restore_ok && report.outcome == Outcome::Refused,
+        "{report:?}"
+    );
+    // Before there was a process, or an end of the run.
+    ensure!(
+        report.criu.result.is_none() && report.processes.is_empty(),
+        "{report:?}"
+    );
+    ensure!(
+        report
+            .errors
+            .iter()
+            .any(|e| e.contains("Nothing is restored")),
+        "{report:?}"
+    );
+    Ok(())
+}
+
+fn report_dump_refused(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let path = dir.file("report.json");
+    fs::write(
+        dir.images().join(image::file_name(victim.pid())),
+        "precious",
+    )?;
+    let dump = with_plugin()?
+        .env(REPORT, &path)
+        .dump(victim.pid(), &dir.images(), false)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    let report = read(&path)?;
+    ensure!(report.outcome == Outcome::Refused, "{report:?}");
+    let [process] = report.processes.as_slice() else {
+        bail!("not one process: {report:?}")
+    };
+    ensure!(process.outcome == Outcome::Refused);
+    ensure!(
+        process.errors.iter().any(|e| e.contains("exists already")),
+        "{process:?}"
+    );
+    victim.finish(CHECK)
+}
+
+fn report_dump_fails_in_criu(dir: &RunDir) -> Result<()> {
+    let victim = start("locked", None, dir)?;
+    let path = dir.file("report.json");
+    let dump = with_plugin()?
+        .env(REPORT, &path)
+        .dump(victim.pid(), &dir.images(), false)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    let report = read(&path)?;
+    ensure!(report.outcome == Outcome::Failed, "{report:?}");
+    ensure!(
+        report.criu.result.is_some_and(|result| result != 0),
+        "{report:?}"
+    );
+    ensure!(
+        report
+            .processes
+            .iter()
+            .all(|p| p.outcome == Outcome::Captured)
+    );
+    victim.finish(CHECK)
+}
+
+/// There is room for the file, and none for what is to be written to it.
+fn report_disk_full(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let folder = small_disk(dir, "size=4k")?;
+    let path = folder.join("report.json");
+    fs::write(&path, vec![b'x'; 4096])?;
+    let full = fs::hard_link(&path, folder.join("filler"));
+    full.context("so that removing the old report frees nothing")?;
+    let dump = with_plugin()?
+        .env(REPORT, &path)
+        .dump(victim.pid(), &dir.images(), true)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_error(
+        &dump,
+        &[
+            "report.json",
+            "No space left on device",
+            "no report was written",
+        ],
+    )?;
+    only_filler(&folder)?;
+    victim.finish(CHECK)
+}
+
+fn report_cannot_be_made_repair(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let path = dir.file("nowhere/report.json");
+    let dump = with_plugin()?
+        .env(REPORT, &path)
+        .dump(victim.pid(), &dir.images(), true)?;
+    ensure!(dump.ok, "criu dump failed");
+    expect_error(
+        &dump,
+        &["nowhere/report.json", "ENOENT", "no report will be written"],
+    )?;
+    victim.finish(CHECK)
+}
+
+fn report_cannot_be_made_strict(dir: &RunDir) -> Result<()> {
+    let victim = start("demo", None, dir)?;
+    let path = dir.file("nowhere/report.json");
+    let criu = with_plugin()?
+        .env("CRIU_SIGNALS_POLICY", "strict")
+        .env(REPORT, &path);
+    let dump = criu.dump(victim.pid(), &dir.images(), false)?;
+    ensure!(!dump.ok, "criu dump has succeeded");
+    expect_error(&dump, &["nowhere/report.json", "ENOENT", "policy=strict"])?;
+    victim.finish(CHECK)
 }
 
 /// What victims/demo.c has in its queues.

@@ -14,13 +14,14 @@ use crate::error::{Cause, Error, Result};
 use crate::fault;
 use crate::in_time;
 
-/// How long the process that starts a companion may take.
+/// How long the intermediate process may take, which forks the helper process and exits.
 const START_TIME: Duration = Duration::from_secs(30);
 
-/// Does `work` in a process of its own, called `name`, which is nobody's child, in a session of its own and deaf to
-/// signals, and which ends with what `work` returns. It begins by closing `foreign`. `what` is for error messages.
+/// Runs `work` in a helper process called `name` and exits with the result of `work`. The helper process is no child of
+/// the caller, has a session of its own and blocks signals. The descriptors `foreign` are closed there. `what` is for
+/// error messages.
 ///
-/// The caller's process must have one thread: the companion goes on in a copy of it.
+/// The caller's process must have one thread: the helper process is a fork of it.
 ///
 /// # Errors
 /// If there can be no further process.
@@ -33,7 +34,8 @@ pub(crate) fn start(
     in_time::end_helper();
     // SAFETY: the caller has one thread, so no lock is held by another that does not exist in the child.
     match unsafe { fork() }.map_err(|errno| Error::os(what, errno))? {
-        // The child's child is the companion: not ours to reap, and no SIGCHLD when it ends.
+        // The helper process is the child's child: its end sends this process no SIGCHLD, and this process does not
+        // reap it.
         ForkResult::Parent { child } => await_start(child, what),
         ForkResult::Child => {
             detach(name, foreign);
@@ -44,8 +46,8 @@ pub(crate) fn start(
     }
 }
 
-/// Waits until the process that starts the companion has ended, which does no more than that; but it may be stopped, frozen,
-/// or without memory.
+/// Waits until the intermediate process has ended, which only forks the helper process. The wait has a bound, because
+/// that process may be stopped, frozen, or short of memory.
 fn await_start(child: nix::unistd::Pid, what: &'static str) -> Result<()> {
     let deadline = Instant::now() + START_TIME;
     let ended = loop {
@@ -98,8 +100,8 @@ fn detach(name: &CStr, foreign: &[RawFd]) {
     for &fd in foreign {
         let _ = nix::unistd::close(fd);
     }
-    // For those who look at the list of processes. Before the fork: the companion has the name from its first instant on,
-    // however long it waits for a processor.
+    // For those who look at the list of processes. The name is set before the fork, so that the helper process has the
+    // name from its first instant on.
     let _ = nix::sys::prctl::set_name(name);
     // SAFETY: still one thread.
     match unsafe { fork() } {

@@ -126,10 +126,11 @@ budget: root build ## counts what the plugin asks the kernel for during a dump, 
 	@scripts/budget "$(target_path)/criu/criu" "$(target_path)/$(plugins)"
 
 bench: PROFILE := release
-bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers too, and how long live processes stand still
+bench: root build host ## measures what the plugin adds to a dump and to a restore, of containers and real programs too, and how long live processes stand still
 	@CRIU_TESTS_BASELINE="$(abspath $(BASELINE))" CRIU_TESTS_DOCUMENT="$(abspath $(DOCUMENT))" \
 	  $(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-live
+	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-programs
 	@$(with_criu) run --quiet$(locked)$(profile_flag) -p criu-tests --bin bench-containers
 
 # From the packages' own files, as others get them. Nothing is uploaded. cargo 1.90 or newer publishes several packages at once.

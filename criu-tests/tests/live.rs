@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 /// Victims of all kinds, with what each is started with.
-const UNCHANGED: [(&str, &str); 19] = [
+const UNCHANGED: [(&str, &str); 20] = [
     ("dispositions", "0"),
     ("dispositions", "ignored"),
     ("masks", ""),
@@ -58,6 +58,7 @@ const UNCHANGED: [(&str, &str); 19] = [
     ("bits_without_info", ""),
     ("sigsuspend", ""),
     ("ppoll", ""),
+    ("registers", ""),
     ("posix_timer", ""),
     ("sigchld", "exited"),
     ("deep_queue", "2000"),

@@ -158,11 +158,11 @@ impl Looked {
         self.0.iter().all(|thread| thread.asleep.is_none())
     }
 
-    /// The call that a thread of `pid`, which is stopped now, was seen in, if the thread has gone into the stop and nowhere else.
+    /// The call that a thread of `pid`, which is stopped now, was seen in.
     pub fn call_of(&self, pid: Pid, tid: Tid) -> Option<SeenCall> {
         let mut asleep = self.asleep();
         let thread = asleep.find(|thread| thread.tid == tid)?;
-        thread.switched_once(pid).then(|| thread.call())
+        Some(thread.call(pid))
     }
 
     fn asleep(&self) -> impl Iterator<Item = &Asleep> {
@@ -196,8 +196,7 @@ pub fn confirm<Owner>(
     let mut ended = Vec::new();
     if Registers::STOP_HIDES_CALL {
         for &tid in stopped.threads() {
-            let seen = threads.iter().find(|thread| thread.tid == tid);
-            let seen = seen.map(|thread| thread.call());
+            let seen = seen.call_of(stopped.pid(), tid);
             match reentry::back_in_call(stopped.pid(), tid, seen.as_ref()) {
                 Err(e) if e.is_died() && tid != stopped.leader() => {}
                 other => ended.extend(other.map_err(|e| e.in_thread(tid))?),
@@ -269,21 +268,23 @@ fn look_at(
     let sched = read(pid, tid, "sched").unwrap_or_default();
     let now = voluntary_switches(&sched).or_else(|| switches(pid, tid))?;
     let at = exec_start(&sched);
-    // Otherwise the thread has run in between, and the values are of two calls.
-    (now == before).then_some((
-        Asleep {
-            tid,
-            compat,
-            number,
-            args,
-            sp,
-            ip,
-            restarted,
-            switches: before,
-            since: None,
-        },
-        cpu.zip(at).map(|(cpu, at)| Ran { cpu, at }),
-    ))
+    let asleep = Asleep {
+        tid,
+        compat,
+        number,
+        args,
+        sp,
+        ip,
+        restarted,
+        switches: before,
+        since: None,
+    };
+    if now == before {
+        return Some((asleep, cpu.zip(at).map(|(cpu, at)| Ran { cpu, at })));
+    }
+    // The thread has run in between, and the values are of two calls. To know the call again, in a loop say, those of the first are
+    // enough; a thread that is stopped now has been switched twice since.
+    (Registers::STOP_HIDES_CALL && restarted.is_none()).then_some((asleep, None))
 }
 
 impl Asleep {
@@ -292,12 +293,13 @@ impl Asleep {
         switches(pid, self.tid) == Some(self.switches + 1)
     }
 
-    fn call(&self) -> SeenCall {
+    fn call(&self, pid: Pid) -> SeenCall {
         SeenCall {
             number: self.number,
             args: self.args,
             sp: self.sp,
             ip: self.ip,
+            up_to_stop: self.switched_once(pid),
         }
     }
 

@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::bound::Bound;
-use super::ptrace::{self, Resume, Stop};
+use super::ptrace::{self, EVENT_SHIFT, Resume, Stop};
 use super::stopped::StoppedProcess;
 use crate::error::{Cause, Error, Result};
 use crate::proc::SignalStatus;
@@ -30,9 +30,6 @@ use crate::process::pidfd::PidFd;
 /// What takes microseconds unless somebody interferes: a SIGCONT from outside takes away the stop signal that a
 /// thread was let go for.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// PTRACE_EVENT_STOP in the second byte of `si_code` (do_jobctl_trap).
-const EVENT_SHIFT: u32 = 8;
 
 impl<Owner> StoppedProcess<Owner> {
     /// The signal of the group stop that the thread has trapped for; `None` if it has trapped for something else.

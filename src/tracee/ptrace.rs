@@ -45,6 +45,27 @@ const GET_RSEQ_CONFIGURATION: PtraceRequest = 0x420f;
 /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` of linux/ptrace.h.
 const GET_SYSCALL_USER_DISPATCH_CONFIG: PtraceRequest = 0x4211;
 
+/// `PTRACE_GET_SYSCALL_INFO` of linux/ptrace.h, which libc does not name on each architecture.
+const GET_SYSCALL_INFO: PtraceRequest = 0x420e;
+/// `PTRACE_SYSCALL_INFO_SECCOMP` of linux/ptrace.h.
+const SYSCALL_INFO_SECCOMP: u8 = 3;
+/// A ptrace event is in the second byte of `si_code` (do_jobctl_trap).
+pub(super) const EVENT_SHIFT: u32 = 8;
+
+/// `struct ptrace_syscall_info` of linux/ptrace.h, as it is at the entry of a system call.
+#[repr(C)]
+#[derive(Default)]
+struct SyscallInfo {
+    op: u8,
+    pad: [u8; 3],
+    arch: u32,
+    instruction_pointer: u64,
+    stack_pointer: u64,
+    number: u64,
+    args: [u64; 6],
+    ret_data: u64,
+}
+
 // For musl the crate libc gives these two another type than the other requests.
 const GETSIGMASK: PtraceRequest = libc::PTRACE_GETSIGMASK as PtraceRequest;
 const SETSIGMASK: PtraceRequest = libc::PTRACE_SETSIGMASK as PtraceRequest;
@@ -272,6 +293,44 @@ pub fn stop_reason(tid: Tid) -> Result<Option<StopReason>> {
             },
         })),
         Err(e) if matches!(e.cause(), Cause::Os(Errno::EINVAL)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What the kernel has kept as the first argument of the system call that a thread has made last, where registers do not show it any more.
+/// `None` unless the thread is in the trap of a PTRACE_INTERRUPT, and where the kernel (before 5.3) can't say.
+///
+/// The kernel shows a call's arguments at its entry, its exit and where seccomp(2) stops it, which it tells by the siginfo of the stop.
+/// That of a trap is nobody's but the tracer's (kernel/signal.c, ptrace_do_notify): for the time of the request it is one of seccomp's.
+pub fn argument_kept(tid: Tid) -> Result<Option<u64>> {
+    const TRAP: i32 = libc::SIGTRAP | libc::PTRACE_EVENT_STOP << EVENT_SHIFT;
+    const BY_SECCOMP: i32 = libc::SIGTRAP | libc::PTRACE_EVENT_SECCOMP << EVENT_SHIFT;
+    // SAFETY: a siginfo_t is numbers, and ptrace writes the whole of it.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let at = (&raw mut found).addr();
+    request(libc::PTRACE_GETSIGINFO, "PTRACE_GETSIGINFO", tid, 0, at)?;
+    if found.si_code != TRAP {
+        return Ok(None);
+    }
+    let set = |info: libc::siginfo_t| {
+        let at = (&raw const info).addr();
+        request(libc::PTRACE_SETSIGINFO, "PTRACE_SETSIGINFO", tid, 0, at)
+    };
+    let mut disguise = found;
+    disguise.si_code = BY_SECCOMP;
+    set(disguise)?;
+    let mut info = SyscallInfo::default();
+    let got = request(
+        GET_SYSCALL_INFO,
+        "PTRACE_GET_SYSCALL_INFO",
+        tid,
+        size_of::<SyscallInfo>(),
+        (&raw mut info).addr(),
+    );
+    set(found)?;
+    match got {
+        Ok(_) => Ok((info.op == SYSCALL_INFO_SECCOMP).then_some(info.args[0])),
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -569,6 +628,30 @@ mod tests {
         );
         assert!(decode(tid, 0x0000_0009).unwrap_err().is_died());
         assert!(decode(tid, 0x0000_0100).unwrap_err().is_died());
+    }
+
+    /// Of a program that waits in a read(2) of descriptor 3. The stop's reason is what it was.
+    #[test]
+    fn the_first_argument_is_kept() {
+        use crate::arch::syscall_number;
+        use std::process::{Command, Stdio};
+
+        const READ: u32 = syscall_number(libc::SYS_read);
+        let mut cat = Command::new("cat");
+        let mut child = cat.arg("/dev/stdin").stdin(Stdio::piped()).spawn().unwrap();
+        let tid = Tid::new(child.id().cast_signed()).unwrap();
+        let call = || proc::parse_call(&proc::read_text(format!("/proc/{tid}/syscall")).ok()?);
+        while call().is_none_or(|(number, [first, ..])| (number, first) != (READ, 3)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        seize(tid, 0).unwrap();
+        interrupt(tid).unwrap();
+        await_trap(tid, Duration::from_secs(60)).unwrap();
+        let reason = stop_reason(tid).unwrap();
+        assert_eq!(argument_kept(tid).unwrap(), Some(3));
+        assert_eq!(stop_reason(tid).unwrap(), reason);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// The registers of a thread that nobody traces cannot be read.

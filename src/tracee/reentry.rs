@@ -35,6 +35,8 @@ pub(crate) struct SeenCall {
     pub sp: u64,
     /// Behind its instruction.
     pub ip: u64,
+    /// The thread has gone into the stop since, and nowhere else.
+    pub up_to_stop: bool,
 }
 
 /// A system call that a stop has ended with EINTR, as far as anybody can tell, and that could not be taken back.
@@ -90,11 +92,13 @@ impl SeenCalls {
     /// # Errors
     /// Those of [`keep_call`].
     pub fn keep(&self, pid: Pid, tid: Tid) -> Result<Option<EndedCall>> {
-        let into_the_stop = |(_, before): &&(SeenCall, u64)| {
-            Glimpse::of_thread(pid, tid).is_ok_and(|now| now.switches == before + 1)
-        };
-        let seen = self.0.get(&tid).filter(into_the_stop);
-        keep_call(pid, tid, seen.map(|(call, _)| call))
+        let into_the_stop =
+            |before| Glimpse::of_thread(pid, tid).is_ok_and(|now| now.switches == before + 1);
+        let seen = self.0.get(&tid).map(|&(call, before)| SeenCall {
+            up_to_stop: into_the_stop(before),
+            ..call
+        });
+        keep_call(pid, tid, seen.as_ref())
     }
 }
 
@@ -119,9 +123,10 @@ fn look(pid: Pid, tid: Tid) -> Option<(SeenCall, u64)> {
         args: [a0, a1, a2, a3, a4, a5],
         sp,
         ip,
+        up_to_stop: true,
     };
-    // Otherwise the thread has run in between.
-    (switches()? == before).then_some((call, before))
+    // If the thread has run since it was counted, it is switched twice up to its stop.
+    Some((call, before))
 }
 
 /// Takes the thread of a stopped process to the exit of the call that the stop has interrupted, if there is one. To be done before
@@ -233,6 +238,7 @@ fn call_before_stop(
     if let Some(seen) = seen
         && seen.ip == found.ip()
         && found.has_eintr_of(seen.number, seen.args)
+        && is_of_stop(tid, seen)
     {
         let is_once = match waiting(seen.number, seen.args, false) {
             Some(Waiting::Once) => true,
@@ -262,12 +268,23 @@ fn call_before_stop(
         });
     }
     let (number, ip) = found.next_call(instruction(found.ip())?)?;
-    let is_seen = seen.is_some_and(|seen| seen.number == number && seen.ip == ip);
+    let is_seen =
+        seen.is_some_and(|seen| seen.up_to_stop && seen.number == number && seen.ip == ip);
     is_wait(number, is_seen).then_some(Outside {
         number,
         is_behind: false,
         before: Some(*found),
     })
+}
+
+/// Is the call that the thread was seen in the one that has ended with EINTR? The kernel still has the first argument of that: a program
+/// that waits in a loop makes the same call again, and one whose handler has returned has another there as a rule.
+fn is_of_stop(tid: Tid, seen: &SeenCall) -> bool {
+    match ptrace::argument_kept(tid) {
+        Ok(Some(first)) => first == seen.args[0],
+        // It is found out elsewhere if the thread is gone.
+        Ok(None) | Err(_) => seen.up_to_stop,
+    }
 }
 
 /// Lets the thread go on into its call. False if it stands elsewhere: a signal has come first. `behind`: the registers behind the call

@@ -124,7 +124,7 @@ impl Host {
             code => return Err(HostError::Options(code)),
         }
         // The first is in the place of a program's name.
-        let others = 1..usize::try_from(count).unwrap_or(0);
+        let others = 1..usize::try_from(count).map_err(|_| HostError::Options(count))?;
         let prefix = format!("--{plugin}.");
         let own = others.filter_map(|at| {
             // SAFETY: CRIU keeps `count` strings in the list, at least while a plugin's function runs. They are copied.

@@ -122,7 +122,12 @@ impl ProcessReader {
         self.records
             .read(&mut bytes)
             .map_err(|errno| Error::os(READ, errno))?;
-        bytes.truncate(usize::try_from(get(request, Request::CURSOR)).unwrap_or(0));
+        let number = |at| {
+            let word = get(request, at);
+            let why = || format!("{word} in the request");
+            usize::try_from(word).map_err(|_| Error::new(READ, Cause::Unexpected(why())))
+        };
+        bytes.truncate(number(Request::CURSOR)?);
         if bytes.is_empty() {
             return Err(absent(pid));
         }
@@ -130,7 +135,7 @@ impl ProcessReader {
             let why = format!("{} bytes of records are not understood", bytes.len());
             Error::new(READ, Cause::Unexpected(why))
         })?;
-        pass.level = usize::try_from(get(request, Request::LEVEL)).unwrap_or(0);
+        pass.level = number(Request::LEVEL)?;
         Ok(pass)
     }
 

@@ -195,9 +195,14 @@ mod tests {
     use criu_signals_images::RestartCode;
 
     use super::*;
+    use crate::arch::syscall_number;
 
     #[test]
     fn a_call_that_goes_on() {
+        const PPOLL: u32 = syscall_number(libc::SYS_ppoll);
+        const WAIT4: u32 = syscall_number(libc::SYS_wait4);
+        const NANOSLEEP: u32 = syscall_number(libc::SYS_nanosleep);
+        const RESTART: u32 = syscall_number(libc::SYS_restart_syscall);
         let call = |number, code, ip| InterruptedCall {
             number,
             code,
@@ -206,20 +211,20 @@ mod tests {
             whole_timeout: false,
             timeout: None,
         };
-        let pause = call(34, RestartCode::UnlessHandled, 0x1000);
-        assert!(same_call(false, &pause, &pause));
+        let ppoll = call(PPOLL, RestartCode::UnlessHandled, 0x1000);
+        assert!(same_call(false, &ppoll, &ppoll));
         assert!(!same_call(
             false,
-            &pause,
-            &call(34, RestartCode::UnlessHandled, 0x2000)
+            &ppoll,
+            &call(PPOLL, RestartCode::UnlessHandled, 0x2000)
         ));
         assert!(!same_call(
             false,
-            &pause,
-            &call(61, RestartCode::UnlessHandlerForbids, 0x1000)
+            &ppoll,
+            &call(WAIT4, RestartCode::UnlessHandlerForbids, 0x1000)
         ));
-        let sleep = call(35, RestartCode::ByBlock, 0x1000);
-        let again = call(219, RestartCode::ByBlock, 0x1000);
+        let sleep = call(NANOSLEEP, RestartCode::ByBlock, 0x1000);
+        let again = call(RESTART, RestartCode::ByBlock, 0x1000);
         assert!(same_call(false, &sleep, &again) && same_call(false, &again, &sleep));
     }
 }

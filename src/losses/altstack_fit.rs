@@ -124,24 +124,27 @@ fn trouble(stack: &AltStack, minimum: u64, frame: impl Fn(u64) -> u64) -> Option
 mod tests {
     use super::*;
 
+    /// Larger than the least stack, and smaller than [`judge`]'s minimum: sigaltstack(2) takes stacks that are too small.
+    const FRAME: u64 = MINSIGSTKSZ + 1288;
+
     fn judge(size: u64) -> Option<Trouble> {
         let stack = AltStack {
             sp: 0x1000,
             flags: 0,
             size,
         };
-        trouble(&stack, 11952, |_| 3336)
+        trouble(&stack, 11952, |_| FRAME)
     }
 
     #[test]
     fn sizes() {
         assert_eq!(judge(1024), Some(Trouble::Refused));
-        assert_eq!(judge(2048), Some(Trouble::Overflow(3336)));
-        assert_eq!(judge(3336), Some(Trouble::Overflow(3336)));
-        assert_eq!(judge(3337), Some(Trouble::Tight(3336)));
-        assert_eq!(judge(8192), Some(Trouble::Tight(3336)));
+        assert_eq!(judge(MINSIGSTKSZ), Some(Trouble::Overflow(FRAME)));
+        assert_eq!(judge(FRAME), Some(Trouble::Overflow(FRAME)));
+        assert_eq!(judge(FRAME + 1), Some(Trouble::Tight(FRAME)));
+        assert_eq!(judge(8192), Some(Trouble::Tight(FRAME)));
         assert_eq!(judge(11952), None);
-        assert_eq!(trouble(&AltStack::DISABLED, 11952, |_| 3336), None);
+        assert_eq!(trouble(&AltStack::DISABLED, 11952, |_| FRAME), None);
     }
 
     #[test]

@@ -95,7 +95,7 @@ build: deps criu ## builds all, and puts the plugin alone into target/plugins
 	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(plugins)"
 
 # Before the build that people use, whose files take the place of these.
-faults: deps criu
+faults: deps criu ## builds the plugin and the command with fault points, for the tests
 	$(cargo) build -p criu-signals -p signals-plugin --features criu-signals/faults,signals-plugin/faults$(locked)$(profile_flag)
 	@scripts/place-plugin "$(TARGET)/$(PROFILE)/libsignals_plugin.so" "$(TARGET)/$(faults)/plugins"
 	@cp -- "$(TARGET)/$(PROFILE)/criu-signals" "$(TARGET)/$(faults)/"

@@ -139,6 +139,14 @@ pub fn target_dir() -> PathBuf {
     )
 }
 
+/// A program, by `PATH`.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
 fn from_env(name: &str, default: &str) -> PathBuf {
     let path = match env::var_os(name) {
         Some(path) if !path.is_empty() => PathBuf::from(path),

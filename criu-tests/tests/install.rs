@@ -97,7 +97,7 @@ fn tests() -> Vec<Test> {
 }
 
 fn is_there(tool: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(tool).is_file())
+    config::in_path(tool).is_some()
 }
 
 fn script() -> PathBuf {
@@ -347,10 +347,7 @@ impl Killer {
         };
         fs::create_dir(&killer.tools)?;
         for tool in Self::TOOLS {
-            let real = env::split_paths(&env::var_os("PATH").context("no PATH")?)
-                .map(|folder| folder.join(tool))
-                .find(|path| path.is_file());
-            let real = real.with_context(|| format!("no {tool} in PATH"))?;
+            let real = config::in_path(tool).with_context(|| format!("no {tool} in PATH"))?;
             let script = format!(
                 "#!/bin/sh\necho >>\"$COUNT\"\nif [ \"$(wc -l <\"$COUNT\")\" = \"$KILL_AT\" ]; then kill -9 $PPID; exit \
                  1; fi\nexec {} \"$@\"\n",

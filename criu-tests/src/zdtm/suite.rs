@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::output::{Event, Outcome, Parser, Results};
 use super::tree;
+use crate::config;
 use crate::ns::{self, Ended};
 
 /// Without the plugin or with it.
@@ -298,12 +299,9 @@ pub fn duration(start: Instant) -> String {
 /// # Errors
 /// If neither has.
 pub fn python(pycriu: &Path) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
     let mut tried = String::new();
-    let named = env::split_paths(&path).map(|dir| dir.join("python3"));
-    let mut candidates: Vec<PathBuf> = named.filter(|p| p.is_file()).take(1).collect();
-    candidates.push("/usr/bin/python3".into());
-    for python in candidates {
+    let system = PathBuf::from("/usr/bin/python3");
+    for python in config::in_path("python3").into_iter().chain([system]) {
         let out = Command::new(&python)
             .args(["-c", "import yaml, pycriu"])
             .env("PYTHONPATH", pycriu)

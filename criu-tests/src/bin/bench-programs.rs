@@ -4,12 +4,11 @@
 //! answer.
 #![allow(unsafe_code)]
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ use comfy_table::{Table, presets};
 use criu_tests::criu::Criu;
 use criu_tests::procfs::{self, Pid};
 use criu_tests::rundir::RunDir;
-use criu_tests::sample::{HEADING, Sample};
-use criu_tests::victim::{Victim, reap_all};
+use criu_tests::sample::HEADING;
+use criu_tests::victim::reap_all;
 use criu_tests::wait::{self, PATIENCE};
 use criu_tests::{bench, config, ns};
 use nix::errno::Errno;
@@ -136,7 +135,7 @@ impl Program {
     /// Starts it, in a session of its own, and waits until it answers.
     fn start(self, run: &RunDir) -> Result<Pid> {
         let (name, _) = self.names();
-        let file = installed(name).context("it is not installed any more")?;
+        let file = config::in_path(name).context("it is not installed any more")?;
         let mut command = self.command(&file, run)?;
         // SAFETY: two system calls in the child, which take numbers.
         unsafe { command.pre_exec(alone) };
@@ -200,8 +199,8 @@ fn inside() -> Result<()> {
     let mut absent = Vec::new();
     for program in PROGRAMS {
         let (file, name) = program.names();
-        if installed(file).is_none()
-            || matches!(program, Program::Jvm) && installed("javac").is_none()
+        if config::in_path(file).is_none()
+            || matches!(program, Program::Jvm) && config::in_path("javac").is_none()
         {
             absent.push(file);
             continue;
@@ -209,16 +208,10 @@ fn inside() -> Result<()> {
         if matches!(program, Program::Jvm) {
             compile(&dir.file(CLASSES))?;
         }
-        let mut samples = ["dump", "frozen", "restore"].map(|what| (what, Sample::default()));
-        for round in 0..rounds * 2 {
-            let with = round % 2 == 1;
-            let run = RunDir::create(&dir.file("round"))?;
-            let took =
-                once(program, with, &run).with_context(|| format!("{name}, plugin: {with}"))?;
-            for ((_, sample), took) in samples.iter_mut().zip(took) {
-                sample.add(with, took);
-            }
-        }
+        let mut samples = bench::samples();
+        bench::in_turns(rounds, &dir, &mut samples, |libdir, run| {
+            once(program, libdir, run).context(name)
+        })?;
         for (what, sample) in samples {
             times.add_row(sample.row(name, what));
         }
@@ -237,14 +230,8 @@ fn inside() -> Result<()> {
 }
 
 /// Started, dumped, restored, asked and ended.
-fn once(program: Program, with: bool, run: &RunDir) -> Result<[Duration; 3]> {
-    let libdir = if with {
-        config::plugin_dir()?
-    } else {
-        run.no_plugins()
-    };
-    let criu = Criu::new(&config::criu()?, &libdir)
-        .arg("--display-stats")
+fn once(program: Program, libdir: &Path, run: &RunDir) -> Result<[Duration; 3]> {
+    let criu = Criu::new(&config::criu()?, libdir)
         .arg("--tcp-established")
         // No packet comes while the program is away: its clients are quiet.
         .arg("--network-lock")
@@ -259,17 +246,11 @@ fn once(program: Program, with: bool, run: &RunDir) -> Result<[Duration; 3]> {
     }
     // What was started a moment ago still allocates, and makes threads.
     std::thread::sleep(SETTLES_IN);
-    let dump = criu.dump(pid, &run.images(), false)?;
-    ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
-    let frozen = dump.frozen().context("criu does not say how long")?;
-    reap_all()?;
-    let (restore, pid) = criu.restore(&run.images())?;
-    ensure!(restore.ok, "the restore failed:\n{}", restore.tail(20));
-    let restored = Victim::restored(pid.context("no pid")?, run);
+    let (took, restored) = bench::dump_and_restore(criu, pid, run)?;
     ask_all(&mut clients)?;
     program.await_answer(run)?;
     restored.end();
-    Ok([dump.took, frozen, restore.took])
+    Ok(took)
 }
 
 const SETTLES_IN: Duration = Duration::from_millis(300);
@@ -337,12 +318,4 @@ fn tmux(run: &RunDir, args: &[&str]) -> Result<String> {
         bail!("tmux: {}", String::from_utf8_lossy(&out.stderr));
     }
     Ok(String::from_utf8(out.stdout)?)
-}
-
-/// Where a program is, by the search path.
-fn installed(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
 }

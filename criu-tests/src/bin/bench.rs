@@ -22,7 +22,7 @@ use criu_tests::document;
 use criu_tests::ns;
 use criu_tests::rundir::RunDir;
 use criu_tests::sample::{HEADING, Sample, median, millis};
-use criu_tests::victim::{Victim, reap_all};
+use criu_tests::victim::Victim;
 use criu_tests::{config, wait::PATIENCE};
 
 /// What is dumped and restored.
@@ -148,14 +148,13 @@ impl fmt::Display for Load {
     }
 }
 
-/// Dumps, time frozen by criu's own statistics, and restores.
-type Samples = [(&'static str, Sample); 3];
-
 /// Of so many rounds, and of further ones while a ratio is absurd.
-fn believed(load: Load, rounds: usize, dir: &RunDir) -> Result<Samples> {
-    let mut samples = ["dump", "frozen", "restore"].map(|what| (what, Sample::default()));
+fn believed(load: Load, rounds: usize, dir: &RunDir) -> Result<bench::Samples> {
+    let mut samples = bench::samples();
     for _ in 0..REPETITIONS {
-        measure(load, rounds, dir, &mut samples)?;
+        bench::in_turns(rounds, dir, &mut samples, |libdir, run| {
+            once(load, libdir, run)
+        })?;
         let mut absurd = samples
             .iter()
             .filter_map(|(what, sample)| Some((what, absurd_ratio(sample)?)));
@@ -171,37 +170,16 @@ fn absurd_ratio(sample: &Sample) -> Option<f64> {
     sample.ratio_of_shortest().filter(|ratio| *ratio > ABSURD)
 }
 
-fn measure(load: Load, rounds: usize, dir: &RunDir, samples: &mut Samples) -> Result<()> {
-    let none = dir.no_plugins();
-    let ours = config::plugin_dir()?;
-    for round in 0..rounds * 2 {
-        let with = round % 2 == 1;
-        let libdir = if with { &ours } else { &none };
-        let run = RunDir::create(&dir.file("round"))?;
-        let took = once(load, libdir, &run)?;
-        for ((_, sample), took) in samples.iter_mut().zip(took) {
-            sample.add(with, took);
-        }
-    }
-    Ok(())
-}
-
 /// One victim, dumped and restored.
 fn once(load: Load, libdir: &Path, run: &RunDir) -> Result<[Duration; 3]> {
-    let criu = Criu::new(&config::criu()?, libdir).arg("--display-stats");
+    let criu = Criu::new(&config::criu()?, libdir);
     let victim = start(load, run)?;
-    let dump = criu.dump(victim.pid(), &run.images(), false)?;
-    ensure!(dump.ok, "the dump failed:\n{}", dump.tail(20));
-    let frozen = dump.frozen().context("criu does not say how long")?;
-    reap_all()?;
-    let (restore, pid) = criu.restore(&run.images())?;
-    ensure!(restore.ok, "the restore failed:\n{}", restore.tail(20));
-    let restored = Victim::restored(pid.context("no pid")?, run);
+    let (took, restored) = bench::dump_and_restore(criu, victim.pid(), run)?;
     match load {
         Load::Threads(threads) if threads <= CHECKED => restored.finish(PATIENCE)?,
         _ => restored.end(),
     }
-    Ok([dump.took, frozen, restore.took])
+    Ok(took)
 }
 
 fn capture_row(threads: u32, run: &RunDir) -> Result<[String; 4]> {

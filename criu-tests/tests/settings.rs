@@ -432,6 +432,20 @@ fn reports() -> Vec<Test> {
     ]
 }
 
+/// A dump of which a report is wanted.
+fn dump_reporting(victim: &Victim, path: &Path, dir: &RunDir, leave_running: bool) -> Result<Step> {
+    let criu = with_plugin()?.env(REPORT, path);
+    criu.dump(victim.pid(), &dir.images(), leave_running)
+}
+
+/// The process of a report of one.
+fn only_process(report: &Document) -> Result<&Process> {
+    let [process] = report.processes.as_slice() else {
+        bail!("not one process: {report:?}")
+    };
+    Ok(process)
+}
+
 fn report_verified(dir: &RunDir) -> Result<()> {
     let criu = with_plugin()?.env(REPORT, "report-%s.json");
     let victim = start("demo", None, dir)?;
@@ -449,9 +463,7 @@ fn report_verified(dir: &RunDir) -> Result<()> {
         ensure!(report.report_version == VERSION && report.criu.result == Some(0));
         ensure!(report.images == Some(dir.images().display().to_string()));
         ensure!(report.policy == "repair" && report.errors.is_empty());
-        let [process] = report.processes.as_slice() else {
-            bail!("not one process: {report:?}")
-        };
+        let process = only_process(report)?;
         // The run is pid 1's own namespace: both sides see the same pid.
         ensure!((process.pid, process.pid_in_namespace) == (Some(pid), Some(pid)));
         ensure!(process.comm.as_deref() == Some("demo"), "{process:?}");
@@ -564,15 +576,11 @@ fn report_dump_refused(dir: &RunDir) -> Result<()> {
         dir.images().join(image::file_name(victim.pid())),
         "precious",
     )?;
-    let dump = with_plugin()?
-        .env(REPORT, &path)
-        .dump(victim.pid(), &dir.images(), false)?;
+    let dump = dump_reporting(&victim, &path, dir, false)?;
     ensure!(!dump.ok, "criu dump has succeeded");
     let report = read(&path)?;
     ensure!(report.outcome == Outcome::Refused, "{report:?}");
-    let [process] = report.processes.as_slice() else {
-        bail!("not one process: {report:?}")
-    };
+    let process = only_process(&report)?;
     ensure!(process.outcome == Outcome::Refused);
     ensure!(
         process.errors.iter().any(|e| e.contains("exists already")),
@@ -584,9 +592,7 @@ fn report_dump_refused(dir: &RunDir) -> Result<()> {
 fn report_dump_fails_in_criu(dir: &RunDir) -> Result<()> {
     let victim = start("locked", None, dir)?;
     let path = dir.file("report.json");
-    let dump = with_plugin()?
-        .env(REPORT, &path)
-        .dump(victim.pid(), &dir.images(), false)?;
+    let dump = dump_reporting(&victim, &path, dir, false)?;
     ensure!(!dump.ok, "criu dump has succeeded");
     let report = read(&path)?;
     ensure!(report.outcome == Outcome::Failed, "{report:?}");
@@ -611,9 +617,7 @@ fn report_disk_full(dir: &RunDir) -> Result<()> {
     fs::write(&path, vec![b'x'; 4096])?;
     let full = fs::hard_link(&path, folder.join("filler"));
     full.context("so that removing the old report frees nothing")?;
-    let dump = with_plugin()?
-        .env(REPORT, &path)
-        .dump(victim.pid(), &dir.images(), true)?;
+    let dump = dump_reporting(&victim, &path, dir, true)?;
     ensure!(dump.ok, "criu dump failed");
     expect_error(
         &dump,
@@ -630,9 +634,7 @@ fn report_disk_full(dir: &RunDir) -> Result<()> {
 fn report_cannot_be_made_repair(dir: &RunDir) -> Result<()> {
     let victim = start("demo", None, dir)?;
     let path = dir.file("nowhere/report.json");
-    let dump = with_plugin()?
-        .env(REPORT, &path)
-        .dump(victim.pid(), &dir.images(), true)?;
+    let dump = dump_reporting(&victim, &path, dir, true)?;
     ensure!(dump.ok, "criu dump failed");
     expect_error(
         &dump,

@@ -320,19 +320,9 @@ pub fn argument_kept(tid: Tid) -> Result<Option<u64>> {
     disguise.si_code = BY_SECCOMP;
     set(disguise)?;
     let mut info = SyscallInfo::default();
-    let got = request(
-        GET_SYSCALL_INFO,
-        "PTRACE_GET_SYSCALL_INFO",
-        tid,
-        size_of::<SyscallInfo>(),
-        (&raw mut info).addr(),
-    );
+    let got = get(GET_SYSCALL_INFO, "PTRACE_GET_SYSCALL_INFO", tid, &mut info);
     set(found)?;
-    match got {
-        Ok(_) => Ok((info.op == SYSCALL_INFO_SECCOMP).then_some(info.args[0])),
-        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(None),
-        Err(e) => Err(e),
-    }
+    Ok((got? && info.op == SYSCALL_INFO_SECCOMP).then_some(info.args[0]))
 }
 
 /// Does the thread stand at the entry or the exit of a system call (with PTRACE_O_TRACESYSGOOD)?
@@ -424,37 +414,31 @@ pub fn depth(tid: Tid, shared: bool) -> Result<usize> {
 /// the kernel (before 5.13) cannot say.
 pub fn rseq_area(tid: Tid) -> Result<Option<u64>> {
     let mut conf = RseqConfiguration::default();
-    let result = request(
-        GET_RSEQ_CONFIGURATION,
-        "PTRACE_GET_RSEQ_CONFIGURATION",
-        tid,
-        size_of::<RseqConfiguration>(),
-        (&raw mut conf).addr(),
-    );
-    match result {
-        Ok(_) if conf.rseq_abi_pointer != 0 => Ok(Some(conf.rseq_abi_pointer)),
-        Ok(_) => Ok(None),
-        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(None),
-        Err(e) => Err(e),
-    }
+    let what = "PTRACE_GET_RSEQ_CONFIGURATION";
+    let is_known = get(GET_RSEQ_CONFIGURATION, what, tid, &mut conf)?;
+    Ok((is_known && conf.rseq_abi_pointer != 0).then_some(conf.rseq_abi_pointer))
 }
 
 /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
 pub fn dispatch(tid: Tid) -> Result<Dispatch> {
     let mut config = DispatchConfig::default();
-    let result = request(
-        GET_SYSCALL_USER_DISPATCH_CONFIG,
-        "PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG",
-        tid,
-        size_of::<DispatchConfig>(),
-        (&raw mut config).addr(),
-    );
-    match result {
-        Ok(_) if config.mode == 0 => Ok(Dispatch::Off),
-        Ok(_) => Ok(Dispatch::By(config.selector)),
-        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => {
-            Ok(Dispatch::Unknown)
-        }
+    let what = "PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG";
+    Ok(
+        match get(GET_SYSCALL_USER_DISPATCH_CONFIG, what, tid, &mut config)? {
+            false => Dispatch::Unknown,
+            true if config.mode == 0 => Dispatch::Off,
+            true => Dispatch::By(config.selector),
+        },
+    )
+}
+
+/// A request that fills a structure of integers, whose size is the address that the request takes. False: the kernel does not know the
+/// request.
+fn get<T>(what: PtraceRequest, name: &'static str, tid: Tid, structure: &mut T) -> Result<bool> {
+    let at = std::ptr::from_mut(structure).addr();
+    match request(what, name, tid, size_of::<T>(), at) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.cause(), Cause::Os(Errno::EIO | Errno::EINVAL)) => Ok(false),
         Err(e) => Err(e),
     }
 }
